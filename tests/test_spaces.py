@@ -1,0 +1,134 @@
+"""A space is an orthogonal projection, and its noise is the standard normal there."""
+
+import pytest
+import torch
+
+from anydiff import Dense, Masked, Ragged
+from anydiff.spaces import Space
+
+SIZES = [1, 4, 2, 7]
+MASK = torch.arange(7)[None] < torch.tensor(SIZES)[:, None]
+SPACES = {
+    "dense": (Dense(), (4, 3, 5)),
+    "masked": (Masked(MASK), (4, 7, 3)),
+    "ragged": (Ragged.from_sizes(SIZES), (14, 5)),
+    "centered": (Ragged.from_sizes(SIZES, centered=3), (14, 5)),
+}
+every_space = pytest.mark.parametrize("space, shape", SPACES.values(), ids=SPACES.keys())
+
+
+def draw(shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def generators():
+    return [torch.Generator().manual_seed(s) for s in (11, 12, 13, 14)]
+
+
+@every_space
+def test_projection_is_idempotent_and_symmetric(space, shape):
+    x, y = draw(shape, 0), draw(shape, 1)
+    once = space.project(x)
+    assert torch.allclose(space.project(once), once, atol=1e-14)
+    assert torch.allclose((space.project(y) * x).sum(), (y * once).sum(), atol=1e-12)
+
+
+@every_space
+def test_dimension_is_the_trace_of_the_projection(space, shape):
+    n = torch.Size(shape).numel()
+    matrix = torch.stack([space.project(e.reshape(shape)).flatten() for e in torch.eye(n).double()])
+    assert torch.allclose(space.dim(draw(shape)).sum(), matrix.trace(), atol=1e-10)
+    assert len(space.dim(draw(shape))) == 4
+
+
+@every_space
+def test_noise_is_standard_normal_in_the_space(space, shape):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.empty(shape, dtype=torch.float64)
+    norms = torch.stack([space.sum(space.noise(x, generator) ** 2) for _ in range(4000)])
+    # |z|² of d dimensions is chi-squared: mean d, variance 2 d; five standard errors
+    dim = space.dim(x)
+    assert ((norms.mean(0) - dim).abs() <= 5 * (2 * dim / 4000).sqrt()).all()
+    z = space.noise(x, generator)
+    assert torch.allclose(space.project(z), z, atol=1e-14)
+
+
+@every_space
+def test_an_items_noise_does_not_depend_on_its_batch(space, shape):
+    x = torch.empty(shape, dtype=torch.float64)
+    z = space.noise(x, generators())
+    if isinstance(space, Ragged):
+        alone = Ragged.from_sizes([SIZES[3]], centered=space.centered)
+        assert torch.equal(alone.noise(x[-SIZES[3] :], generators()[3:]), z[-SIZES[3] :])
+    elif isinstance(space, Masked):
+        alone = Masked(torch.ones(1, 4, dtype=torch.bool))
+        assert torch.equal(alone.noise(x[1:2, :4], generators()[1:2])[0], z[1, :4])
+    else:
+        assert torch.equal(space.noise(x[2:3], generators()[2:3])[0], z[2])
+    with pytest.raises(ValueError, match="2 generators for 4 items"):
+        space.noise(x, generators()[:2])
+
+
+@every_space
+def test_expand_gives_each_item_its_value(space, shape):
+    x, c = draw(shape), torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    scaled = space.sum((space.expand(c, x) * x) ** 2)
+    assert torch.allclose(scaled, c**2 * space.sum(x**2))
+    assert space.expand(2.5, x) == 2.5
+
+
+@every_space
+def test_spaces_are_spaces(space, shape):
+    assert isinstance(space, Space)
+
+
+def test_masked_padding_never_counts():
+    space, x = Masked(MASK), draw((4, 7, 3))
+    spoiled = x.masked_fill(~MASK[..., None], float("nan"))
+    assert torch.equal(space.sum(spoiled), space.sum(x))
+    assert torch.equal(space.dim(x), 3.0 * torch.tensor(SIZES))
+
+
+def test_ragged_structure():
+    space = Ragged.from_sizes(SIZES)
+    assert space.sizes.tolist() == SIZES
+    assert space.ptr.tolist() == [0, 1, 5, 7, 14]
+    pairs = {(i, j) for i in range(14) for j in range(14) if i != j and space.index[i] == space.index[j]}
+    assert set(map(tuple, space.edge_index.T.tolist())) == pairs
+    assert space.edge_index.shape[1] == len(pairs)
+    assert (space.edge_index[0].diff() >= 0).all()
+    assert space.edge_index is space.edge_index  # built once
+
+
+def test_ragged_of_single_rows_has_no_edges():
+    assert Ragged.from_sizes([1, 1]).edge_index.shape == (2, 0)
+
+
+def test_centering_makes_the_mean_zero_and_keeps_the_rest():
+    space, x = Ragged.from_sizes(SIZES, centered=3), draw((14, 5)) + 7
+    y = space.project(x)
+    means = torch.stack([part.mean(0) for part in y[:, :3].split(SIZES)])
+    assert means.abs().max() < 1e-14
+    assert torch.equal(y[:, 3:], x[:, 3:])
+
+
+def test_to_moves_the_structure_and_keeps_what_is_built():
+    space = Ragged.from_sizes(SIZES, centered=3)
+    edges = space.edge_index
+    moved = space.to("cpu")
+    assert torch.equal(moved.__dict__["edge_index"], edges) and moved.centered == 3
+    assert torch.equal(Masked(MASK).to("cpu").mask, MASK)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: Ragged.from_sizes([3, 0]), "at least 1"),
+        (lambda: Ragged.from_sizes(SIZES).project(draw((13, 5))), "13 rows but the space indexes 14"),
+        (lambda: Masked(MASK.float()), "boolean"),
+        (lambda: Masked(MASK).project(draw((4, 6, 3))), "same batch"),
+    ],
+)
+def test_errors_name_the_value_and_the_way_out(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
