@@ -1,0 +1,159 @@
+r"""Gaussian diffusion over any data: noising, loss and sampling around one denoiser.
+
+.. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad y = a\, x_0 + b\, \epsilon, \qquad
+    L = \frac{w_t}{\dim} \lVert y - \hat y \rVert^2
+
+The schedule gives alpha and sigma, the prediction type a and b, the space the noise, the norm and
+the dimension, the denoiser :math:`\hat y`. Nothing here knows what the data are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anydiff.predictions import Predictor, coefficients
+from anydiff.samplers import DDIM, Progress, Sampler, generators, sample
+from anydiff.schedules import Cosine, Schedule
+from anydiff.spaces import Dense, Generators, Space
+
+__all__ = ["GaussianDiffusion", "stratified"]
+
+
+def stratified(num_items: int, *, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Times in [0, 1), one in each of `num_items` equal strata, in random order, (B,).
+
+    Each time is uniform by itself, and together they cover the interval evenly, which takes most of
+    the noise of t out of a batch's loss.
+    """
+    device = like.device if generator is None else generator.device
+    order = torch.randperm(num_items, generator=generator, device=device)
+    jitter = torch.rand(num_items, generator=generator, device=device, dtype=torch.float64)
+    # rounding to float32 may reach 1 itself, which every schedule allows
+    return ((order + jitter) / num_items).to(device=like.device, dtype=like.dtype)
+
+
+class GaussianDiffusion(nn.Module):
+    """A diffusion model: a denoiser, a schedule and what the one predicts under the other.
+
+    Arguments:
+        denoiser: Any module with ``forward(x_t, t, **cond)``, t being (B,) in [0, 1]. If its forward
+            has a parameter ``space``, it is given the batch's space.
+        schedule: t -> (alpha, sigma).
+        prediction: What the denoiser's output is: ``"eps"``, ``"x0"`` or ``"v"``.
+        weighting: The weight w of the loss as a function of the log-SNR, (B,) -> (B,); None is 1.
+
+    Raises:
+        ValueError: If the prediction says nothing of x0 where the schedule ends.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239
+        Variational Diffusion Models (Kingma et al., 2021). https://arxiv.org/abs/2107.00630
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        schedule: Schedule = Cosine(),  # noqa: B008  (frozen)
+        prediction: str = "eps",
+        weighting: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.prediction = prediction
+        self.weighting = weighting
+        self.coefficients = coefficients(prediction, schedule)
+        self._takes_space = "space" in inspect.signature(denoiser.forward).parameters
+
+    def denoise(self, x_t: Tensor, t: Tensor, space: Space, **cond: Any) -> Tensor:
+        """The denoiser's output, projected onto the space, shaped like x_t."""
+        if self._takes_space:
+            cond["space"] = space
+        return space.project(self.denoiser(x_t, t, **cond))
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor | None = None,
+        *,
+        space: Space = Dense(),  # noqa: B008
+        noise: Tensor | None = None,
+        generator: Generators = None,
+        **cond: Any,
+    ) -> Tensor:
+        """The weighted squared error of each item, divided by the item's dimension, (B,).
+
+        Arguments:
+            x0: Data; the part outside the space is dropped.
+            t: Times in [0, 1], (B,). Stratified uniform draws if None.
+            noise: The eps to use, in the space. Drawn if None.
+            generator: Where noise and times come from; one per item asks for `t` too.
+            cond: Conditions, passed on to the denoiser.
+        """
+        dim = space.dim(x0)
+        if t is None:
+            if not (generator is None or isinstance(generator, torch.Generator)):
+                raise ValueError("one generator per item draws the noise; give the times t as well.")
+            t = stratified(len(dim), like=x0, generator=generator)
+
+        x0 = space.project(x0)
+        eps = space.noise(x0, generator) if noise is None else noise
+        alpha, sigma = (space.expand(c, x0) for c in self.schedule(t))
+        x_t = alpha * x0 + sigma * eps
+
+        a, b = self.coefficients(alpha, sigma)
+        y = a * x0 + b * eps
+        error = space.sum((y - self.denoise(x_t, t, space, **cond)).square()) / dim
+        return error if self.weighting is None else self.weighting(self.schedule.logsnr(t)) * error
+
+    def predictor(self, space: Space = Dense(), **cond: Any) -> Predictor:  # noqa: B008
+        """The denoiser bound to a batch's space and conditions."""
+        return Predictor(
+            lambda x_t, t: self.denoise(x_t, t, space, **cond), self.coefficients, self.schedule, space
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        space: Space = Dense(),  # noqa: B008
+        sampler: Sampler = DDIM(),  # noqa: B008
+        steps: int | Sequence[float] | Tensor = 50,
+        seed: int | Sequence[int] | None = None,
+        progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """Draw data.
+
+        Arguments:
+            shape: The shape of what is drawn, batch included: (B, \\*) or, in a ragged space, (N, F).
+            seed: An int makes the draw repeatable; a list with one per item makes each item's draw
+                independent of the batch it is in.
+            steps, sampler, progress, callback: See :func:`anydiff.sample`.
+            cond: Conditions, passed on to the denoiser.
+        """
+        parameter = next(self.parameters(), torch.empty(0))
+        like = torch.empty(tuple(shape), dtype=parameter.dtype, device=parameter.device)
+        generator = generators(seed, like.device)
+
+        training = self.training
+        self.eval()  # no dropout while drawing
+        try:
+            return sample(
+                self.predictor(space, **cond),
+                space.noise(like, generator),
+                sampler,
+                steps,
+                generator=generator,
+                callback=callback,
+                progress=progress,
+            )
+        finally:
+            self.train(training)

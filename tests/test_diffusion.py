@@ -1,0 +1,116 @@
+"""The loss against its definition, in every space."""
+
+import pytest
+import torch
+from gaussian import GaussianDenoiser
+from test_spaces import draw, every_space
+from torch import nn
+
+from anydiff import Cosine, Dense, GaussianDiffusion, Masked, Ragged
+from anydiff.diffusion import stratified
+
+
+class Zero(nn.Module):
+    def forward(self, x_t, t):
+        return torch.zeros_like(x_t)
+
+
+class Spy(nn.Module):
+    """Answers with noise, and keeps what it was given."""
+
+    def forward(self, x_t, t, space=None, label=None):
+        self.seen = (x_t, t, space, label)
+        return draw(x_t.shape, seed=9).to(x_t.dtype)
+
+
+@every_space
+def test_loss_of_saying_nothing_is_one(space, shape):
+    """E |eps|² / dim = 1 in any space, whatever its dimension; chi-squared, five standard errors."""
+    diffusion, x0 = GaussianDiffusion(Zero()), draw(shape)
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.stack([diffusion.loss(x0, space=space, generator=generator) for _ in range(3000)])
+    dim = space.dim(x0)
+    free = dim > 0
+    assert ((losses.mean(0) - 1).abs() <= 5 * (2 / dim / 3000).sqrt())[free].all()
+
+
+@every_space
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_loss_is_the_squared_error_of_the_target(space, shape, prediction):
+    spy = Spy()
+    diffusion = GaussianDiffusion(spy, Cosine(), prediction)
+    x0, eps = space.project(draw(shape, 0)), space.project(draw(shape, 1))
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
+    loss = diffusion.loss(x0, t, space=space, noise=eps, label=5)
+
+    alpha, sigma = (space.expand(c, x0) for c in Cosine()(t))
+    target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[prediction]
+    expected = space.sum((target - space.project(draw(shape, 9))) ** 2) / space.dim(x0)
+    assert torch.allclose(loss, expected)
+    x_t, time, given, label = spy.seen
+    assert torch.allclose(x_t, alpha * x0 + sigma * eps)
+    assert time is t and given is space and label == 5
+
+
+@every_space
+def test_weighting_multiplies(space, shape):
+    x0, t = draw(shape), torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
+    noise = space.noise(x0, torch.Generator().manual_seed(0))
+    plain = GaussianDiffusion(Zero()).loss(x0, t, space=space, noise=noise)
+    weighted = GaussianDiffusion(Zero(), weighting=torch.sigmoid).loss(x0, t, space=space, noise=noise)
+    assert torch.allclose(weighted, plain * Cosine().logsnr(t).sigmoid())
+
+
+def test_the_exact_denoiser_has_the_least_loss():
+    """The loss of the posterior mean is the posterior variance, sigma² s² / (alpha² s² + sigma²)."""
+    schedule, std = Cosine(), 0.5
+    diffusion = GaussianDiffusion(GaussianDenoiser(schedule, "x0", std=std), schedule, "x0")
+    x0 = std * draw((2000, 10))
+    t = torch.full((2000,), 0.5, dtype=torch.float64)
+    loss = diffusion.loss(x0, t, generator=torch.Generator().manual_seed(1)).mean()
+    alpha, sigma = schedule(t[0])
+    variance = sigma**2 * std**2 / (alpha**2 * std**2 + sigma**2)
+    assert abs(loss / variance - 1) < 5 * (2 / 20000) ** 0.5
+
+
+def test_an_item_s_loss_does_not_depend_on_its_batch():
+    space = Ragged.from_sizes([2, 5], centered=3)
+    alone = Ragged.from_sizes([5], centered=3)
+    x0, t = draw((7, 4)), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    noise = space.noise(x0, torch.Generator().manual_seed(0))
+    diffusion = GaussianDiffusion(Zero(), prediction="v")
+    both = diffusion.loss(x0, t, space=space, noise=noise)
+    assert torch.allclose(both[1], diffusion.loss(x0[2:], t[1:], space=alone, noise=noise[2:])[0])
+
+    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    x0 = draw((2, 4, 3))
+    noise = Masked(mask).project(draw((2, 4, 3), 1))
+    padded = diffusion.loss(x0, t, space=Masked(mask), noise=noise)
+    short = diffusion.loss(x0[:1, :2], t[:1], space=Dense(), noise=noise[:1, :2])
+    assert torch.allclose(padded[0], short[0])
+
+
+def test_stratified_times_fill_every_stratum_in_random_order():
+    t = stratified(64, like=torch.empty(0).double(), generator=torch.Generator().manual_seed(0))
+    assert ((t * 64).long().sort().values == torch.arange(64)).all()
+    assert not (t.diff() > 0).all()
+
+
+def test_the_output_is_projected_onto_the_space():
+    space = Ragged.from_sizes([3, 4], centered=3)
+    diffusion = GaussianDiffusion(Spy())
+    y = diffusion.denoise(draw((7, 5)), torch.zeros(2), space)
+    assert torch.allclose(space.project(y), y, atol=1e-14)
+
+
+def test_one_generator_per_item_asks_for_the_times():
+    with pytest.raises(ValueError, match="give the times t"):
+        GaussianDiffusion(Zero()).loss(draw((2, 3)), generator=[torch.Generator()] * 2)
+
+
+def test_sampling_leaves_the_training_mode_and_draws_without_dropout():
+    diffusion = GaussianDiffusion(nn.ModuleList([nn.Dropout(0.5)])[0])
+    diffusion.denoiser.forward = lambda x_t, t: nn.functional.dropout(x_t, 0.5, diffusion.training)
+    diffusion.train()
+    once, again = (diffusion.sample((2, 8), steps=3, seed=0) for _ in range(2))
+    assert torch.equal(once, again) and diffusion.training
