@@ -1,0 +1,150 @@
+"""A trained diffusion in one file that anyone may open.
+
+The file is safetensors: the denoiser's weights by their names, and in its header a JSON config that
+says which denoiser, schedule and prediction they belong to. Whatever else a model needs to be used
+(the distribution of sizes, the scaling of the data) travels with it: tensors among the weights, the
+rest in the config. Opening such a file reads numbers and text; it never runs code from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from anydiff import schedules
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.schedules import Schedule
+
+__all__ = ["load", "save"]
+
+FORMAT = 1
+
+
+def save(
+    path: str | os.PathLike[str], diffusion: GaussianDiffusion, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a diffusion to a file, whole or not at all.
+
+    The weighting of the loss is not kept: it has done its work.
+
+    Arguments:
+        path: The file, by custom ``*.safetensors``. One that exists is replaced in one step.
+        extra: What else to keep: tensors, and values that JSON can hold.
+
+    Raises:
+        ValueError: If the denoiser has no ``config``, a dict of its constructor's arguments.
+    """
+    from safetensors.torch import save_file
+
+    denoiser, extra = diffusion.denoiser, dict(extra or {})
+    if not hasattr(denoiser, "config"):
+        raise ValueError(
+            f"{type(denoiser).__name__} has no attribute `config`; set it to the JSON-able arguments "
+            "of its constructor, so that the network can be built again."
+        )
+    tensors = {f"extra.{k}": v for k, v in extra.items() if isinstance(v, Tensor)}
+    tensors |= {f"denoiser.{k}": v for k, v in denoiser.state_dict().items()}
+    config = {
+        "format": FORMAT,
+        "denoiser": {"name": type(denoiser).__name__, "config": denoiser.config},
+        "schedule": _describe(diffusion.schedule),
+        "prediction": diffusion.prediction,
+        "extra": {k: v for k, v in extra.items() if not isinstance(v, Tensor)},
+    }
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(tensors, partial, metadata={"anydiff": json.dumps(config)})
+    os.replace(partial, path)
+
+
+def load(
+    path: str | os.PathLike[str], denoiser: nn.Module | None = None
+) -> tuple[GaussianDiffusion, dict[str, Any]]:
+    """Read a diffusion, in eval mode on the CPU, and what was kept beside it.
+
+    Arguments:
+        path: A file that :func:`save` wrote.
+        denoiser: The network to fill, for one of your own. One of `anydiff.denoisers` is built from
+            the file's config.
+
+    Returns:
+        The diffusion and the dict `extra`.
+
+    Raises:
+        ValueError: If the file is not such a file, is damaged, or its weights are of another shape.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a checkpoint written by anydiff.save.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("anydiff")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file, or is damaged ({error}); give a checkpoint written by "
+            "anydiff.save."
+        ) from error
+    if header is None:
+        raise ValueError(f"{path} holds tensors but no anydiff config; load it with safetensors itself.")
+    config = json.loads(header)
+    if config["format"] > FORMAT:
+        raise ValueError(
+            f"{path} is of format {config['format']} and this anydiff reads up to {FORMAT}; upgrade it."
+        )
+
+    network = _build_denoiser(path, config["denoiser"]) if denoiser is None else denoiser
+    weights = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
+    _check_shapes(path, network, weights)
+    network.load_state_dict(weights)
+
+    schedule = _build_schedule(path, config["schedule"])
+    diffusion = GaussianDiffusion(network, schedule, config["prediction"])
+    extra = config["extra"]
+    extra |= {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
+    return diffusion.eval(), extra
+
+
+def _describe(schedule: Schedule) -> dict[str, Any]:
+    values = {f.name: getattr(schedule, f.name) for f in fields(schedule)}  # type: ignore[arg-type]
+    values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in values.items()}
+    return {"name": type(schedule).__name__, "config": values}
+
+
+def _build_schedule(path: str | os.PathLike[str], entry: dict[str, Any]) -> Schedule:
+    if entry["name"] not in schedules.__all__:
+        raise ValueError(f"{path} uses the schedule {entry['name']!r}, which this anydiff does not have.")
+    return getattr(schedules, entry["name"])(**entry["config"])
+
+
+def _build_denoiser(path: str | os.PathLike[str], entry: dict[str, Any]) -> nn.Module:
+    from anydiff import denoisers
+
+    if entry["name"] not in denoisers.__all__:
+        raise ValueError(
+            f"{path} holds a {entry['name']}, which is not one of anydiff.denoisers; build the network "
+            "and pass it as load(path, denoiser=...)."
+        )
+    return getattr(denoisers, entry["name"])(**entry["config"])
+
+
+def _check_shapes(path: str | os.PathLike[str], network: nn.Module, weights: dict[str, Tensor]) -> None:
+    own = network.state_dict()
+    for name in own.keys() | weights.keys():
+        here = tuple(own[name].shape) if name in own else "nothing"
+        there = tuple(weights[name].shape) if name in weights else "nothing"
+        if here != there:
+            raise ValueError(
+                f"{path} has {there} where {type(network).__name__} has {here} ({name}); build the "
+                "network with the arguments that the file was saved with."
+            )

@@ -1,0 +1,5 @@
+"""Networks to plug in. Each is called ``net(x_t, t, ...)`` and returns something shaped like x_t."""
+
+from anydiff.denoisers.egnn import EGNN
+
+__all__ = ["EGNN"]

@@ -1,0 +1,207 @@
+"""Training with Lightning: the loss becomes a module, and a trainer comes ready to use.
+
+This is the only module that imports Lightning. The module draws its noise and times from a generator
+seeded by the step, so that a run that was killed and resumed takes the same steps as one that was not.
+A run is limited by minutes or by epochs, and the learning rate falls to zero over whichever it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from importlib.util import find_spec
+from math import cos, isfinite, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    ProgressBar,
+    Timer,
+)
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.spaces import Space
+
+__all__ = ["DiffusionModule", "RunBar", "trainer"]
+
+Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
+
+
+class DiffusionModule(LightningModule):
+    """A diffusion in training.
+
+    Arguments:
+        diffusion: What to train.
+        unpack: batch -> (x0, space, cond), from the data module.
+        lr: The learning rate at its height.
+        warmup: Steps in which it rises from 0.
+        seed: Where the noise and the times of training come from.
+        optimizer: (parameters, lr) -> Optimizer. AdamW without weight decay if None.
+    """
+
+    def __init__(
+        self,
+        diffusion: GaussianDiffusion,
+        unpack: Unpack,
+        *,
+        lr: float = 1e-3,
+        warmup: int = 100,
+        seed: int = 0,
+        optimizer: Callable[[Any, float], Optimizer] | None = None,
+    ) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+        self.unpack = unpack
+        self.lr, self.warmup, self.seed = lr, warmup, seed
+        self.optimizer = optimizer
+
+    def _generator(self, *key: int) -> torch.Generator:
+        seed = self.seed
+        for k in (*key, self.global_rank):
+            seed = (seed * 1_000_003 + k + 1) % 2**63
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x0, space, cond = self.unpack(batch)
+        loss = self.diffusion.loss(x0, space=space, generator=self._generator(0, self.global_step), **cond)
+        self.log("loss", loss.mean(), batch_size=len(loss))
+        return loss.mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        # the same noise in every validation, so that its curve compares like with like
+        x0, space, cond = self.unpack(batch)
+        loss = self.diffusion.loss(x0, space=space, generator=self._generator(1, batch_idx), **cond)
+        self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        make = self.optimizer or (lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.9, 0.99), weight_decay=0))
+        optimizer = make(self.diffusion.parameters(), self.lr)
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / max(self.warmup, 1))
+            return rise * 0.5 * (1 + cos(pi * min(1.0, done(self.trainer))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def done(trainer: Trainer) -> float:
+    """The fraction of a run that is over, by time, epochs or steps, whichever is furthest."""
+    fractions = [0.0]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
+            elapsed = callback.time_elapsed()
+            fractions.append(elapsed / (elapsed + left))
+    if isfinite(total := trainer.estimated_stepping_batches):
+        fractions.append(trainer.global_step / max(total, 1))
+    return max(fractions)
+
+
+class RunBar(ProgressBar):
+    """One progress bar for the whole run, with the loss, the step and the time that is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Any = None
+        self._loss: float | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(
+            total=100,
+            desc="training",
+            disable=not self._enabled,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % 20 or self._bar is None:  # reading the loss waits for the device
+            return
+        loss = float(trainer.callback_metrics["loss"])
+        # a running mean: single batches say little
+        self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
+        self._bar.n = round(100 * min(1.0, done(trainer)), 1)
+        self._bar.set_postfix_str(
+            f"loss {self._loss:.3f}, step {trainer.global_step}, epoch {trainer.current_epoch + 1}"
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.n = 100
+            self._bar.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def trainer(
+    folder: str | os.PathLike[str],
+    *,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    ema: float = 0.999,
+    clip: float = 1.0,
+    save_every: float = 60.0,
+    callbacks: list[Callback] | None = None,
+    **flags: Any,
+) -> Trainer:
+    """A trainer with averaged weights, gradient clipping, checkpoints, logs and a progress bar.
+
+    Checkpoints go to ``folder/last.ckpt``, every `save_every` seconds, at the end, and when the run is
+    interrupted; ``trainer.fit(..., ckpt_path=..., weights_only=True)`` goes on from there. After `fit`
+    the diffusion holds the averaged weights. Logs go to ``folder/logs``, as CSV and, where TensorBoard
+    is installed, for that.
+
+    Arguments:
+        minutes: Train for so long. The learning rate falls over this time.
+        epochs: Train for so many passes over the data.
+        ema: The decay of the averaged weights, per step.
+        clip: The largest norm of a gradient.
+        flags: Any flag of Lightning's Trainer: devices, accelerator, precision, strategy, ...
+    """
+    if minutes is None and epochs is None and "max_steps" not in flags:
+        raise ValueError("nothing ends the run; give minutes, epochs or max_steps.")
+    folder = Path(folder)
+    loggers: list[Logger] = [CSVLogger(folder, name="logs")]
+    if find_spec("tensorboard") or find_spec("tensorboardX"):
+        loggers.append(TensorBoardLogger(folder, name="tensorboard"))
+    checkpoint = ModelCheckpoint(
+        folder,
+        filename="last",
+        train_time_interval=timedelta(seconds=save_every),
+        save_on_exception=True,
+        enable_version_counter=False,
+    )
+    options: dict[str, Any] = {
+        "max_epochs": -1 if epochs is None else epochs,
+        "max_time": None if minutes is None else timedelta(minutes=minutes),
+        "gradient_clip_val": clip,
+        "logger": loggers,
+        "log_every_n_steps": 20,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    ready = [EMAWeightAveraging(use_buffers=False, decay=ema), checkpoint, RunBar()]
+    return Trainer(callbacks=[*ready, *(callbacks or [])], **(options | flags))
