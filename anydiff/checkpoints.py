@@ -27,7 +27,9 @@ FORMAT = 1
 
 
 def save(
-    path: str | os.PathLike[str], diffusion: GaussianDiffusion, extra: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    diffusion: GaussianDiffusion,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a diffusion to a file, whole or not at all.
 
@@ -96,7 +98,9 @@ def load(
             "anydiff.save."
         ) from error
     if header is None:
-        raise ValueError(f"{path} holds tensors but no anydiff config; load it with safetensors itself.")
+        raise ValueError(
+            f"{path} holds tensors but no anydiff config; load it with safetensors itself."
+        )
     config = json.loads(header)
     if config["format"] > FORMAT:
         raise ValueError(
@@ -104,7 +108,9 @@ def load(
         )
 
     network = _build_denoiser(path, config["denoiser"]) if denoiser is None else denoiser
-    weights = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
+    weights = {
+        k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")
+    }
     _check_shapes(path, network, weights)
     network.load_state_dict(weights)
 
@@ -123,7 +129,9 @@ def _describe(schedule: Schedule) -> dict[str, Any]:
 
 def _build_schedule(path: str | os.PathLike[str], entry: dict[str, Any]) -> Schedule:
     if entry["name"] not in schedules.__all__:
-        raise ValueError(f"{path} uses the schedule {entry['name']!r}, which this anydiff does not have.")
+        raise ValueError(
+            f"{path} uses the schedule {entry['name']!r}, which this anydiff does not have."
+        )
     return getattr(schedules, entry["name"])(**entry["config"])
 
 
@@ -138,9 +146,11 @@ def _build_denoiser(path: str | os.PathLike[str], entry: dict[str, Any]) -> nn.M
     return getattr(denoisers, entry["name"])(**entry["config"])
 
 
-def _check_shapes(path: str | os.PathLike[str], network: nn.Module, weights: dict[str, Tensor]) -> None:
+def _check_shapes(
+    path: str | os.PathLike[str], network: nn.Module, weights: dict[str, Tensor]
+) -> None:
     own = network.state_dict()
-    for name in own.keys() | weights.keys():
+    for name in own | weights:
         here = tuple(own[name].shape) if name in own else "nothing"
         there = tuple(weights[name].shape) if name in weights else "nothing"
         if here != there:

@@ -98,7 +98,9 @@ class GaussianDiffusion(nn.Module):
         dim = space.dim(x0)
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
-                raise ValueError("one generator per item draws the noise; give the times t as well.")
+                raise ValueError(
+                    "one generator per item draws the noise; give the times t as well."
+                )
             t = stratified(len(dim), like=x0, generator=generator)
 
         x0 = space.project(x0)
@@ -114,7 +116,10 @@ class GaussianDiffusion(nn.Module):
     def predictor(self, space: Space = Dense(), **cond: Any) -> Predictor:  # noqa: B008
         """The denoiser bound to a batch's space and conditions."""
         return Predictor(
-            lambda x_t, t: self.denoise(x_t, t, space, **cond), self.coefficients, self.schedule, space
+            lambda x_t, t: self.denoise(x_t, t, space, **cond),
+            self.coefficients,
+            self.schedule,
+            space,
         )
 
     @torch.no_grad()

@@ -7,8 +7,11 @@ A run is limited by minutes or by epochs, and the learning rate falls to zero ov
 
 from __future__ import annotations
 
+import csv
+import json
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from math import cos, isfinite, pi
@@ -31,7 +34,7 @@ from torch.optim import Optimizer
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.spaces import Space
 
-__all__ = ["DiffusionModule", "RunBar", "trainer"]
+__all__ = ["DiffusionModule", "RunBar", "fit", "free_folder", "plot_curve", "trainer"]
 
 Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
 
@@ -72,7 +75,9 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x0, space, cond = self.unpack(batch)
-        loss = self.diffusion.loss(x0, space=space, generator=self._generator(0, self.global_step), **cond)
+        loss = self.diffusion.loss(
+            x0, space=space, generator=self._generator(0, self.global_step), **cond
+        )
         self.log("loss", loss.mean(), batch_size=len(loss))
         return loss.mean()
 
@@ -83,7 +88,9 @@ class DiffusionModule(LightningModule):
         self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        make = self.optimizer or (lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.9, 0.99), weight_decay=0))
+        make = self.optimizer or (
+            lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.9, 0.99), weight_decay=0)
+        )
         optimizer = make(self.diffusion.parameters(), self.lr)
 
         def factor(step: int) -> float:
@@ -91,7 +98,10 @@ class DiffusionModule(LightningModule):
             return rise * 0.5 * (1 + cos(pi * min(1.0, done(self.trainer))))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
 
 def done(trainer: Trainer) -> float:
@@ -184,6 +194,9 @@ def trainer(
     if minutes is None and epochs is None and "max_steps" not in flags:
         raise ValueError("nothing ends the run; give minutes, epochs or max_steps.")
     folder = Path(folder)
+    # notices that mean nothing here: runs go on in their own folder, and batches are made at once
+    for notice in ("exists and is not empty", "does not have many workers", "is deprecated, use"):
+        warnings.filterwarnings("ignore", message=f".*{notice}", module="pytorch_lightning")
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
     if find_spec("tensorboard") or find_spec("tensorboardX"):
         loggers.append(TensorBoardLogger(folder, name="tensorboard"))
@@ -203,5 +216,95 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    ready = [EMAWeightAveraging(use_buffers=False, decay=ema), checkpoint, RunBar()]
+    ready: list[Callback] = [EMAWeightAveraging(use_buffers=False, decay=ema), checkpoint]
+    if flags.get("enable_progress_bar", True):
+        ready.append(RunBar())
     return Trainer(callbacks=[*ready, *(callbacks or [])], **(options | flags))
+
+
+def free_folder(folder: str | os.PathLike[str], marker: str = "model.safetensors") -> Path:
+    """The folder itself, or, where a finished run has left its `marker`, the next free number after it."""
+    wanted = folder = Path(folder)
+    number = 1
+    while (folder / marker).exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def fit(
+    module: DiffusionModule,
+    folder: str | os.PathLike[str],
+    train: Any,
+    valid: Any = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Trainer:
+    """Train in a folder, going on from ``folder/last.ckpt`` where a run was broken off there.
+
+    Arguments:
+        train, valid: Loaders. One with `state_dict` and `load_state_dict` is resumed amid an epoch.
+        settings: What must be the same when the run goes on, kept as ``folder/settings.json``.
+        options: For :func:`trainer`.
+
+    Raises:
+        ValueError: If the run that was broken off had other settings.
+        SystemExit: After Ctrl-C, once the checkpoint is written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    last, kept = folder / "last.ckpt", folder / "settings.json"
+    now = json.loads(json.dumps(dict(settings or {})))
+    if last.exists():
+        before = json.loads(kept.read_text()) if kept.exists() else {}
+        if other := [k for k in now | before if now.get(k) != before.get(k)]:
+            differs = ", ".join(f"{k} {before.get(k)} there and {now.get(k)} here" for k in other)
+            raise ValueError(
+                f"{folder} holds a run with other settings: {differs}; give the same to go on with it, "
+                "or another folder."
+            )
+        print(f"going on from {last}")
+    kept.write_text(json.dumps(now, indent=1))
+
+    run = trainer(folder, **options)
+    resume = last if last.exists() else None
+    try:
+        run.fit(module, train, valid, ckpt_path=resume, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C, after it has saved
+        print(f"Stopped. {last} is kept, and the same command goes on from there.")
+        raise
+    return run
+
+
+def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw the losses that a run logged under ``folder/logs``, over all its resumptions, to a picture."""
+    from matplotlib.figure import Figure
+
+    points: dict[str, dict[int, float]] = {"loss": {}, "val_loss": {}}
+    logs = sorted(Path(folder).glob("logs/version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
+    for log in logs:
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, curve in points.items():
+                    if row.get(name):
+                        curve[int(row["step"])] = float(row[name])
+    if not points["loss"]:
+        raise ValueError(f"{folder} has no losses in logs/version_*/metrics.csv; train first.")
+
+    steps, losses = zip(*sorted(points["loss"].items()), strict=True)
+    window = max(1, len(losses) // 50)
+    smooth = [sum(part) / len(part) for k in range(len(losses)) if (part := losses[max(0, k - window) : k + 1])]
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="single batches")
+    axes.plot(steps, smooth, color="#08519c", label="running mean")
+    if points["val_loss"]:
+        axes.plot(*zip(*sorted(points["val_loss"].items()), strict=True), "o-", color="#d94801",
+                  markersize=3, label="validation, averaged weights")  # fmt: skip
+    axes.set_ylim(0, 1.25 * max(smooth[len(smooth) // 20 :]))
+    axes.set(xlabel="training step", ylabel="loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=160)

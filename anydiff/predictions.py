@@ -143,7 +143,9 @@ class Predictor:
                 schedule is then not asked.
         """
         if not isinstance(t, Tensor) or t.ndim == 0:
-            t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device).expand(len(self.space.dim(x_t)))
+            t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device).expand(
+                len(self.space.dim(x_t))
+            )
         alpha: Tensor | float
         sigma: Tensor | float
         if level is None:

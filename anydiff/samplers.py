@@ -87,7 +87,9 @@ class DDIM:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; give a number from 0 (deterministic) to 1 (DDPM).")
+            raise ValueError(
+                f"eta is {self.eta}; give a number from 0 (deterministic) to 1 (DDPM)."
+            )
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Tensor, at: Interval, generator: Generators
@@ -155,7 +157,9 @@ def plan(schedule: Schedule, steps: int | Sequence[float] | Tensor) -> list[Inte
     else:
         times = torch.as_tensor(steps, dtype=torch.float64).cpu()
         if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or times[0] > 1:
-            raise ValueError(f"the times are {times.tolist()}; give times that fall from at most 1 to 0.")
+            raise ValueError(
+                f"the times are {times.tolist()}; give times that fall from at most 1 to 0."
+            )
         if times[-1] != 0:
             raise ValueError(f"the last time is {times[-1].item()}; sampling ends at 0.")
 

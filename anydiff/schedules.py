@@ -157,7 +157,9 @@ class Polynomial(Schedule):
         least = 1e-3 * (1 - (1 - 1e-3) ** self.power) ** 2
         square = ((1 - u) ** 2).clamp(min=least)
         alpha2 = (1 - 2 * s) * square + s
-        sigma2 = (1 - 2 * s) * torch.minimum(u * (2 - u), 1 - square) + s  # 1 - alpha2, no digit lost
+        sigma2 = (1 - 2 * s) * torch.minimum(
+            u * (2 - u), 1 - square
+        ) + s  # 1 - alpha2, no digit lost
         return torch.log(alpha2) - torch.log(sigma2)
 
 

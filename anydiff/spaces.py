@@ -143,7 +143,10 @@ class Masked:
         _check_count(generator, len(x))
         noise = torch.zeros_like(x)
         # drawn for the valid positions alone, so that the padding of a batch changes nothing
-        draws = [_randn((n, x.shape[-1]), x, g) for n, g in zip(self.lengths.tolist(), generator, strict=False)]
+        draws = [
+            _randn((n, x.shape[-1]), x, g)
+            for n, g in zip(self.lengths.tolist(), generator, strict=False)
+        ]
         noise[self.mask] = torch.cat(draws)
         return noise
 
@@ -169,7 +172,10 @@ class Ragged:
 
     @classmethod
     def from_sizes(
-        cls, sizes: Tensor | Sequence[int], centered: int = 0, device: torch.device | str | None = None
+        cls,
+        sizes: Tensor | Sequence[int],
+        centered: int = 0,
+        device: torch.device | str | None = None,
     ) -> Ragged:
         """The space of items that have `sizes` rows each."""
         sizes = torch.as_tensor(sizes, dtype=torch.long)
@@ -245,5 +251,8 @@ class Ragged:
         if generator is None or isinstance(generator, Generator):
             return self.project(_randn(x.shape, x, generator))
         _check_count(generator, self.num_items)
-        draws = [_randn((n, *x.shape[1:]), x, g) for n, g in zip(self.sizes.tolist(), generator, strict=False)]
+        draws = [
+            _randn((n, *x.shape[1:]), x, g)
+            for n, g in zip(self.sizes.tolist(), generator, strict=False)
+        ]
         return self.project(torch.cat(draws))

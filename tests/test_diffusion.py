@@ -28,7 +28,9 @@ def test_loss_of_saying_nothing_is_one(space, shape):
     """E |eps|² / dim = 1 in any space, whatever its dimension; chi-squared, five standard errors."""
     diffusion, x0 = GaussianDiffusion(Zero()), draw(shape)
     generator = torch.Generator().manual_seed(0)
-    losses = torch.stack([diffusion.loss(x0, space=space, generator=generator) for _ in range(3000)])
+    losses = torch.stack(
+        [diffusion.loss(x0, space=space, generator=generator) for _ in range(3000)]
+    )
     dim = space.dim(x0)
     free = dim > 0
     assert ((losses.mean(0) - 1).abs() <= 5 * (2 / dim / 3000).sqrt())[free].all()
@@ -57,7 +59,9 @@ def test_weighting_multiplies(space, shape):
     x0, t = draw(shape), torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
     noise = space.noise(x0, torch.Generator().manual_seed(0))
     plain = GaussianDiffusion(Zero()).loss(x0, t, space=space, noise=noise)
-    weighted = GaussianDiffusion(Zero(), weighting=torch.sigmoid).loss(x0, t, space=space, noise=noise)
+    weighted = GaussianDiffusion(Zero(), weighting=torch.sigmoid).loss(
+        x0, t, space=space, noise=noise
+    )
     assert torch.allclose(weighted, plain * Cosine().logsnr(t).sigmoid())
 
 

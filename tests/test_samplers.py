@@ -46,7 +46,8 @@ def test_ddim_converges_to_the_probability_flow_at_first_order(schedule, predict
     exact = flow(schedule, x_T, 0.7, 0.5)
     # from t = 1 to 0.02, so that the last jump, which is not of the order, is left out of the ratio
     errors = [
-        (sample(predictor, x_T, DDIM(), steps) - exact).abs().max().item() for steps in (400, 800, 1600)
+        (sample(predictor, x_T, DDIM(), steps) - exact).abs().max().item()
+        for steps in (400, 800, 1600)
     ]
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(0.9 < order < 1.15 for order in orders), orders
@@ -55,7 +56,9 @@ def test_ddim_converges_to_the_probability_flow_at_first_order(schedule, predict
 @every_schedule
 @every_sampler
 def test_moments_of_samples_are_those_of_the_data(schedule, sampler):
-    x = model(schedule, "v", mean=0.7, std=0.5).sample((40000, 1), sampler=sampler, steps=400, seed=0)
+    x = model(schedule, "v", mean=0.7, std=0.5).sample(
+        (40000, 1), sampler=sampler, steps=400, seed=0
+    )
     # five standard errors, and 1 % for the 400 steps ("large" is biased up by O(1 / steps))
     assert abs(x.mean() - 0.7) < 5 * 0.5 / 200 + 0.01
     assert abs(x.std() / 0.5 - 1) < 5 / math.sqrt(80_000) + 0.01

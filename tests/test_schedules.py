@@ -75,7 +75,9 @@ def test_table_is_exact_at_its_rows():
 
 
 def test_tables_of_any_length_end_at_the_same_noise():
-    ends = [Tabulated.linear(steps).logsnr(torch.ones(1).double()).item() for steps in (100, 1000, 4000)]
+    ends = [
+        Tabulated.linear(steps).logsnr(torch.ones(1).double()).item() for steps in (100, 1000, 4000)
+    ]
     assert max(ends) - min(ends) < 0.8
 
 

@@ -93,7 +93,9 @@ def test_ragged_structure():
     space = Ragged.from_sizes(SIZES)
     assert space.sizes.tolist() == SIZES
     assert space.ptr.tolist() == [0, 1, 5, 7, 14]
-    pairs = {(i, j) for i in range(14) for j in range(14) if i != j and space.index[i] == space.index[j]}
+    pairs = {
+        (i, j) for i in range(14) for j in range(14) if i != j and space.index[i] == space.index[j]
+    }
     assert set(map(tuple, space.edge_index.T.tolist())) == pairs
     assert space.edge_index.shape[1] == len(pairs)
     assert (space.edge_index[0].diff() >= 0).all()
@@ -124,7 +126,10 @@ def test_to_moves_the_structure_and_keeps_what_is_built():
     "call, message",
     [
         (lambda: Ragged.from_sizes([3, 0]), "at least 1"),
-        (lambda: Ragged.from_sizes(SIZES).project(draw((13, 5))), "13 rows but the space indexes 14"),
+        (
+            lambda: Ragged.from_sizes(SIZES).project(draw((13, 5))),
+            "13 rows but the space indexes 14",
+        ),
         (lambda: Masked(MASK.float()), "boolean"),
         (lambda: Masked(MASK).project(draw((4, 6, 3))), "same batch"),
     ],

@@ -1,0 +1,111 @@
+"""Training: it learns, its weights are averaged, and a resumed run equals an uninterrupted one."""
+
+import logging
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from anydiff import Cosine, Dense, GaussianDiffusion
+from anydiff.lightning import DiffusionModule, trainer
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+DATA = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) * 0.3 + 1
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 32), nn.SiLU(), nn.Linear(32, 2))
+
+    def forward(self, x_t, t):
+        return self.layers(torch.cat([x_t, t[:, None]], 1))
+
+
+def fresh(**options):
+    torch.manual_seed(1)
+    diffusion = GaussianDiffusion(MLP(), Cosine(), "v")
+    return DiffusionModule(diffusion, lambda x: (x, Dense(), {}), lr=1e-2, warmup=5, **options)
+
+
+def fit(module, folder, *, ckpt_path=None, callbacks=None, batch_size=16, **limits):
+    data = DataLoader(DATA, batch_size=batch_size)
+    flags = {"accelerator": "cpu", "enable_progress_bar": False}
+    run = trainer(folder, callbacks=callbacks, save_every=0.0, **limits, **flags)
+    run.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return run
+
+
+def test_training_lowers_the_loss_and_leaves_averaged_weights(tmp_path):
+    module = fresh()
+    before = module.diffusion.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()
+    run = fit(module, tmp_path, epochs=60, ema=0.9)
+    after = module.diffusion.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()
+    assert after < 0.6 * before
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    average, current = (saved[k]["diffusion.denoiser.layers.0.weight"] for k in
+                        ("state_dict", "current_model_state"))
+    assert not torch.equal(average, current)
+    assert torch.equal(module.diffusion.denoiser.layers[0].weight, average)
+    assert run.global_step == 240
+    rows = (tmp_path / "logs/version_0/metrics.csv").read_text().splitlines()
+    assert "loss" in rows[0] and len(rows) > 5
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    from pytorch_lightning.callbacks import Callback
+
+    class Kill(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 3:
+                raise KeyboardInterrupt
+
+    whole = fresh()
+    fit(whole, tmp_path / "whole", epochs=6)
+
+    with pytest.raises(SystemExit):
+        fit(fresh(), tmp_path / "cut", epochs=6, callbacks=[Kill()])
+    resumed = fresh()
+    fit(resumed, tmp_path / "cut", epochs=6, ckpt_path=tmp_path / "cut/last.ckpt")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_rate_rises_and_falls_to_zero(tmp_path):
+    from pytorch_lightning.callbacks import Callback
+
+    class Rates(Callback):
+        def __init__(self):
+            self.rates = []
+
+        def on_train_batch_end(self, trainer, *_):
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    seen = Rates()
+    fit(fresh(), tmp_path, epochs=10, callbacks=[seen])
+    height = max(seen.rates)
+    assert 0.9e-2 < height <= 1e-2 and seen.rates.index(height) in (3, 4, 5)
+    assert seen.rates[-1] < 1e-4
+    assert all(a >= b for a, b in zip(seen.rates[5:], seen.rates[6:], strict=False))
+
+
+def test_minutes_end_a_run(tmp_path):
+    run = fit(fresh(), tmp_path, minutes=0.02)
+    assert 0 < run.global_step and run.should_stop
+
+
+def test_a_seed_repeats_a_run(tmp_path):
+    runs = [fresh(seed=s) for s in (0, 0, 1)]
+    for k, module in enumerate(runs):
+        fit(module, tmp_path / str(k), epochs=2)
+    a, b, c = (m.diffusion.denoiser.layers[0].weight for m in runs)
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_a_run_without_an_end_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="give minutes, epochs or max_steps"):
+        trainer(tmp_path)
