@@ -1,0 +1,125 @@
+r"""Muon: steps of equal size in every direction of a matrix, for training in few steps.
+
+The momentum M of a weight matrix is replaced by the orthogonal matrix nearest to it,
+:math:`U V^\top` of its singular value decomposition, by a few Newton–Schulz iterations. Vectors and
+thin matrices, for which that says little, are stepped by Adam.
+
+PyTorch has ``torch.optim.Muon``. It iterates in bfloat16, which many processors have not, it takes
+matrices only, one at a time, and so needs a second optimizer beside it; this one works in the
+weights' own precision, with all matrices of one shape together, and takes all parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+__all__ = ["Muon", "orthogonalize"]
+
+
+def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
+    r"""Nearly the orthogonal factor :math:`U V^\top` of matrices (..., R, C).
+
+    Singular values end between about 0.7 and 1.2. The coefficients of the quintic are Jordan's,
+    chosen for quick growth of the small ones.
+    """
+    tall = m.shape[-2] > m.shape[-1]
+    x = m.mT if tall else m
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonal steps for matrices, Adam for the rest.
+
+    Arguments:
+        parameters: All parameters of a model.
+        lr: The root mean square of a matrix's step is about 0.2 lr.
+        adam_lr: The rate of the others; lr / 4 if None.
+        momentum: Of the matrices.
+        betas, eps: Of Adam.
+        smallest: A parameter is a matrix if it has two axes, both at least this long.
+
+    References:
+        Muon: An optimizer for hidden layers in neural networks (Jordan et al., 2024).
+        https://kellerjordan.github.io/posts/muon/
+
+        Muon is Scalable for LLM Training (Liu et al., 2025), the size of the step.
+        https://arxiv.org/abs/2502.16982
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 0.008,
+        adam_lr: float | None = None,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
+        smallest: int = 32,
+    ) -> None:
+        parameters = list(parameters)
+        matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= smallest]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in parameters if id(p) not in chosen]
+        groups = [
+            {"params": matrices, "lr": lr, "matrices": True},
+            {"params": others, "lr": lr / 4 if adam_lr is None else adam_lr, "matrices": False},
+        ]
+        defaults = {"momentum": momentum, "betas": betas, "eps": eps}
+        super().__init__([g for g in groups if g["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                (self._orthogonal if group["matrices"] else self._adam)(group, parameters)
+        return loss
+
+    def _orthogonal(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
+        by_shape: dict[tuple[int, ...], list[tuple[Parameter, Tensor]]] = {}
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            grad: Tensor = p.grad  # type: ignore[assignment]
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            ahead = grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
+            by_shape.setdefault(tuple(p.shape), []).append((p, ahead))
+
+        for shape, pairs in by_shape.items():
+            steps = orthogonalize(torch.stack([ahead for _, ahead in pairs]))
+            # an orthogonal matrix has entries of 1 / sqrt(longer side)
+            size = -group["lr"] * 0.2 * max(shape) ** 0.5
+            torch._foreach_add_([p for p, _ in pairs], list(steps.unbind(0)), alpha=size)
+
+    def _adam(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            self.state[p]["step"] += 1
+        states = [self.state[p] for p in parameters]
+        means, squares = [s["mean"] for s in states], [s["square"] for s in states]
+        grads: list[Tensor] = [p.grad for p in parameters]  # type: ignore[misc]
+        beta1, beta2 = group["betas"]
+        step = states[0]["step"]
+
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        scale = torch._foreach_sqrt(squares)
+        torch._foreach_div_(scale, (1 - beta2**step) ** 0.5)
+        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_addcdiv_(parameters, means, scale, -group["lr"] / (1 - beta1**step))
