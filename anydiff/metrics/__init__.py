@@ -1,0 +1,1 @@
+"""Metrics: what samples are worth, measured on the data themselves by the same code."""
