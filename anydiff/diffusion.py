@@ -46,6 +46,8 @@ class GaussianDiffusion(nn.Module):
         schedule: t -> (alpha, sigma).
         prediction: What the denoiser's output is: ``"eps"``, ``"x0"`` or ``"v"``.
         weighting: The weight w of the loss as a function of the log-SNR, (B,) -> (B,); None is 1.
+        times: Where training looks: a rising map of [0, 1] onto itself that turns uniform draws into
+            times, (B,) -> (B,); None is uniform. ``lambda u: u**1.5`` looks more at little noise.
 
     Raises:
         ValueError: If the prediction says nothing of x0 where the schedule ends.
@@ -61,12 +63,14 @@ class GaussianDiffusion(nn.Module):
         schedule: Schedule = Cosine(),  # noqa: B008  (frozen)
         prediction: str = "eps",
         weighting: Callable[[Tensor], Tensor] | None = None,
+        times: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.schedule = schedule
         self.prediction = prediction
         self.weighting = weighting
+        self.times = times
         self.coefficients = coefficients(prediction, schedule)
         self._takes_space = "space" in inspect.signature(denoiser.forward).parameters
 
@@ -90,7 +94,7 @@ class GaussianDiffusion(nn.Module):
 
         Arguments:
             x0: Data; the part outside the space is dropped.
-            t: Times in [0, 1], (B,). Stratified uniform draws if None.
+            t: Times in [0, 1], (B,). Stratified draws, mapped by `times`, if None.
             noise: The eps to use, in the space. Drawn if None.
             generator: Where noise and times come from; one per item asks for `t` too.
             cond: Conditions, passed on to the denoiser.
@@ -102,6 +106,7 @@ class GaussianDiffusion(nn.Module):
                     "one generator per item draws the noise; give the times t as well."
                 )
             t = stratified(len(dim), like=x0, generator=generator)
+            t = t if self.times is None else self.times(t)
 
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise

@@ -23,9 +23,10 @@ from anydiff.data.molecule_files import write_sdf, write_xyz
 from anydiff.data.molecule_pictures import animate, draw_grid
 from anydiff.data.molecules import Atoms, SizeDistribution, loader
 from anydiff.data.qm9 import load_qm9, split
-from anydiff.denoisers import EGNN
+from anydiff.denoisers import PairNet
 from anydiff.lightning import DiffusionModule, fit, free_folder, plot_curve
 from anydiff.metrics.molecules import evaluate, smiles, table, to_rdkit
+from anydiff.optimizers import Muon
 
 
 def arguments() -> argparse.Namespace:
@@ -37,10 +38,10 @@ def arguments() -> argparse.Namespace:
     add("--root", help="folder of PyG's QM9 dataset, to take --data full from there")
     add("--minutes", type=float, default=5.0, help="how long to train")
     add("--epochs", type=int, help="train for so many passes, instead of --minutes")
-    add("--hidden", type=int, default=64, help="width of the network")
-    add("--layers", type=int, default=5, help="depth of the network")
+    add("--hidden", type=int, default=128, help="width of the network")
+    add("--layers", type=int, default=6, help="depth of the network")
     add("--batch-size", type=int, default=64, help="molecules in a batch")
-    add("--lr", type=float, default=2e-3, help="learning rate at its height")
+    add("--lr", type=float, default=8e-3, help="learning rate at its height")
     add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
     add("--steps", type=int, default=250, help="network calls for a molecule")
     add("--num", type=int, default=100, help="molecules to draw")
@@ -60,23 +61,28 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     molecules, atoms = load_qm9(args.data, args.root), Atoms(charge_scale=None)
     parts = split(len(atoms.check(molecules)))
     seed_everything(args.seed, verbose=False)
-    network = EGNN(atoms.features - 3, args.hidden, args.layers)
-    diffusion = GaussianDiffusion(network, Polynomial(), "eps")
+    network = PairNet(atoms.features - 3, args.hidden, layers=args.layers)
+    # more times at little noise, where bond lengths are settled
+    diffusion = GaussianDiffusion(network, Polynomial(), "eps", times=lambda u: u**1.5)
     print(
         f"{len(parts.train):,} molecules to learn from, {len(parts.valid):,} to check with; "
         f"{sum(p.numel() for p in network.parameters()):,} parameters"
     )
     fit(
-        DiffusionModule(diffusion, atoms.unpack, lr=args.lr, seed=args.seed),
+        DiffusionModule(
+            diffusion, atoms.unpack, lr=args.lr, warmup=200, seed=args.seed, optimizer=Muon
+        ),
         folder,
         loader(molecules.subset(parts.train), args.batch_size, seed=args.seed),
         loader(molecules.subset(parts.valid), args.batch_size, shuffle=False),
         settings={k: getattr(args, k) for k in ("data", "hidden", "layers", "batch_size", "seed")},
         minutes=None if args.epochs else args.minutes,
         epochs=args.epochs,
+        ema=0.995,
         val_check_interval=500,
         check_val_every_n_epoch=None,
         limit_val_batches=20,
+        use_distributed_sampler=False,  # the loader shares its batches out itself
         **{k: getattr(args, k) for k in ("accelerator", "devices", "precision", "strategy")},
     )
     sizes = SizeDistribution.from_sizes(molecules.sizes[parts.train])

@@ -432,6 +432,30 @@ def test_a_state_after_the_last_batch_is_the_next_epochs_beginning(molecules):
     assert (sampler.state_dict()["epoch"], sampler.state_dict()["step"]) == (1, 0)
 
 
+def test_a_loader_goes_on_where_it_was_saved(molecules):
+    small = molecules.subset(range(60))
+    running = loader(small, 8, seed=2)
+    batches = iter(running)
+    for _ in range(3):
+        next(batches)
+    state = running.state_dict()
+    rest = [batch.pos for batch in batches]
+    resumed = loader(small, 8, seed=9)
+    resumed.load_state_dict(state)
+    again = [batch.pos for batch in resumed]
+    assert len(rest) == 5 and all(torch.equal(a, b) for a, b in zip(rest, again, strict=True))
+
+
+def test_processes_share_the_batches_out(molecules, monkeypatch):
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr("anydiff.data.molecule_batches._ranks", lambda rank=rank: (rank, 3))
+        shares.append(list(SizeBatchSampler(molecules.sizes, 64, seed=1)))
+    assert len({len(share) for share in shares}) == 1
+    used = [m for share in shares for batch in share for m in batch]
+    assert len(used) == len(set(used)) > 5000 - 3 * 64
+
+
 def test_an_epoch_broken_off_is_over(molecules):
     sampler = SizeBatchSampler(molecules.sizes, 64)
     next(iter(sampler))

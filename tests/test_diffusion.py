@@ -100,6 +100,15 @@ def test_stratified_times_fill_every_stratum_in_random_order():
     assert not (t.diff() > 0).all()
 
 
+def test_training_looks_where_it_is_told_to():
+    spy = Spy()
+    GaussianDiffusion(spy, times=lambda u: u**3).loss(draw((1000, 2)))
+    t = spy.seen[1]
+    # stratified: the k-th smallest is within one stratum of its quantile
+    quantiles = (torch.arange(1000) / 1000).double()
+    assert ((t.sort().values ** (1 / 3) - quantiles).abs() < 1.1e-3).all()
+
+
 def test_the_output_is_projected_onto_the_space():
     space = Ragged.from_sizes([3, 4], centered=3)
     diffusion = GaussianDiffusion(Spy())

@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 if TYPE_CHECKING:
     from .molecules import Molecules
 
-__all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
+__all__ = ["MoleculeDataset", "MoleculeLoader", "SizeBatchSampler", "loader"]
+
+
+def _ranks() -> tuple[int, int]:
+    """This process's number, and of how many."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 class SizeBatchSampler(Sampler[list[int]]):
@@ -33,6 +41,9 @@ class SizeBatchSampler(Sampler[list[int]]):
     The order depends on (seed, epoch) alone. When an epoch ends, or is broken off, the next one
     begins by itself; `state_dict` between two steps and `load_state_dict` go on with the batch that
     was next.
+
+    Where several processes train together, each takes every so-manyth batch; batches that don't
+    share out evenly are left out of that epoch.
 
     Arguments:
         sizes: (M,), atoms of each molecule.
@@ -106,13 +117,15 @@ class SizeBatchSampler(Sampler[list[int]]):
         return np.split(numbers, cuts[1:-1])
 
     def __len__(self) -> int:
-        return self._num_batches
+        return max(1, self._num_batches // _ranks()[1])
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.step > 0 and not self._resumed:  # the last epoch was broken off
             self.epoch, self.step = self.epoch + 1, 0
         self._resumed = False
+        rank, world = _ranks()
         batches = self._dealt() if self.shuffle else self._consecutive()
+        batches = batches[rank % len(batches) :: world][: len(self)]
         while self.step < len(batches):
             self.step += 1
             yield batches[self.step - 1].tolist()
@@ -175,6 +188,16 @@ class MoleculeDataset(Dataset):
         return batch
 
 
+class MoleculeLoader(DataLoader):
+    """A `DataLoader` that can say where it is in an epoch, and go on from there."""
+
+    def state_dict(self) -> dict[str, int]:
+        return self.batch_sampler.state_dict()  # type: ignore[union-attr]
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batch_sampler.load_state_dict(state)  # type: ignore[union-attr]
+
+
 def _same(batch: Any) -> Any:
     return batch
 
@@ -188,7 +211,7 @@ def loader(
     seed: int = 0,
     num_workers: int = 0,
     **kwargs: Any,
-) -> DataLoader:
+) -> MoleculeLoader:
     """A torch `DataLoader` of PyG batches, ready for `Atoms.unpack`.
 
     Its `batch_sampler` is a :class:`SizeBatchSampler`. Batches are made by indexing arrays, which
@@ -201,6 +224,6 @@ def loader(
     size = None if budget is not None else batch_size
     sampler = SizeBatchSampler(molecules.sizes, size, budget, seed=seed, shuffle=shuffle)
     dataset = MoleculeDataset(molecules)
-    return DataLoader(
+    return MoleculeLoader(
         dataset, batch_sampler=sampler, collate_fn=_same, num_workers=num_workers, **kwargs
     )

@@ -1,5 +1,6 @@
 """Networks to plug in. Each is called ``net(x_t, t, ...)`` and returns something shaped like x_t."""
 
 from anydiff.denoisers.egnn import EGNN
+from anydiff.denoisers.pairnet import PairNet
 
-__all__ = ["EGNN"]
+__all__ = ["EGNN", "PairNet"]
