@@ -42,7 +42,7 @@ def save(
     Raises:
         ValueError: If the denoiser has no ``config``, a dict of its constructor's arguments.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     denoiser, extra = diffusion.denoiser, dict(extra or {})
     if not hasattr(denoiser, "config"):
@@ -64,7 +64,7 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(tensors, partial, metadata={"anydiff": json.dumps(config)})
+    partial.write_bytes(to_bytes(tensors, metadata={"anydiff": json.dumps(config)}))
     os.replace(partial, path)
 
 

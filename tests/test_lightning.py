@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anydiff import Cosine, Dense, GaussianDiffusion
-from anydiff.lightning import DiffusionModule, trainer
+from anydiff.lightning import DiffusionModule, free_folder, plot_curve, trainer
+from anydiff.lightning import fit as fit_in_folder
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -109,3 +110,35 @@ def test_a_seed_repeats_a_run(tmp_path):
 def test_a_run_without_an_end_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="give minutes, epochs or max_steps"):
         trainer(tmp_path)
+
+
+def test_a_folder_is_gone_on_with_unless_its_settings_differ(tmp_path, capsys):
+    data = DataLoader(DATA, batch_size=16)
+    options = {"accelerator": "cpu", "enable_progress_bar": False, "save_every": 0.0}
+    fit_in_folder(fresh(), tmp_path, data, settings={"width": 32}, epochs=2, **options)
+    assert "going on" not in capsys.readouterr().out
+    run = fit_in_folder(fresh(), tmp_path, data, settings={"width": 32}, epochs=3, **options)
+    assert "going on" in capsys.readouterr().out and run.global_step == 12
+    before = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(ValueError, match="width 32 there and 64 here"):
+        fit_in_folder(fresh(), tmp_path, data, settings={"width": 64}, epochs=4, **options)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_a_finished_folder_is_not_written_over(tmp_path):
+    assert free_folder(tmp_path / "run") == tmp_path / "run"
+    for name in ("run", "run-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    assert free_folder(tmp_path / "run") == tmp_path / "run-3"
+
+
+def test_the_curve_covers_all_resumptions(tmp_path):
+    with pytest.raises(ValueError, match="train first"):
+        plot_curve(tmp_path, tmp_path / "curve.png")
+    for version, steps in enumerate(["1,0.9,\n2,0.8,", "3,0.7,\n4,,0.75"]):
+        folder = tmp_path / f"logs/version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("step,loss,val_loss\n" + steps + "\n")
+    plot_curve(tmp_path, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,28 @@
+"""The code in the pages runs."""
+
+import re
+from pathlib import Path
+
+import torch
+
+PAGES = Path(__file__).parents[1]
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.S)
+
+
+def test_the_readme_s_lines_run():
+    index = torch.tensor([0, 0, 0, 1, 1])
+    names = {"x0": torch.randn(5, 8), "index": index, "num_items": 2}
+    (block,) = blocks("README.md")
+    exec(block.replace("steps=250", "steps=3"), names)
+    assert names["x"].shape == (44, 8) and names["loss"].isfinite()
+
+
+def test_a_circle_is_learned_from_the_page():
+    block = blocks("docs/your-data.md")[0]
+    names = {}
+    exec(block.replace("range(1500)", "range(300)"), names)
+    radius = names["x"].norm(dim=1)
+    assert abs(radius.mean() - 1) < 0.25 and radius.std() < 0.4
