@@ -223,7 +223,7 @@ def trainer(
 
 
 def free_folder(folder: str | os.PathLike[str], marker: str = "model.safetensors") -> Path:
-    """The folder itself, or, where a finished run has left its `marker`, the next free number after it."""
+    """The folder itself, or, where a finished run has left its `marker`, the next number after it."""
     wanted = folder = Path(folder)
     number = 1
     while (folder / marker).exists():
@@ -294,7 +294,11 @@ def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
 
     steps, losses = zip(*sorted(points["loss"].items()), strict=True)
     window = max(1, len(losses) // 50)
-    smooth = [sum(part) / len(part) for k in range(len(losses)) if (part := losses[max(0, k - window) : k + 1])]
+    smooth = [
+        sum(part) / len(part)
+        for k in range(len(losses))
+        if (part := losses[max(0, k - window) : k + 1])
+    ]
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()

@@ -122,4 +122,6 @@ class Muon(torch.optim.Optimizer):
         scale = torch._foreach_sqrt(squares)
         torch._foreach_div_(scale, (1 - beta2**step) ** 0.5)
         torch._foreach_add_(scale, group["eps"])
-        torch._foreach_addcdiv_(parameters, means, scale, -group["lr"] / (1 - beta1**step))
+        torch._foreach_addcdiv_(
+            list[Tensor](parameters), means, scale, -group["lr"] / (1 - beta1**step)
+        )

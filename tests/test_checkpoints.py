@@ -45,7 +45,7 @@ def test_a_network_of_one_s_own_is_handed_in(tmp_path):
 
     mine = GaussianDiffusion(Mine(3, 3))
     save(tmp_path / "m", mine)
-    with pytest.raises(ValueError, match="load\\(path, denoiser=...\\)"):
+    with pytest.raises(ValueError, match=r"load\(path, denoiser=\.\.\.\)"):
         load(tmp_path / "m")
     loaded, _ = load(tmp_path / "m", denoiser=Mine(3, 3))
     assert torch.equal(loaded.denoiser.weight, mine.denoiser.weight)
@@ -80,7 +80,10 @@ def test_bad_files_are_named(tmp_path):
         (lambda c: c.update(format=99), "upgrade"),
         (lambda c: c["schedule"].update(name="os.system"), "does not have"),
         (lambda c: c["denoiser"].update(name="os.system"), "not one of anydiff.denoisers"),
-        (lambda c: c["denoiser"]["config"].update(hidden=16), "arguments that the file was saved with"),
+        (
+            lambda c: c["denoiser"]["config"].update(hidden=16),
+            "arguments that the file was saved with",
+        ),
     ],
 )
 def test_a_config_can_name_nothing_but_anydiff_s_own(tmp_path, change, message):

@@ -17,7 +17,14 @@ FEATURES = 4
 ROUNDING = {"rtol": 1e-10, "atol": 1e-10}
 SMALL = {
     EGNN: {"features": FEATURES, "hidden": 16, "layers": 2},
-    PairNet: {"features": FEATURES, "hidden": 16, "pair": 12, "vectors": 5, "layers": 2, "bases": 8},
+    PairNet: {
+        "features": FEATURES,
+        "hidden": 16,
+        "pair": 12,
+        "vectors": 5,
+        "layers": 2,
+        "bases": 8,
+    },
 }
 every_network = pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.__name__)
 
@@ -60,6 +67,15 @@ def test_commutes_with_rotations_and_reflections(kind, sign):
     torch.testing.assert_close(
         net(moved(x_t, rotation), t, space=space), moved(out, rotation), **ROUNDING
     )
+
+
+@every_network
+def test_translations_change_nothing(kind):
+    net, (x_t, t, space) = network(kind), batch()
+    shift = torch.zeros(len(SIZES), x_t.shape[1])
+    shift[:, :3] = 3 * torch.randn(len(SIZES), 3)  # each item its own
+    out = net(x_t + shift[space.index], t, space=space)
+    torch.testing.assert_close(out, net(x_t, t, space=space), **ROUNDING)
 
 
 @every_network

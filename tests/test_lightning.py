@@ -48,8 +48,10 @@ def test_training_lowers_the_loss_and_leaves_averaged_weights(tmp_path):
     after = module.diffusion.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()
     assert after < 0.6 * before
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    average, current = (saved[k]["diffusion.denoiser.layers.0.weight"] for k in
-                        ("state_dict", "current_model_state"))
+    average, current = (
+        saved[k]["diffusion.denoiser.layers.0.weight"]
+        for k in ("state_dict", "current_model_state")
+    )
     assert not torch.equal(average, current)
     assert torch.equal(module.diffusion.denoiser.layers[0].weight, average)
     assert run.global_step == 240
@@ -96,7 +98,7 @@ def test_the_rate_rises_and_falls_to_zero(tmp_path):
 
 def test_minutes_end_a_run(tmp_path):
     run = fit(fresh(), tmp_path, minutes=0.02)
-    assert 0 < run.global_step and run.should_stop
+    assert run.global_step > 0 and run.should_stop
 
 
 def test_a_seed_repeats_a_run(tmp_path):

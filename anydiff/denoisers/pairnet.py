@@ -30,19 +30,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from anydiff.denoisers.rows import Bags, check_rows, context_rows, total
 from anydiff.spaces import Ragged
 
 __all__ = ["PairNet"]
 
 
 class Pairs(NamedTuple):
-    """The unordered pairs of a batch, and for every row the pairs that it is in.
+    """The unordered pairs of a batch, and for every row the pairs that it is in."""
 
-    All sums are over bags: bag k of (order, starts) is what order[starts[k]:starts[k + 1]] number.
-    """
-
-    ends: tuple[Tensor, Tensor]  # bag of a pair: its rows i < j
-    pairs: tuple[Tensor, Tensor]  # bag of a row: the pairs that it is in
+    ends: Bags  # bag of a pair: its rows i < j
+    pairs: Bags  # bag of a row: the pairs that it is in
     signs: tuple[Tensor, Tensor]  # 1 for i and −1 for j, in the order of `ends` and of `pairs`
 
     @classmethod
@@ -72,13 +70,8 @@ def pairs_of(space: Ragged) -> Pairs:
     return _pairs[space]
 
 
-def total(x: Tensor, bags: tuple[Tensor, Tensor], sign: Tensor | None) -> Tensor:
-    """The sum of the rows of each bag, several times as fast as index_add on a CPU."""
-    order, starts = bags
-    if len(order) == 0:
-        return x.new_zeros(len(starts), x.shape[1])
-    weight = None if sign is None else sign.to(x.dtype)
-    return F.embedding_bag(order, x.contiguous(), starts, mode="sum", per_sample_weights=weight)
+def signed_total(x: Tensor, bags: Bags, sign: Tensor | None) -> Tensor:
+    return total(x, bags, None if sign is None else sign.to(x.dtype))
 
 
 class ToPairs(Function):
@@ -87,7 +80,7 @@ class ToPairs(Function):
     @staticmethod
     def forward(ctx, x: Tensor, pairs: Pairs, signed: bool) -> Tensor:
         ctx.pairs, ctx.signed = pairs, signed
-        return total(x, pairs.ends, pairs.signs[0] if signed else None)
+        return signed_total(x, pairs.ends, pairs.signs[0] if signed else None)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -100,7 +93,7 @@ class ToRows(Function):
     @staticmethod
     def forward(ctx, z: Tensor, pairs: Pairs, signed: bool) -> Tensor:
         ctx.pairs, ctx.signed = pairs, signed
-        return total(z, pairs.pairs, pairs.signs[1] if signed else None)
+        return signed_total(z, pairs.pairs, pairs.signs[1] if signed else None)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -216,9 +209,11 @@ class PairNet(nn.Module):
         )
         self.pull = nn.Linear(pair, 1)
         self.skip = nn.Linear(64, 2)
-        for last in (self.readout[2], self.pull, self.skip):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        # nothing but the skip at first
+        for parameter in (
+            p for m in (self.readout[2], self.pull, self.skip) for p in m.parameters()
+        ):
+            nn.init.zeros_(parameter)
 
     def forward(
         self, x_t: Tensor, t: Tensor, *, space: Ragged, context: Tensor | None = None
@@ -231,7 +226,7 @@ class PairNet(nn.Module):
             space: The batch's space; gives its items and pairs.
             context: (N, context) or (B, context) conditions, where the network was built with any.
         """
-        self._check(x_t, t, space, context)
+        check_rows(x_t, t, space, context, self.features, self.context)
         pairs = pairs_of(space)
         x, f = x_t[:, :3], x_t[:, 3:]
         t = t.to(x_t.dtype)
@@ -245,8 +240,7 @@ class PairNet(nn.Module):
         time = self.time(self._time_features(t))
         columns = [2 * f, time[space.index]]
         if context is not None:
-            context = context.to(x_t.dtype)
-            columns.append(context if len(context) == len(x_t) else context[space.index])
+            columns.append(context_rows(context, space, x_t))
         h = self.embedding(torch.cat(columns, dim=1))
 
         V = h.new_zeros(len(h), 3, self.vectors)
@@ -278,30 +272,3 @@ class PairNet(nn.Module):
         return torch.cat(
             [2 * t - 1, *waves, torch.exp(-2 * (torch.log(t + 0.01) - centers) ** 2)], 1
         )
-
-    def _check(self, x_t: Tensor, t: Tensor, space: Ragged, context: Tensor | None) -> None:
-        if x_t.ndim != 2 or x_t.shape[1] != 3 + self.features:
-            raise ValueError(
-                f"x_t is {tuple(x_t.shape)}; expected (N, {3 + self.features}): rows of 3 "
-                f"positions and {self.features} features."
-            )
-        if len(x_t) != len(space.index):
-            raise ValueError(
-                f"x_t has {len(x_t)} rows but the space indexes {len(space.index)}; "
-                "build the space from the same batch."
-            )
-        if t.shape != (space.num_items,):
-            raise ValueError(
-                f"t is {tuple(t.shape)}; expected ({space.num_items},), one time for each item."
-            )
-        columns = 0 if context is None else context.shape[-1]
-        if columns != self.context:
-            raise ValueError(
-                f"context has {columns} columns but the network was built with "
-                f"context={self.context}; give (N, {self.context}) or (B, {self.context})."
-            )
-        if context is not None and len(context) not in (len(x_t), space.num_items):
-            raise ValueError(
-                f"context has {len(context)} rows; give one for each of the {len(x_t)} rows of "
-                f"x_t or one for each of the {space.num_items} items."
-            )
