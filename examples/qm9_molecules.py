@@ -131,6 +131,7 @@ def main() -> None:
         diffusion, extra = anydiff.load(checkpoint)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
+    print(f"drawing {args.num} molecules with {checkpoint}")
     folder.mkdir(parents=True, exist_ok=True)
 
     start = time.perf_counter()
