@@ -126,7 +126,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    r"""The schedule of the E(3) equivariant diffusion model for molecules.
+    r"""A polynomial, kept off both ends: the schedule of EDM (Hoogeboom et al.).
 
     .. math:: \alpha_t^2 = (1 - 2 s)\, (1 - t^p)^2 + s, \qquad \sigma_t^2 = 1 - \alpha_t^2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_equivariance import Reads
+from test_equivariance import FEATURES, ROUNDING, SIZES, Reads, batch
 from textbook_egnn import TextbookEGNN
 from torch import Tensor
 
@@ -16,10 +16,6 @@ from anydiff.denoisers.egnn import EGNN
 from anydiff.spaces import Ragged
 
 GOLDEN = Path(__file__).parent / "goldens" / "edm_egnn.npz"
-SIZES = [5, 1, 9, 2, 12]
-FEATURES = 4
-# float64; outputs are of order one
-ROUNDING = {"rtol": 1e-10, "atol": 1e-10}
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +34,6 @@ def network(**arguments) -> EGNN:
         if "head" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return net
-
-
-def batch(sizes=SIZES, seed=0) -> tuple[Tensor, Tensor, Ragged]:
-    generator = torch.Generator().manual_seed(seed)
-    space = Ragged.from_sizes(sizes, centered=3)
-    x_t = space.noise(torch.empty(sum(sizes), 3 + FEATURES), generator)
-    return x_t, torch.rand(len(sizes), generator=generator), space
-
-
-def moved(x: Tensor, rotation: Tensor) -> Tensor:
-    return torch.cat([x[:, :3] @ rotation.T, x[:, 3:]], dim=1)
 
 
 def padded(rows: Tensor, mask: Tensor) -> Tensor:
