@@ -186,8 +186,8 @@ class Ragged:
 
     def to(self, device: torch.device | str) -> Ragged:
         space = Ragged(self.index.to(device), self.num_items, self.centered)
-        if "edge_index" in self.__dict__:  # carry what is already built
-            space.__dict__["edge_index"] = self.edge_index.to(device)
+        for name in {"sizes", "ptr", "edge_index"} & self.__dict__.keys():  # what is already built
+            space.__dict__[name] = getattr(self, name).to(device)
         return space
 
     @cached_property

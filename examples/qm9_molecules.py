@@ -53,13 +53,21 @@ def arguments() -> argparse.Namespace:
     add("--devices", default="auto", help="how many, or which")
     add("--precision", default="32-true", help="of the training, bf16-mixed for instance")
     add("--strategy", default="auto", help="for several devices, ddp for instance")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ("minutes", "hidden", "layers", "batch_size", "lr", "steps", "num"):
+        if not getattr(args, name) > 0:
+            parser.error(
+                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be positive"
+            )
+    return args
 
 
 def train(args: argparse.Namespace, folder: Path) -> Path:
     """Train, or go on training, and return the file of the model."""
     molecules, atoms = load_qm9(args.data, args.root), Atoms(charge_scale=None)
     parts = split(len(atoms.check(molecules)))
+    if not min(map(len, parts)):
+        raise ValueError(f"{args.data} holds {len(molecules)} molecules; give at least 10.")
     seed_everything(args.seed, verbose=False)
     network = PairNet(atoms.features - 3, args.hidden, layers=args.layers)
     # more times at little noise, where bond lengths are settled

@@ -119,6 +119,7 @@ def test_to_moves_the_structure_and_keeps_what_is_built():
     edges = space.edge_index
     moved = space.to("cpu")
     assert torch.equal(moved.__dict__["edge_index"], edges) and moved.centered == 3
+    assert torch.equal(moved.__dict__["sizes"], space.sizes)
     assert torch.equal(Masked(MASK).to("cpu").mask, MASK)
 
 
