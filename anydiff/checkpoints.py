@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from anydiff import schedules
@@ -62,14 +63,16 @@ def save(
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     partial.write_bytes(to_bytes(tensors, metadata={"anydiff": json.dumps(config)}))
     os.replace(partial, path)
 
 
 def load(
-    path: str | os.PathLike[str], denoiser: nn.Module | None = None
+    path: str | os.PathLike[str],
+    denoiser: nn.Module | None = None,
+    schedule: Schedule | None = None,
 ) -> tuple[GaussianDiffusion, dict[str, Any]]:
     """Read a diffusion, in eval mode on the CPU, and what was kept beside it.
 
@@ -77,6 +80,7 @@ def load(
         path: A file that :func:`save` wrote.
         denoiser: The network to fill, for one of your own. One of `anydiff.denoisers` is built from
             the file's config.
+        schedule: The schedule, for one of your own.
 
     Returns:
         The diffusion and the dict `extra`.
@@ -112,9 +116,10 @@ def load(
         k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")
     }
     _check_shapes(path, network, weights)
-    network.load_state_dict(weights)
+    floating = [w.dtype for w in weights.values() if w.is_floating_point()]
+    network.to(floating[0] if floating else torch.get_default_dtype()).load_state_dict(weights)
 
-    schedule = _build_schedule(path, config["schedule"])
+    schedule = schedule or _build_schedule(path, config["schedule"])
     diffusion = GaussianDiffusion(network, schedule, config["prediction"])
     extra = config["extra"]
     extra |= {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
@@ -122,6 +127,8 @@ def load(
 
 
 def _describe(schedule: Schedule) -> dict[str, Any]:
+    if type(schedule).__name__ not in schedules.__all__:
+        return {"name": type(schedule).__name__, "config": None}  # load asks for it
     values = {f.name: getattr(schedule, f.name) for f in fields(schedule)}  # type: ignore[arg-type]
     values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in values.items()}
     return {"name": type(schedule).__name__, "config": values}
@@ -130,7 +137,8 @@ def _describe(schedule: Schedule) -> dict[str, Any]:
 def _build_schedule(path: str | os.PathLike[str], entry: dict[str, Any]) -> Schedule:
     if entry["name"] not in schedules.__all__:
         raise ValueError(
-            f"{path} uses the schedule {entry['name']!r}, which this anydiff does not have."
+            f"{path} uses the schedule {entry['name']!r}, which is not one of "
+            "anydiff.schedules; pass it as load(path, schedule=...)."
         )
     return getattr(schedules, entry["name"])(**entry["config"])
 

@@ -153,7 +153,7 @@ class GaussianDiffusion(nn.Module):
         like = torch.empty(tuple(shape), dtype=parameter.dtype, device=parameter.device)
         generator = generators(seed, like.device)
 
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()  # no dropout while drawing
         try:
             return sample(
@@ -166,4 +166,5 @@ class GaussianDiffusion(nn.Module):
                 progress=progress,
             )
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training

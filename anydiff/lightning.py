@@ -75,9 +75,9 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x0, space, cond = self.unpack(batch)
-        loss = self.diffusion.loss(
-            x0, space=space, generator=self._generator(0, self.global_step), **cond
-        )
+        # the batch too: several may add up to one step
+        generator = self._generator(0, self.global_step, batch_idx)
+        loss = self.diffusion.loss(x0, space=space, generator=generator, **cond)
         self.log("loss", loss.mean(), batch_size=len(loss))
         return loss.mean()
 
@@ -95,7 +95,9 @@ class DiffusionModule(LightningModule):
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / max(self.warmup, 1))
-            return rise * 0.5 * (1 + cos(pi * min(1.0, done(self.trainer))))
+            # at step 0 Lightning has not yet restored the loaders, and must not be asked for them
+            over = 0.0 if step == 0 else min(1.0, done(self.trainer))
+            return rise * 0.5 * (1 + cos(pi * over))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
@@ -114,6 +116,51 @@ def done(trainer: Trainer) -> float:
     if isfinite(total := trainer.estimated_stepping_batches):
         fractions.append(trainer.global_step / max(total, 1))
     return max(fractions)
+
+
+class Averaged(EMAWeightAveraging):
+    """Lightning's averaged weights, put back in their place when validation is interrupted."""
+
+    _swapped = False
+
+    def on_validation_epoch_start(self, *args: Any) -> None:
+        super().on_validation_epoch_start(*args)
+        self._swapped = True
+
+    def on_validation_epoch_end(self, *args: Any) -> None:
+        super().on_validation_epoch_end(*args)
+        self._swapped = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any) -> None:
+        if self._swapped:  # the checkpoint of the interruption is written after this
+            self.on_validation_epoch_end(trainer, pl_module)
+
+
+class AtTheEnd(Callback):
+    """A checkpoint of the end of the run. It comes before the averaged weights replace the others."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class PutBack(Callback):
+    """Gives the batch of a step that was broken off back to its loader, before that is saved."""
+
+    _step: int | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._step = None
+
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        loader = trainer.train_dataloader
+        if self._step == trainer.global_step and hasattr(loader, "put_back"):
+            loader.put_back()
 
 
 class RunBar(ProgressBar):
@@ -216,17 +263,18 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    ready: list[Callback] = [EMAWeightAveraging(use_buffers=False, decay=ema), checkpoint]
+    ready: list[Callback] = [AtTheEnd(folder / "last.ckpt"), Averaged(use_buffers=False, decay=ema)]
+    ready += [PutBack(), checkpoint]
     if flags.get("enable_progress_bar", True):
         ready.append(RunBar())
     return Trainer(callbacks=[*ready, *(callbacks or [])], **(options | flags))
 
 
-def free_folder(folder: str | os.PathLike[str], marker: str = "model.safetensors") -> Path:
-    """The folder itself, or, where a finished run has left its `marker`, the next number after it."""
+def free_folder(folder: str | os.PathLike[str], *markers: str) -> Path:
+    """The folder itself, or, where a run has left one of its `markers`, the next number after it."""
     wanted = folder = Path(folder)
     number = 1
-    while (folder / marker).exists():
+    while any((folder / marker).exists() for marker in markers):
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
     return folder
@@ -244,7 +292,8 @@ def fit(
     """Train in a folder, going on from ``folder/last.ckpt`` where a run was broken off there.
 
     Arguments:
-        train, valid: Loaders. One with `state_dict` and `load_state_dict` is resumed amid an epoch.
+        train, valid: Loaders. One with `state_dict` and `load_state_dict` is resumed amid an epoch,
+            and one with `put_back` also amid a step.
         settings: What must be the same when the run goes on, kept as ``folder/settings.json``.
         options: For :func:`trainer`.
 

@@ -114,14 +114,13 @@ class Muon(torch.optim.Optimizer):
         means, squares = [s["mean"] for s in states], [s["square"] for s in states]
         grads: list[Tensor] = [p.grad for p in parameters]  # type: ignore[misc]
         beta1, beta2 = group["betas"]
-        step = states[0]["step"]
+        corrections = [(1 - beta1 ** s["step"], (1 - beta2 ** s["step"]) ** 0.5) for s in states]
 
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
         scale = torch._foreach_sqrt(squares)
-        torch._foreach_div_(scale, (1 - beta2**step) ** 0.5)
+        torch._foreach_div_(scale, [second for _, second in corrections])
         torch._foreach_add_(scale, group["eps"])
-        torch._foreach_addcdiv_(
-            list[Tensor](parameters), means, scale, -group["lr"] / (1 - beta1**step)
-        )
+        sizes = [-group["lr"] / first for first, _ in corrections]
+        torch._foreach_addcdiv_(list[Tensor](parameters), means, scale, sizes)

@@ -5,8 +5,8 @@
     python examples/qm9_molecules.py --sample-only runs/qm9_molecules/model.safetensors --num 1000
 
 Everything lands in one folder: the model, the molecules as SDF, a picture of them, one denoising path
-as XYZ and GIF, the training curve and the table. Ctrl-C keeps what was learned; the same command goes
-on from there.
+as XYZ and GIF, the training curve and the table. Ctrl-C while it trains keeps what was learned; the
+same command goes on from there.
 """
 
 import argparse
@@ -34,7 +34,11 @@ def arguments() -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--data", default="5k", help="5k (shipped), full (130,831), or an .npz, .sdf or .xyz file")
+    add(
+        "--data",
+        default="5k",
+        help="5k (shipped), full (130,831), or an .npz, .sdf or .xyz file, of H, C, N, O, F",
+    )
     add("--root", help="folder of PyG's QM9 dataset, to take --data full from there")
     add("--minutes", type=float, default=5.0, help="how long to train")
     add("--epochs", type=int, help="train for so many passes, instead of --minutes")
@@ -47,9 +51,13 @@ def arguments() -> argparse.Namespace:
     add("--num", type=int, default=100, help="molecules to draw")
     add("--seed", type=int, default=0, help="of the weights, the noise and the draw")
     add("--out", type=Path, default=Path("runs/qm9_molecules"), help="folder for everything")
-    add("--resume", action="store_true", help="train the finished run in --out further")
+    add(
+        "--resume",
+        action="store_true",
+        help="train the run in --out on, to --minutes or --epochs in all",
+    )
     add("--sample-only", type=Path, metavar="CHECKPOINT", help="draw from a model.safetensors")
-    add("--accelerator", default="auto", help="cpu, gpu, mps or auto")
+    add("--accelerator", default="auto", choices=["auto", "cpu", "gpu"], help="where to run")
     add("--devices", default="auto", help="how many, or which")
     add("--precision", default="32-true", help="of the training, bf16-mixed for instance")
     add("--strategy", default="auto", help="for several devices, ddp for instance")
@@ -76,14 +84,16 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         f"{len(parts.train):,} molecules to learn from, {len(parts.valid):,} to check with; "
         f"{sum(p.numel() for p in network.parameters()):,} parameters"
     )
-    fit(
+    run = fit(
         DiffusionModule(
             diffusion, atoms.unpack, lr=args.lr, warmup=200, seed=args.seed, optimizer=Muon
         ),
         folder,
         loader(molecules.subset(parts.train), args.batch_size, seed=args.seed),
         loader(molecules.subset(parts.valid), args.batch_size, shuffle=False),
-        settings={k: getattr(args, k) for k in ("data", "hidden", "layers", "batch_size", "seed")},
+        settings={
+            k: getattr(args, k) for k in ("data", "hidden", "layers", "batch_size", "lr", "seed")
+        },
         minutes=None if args.epochs else args.minutes,
         epochs=args.epochs,
         ema=0.995,
@@ -93,10 +103,15 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         use_distributed_sampler=False,  # the loader shares its batches out itself
         **{k: getattr(args, k) for k in ("accelerator", "devices", "precision", "strategy")},
     )
+    if not run.is_global_zero:  # the other processes of several have done their part
+        raise SystemExit
     sizes = SizeDistribution.from_sizes(molecules.sizes[parts.train])
     extra = {"atoms": atoms.config, "sizes": sizes.counts, "data": args.data, "root": args.root}
     anydiff.save(folder / "model.safetensors", diffusion, extra)
-    plot_curve(folder, folder / "curve.png")
+    try:
+        plot_curve(folder, folder / "curve.png")
+    except ValueError as error:  # a run of a few steps, or one that diverged
+        print(f"no curve: {error}")
     return folder / "model.safetensors"
 
 
@@ -112,8 +127,7 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict) ->
         if not rows:  # the first molecule of the first batch
             path.append(atoms.decode(p.x_s[: sizes[0]].cpu()))
 
-    gpu = args.accelerator in ("gpu", "auto") and torch.cuda.is_available()
-    device = "cuda" if gpu else "mps" if args.accelerator == "mps" else "cpu"
+    device = "cuda" if args.accelerator == "gpu" else "cpu"
     diffusion.to(device)
     for start in range(0, args.num, 100):
         space = Ragged.from_sizes(sizes[start : start + 100], centered=3, device=device)
@@ -133,8 +147,13 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict) ->
 def main() -> None:
     args = arguments()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    folder = args.out if args.resume else free_folder(args.out)
+    if args.accelerator == "auto":
+        args.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    markers = ["model.safetensors", "samples.sdf", *["last.ckpt"] * bool(args.sample_only)]
+    folder = args.out if args.resume else free_folder(args.out, *markers)
     try:
+        if args.resume and not (folder / "last.ckpt").exists():
+            raise ValueError(f"{folder} holds no last.ckpt to go on from; leave --resume out.")
         checkpoint = args.sample_only or train(args, folder)
         diffusion, extra = anydiff.load(checkpoint)
     except (ValueError, OSError, ImportError) as error:

@@ -55,6 +55,21 @@ def test_a_network_of_one_s_own_is_handed_in(tmp_path):
         save(tmp_path / "n", GaussianDiffusion(nn.Identity()))
 
 
+def test_a_schedule_of_one_s_own_is_handed_in(tmp_path):
+    class Mine(Cosine):
+        pass
+
+    save(tmp_path / "m", small(Mine()))
+    with pytest.raises(ValueError, match=r"load\(path, schedule=\.\.\.\)"):
+        load(tmp_path / "m")
+    assert isinstance(load(tmp_path / "m", schedule=Mine())[0].schedule, Mine)
+
+
+def test_weights_keep_their_type(tmp_path):
+    save(tmp_path / "m", small().double())
+    assert next(load(tmp_path / "m")[0].parameters()).dtype == torch.float64
+
+
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         load(tmp_path / "absent")
@@ -78,7 +93,7 @@ def test_bad_files_are_named(tmp_path):
     "change, message",
     [
         (lambda c: c.update(format=99), "upgrade"),
-        (lambda c: c["schedule"].update(name="os.system"), "does not have"),
+        (lambda c: c["schedule"].update(name="os.system"), "not one of anydiff.schedules"),
         (lambda c: c["denoiser"].update(name="os.system"), "not one of anydiff.denoisers"),
         (
             lambda c: c["denoiser"]["config"].update(hidden=16),

@@ -127,3 +127,7 @@ def test_sampling_leaves_the_training_mode_and_draws_without_dropout():
     diffusion.train()
     once, again = (diffusion.sample((2, 8), steps=3, seed=0) for _ in range(2))
     assert torch.equal(once, again) and diffusion.training
+
+    diffusion.denoiser.eval()  # a frozen part stays frozen
+    diffusion.sample((2, 8), steps=3, seed=0)
+    assert diffusion.training and not diffusion.denoiser.training

@@ -20,6 +20,11 @@ def test_the_readme_s_lines_run():
     assert names["x"].shape == (44, 8) and names["loss"].isfinite()
 
 
+def test_nothing_is_left_to_fill_in():
+    pages = [PAGES / "README.md", *(PAGES / "docs").glob("*.md")]
+    assert not [p.name for p in pages if re.search(r"@[A-Z]+@", p.read_text())]
+
+
 def test_a_circle_is_learned_from_the_page():
     block = blocks("docs/your-data.md")[0]
     names = {}

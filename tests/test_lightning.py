@@ -78,6 +78,59 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_a_run_cut_amid_an_epoch_goes_on_with_the_next_batch(tmp_path):
+    from pytorch_lightning.callbacks import Callback
+
+    from anydiff.data.molecule_batches import MoleculeLoader, SizeBatchSampler
+
+    class Kill(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 6:  # four make an epoch
+                raise KeyboardInterrupt
+
+    def run(module, folder, callbacks=None):
+        batches = SizeBatchSampler([1] * 64, 16, seed=3)
+        data = MoleculeLoader(DATA, batch_sampler=batches)
+        options = {"accelerator": "cpu", "enable_progress_bar": False, "save_every": 0.0}
+        fit_in_folder(module, folder, data, epochs=4, callbacks=callbacks, **options)
+
+    whole, resumed = fresh(), fresh()
+    run(whole, tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(fresh(), tmp_path / "cut", [Kill()])
+    run(resumed, tmp_path / "cut")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_interrupted_validation_leaves_the_weights_in_their_places(tmp_path):
+    module = fresh()
+
+    def broken(batch, batch_idx):
+        raise KeyboardInterrupt
+
+    module.validation_step = broken
+    data = DataLoader(DATA, batch_size=16)
+    flags = {"accelerator": "cpu", "enable_progress_bar": False}
+    run = trainer(tmp_path, epochs=3, ema=0.9, **flags)
+    with pytest.raises(SystemExit):
+        run.fit(module, data, data)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    # four steps of 0.9 leave the average far behind the weights, which have gone further
+    start = fresh().diffusion.denoiser.layers[0].weight
+    name = "diffusion.denoiser.layers.0.weight"
+    moved = {k: (saved[k][name] - start).norm() for k in ("state_dict", "current_model_state")}
+    assert moved["current_model_state"] > 1.5 * moved["state_dict"]
+
+
+def test_the_end_of_a_run_is_kept(tmp_path):
+    data = DataLoader(DATA, batch_size=16)
+    flags = {"accelerator": "cpu", "enable_progress_bar": False}
+    run = trainer(tmp_path, epochs=2, **flags)  # over long before the first minute
+    run.fit(fresh(), data)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 8
+
+
 def test_the_rate_rises_and_falls_to_zero(tmp_path):
     from pytorch_lightning.callbacks import Callback
 
@@ -128,11 +181,11 @@ def test_a_folder_is_gone_on_with_unless_its_settings_differ(tmp_path, capsys):
 
 
 def test_a_finished_folder_is_not_written_over(tmp_path):
-    assert free_folder(tmp_path / "run") == tmp_path / "run"
+    assert free_folder(tmp_path / "run", "a", "model.safetensors") == tmp_path / "run"
     for name in ("run", "run-2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").touch()
-    assert free_folder(tmp_path / "run") == tmp_path / "run-3"
+    assert free_folder(tmp_path / "run", "a", "model.safetensors") == tmp_path / "run-3"
 
 
 def test_the_curve_covers_all_resumptions(tmp_path):

@@ -43,6 +43,18 @@ def test_the_others_step_as_torch_s_adam_does():
     assert torch.allclose(ours, theirs, atol=1e-12)
 
 
+def test_a_parameter_that_joins_late_steps_as_if_alone():
+    early, late, alone = (nn.Parameter(torch.zeros(3).double()) for _ in range(3))
+    both, single = Muon([late, early], adam_lr=0.01), Muon([alone], adam_lr=0.01)
+    early.grad = draw((3,))
+    for _ in range(50):
+        both.step()
+    late.grad, alone.grad = draw((3,), 1), draw((3,), 1)
+    both.step()
+    single.step()
+    assert torch.allclose(late, alone, rtol=1e-12)
+
+
 def test_it_descends_and_its_state_round_trips():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 32)).double()

@@ -194,6 +194,10 @@ class MoleculeLoader(DataLoader):
     def state_dict(self) -> dict[str, int]:
         return self.batch_sampler.state_dict()  # type: ignore[union-attr]
 
+    def put_back(self) -> None:
+        """Count the last batch as not used."""
+        self.batch_sampler.step -= 1  # type: ignore[union-attr]
+
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.batch_sampler.load_state_dict(state)  # type: ignore[union-attr]
 

@@ -9,9 +9,10 @@ V̂ = V / √(1 + mean \|V\|²), a layer computes
     V_i  += Σ_j u_ij (S z_ij) / √n                                                   vectors
     h_i  += δ_i,   V_i += g_i k_i,   δ_i, g_i = MLP(h_i, m_i, ⟨k_i, q_i⟩, \|r_i\|)     points
 
-where a and b are linear in h, and k, q, r are linear in V̂ across the C channels. p_ij starts as a
-linear map of Gaussians of exp(−d_ij / 2), narrow where bonds are and wide beyond. The dot products
-tell a pair about the directions of its neighbours, hence about angles.
+where a and b are linear in LayerNorm(h), which the MLP sees too, and k, q, r are linear in V̂ across
+the C channels. p_ij starts as a linear map of Gaussians of exp(−d_ij / 2), narrow where bonds are
+and wide beyond. The dot products tell a pair about the directions of its neighbours, hence about
+angles.
 
 Everything is built from distances, differences and linear maps of vectors, so the output rotates,
 reflects and permutes with the input. The geometry is that of the input in every layer: its part of
@@ -152,8 +153,8 @@ class PairNet(nn.Module):
     r"""A denoiser for batches of point clouds whose cost lies in one narrow state for each pair.
 
     Rotations and reflections of the input positions act on the position part of the output alone;
-    translations change nothing. Both parts start as t times the input, the best guess of the noise
-    for data of unit size, and learn the rest.
+    translations change nothing. Both parts start as t times the input, roughly the best linear
+    guess of the noise, and learn the rest: the network is made for `eps`.
 
     Arguments:
         features: Feature columns after the three of the position.
