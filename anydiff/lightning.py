@@ -158,9 +158,9 @@ class PutBack(Callback):
         self._step = None
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        loader = trainer.train_dataloader
-        if self._step == trainer.global_step and hasattr(loader, "put_back"):
-            loader.put_back()
+        put_back = getattr(trainer.train_dataloader, "put_back", None)
+        if put_back is not None and self._step == trainer.global_step:
+            put_back()
 
 
 class RunBar(ProgressBar):
