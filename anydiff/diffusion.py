@@ -115,7 +115,8 @@ class GaussianDiffusion(nn.Module):
 
         a, b = self.coefficients(alpha, sigma)
         y = a * x0 + b * eps
-        error = space.sum((y - self.denoise(x_t, t, space, **cond)).square()) / dim
+        squares = space.sum((y - self.denoise(x_t, t, space, **cond)).square())
+        error = squares / dim.clamp(min=1)  # an item of no dimension has no error, not 0 / 0
         return error if self.weighting is None else self.weighting(self.schedule.logsnr(t)) * error
 
     def predictor(self, space: Space = Dense(), **cond: Any) -> Predictor:  # noqa: B008

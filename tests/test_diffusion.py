@@ -131,3 +131,9 @@ def test_sampling_leaves_the_training_mode_and_draws_without_dropout():
     diffusion.denoiser.eval()  # a frozen part stays frozen
     diffusion.sample((2, 8), steps=3, seed=0)
     assert diffusion.training and not diffusion.denoiser.training
+
+
+def test_an_item_without_dimension_has_no_loss():
+    space = Ragged.from_sizes([1, 4], centered=3)  # a single point, centred, is nowhere else
+    loss = GaussianDiffusion(Zero()).loss(draw((5, 3)), space=space)
+    assert loss[0] == 0 and loss[1] > 0
