@@ -8,9 +8,12 @@ from anydiff.spaces import Space
 
 SIZES = [1, 4, 2, 7]
 MASK = torch.arange(7)[None] < torch.tensor(SIZES)[:, None]
+OBSERVED = torch.rand(4, 7, 3, generator=torch.Generator().manual_seed(5)) < 0.7
+OBSERVED[3, 2] = False  # a row of which nothing is known
 SPACES = {
     "dense": (Dense(), (4, 3, 5)),
     "masked": (Masked(MASK), (4, 7, 3)),
+    "observed": (Masked(MASK, OBSERVED), (4, 7, 3)),
     "ragged": (Ragged.from_sizes(SIZES), (14, 5)),
     "centered": (Ragged.from_sizes(SIZES, centered=3), (14, 5)),
 }
@@ -61,7 +64,8 @@ def test_an_items_noise_does_not_depend_on_its_batch(space, shape):
         alone = Ragged.from_sizes([SIZES[3]], centered=space.centered)
         assert torch.equal(alone.noise(x[-SIZES[3] :], generators()[3:]), z[-SIZES[3] :])
     elif isinstance(space, Masked):
-        alone = Masked(torch.ones(1, 4, dtype=torch.bool))
+        observed = None if space.observed is None else space.observed[1:2, :4]
+        alone = Masked(torch.ones(1, 4, dtype=torch.bool), observed)
         assert torch.equal(alone.noise(x[1:2, :4], generators()[1:2])[0], z[1, :4])
     else:
         assert torch.equal(space.noise(x[2:3], generators()[2:3])[0], z[2])
@@ -87,6 +91,34 @@ def test_masked_padding_never_counts():
     spoiled = x.masked_fill(~MASK[..., None], float("nan"))
     assert torch.equal(space.sum(spoiled), space.sum(x))
     assert torch.equal(space.dim(x), 3.0 * torch.tensor(SIZES))
+
+
+def test_what_was_not_observed_never_counts():
+    space, x = Masked(MASK, OBSERVED), draw((4, 7, 3))
+    known = MASK[..., None] & OBSERVED
+    assert torch.equal(space.valid, known)
+    spoiled = x.masked_fill(~known, float("nan"))
+    assert torch.equal(space.sum(spoiled), space.sum(x))
+    assert torch.equal(space.project(spoiled), space.project(x))
+    assert torch.equal(space.dim(x), known.sum((1, 2)).double())
+    assert space.lengths.tolist() == SIZES  # an unobserved row is still a row in time
+    everything = Masked(MASK, torch.ones_like(OBSERVED))
+    assert torch.equal(everything.dim(x), Masked(MASK).dim(x))
+    assert torch.equal(everything.project(x), Masked(MASK).project(x))
+
+
+def test_what_is_observed_does_not_change_the_noise_of_the_rest():
+    x = torch.empty(4, 7, 3, dtype=torch.float64)
+    whole, part = Masked(MASK), Masked(MASK, OBSERVED)
+    z = whole.noise(x, generators())
+    assert torch.equal(part.noise(x, generators()), part.project(z))
+
+
+def test_masked_from_lengths():
+    assert torch.equal(Masked.from_lengths(SIZES).mask, MASK)
+    assert torch.equal(Masked.from_lengths(torch.tensor(SIZES), size=7).mask, MASK)
+    wide = Masked.from_lengths(SIZES, size=9)
+    assert wide.mask.shape == (4, 9) and wide.lengths.tolist() == SIZES
 
 
 def test_ragged_structure():
@@ -121,6 +153,8 @@ def test_to_moves_the_structure_and_keeps_what_is_built():
     assert torch.equal(moved.__dict__["edge_index"], edges) and moved.centered == 3
     assert torch.equal(moved.__dict__["sizes"], space.sizes)
     assert torch.equal(Masked(MASK).to("cpu").mask, MASK)
+    assert torch.equal(Masked(MASK, OBSERVED).to("cpu").observed, OBSERVED)
+    assert Masked(MASK, OBSERVED).to("meta").observed.is_meta
 
 
 @pytest.mark.parametrize(
@@ -133,6 +167,12 @@ def test_to_moves_the_structure_and_keeps_what_is_built():
         ),
         (lambda: Masked(MASK.float()), "boolean"),
         (lambda: Masked(MASK).project(draw((4, 6, 3))), "same batch"),
+        (lambda: Masked(MASK, OBSERVED.float()), "boolean"),
+        (lambda: Masked(MASK, OBSERVED[:, :6]), r"boolean tensor \(4, 7, C\)"),
+        (lambda: Masked(MASK, OBSERVED).noise(draw((4, 7, 2))), "observed is"),
+        (lambda: Masked.from_lengths([3, 0]), "at least 1"),
+        (lambda: Masked.from_lengths([]), "at least 1"),
+        (lambda: Masked.from_lengths([3, 5], size=4), "size is 4 but the longest item has 5"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(call, message):

@@ -8,13 +8,15 @@ objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
+
+from .batches import EpochBatches, ResumableLoader, as_made
+from .batches import ranks as _ranks
 
 if TYPE_CHECKING:
     from .molecules import Molecules
@@ -22,14 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MoleculeDataset", "MoleculeLoader", "SizeBatchSampler", "loader"]
 
 
-def _ranks() -> tuple[int, int]:
-    """This process's number, and of how many."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-class SizeBatchSampler(Sampler[list[int]]):
+class SizeBatchSampler(EpochBatches):
     """Batches of level cost, the cost of a molecule of n atoms being n² (its pairs).
 
     Molecules are dealt like cards: ordered by size with ties shuffled, every group of K
@@ -38,12 +33,7 @@ class SizeBatchSampler(Sampler[list[int]]):
     and the number of batches doesn't change from epoch to epoch. Every molecule is used once in an
     epoch. Without shuffling, batches are consecutive molecules.
 
-    The order depends on (seed, epoch) alone. When an epoch ends, or is broken off, the next one
-    begins by itself; `state_dict` between two steps and `load_state_dict` go on with the batch that
-    was next.
-
-    Where several processes train together, each takes every so-manyth batch; batches that don't
-    share out evenly are left out of that epoch.
+    Epochs, seeds, resumption and several processes are as in :class:`EpochBatches`.
 
     Arguments:
         sizes: (M,), atoms of each molecule.
@@ -72,11 +62,8 @@ class SizeBatchSampler(Sampler[list[int]]):
             raise ValueError(
                 f"budget is {budget} but the largest molecule alone costs {self.cost.max()}."
             )
-        self.batch_size, self.budget = batch_size, budget
-        self.seed, self.shuffle = int(seed), shuffle
-        self.epoch = self.step = 0
-        self._resumed = False
-        self._num_batches = self._count_dealt() if shuffle else len(self._consecutive())
+        self.batch_size, self.budget, self.shuffle = batch_size, budget, shuffle
+        super().__init__(self._count_dealt() if shuffle else len(self._consecutive()), seed=seed)
 
     def _dealt_bound(self, num: int) -> int:
         """The most that any dealing into `num` batches can cost: each group's largest, summed."""
@@ -95,13 +82,12 @@ class SizeBatchSampler(Sampler[list[int]]):
                 low = middle + 1
         return low
 
-    def _dealt(self) -> list[np.ndarray]:
-        rng = np.random.default_rng((self.seed, self.epoch))
+    def _dealt(self, rng: np.random.Generator) -> list[np.ndarray]:
         shuffled = rng.permutation(len(self.cost))
         order = shuffled[np.argsort(self.cost[shuffled], kind="stable")]
-        missing = -len(order) % self._num_batches
+        missing = -len(order) % self.num_batches
         order = np.concatenate([np.full(missing, -1), order])  # gaps take the place of small ones
-        groups = rng.permuted(order.reshape(-1, self._num_batches), axis=1)
+        groups = rng.permuted(order.reshape(-1, self.num_batches), axis=1)
         batches = rng.permuted(groups.T, axis=1)
         return [batch[batch >= 0] for batch in batches]
 
@@ -116,39 +102,11 @@ class SizeBatchSampler(Sampler[list[int]]):
             cuts.append(int(np.searchsorted(total, limit, side="right")) - 1)
         return np.split(numbers, cuts[1:-1])
 
-    def __len__(self) -> int:
-        return max(1, self._num_batches // _ranks()[1])
+    def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
+        return self._dealt(rng) if self.shuffle else self._consecutive()
 
-    def __iter__(self) -> Iterator[list[int]]:
-        if self.step > 0 and not self._resumed:  # the last epoch was broken off
-            self.epoch, self.step = self.epoch + 1, 0
-        self._resumed = False
-        rank, world = _ranks()
-        batches = self._dealt() if self.shuffle else self._consecutive()
-        batches = batches[rank % len(batches) :: world][: len(self)]
-        while self.step < len(batches):
-            self.step += 1
-            yield batches[self.step - 1].tolist()
-        self.epoch, self.step = self.epoch + 1, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch; one that `load_state_dict` put under way goes on where it was."""
-        if not (self._resumed and epoch == self.epoch):
-            self.epoch, self.step, self._resumed = int(epoch), 0, False
-
-    def state_dict(self) -> dict[str, int]:
-        done = self.step == len(self)
-        epoch, step = (self.epoch + 1, 0) if done else (self.epoch, self.step)
-        return {"seed": self.seed, "epoch": epoch, "step": step, "batches": len(self)}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        if state["batches"] != len(self):
-            raise ValueError(
-                f"the saved state has {state['batches']} batches an epoch, here are {len(self)}; "
-                "give the same molecules and batch size."
-            )
-        self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]
-        self._resumed = True
+    def _ranks(self) -> tuple[int, int]:
+        return _ranks()
 
 
 class MoleculeDataset(Dataset):
@@ -188,22 +146,7 @@ class MoleculeDataset(Dataset):
         return batch
 
 
-class MoleculeLoader(DataLoader):
-    """A `DataLoader` that can say where it is in an epoch, and go on from there."""
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batch_sampler.state_dict()  # type: ignore[union-attr]
-
-    def put_back(self) -> None:
-        """Count the last batch as not used."""
-        self.batch_sampler.step -= 1  # type: ignore[union-attr]
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batch_sampler.load_state_dict(state)  # type: ignore[union-attr]
-
-
-def _same(batch: Any) -> Any:
-    return batch
+MoleculeLoader = ResumableLoader
 
 
 def loader(
@@ -229,5 +172,5 @@ def loader(
     sampler = SizeBatchSampler(molecules.sizes, size, budget, seed=seed, shuffle=shuffle)
     dataset = MoleculeDataset(molecules)
     return MoleculeLoader(
-        dataset, batch_sampler=sampler, collate_fn=_same, num_workers=num_workers, **kwargs
+        dataset, batch_sampler=sampler, collate_fn=as_made, num_workers=num_workers, **kwargs
     )

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..spaces import Ragged
 from .molecule_batches import MoleculeDataset, SizeBatchSampler, loader
+from .sizes import SizeDistribution
 
 __all__ = [
     "Atoms",
@@ -325,46 +326,3 @@ class Atoms:
             raise ValueError(f"x has {len(x)} rows but the space indexes {len(space.index)}.")
         elements = torch.tensor(self.elements, device=x.device)
         return x[:, :3], elements[x[:, 3 : 3 + len(self.elements)].argmax(1)]
-
-
-@dataclass(frozen=True, eq=False)
-class SizeDistribution:
-    """How many molecules have n atoms, to draw sizes from.
-
-    Arguments:
-        counts: (n_max + 1,), counts[n] molecules with n atoms. It is the whole state: save it with
-            a checkpoint.
-    """
-
-    counts: Tensor
-
-    def __post_init__(self) -> None:
-        counts = torch.as_tensor(self.counts)
-        if counts.ndim != 1 or len(counts) < 2 or counts[0] != 0 or bool((counts < 0).any()):
-            raise ValueError("counts must be (n_max + 1,), none negative and none for size 0.")
-        if not counts.sum() > 0:
-            raise ValueError("counts are all zero; there are no sizes to draw from.")
-        object.__setattr__(self, "counts", counts.to(torch.long).cpu())
-
-    @classmethod
-    def from_sizes(cls, sizes: Sequence[int] | np.ndarray | Tensor) -> SizeDistribution:
-        return cls(torch.bincount(torch.as_tensor(sizes, dtype=torch.long)))
-
-    def sample(self, num: int, generator: Generator | None = None) -> Tensor:
-        """`num` sizes, (num,)."""
-        weights = self.counts.to(torch.float64)
-        if generator is not None:
-            weights = weights.to(generator.device)
-        return torch.multinomial(weights, num, replacement=True, generator=generator)
-
-    def log_prob(self, n: Tensor) -> Tensor:
-        """log p(n) in nats, shaped like n; -inf where no molecule had that size."""
-        log_p = (self.counts.to(torch.float64) / self.counts.sum()).log().to(n.device)
-        inside = n.clamp(0, len(log_p) - 1)  # log_p[0] is -inf
-        return torch.where(n < len(log_p), log_p[inside], -torch.inf)
-
-    @property
-    def entropy(self) -> float:
-        """H[N] in nats."""
-        p = self.counts[self.counts > 0].to(torch.float64) / self.counts.sum()
-        return float(-(p * p.log()).sum())

@@ -19,11 +19,22 @@ Readers and writers are in :mod:`anydiff.data.stroke_files` and :mod:`anydiff.da
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["SketchError", "Sketches"]
+__all__ = [
+    "SketchError",
+    "Sketches",
+    "from_stroke3",
+    "from_stroke5",
+    "resample",
+    "scale",
+    "simplify",
+    "to_stroke3",
+    "to_stroke5",
+]
 
 
 class SketchError(ValueError):
@@ -79,7 +90,9 @@ class Sketches:
     def _check_offsets(self, field: str, offsets: np.ndarray, count: int, of: str) -> None:
         whole = "sketch" if of == "stroke" else "stroke"
         if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != count:
-            raise SketchError(f"{self.name}: {field} must run from 0 to {count}, the {of}s there are.")
+            raise SketchError(
+                f"{self.name}: {field} must run from 0 to {count}, the {of}s there are."
+            )
         if (short := np.diff(offsets) < 1).any():
             where = f"{whole} {int(np.argmax(short))}"
             if whole == "stroke":
@@ -114,18 +127,18 @@ class Sketches:
             raise IndexError(f"sketch {m} of {len(self)}")
         m %= len(self)
         cuts = self.strokes[self.offsets[m] : self.offsets[m + 1] + 1]
-        return [self.points[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [self.points[a:b] for a, b in pairwise(cuts)]
 
     def subset(self, numbers: Sequence[int] | np.ndarray) -> Sketches:
         """These sketches, in this order; a boolean mask (M,) too."""
-        numbers = np.arange(len(self))[np.asarray(numbers)]
-        strokes = _ranges(self.offsets[numbers], self.offsets[numbers + 1])
+        chosen = np.arange(len(self))[np.asarray(numbers) if len(numbers) else slice(0)]
+        strokes = _ranges(self.offsets[chosen], self.offsets[chosen + 1])
         points = _ranges(self.strokes[strokes], self.strokes[strokes + 1])
         return Sketches(
             self.points[points],
             np.concatenate([[0], np.cumsum(np.diff(self.strokes)[strokes])]),
-            np.concatenate([[0], np.cumsum(np.diff(self.offsets)[numbers])]),
-            None if self.labels is None else [self.labels[n] for n in numbers],
+            np.concatenate([[0], np.cumsum(np.diff(self.offsets)[chosen])]),
+            None if self.labels is None else [self.labels[n] for n in chosen],
             None if self.times is None else self.times[points],
             self.name,
         )
@@ -136,3 +149,245 @@ def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     sizes = last - first
     begin = np.cumsum(sizes) - sizes
     return np.arange(sizes.sum()) + np.repeat(first - begin, sizes)
+
+
+# geometry --------------------
+
+
+def resample(
+    sketches: Sketches, spacing: float | None = None, points: int | None = None
+) -> Sketches:
+    """Points at equal distances along each stroke; first and last points stay where they are.
+
+    Corners between the new points are cut. Times, if there are any, go along with the points.
+
+    Arguments:
+        spacing: The distance at most: a stroke of length l gets ⌈l / spacing⌉ + 1 points, at least 2.
+            A dot (one point) stays one.
+        points: Or: the number for every stroke, at least 2. A dot becomes that many equal points.
+    """
+    if (spacing is None) == (points is None):
+        raise ValueError("give either spacing or points.")
+    if spacing is not None and not spacing > 0:
+        raise ValueError(f"spacing is {spacing}; it should be above 0, in the points' units.")
+    if points is not None and points < 2:
+        raise ValueError(f"points is {points}; a stroke should get 2 or more.")
+    p, first, last = (
+        sketches.points.astype(np.float64),
+        sketches.strokes[:-1],
+        sketches.strokes[1:] - 1,
+    )
+    if len(p) == 0:
+        return sketches
+    steps = np.zeros(len(p))  # from each point to the next of its stroke
+    steps[:-1] = np.hypot(*np.diff(p, axis=0).T)
+    steps[last] = 0
+    lengths = np.add.reduceat(steps, first)
+    if spacing is None:
+        n = np.full(len(first), points)
+    else:
+        n = np.where(
+            first == last, 1, np.maximum(np.ceil(lengths / spacing).astype(np.int64) + 1, 2)
+        )
+
+    # one running length for all strokes; each new point is looked up among those of its own stroke
+    along = np.cumsum(steps) - steps
+    which = np.repeat(np.arange(len(n)), n)
+    strokes = np.concatenate([[0], np.cumsum(n)])
+    share = (np.arange(len(which)) - strokes[which]) / np.maximum(n - 1, 1)[which]
+    target = along[first][which] + share * lengths[which]
+    left = np.searchsorted(along, target, side="right") - 1
+    left = left.clip(first[which], np.maximum(first, last - 1)[which])
+    right = np.minimum(left + 1, last[which])
+    part = ((target - along[left]) / np.where(steps[left] > 0, steps[left], 1)).clip(0, 1)
+
+    def between(values: np.ndarray) -> np.ndarray:
+        a, b, t = values[left], values[right], part.reshape(-1, *[1] * (values.ndim - 1))
+        new = a + t * (b - a)
+        new[strokes[1:] - 1] = values[last]
+        new[strokes[:-1]] = values[first]  # after the last: a dot is its first point
+        return new
+
+    times = None if sketches.times is None else between(np.asarray(sketches.times, np.float64))
+    return replace(
+        sketches, points=between(p).astype(sketches.points.dtype), strokes=strokes, times=times
+    )
+
+
+def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketches:
+    """Each sketch moved and scaled so that the longer side of its box is `size`.
+
+    Arguments:
+        size: In whatever units are wanted; the aspect stays. A sketch that is one spot is only moved.
+        center: The middle of the box goes to the origin; otherwise its upper left corner does.
+    """
+    if not 0 < size < np.inf:
+        raise ValueError(f"size is {size}; it should be above 0.")
+    if len(sketches) == 0:
+        return sketches
+    begin = sketches.strokes[sketches.offsets]
+    points = sketches.points.astype(np.float64)
+    low = np.minimum.reduceat(points, begin[:-1])
+    high = np.maximum.reduceat(points, begin[:-1])
+    side = (high - low).max(1, keepdims=True)
+    origin = low + (high - low) / 2 if center else low
+    sizes = np.diff(begin)
+    factor = size / np.where(side > 0, side, size)
+    points = (points - np.repeat(origin, sizes, 0)) * np.repeat(factor, sizes, 0)
+    return replace(sketches, points=points.astype(sketches.points.dtype))
+
+
+def simplify(sketches: Sketches, epsilon: float) -> Sketches:
+    """Leaves out points of strokes that lie within `epsilon` of what remains.
+
+    Ramer–Douglas–Peucker, all strokes at once: a piece of a stroke is cut at its point farthest from
+    the straight line between its ends as long as that is more than `epsilon` away. The distance is
+    to the line *segment*, so a stroke that turns back keeps its turning point. First and last points
+    stay, with their times.
+
+    References:
+        Algorithms for the reduction of the number of points required to represent a digitized line
+        or its caricature (Douglas, Peucker, 1973). https://doi.org/10.3138/FM57-6770-U75U-7727
+    """
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon is {epsilon}; it should be 0 or more, in the points' units.")
+    points = sketches.points
+    keep = np.zeros(len(points), bool)
+    first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
+    keep[first] = keep[last] = True
+
+    while True:
+        inner = last - first > 1
+        first, last = first[inner], last[inner]
+        if len(first) == 0:
+            break
+        sizes = last - first - 1
+        begin = np.cumsum(sizes) - sizes
+        which = np.repeat(np.arange(len(sizes)), sizes)
+        numbers = _ranges(first + 1, last)
+        away = _to_segment(points[numbers], points[first][which], points[last][which])
+        most = np.maximum.reduceat(away, begin)
+        candidates = np.flatnonzero(away == most[which])
+        _, one = np.unique(which[candidates], return_index=True)
+        farthest = numbers[candidates[one]]
+
+        cut = most > epsilon
+        keep[farthest[cut]] = True
+        first, last = (
+            np.concatenate([first[cut], farthest[cut]]),
+            np.concatenate([farthest[cut], last[cut]]),
+        )
+    return replace(
+        sketches,
+        points=points[keep],
+        strokes=np.concatenate([[0], np.cumsum(keep)])[sketches.strokes],
+        times=None if sketches.times is None else sketches.times[keep],
+    )
+
+
+def _to_segment(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distances (N,) of points from the segments a b."""
+    along = b - a
+    length2 = (along**2).sum(1)
+    share = ((points - a) * along).sum(1) / np.where(length2 > 0, length2, 1)
+    return np.hypot(*(points - a - share.clip(0, 1)[:, None] * along).T)
+
+
+# rows --------------------
+
+
+def to_stroke3(sketches: Sketches) -> list[np.ndarray]:
+    """For each sketch its rows (n, 3) of dx, dy and 1 on the last point of a stroke.
+
+    `from_stroke3` gives the sketches back: exactly where coordinates are whole multiples of one unit,
+    as in files of integers, and otherwise but for the rounding of a running sum.
+    """
+    begin = sketches.strokes[sketches.offsets]
+    rows = np.zeros((len(sketches.points), 3), sketches.points.dtype)
+    rows[:, :2] = np.diff(sketches.points, axis=0, prepend=np.zeros((1, 2), rows.dtype))
+    rows[begin[:-1], :2] = sketches.points[begin[:-1]]
+    rows[sketches.strokes[1:] - 1, 2] = 1
+    return [rows[a:b] for a, b in pairwise(begin.tolist())]
+
+
+def from_stroke3(
+    rows: Sequence[np.ndarray], labels: Sequence[str] | None = None, name: str = "stroke-3"
+) -> Sketches:
+    """Sketches from rows (n, 3) of dx, dy, pen; each begins at its first step from the origin.
+
+    Where the pen isn't lifted at the end of a sketch, its last stroke ends there all the same.
+
+    Raises:
+        SketchError: Other shapes, no rows, a pen that is neither 0 nor 1.
+    """
+    for m, sketch in enumerate(rows):
+        if np.ndim(sketch) != 2 or np.shape(sketch)[1] != 3 or len(sketch) == 0:
+            raise SketchError(
+                f"{name}: sketch {m} is {np.shape(sketch)}; give (n, 3) rows of dx, dy, pen, n ≥ 1."
+            )
+    begin = np.cumsum([0, *map(len, rows)])
+    pen = np.concatenate([np.empty(0), *(np.asarray(sketch)[:, 2] for sketch in rows)])
+    if not (good := (pen == 0) | (pen == 1)).all():
+        row = int(np.argmin(good))
+        m = int(np.searchsorted(begin, row, side="right")) - 1
+        raise SketchError(
+            f"{name}: sketch {m}, row {row - begin[m]} has pen {pen[row]}; it should be 0 or 1, "
+            "lifted after this point."
+        )
+    # a sum for each sketch: one running over all of them would carry roundings along
+    steps = (np.asarray(sketch, np.float64)[:, :2] for sketch in rows)
+    points = np.concatenate([np.empty((0, 2)), *(step.cumsum(0) for step in steps)])
+    lifted = pen == 1
+    lifted[begin[1:] - 1] = True
+    strokes = np.concatenate([[0], np.flatnonzero(lifted) + 1])
+    return Sketches(points, strokes, np.searchsorted(strokes, begin), labels, None, name)
+
+
+def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
+    """Rows (M, length, 5) of dx, dy, pen down, pen lifted after this point, drawing over.
+
+    Arguments:
+        length: At least the points of the longest sketch + 1, the row that ends it; by default that.
+    """
+    sizes = np.diff(sketches.strokes[sketches.offsets])
+    needed = int(sizes.max(initial=0)) + 1
+    length = needed if length is None else length
+    if length < needed:
+        m = int(np.argmax(sizes))
+        raise SketchError(
+            f"{sketches.name}: sketch {m} has {sizes[m]} points and needs {needed} rows, not {length}; "
+            "give more, or simplify or resample the sketches."
+        )
+    rows = np.zeros((len(sketches), length, 5), sketches.points.dtype)
+    inside = np.arange(length) < sizes[:, None]
+    three = np.concatenate([np.empty((0, 3), rows.dtype), *to_stroke3(sketches)])
+    rows[..., 4] = ~inside
+    rows[inside, :2] = three[:, :2]
+    rows[inside, 2] = 1 - three[:, 2]
+    rows[inside, 3] = three[:, 2]
+    return rows
+
+
+def from_stroke5(
+    rows: Sequence[np.ndarray], labels: Sequence[str] | None = None, name: str = "stroke-5"
+) -> Sketches:
+    """Sketches from rows (n, 5); each ends before its first row that says so, or with its rows.
+
+    Raises:
+        SketchError: Other shapes, no rows before the end, pen states that aren't one of three.
+    """
+    three = []
+    for m, sketch in enumerate(map(np.asarray, rows)):
+        if sketch.ndim != 2 or sketch.shape[1] != 5:
+            raise SketchError(f"{name}: sketch {m} is {sketch.shape}; give (n, 5) rows.")
+        over = np.flatnonzero(sketch[:, 4] == 1)
+        pen = sketch[: over[0] if len(over) else len(sketch), 2:]
+        good = ((pen == 0) | (pen == 1)).all(1) & (pen.sum(1) == 1)
+        if not good.all():
+            row = int(np.argmin(good))
+            raise SketchError(
+                f"{name}: sketch {m}, row {row} has pen states {pen[row].tolist()}; one of the three "
+                "should be 1 and the others 0."
+            )
+        three.append(np.column_stack([sketch[: len(pen), :2], pen[:, 1]]))
+    return from_stroke3(three, labels, name)

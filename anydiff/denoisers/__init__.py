@@ -1,6 +1,7 @@
 """Networks to plug in. Each is called ``net(x_t, t, ...)`` and returns something shaped like x_t."""
 
+from anydiff.denoisers.birnn import BiRNN
 from anydiff.denoisers.egnn import EGNN
 from anydiff.denoisers.pairnet import PairNet
 
-__all__ = ["EGNN", "PairNet"]
+__all__ = ["EGNN", "BiRNN", "PairNet"]

@@ -22,7 +22,6 @@ It leaves out: cutoffs (all pairs interact) and any update of the positions betw
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from anydiff.denoisers.rows import Bags, check_rows, context_rows, total
+from anydiff.denoisers.times import time_features
 from anydiff.spaces import Ragged
 
 __all__ = ["PairNet"]
@@ -238,7 +238,7 @@ class PairNet(nn.Module):
         u = (difference / (d + 0.1))[:, :, None]
         p = self.distance(self._bases(d))
 
-        time = self.time(self._time_features(t))
+        time = self.time(time_features(t))
         columns = [2 * f, time[space.index]]
         if context is not None:
             columns.append(context_rows(context, space, x_t))
@@ -262,14 +262,3 @@ class PairNet(nn.Module):
         # the long axis last, which is faster; the floor keeps exp out of the denormals, which are slow
         exponent = -0.7 * ((torch.exp(-d / 2).t() - centers) * (self.bases - 1)).square()
         return torch.cat([exponent.clamp(min=-30).exp(), 0.2 * d.t()]).t()
-
-    @staticmethod
-    def _time_features(t: Tensor) -> Tensor:
-        """t, eight waves of it, and eight Gaussians of log(t + 0.01) for the small noises, (B, 25)."""
-        frequencies = math.pi * torch.arange(1, 9, dtype=t.dtype, device=t.device)
-        centers = torch.linspace(math.log(0.01), 0, 8, dtype=t.dtype, device=t.device)
-        t = t[:, None]
-        waves = [torch.sin(t * frequencies), torch.cos(t * frequencies)]
-        return torch.cat(
-            [2 * t - 1, *waves, torch.exp(-2 * (torch.log(t + 0.01) - centers) ** 2)], 1
-        )

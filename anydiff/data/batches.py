@@ -1,0 +1,159 @@
+r"""Which items make a batch, in which order, and where an epoch stands.
+
+:class:`EpochBatches` is the common part: an epoch is a list of batches that depends on (seed, epoch)
+alone, so that a run can be broken off between any two steps and go on exactly. A kind of data brings
+the rule by which its batches are cut. :class:`LengthBatchSampler` is the rule for sequences that are
+padded to a common length. :class:`ResumableLoader` is a `DataLoader` that knows its place.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Sampler
+
+__all__ = ["EpochBatches", "LengthBatchSampler", "ResumableLoader", "as_made", "ranks"]
+
+
+def ranks() -> tuple[int, int]:
+    """This process's number, and of how many."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+class EpochBatches(Sampler[list[int]]):
+    """A batch sampler whose every epoch is a list of batches, of fixed length.
+
+    The order depends on (seed, epoch) alone. When an epoch ends, or is broken off, the next one
+    begins by itself; `state_dict` between two steps and `load_state_dict` go on with the batch that
+    was next.
+
+    Where several processes train together, each takes every so-manyth batch; batches that don't
+    share out evenly are left out of that epoch.
+
+    Arguments:
+        num_batches: Batches of an epoch, of all processes together.
+    """
+
+    def __init__(self, num_batches: int, *, seed: int = 0) -> None:
+        self.num_batches, self.seed = num_batches, int(seed)
+        self.epoch = self.step = 0
+        self._resumed = False
+
+    @abstractmethod
+    def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The batches of one epoch, each the numbers of its items."""
+
+    def _ranks(self) -> tuple[int, int]:
+        return ranks()
+
+    def __len__(self) -> int:
+        return max(1, self.num_batches // self._ranks()[1])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.step > 0 and not self._resumed:  # the last epoch was broken off
+            self.epoch, self.step = self.epoch + 1, 0
+        self._resumed = False
+        rank, world = self._ranks()
+        batches = self._epoch(np.random.default_rng((self.seed, self.epoch)))
+        batches = batches[rank % len(batches) :: world][: len(self)]
+        while self.step < len(batches):
+            self.step += 1
+            yield batches[self.step - 1].tolist()
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch; one that `load_state_dict` put under way goes on where it was."""
+        if not (self._resumed and epoch == self.epoch):
+            self.epoch, self.step, self._resumed = int(epoch), 0, False
+
+    def put_back(self) -> None:
+        """Count the last batch as not used."""
+        self.step -= 1
+
+    def state_dict(self) -> dict[str, int]:
+        done = self.step == len(self)
+        epoch, step = (self.epoch + 1, 0) if done else (self.epoch, self.step)
+        return {"seed": self.seed, "epoch": epoch, "step": step, "batches": len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if state["batches"] != len(self):
+            raise ValueError(
+                f"the saved state has {state['batches']} batches an epoch, here are {len(self)}; "
+                "give the same data and batch size."
+            )
+        self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]
+        self._resumed = True
+
+
+class LengthBatchSampler(EpochBatches):
+    """Batches of items of similar length, so that little of a padded batch is padding.
+
+    An epoch is a fresh permutation of all items. Within each window of so many batches the items
+    are ordered by length and cut into batches, and the batches are shuffled: the shorter the window,
+    the more random a batch; the longer, the less padding. Batches differ by one item at most, and
+    every item is used once in an epoch. Without shuffling, batches are consecutive items.
+
+    Arguments:
+        lengths: (M,), rows of each item.
+        batch_size: The most items in a batch.
+        window: Batches in a window.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        batch_size: int = 64,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        window: int = 50,
+    ) -> None:
+        lengths = np.asarray(lengths)
+        if lengths.ndim != 1 or len(lengths) == 0:
+            raise ValueError(f"lengths are {lengths.shape}; give the rows of one or more items.")
+        for name, value in (("batch_size", batch_size), ("window", window)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        super().__init__(-(-len(lengths) // batch_size), seed=seed)
+        self.lengths = lengths
+        self.batch_size, self.shuffle, self.window = batch_size, shuffle, window
+
+    def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
+        num, count = len(self.lengths), self.num_batches
+        if not self.shuffle:
+            return np.split(np.arange(num), np.arange(self.batch_size, num, self.batch_size))
+
+        sizes = rng.permuted(num // count + (np.arange(count) < num % count))
+        order = rng.permutation(num)
+        window = np.repeat(np.arange(count) // self.window, sizes)
+        order = order[np.lexsort((self.lengths[order], window))]  # stable: ties stay shuffled
+        batches = np.split(order, np.cumsum(sizes)[:-1])
+        return [batches[k] for k in rng.permutation(count)]
+
+
+class ResumableLoader(DataLoader):
+    """A `DataLoader` that can say where it is in an epoch, and go on from there.
+
+    Its `batch_sampler` is an :class:`EpochBatches`.
+    """
+
+    def state_dict(self) -> dict[str, int]:
+        return self.batch_sampler.state_dict()  # type: ignore[union-attr]
+
+    def put_back(self) -> None:
+        """Count the last batch as not used."""
+        self.batch_sampler.put_back()  # type: ignore[union-attr]
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batch_sampler.load_state_dict(state)  # type: ignore[union-attr]
+
+
+def as_made(batch: Any) -> Any:
+    """The `collate_fn` of a dataset that makes whole batches itself."""
+    return batch

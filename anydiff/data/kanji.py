@@ -1,0 +1,120 @@
+r"""KanjiVG: Chinese characters as they are written in Japan, stroke by stroke.
+
+Drawings of one size, 109 × 109 units with y down, each stroke an array of points in the order and
+direction of writing; labels are the characters themselves, so ``f"{ord(label):05x}"`` is KanjiVG's
+number.
+
+- ``"3k"``: a random 3,600 CJK ideographs, shipped with the package (see KANJIVG.md beside this file).
+- ``"full"``: all 6,703 drawings, kana, Latin letters and digits among them, from the package `kanjivg`
+  (``pip install anydiff[kanji]``).
+
+References:
+    KanjiVG, by Ulrich Apel. https://kanjivg.tagaini.net (CC BY-SA 3.0)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from .qm9 import Split
+from .strokes import SketchError, Sketches
+from .svg_paths import Subpath, flatten, subpaths
+
+__all__ = ["load_kanji", "read_kanjivg", "split"]
+
+PathLike = str | os.PathLike[str]
+
+_PATH = re.compile(r'<path\b[^>]*?\sd="([^"]*)"')
+_FILE = re.compile(r"([0-9a-f]{4,6})(-.+)?")
+
+
+def load_kanji(data: str = "3k") -> Sketches:
+    """The shipped subset ("3k") or all of KanjiVG ("full"), labelled with the characters.
+
+    The shipped points are the originals' up to 0.2 of 109 units: curves are polylines there, rounded
+    to 1/16.
+
+    Raises:
+        ImportError: "full", and the package `kanjivg` isn't installed.
+    """
+    if data == "full":
+        return read_kanjivg()
+    if data != "3k":
+        raise ValueError(f'data is {data!r}; there are "3k" and "full".')
+    from .stroke_files import read_sketches
+
+    return read_sketches(Path(__file__).with_name("kanji_3k.npz"), name="kanji")
+
+
+def split(num: int) -> Split:
+    """Train, validation and test: 80 / 10 / 10 % of a permutation, the same each time.
+
+    NumPy's legacy generator with seed 0; shares are rounded down, and the rest is for the test.
+    """
+    order = np.random.RandomState(0).permutation(num)
+    return Split(*np.split(order, [num * 8 // 10, num * 8 // 10 + num // 10]))
+
+
+def read_kanjivg(
+    folder: PathLike | None = None,
+    *,
+    tolerance: float = 0.05,
+    variants: bool = False,
+    progress: bool = True,
+) -> Sketches:
+    """The characters of KanjiVG's SVG files, by ascending number; a few seconds for all.
+
+    Arguments:
+        folder: Where the files are; by default those of the installed package `kanjivg`.
+        tolerance: How far a polyline may be from its curve, in the units of the 109 box.
+        variants: Take other ways of writing too, files such as `04e14-Kaisho.svg`; their labels are
+            the same character.
+        progress: Show a progress bar.
+
+    Raises:
+        SketchError: No such files there, or a faulty one; the message names it.
+        ImportError: The package isn't installed.
+    """
+    folder = _kanjivg() if folder is None else Path(folder)
+    files = []
+    for path in sorted(folder.glob("*.svg")):
+        match = _FILE.fullmatch(path.stem)
+        if match and (variants or match[2] is None):
+            files.append((path, chr(int(match[1], 16))))
+    if not files:
+        raise SketchError(f"{folder}: there are no files like 04e00.svg.")
+
+    from tqdm import tqdm
+
+    drawn: list[Subpath] = []
+    sizes: list[int] = []
+    for path, _ in tqdm(files, desc="reading KanjiVG", unit=" files", disable=not progress):
+        before = len(drawn)
+        try:
+            for d in _PATH.findall(path.read_text(encoding="utf-8")):
+                drawn += subpaths(d, tolerance)
+        except (OSError, ValueError) as error:  # SketchError and UnicodeDecodeError among them
+            raise SketchError(f"{path}: {error}") from error
+        if len(drawn) == before:
+            raise SketchError(f"{path}: there is no stroke in it.")
+        sizes.append(len(drawn) - before)
+    points, strokes = flatten(drawn, tolerance)
+    labels = [character for _, character in files]
+    return Sketches(points, strokes, np.cumsum([0, *sizes]), labels, name="kanjivg")
+
+
+def _kanjivg() -> Path:
+    """The folder of the package's files, without importing anything."""
+    try:
+        distribution = metadata.distribution("kanjivg")
+    except metadata.PackageNotFoundError as error:
+        raise ImportError(
+            'KanjiVG comes from the package kanjivg: pip install "anydiff[kanji]"; or give the folder '
+            "of its SVG files."
+        ) from error
+    return Path(str(distribution.locate_file("kanji")))

@@ -1,0 +1,356 @@
+r"""Sequences and series: items of different lengths in, padded batches out.
+
+:class:`Sequences` holds many items of rows in ragged arrays: values (R, C) and offsets (M + 1,); item m
+is rows offsets[m]:offsets[m + 1]. A NaN is a missing value; nothing is filled in. It checks itself when
+it is built. :func:`loader` serves it as padded batches (B, N, C) of items of similar length, and
+:func:`unpack` turns a batch into what diffuses, with the space :class:`anydiff.Masked` that leaves out
+the padding and what was never observed.
+
+A row is one step in time, whatever the step is. Values should have about unit scale:
+:class:`Scaling` brings each channel there and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..spaces import Masked
+from .batches import LengthBatchSampler, ResumableLoader, as_made
+from .sizes import SizeDistribution
+
+__all__ = [
+    "LengthDistribution",
+    "Scaling",
+    "SequenceBatch",
+    "SequenceDataset",
+    "SequenceError",
+    "Sequences",
+    "loader",
+    "pad",
+    "split_items",
+    "unpack",
+]
+
+LengthDistribution = SizeDistribution  # of a sequence, the length is the size
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+class SequenceError(ValueError):
+    """Sequences that can't be right. The message names the place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Many sequences in ragged arrays, checked.
+
+    Arguments:
+        values: (R, C), the rows of all items, one item after the other. NaN is a missing value; missing
+            values are kept as 0.
+        offsets: (M + 1,), item m is rows offsets[m]:offsets[m + 1].
+        observed: (R, C), True where a value is known; None where all are. NaNs are left out of it.
+        name: Where they come from; errors begin with it.
+
+    Raises:
+        SequenceError: Arrays that don't fit together, an empty item, an infinite value, an item of
+            which nothing was observed.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    observed: np.ndarray | None = None
+    name: str = "sequences"
+
+    def __post_init__(self) -> None:
+        values, offsets = np.asarray(self.values), np.asarray(self.offsets)
+        if values.ndim != 2 or values.shape[1] < 1 or values.dtype.kind not in "fiub":
+            raise SequenceError(
+                f"{self.name}: values are {values.shape} of {values.dtype}; give numbers (R, C)."
+            )
+        if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "iu":
+            raise SequenceError(
+                f"{self.name}: offsets are {offsets.shape} of {offsets.dtype}; give integers "
+                "(M + 1,) for one or more items."
+            )
+        offsets = offsets.astype(np.int64, copy=False)
+        if offsets[0] != 0 or offsets[-1] != len(values):
+            raise SequenceError(
+                f"{self.name}: offsets run from {offsets[0]} to {offsets[-1]} but there are "
+                f"{len(values)} rows; they must begin at 0 and end there."
+            )
+        if (empty := np.diff(offsets) < 1).any():
+            raise SequenceError(
+                f"{self.name}: item {int(np.argmax(empty))} is empty; each needs at least one row."
+            )
+        object.__setattr__(self, "offsets", offsets)
+
+        with np.errstate(over="ignore"):
+            rows = values.astype(np.float32)
+        known = ~np.isnan(rows)
+        if self.observed is not None:
+            observed = np.asarray(self.observed)
+            if observed.shape != values.shape or observed.dtype != bool:
+                raise SequenceError(
+                    f"{self.name}: observed is {observed.shape} of {observed.dtype}; give booleans "
+                    f"{values.shape} that are True where a value is known."
+                )
+            known &= observed
+        rows[~known] = 0
+        object.__setattr__(self, "values", rows)
+        object.__setattr__(self, "observed", None if known.all() else known)
+        self._check_values(values, known)
+
+    def _check_values(self, given: np.ndarray, known: np.ndarray) -> None:
+        if (infinite := np.isinf(self.values)).any():
+            row, channel = np.argwhere(infinite)[0].tolist()
+            m = int(np.searchsorted(self.offsets, row, side="right")) - 1
+            raise SequenceError(
+                f"{self.name}: item {m}, row {row - int(self.offsets[m])}, channel {channel} is "
+                f"{given[row, channel]}; values must be finite in float32, or NaN where missing."
+            )
+        seen = np.logical_or.reduceat(known.any(1), self.offsets[:-1])
+        if not seen.all():
+            raise SequenceError(
+                f"{self.name}: item {int(np.argmin(seen))} has no observed value; leave it out."
+            )
+
+    @classmethod
+    def from_lists(cls, items: Sequence[Any], name: str = "sequences") -> Sequences:
+        """From one array (n, C), or (n,) for a single channel, for each item; NaN is missing."""
+        arrays: list[np.ndarray] = []
+        for m, item in enumerate(items):
+            try:
+                array = np.asarray(item, np.float64)
+            except (TypeError, ValueError) as error:
+                raise SequenceError(
+                    f"{name}: item {m} isn't an array of numbers: {error}"
+                ) from None
+            array = array[:, None] if array.ndim == 1 else array
+            expected = arrays[0].shape[1] if arrays else "C"
+            if array.ndim != 2 or (arrays and array.shape[1] != expected):
+                raise SequenceError(f"{name}: item {m} is {array.shape}; give (n, {expected}).")
+            arrays.append(array)
+        if not arrays:
+            raise SequenceError(f"{name}: there are no items; give one array for each.")
+        return cls(np.concatenate(arrays), np.cumsum([0, *map(len, arrays)]), None, name)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Rows of each item, (M,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def channels(self) -> int:
+        return self.values.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, m: int) -> np.ndarray:
+        """Item m as it was given, (n, C) with NaN where a value is missing."""
+        if not -len(self) <= m < len(self):
+            raise IndexError(f"item {m} of {len(self)}")
+        m %= len(self)
+        rows = slice(int(self.offsets[m]), int(self.offsets[m + 1]))
+        if self.observed is None:
+            return self.values[rows].copy()
+        return np.where(self.observed[rows], self.values[rows], np.float32(np.nan))
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """The rows of the items `numbers`, one item after the other."""
+        sizes = self.sizes[numbers]
+        starts = self.offsets[numbers] - (np.cumsum(sizes) - sizes)
+        return np.repeat(starts, sizes) + np.arange(sizes.sum())
+
+    def subset(self, numbers: Sequence[int] | np.ndarray) -> Sequences:
+        """These items, in this order; a boolean mask (M,) too."""
+        chosen = np.arange(len(self))[np.asarray(numbers)]
+        rows = self.rows(chosen)
+        return Sequences(
+            self.values[rows],
+            np.concatenate([[0], np.cumsum(self.sizes[chosen])]),
+            None if self.observed is None else self.observed[rows],
+            self.name,
+        )
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """`observed`, spelled out where all values are, (R, C)."""
+        return np.ones(self.values.shape, bool) if self.observed is None else self.observed
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """The mean of each channel's observed values, (C,); 0 where there are none."""
+        return self.values.sum(0, dtype=np.float64) / self.known.sum(0).clip(min=1)
+
+    @cached_property
+    def std(self) -> np.ndarray:
+        """The standard deviation of each channel's observed values, (C,); 0 where there are none."""
+        squares = np.square(self.values - self.mean).sum(0, where=self.known)
+        return np.sqrt(squares / self.known.sum(0).clip(min=1))
+
+    def scaled(self, scaling: Scaling) -> Sequences:
+        """The same items in the units of `scaling`; what is missing stays missing."""
+        return Sequences(scaling.encode(self.values), self.offsets, self.observed, self.name)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Each channel less its mean, in units of its standard deviation, and back.
+
+    Arguments:
+        mean: C numbers.
+        std: C numbers, positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for key in ("mean", "std"):
+            object.__setattr__(self, key, tuple(float(c) for c in getattr(self, key)))
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"there are {len(self.mean)} means and {len(self.std)} standard deviations; "
+                "give one of each for every channel."
+            )
+        if not (np.isfinite(self.mean + self.std).all() and min(self.std) > 0):
+            raise ValueError(f"mean {self.mean}, std {self.std}; give finite means, positive stds.")
+
+    @classmethod
+    def from_sequences(cls, sequences: Sequences) -> Scaling:
+        """That of the observed values. A channel that doesn't vary keeps its unit."""
+        mean, std = sequences.mean, sequences.std
+        # float32 can't tell such a channel from a constant
+        constant = std <= np.finfo(np.float32).eps * np.abs(mean)
+        return cls(tuple(mean.tolist()), tuple(np.where(constant, 1.0, std).tolist()))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments, ready for JSON."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Scaling:
+        return cls(**config)
+
+    def _like(self, x: Array) -> tuple[Array, Array]:
+        if x.ndim == 0 or x.shape[-1] != len(self.mean):
+            raise ValueError(f"x is {tuple(x.shape)}; this scaling has {len(self.mean)} channels.")
+        if not (x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"):
+            raise ValueError(f"x is of {x.dtype}; give floating numbers, or the scale is rounded.")
+        if isinstance(x, Tensor):
+            return x.new_tensor(self.mean), x.new_tensor(self.std)
+        return np.asarray(self.mean, x.dtype), np.asarray(self.std, x.dtype)
+
+    def encode(self, x: Array) -> Array:
+        """(x − mean) / std of a floating array or tensor (\\*, C)."""
+        mean, std = self._like(x)
+        return (x - mean) / std
+
+    def decode(self, x: Array) -> Array:
+        """x · std + mean."""
+        mean, std = self._like(x)
+        return x * std + mean
+
+
+class SequenceBatch(NamedTuple):
+    """Items padded to the length of the longest."""
+
+    x: Tensor
+    """(B, N, C), zero at padding and where a value is missing."""
+    mask: Tensor
+    """(B, N), True where a row is valid."""
+    observed: Tensor | None
+    """(B, N, C), True where a value is known; None where nothing is missing in the data."""
+
+
+class SequenceDataset(Dataset):
+    """Sequences as a torch dataset that makes a whole :class:`SequenceBatch` at once."""
+
+    def __init__(self, sequences: Sequences) -> None:
+        self.sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, m: int) -> np.ndarray:
+        return self.sequences[m]
+
+    def __getitems__(self, indices: Sequence[int]) -> SequenceBatch:
+        # NumPy does the indexing: torch wakes its threads even for a few rows
+        numbers = np.asarray(indices)
+        sizes, rows = self.sequences.sizes[numbers], self.sequences.rows(numbers)
+        mask = np.arange(sizes.max()) < sizes[:, None]
+
+        def padded(array: np.ndarray) -> Tensor:
+            whole = np.zeros((*mask.shape, array.shape[1]), array.dtype)
+            whole[mask] = array[rows]
+            return torch.from_numpy(whole)
+
+        observed = self.sequences.observed
+        return SequenceBatch(
+            padded(self.sequences.values),
+            torch.from_numpy(mask),
+            None if observed is None else padded(observed),
+        )
+
+
+def loader(
+    sequences: Sequences,
+    batch_size: int = 64,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    window: int = 50,
+    **kwargs: Any,
+) -> ResumableLoader:
+    """A torch `DataLoader` of :class:`SequenceBatch`, ready for :func:`unpack`.
+
+    Its `batch_sampler` is a :class:`LengthBatchSampler`. Batches are made by indexing arrays, which
+    is quicker than sending them between processes: keep `num_workers` at 0.
+    """
+    sampler = LengthBatchSampler(
+        sequences.sizes, batch_size, seed=seed, shuffle=shuffle, window=window
+    )
+    dataset = SequenceDataset(sequences)
+    return ResumableLoader(dataset, batch_sampler=sampler, collate_fn=as_made, **kwargs)
+
+
+def unpack(batch: SequenceBatch) -> tuple[Tensor, Masked, dict[str, Any]]:
+    """A batch -> (x, space, cond)."""
+    return batch.x, Masked(batch.mask, batch.observed), {}
+
+
+def pad(items: Sequence[Tensor | np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Items (n, C) padded with zeros to one length: x (B, N, C) in float32 and mask (B, N)."""
+    tensors = [torch.as_tensor(item) for item in items]
+    if not tensors:
+        raise ValueError("there are no items to pad; give at least one (n, C).")
+    for m, item in enumerate(tensors):
+        if item.ndim != 2 or len(item) == 0 or item.shape[1] != tensors[0].shape[-1]:
+            raise ValueError(
+                f"item {m} is {tuple(item.shape)}; give (n, C), n at least 1 and C the same for all."
+            )
+    rows = torch.cat(tensors).to(torch.float32)
+    mask = Masked.from_lengths([len(item) for item in tensors], device=rows.device).mask
+    x = rows.new_zeros(*mask.shape, rows.shape[1])
+    x[mask] = rows
+    return x, mask
+
+
+def split_items(x: Tensor, mask: Tensor) -> list[Tensor]:
+    """The valid rows of each item of x (B, N, C): a list of (n, C). The inverse of :func:`pad`."""
+    if mask.dtype != torch.bool or x.shape[:2] != mask.shape:
+        raise ValueError(
+            f"x is {tuple(x.shape)} and mask {tuple(mask.shape)} of {mask.dtype}; give (B, N, C) and "
+            "booleans (B, N)."
+        )
+    return list(x[mask].split(mask.sum(1).tolist()))

@@ -1,0 +1,208 @@
+r"""A bidirectional recurrent network for sequences of any length: strokes, series, trajectories.
+
+Each layer reads the sequence from both ends, so that every row knows all others at a cost that grows
+with the length, not with its square. A block is, with LN the layer norm and c the time's embedding,
+
+    h += (1 + γ(c)) · W [forward, backward](LN(h) · (1 + α(c)) + β(c))        rows talk along the sequence
+    h += MLP(LN(h), mean over the item's rows of LN(h))                       and with the whole item
+
+The input is the noisy rows, their differences ("velocities": position and velocity of the same noisy
+sequence say different things at different noises), and how many rows come before and after. The last
+map starts at zero beside a learned multiple of the input.
+
+``residual=False`` leaves the blocks out and is the network of ChiroDiff: recurrent layers one on the
+other, random Fourier features of t beside the input and again before the last map.
+
+Rows beyond an item's length change nothing; an item's output is the same alone and in a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anydiff.denoisers.recurrent import BiRecurrent
+from anydiff.denoisers.times import FourierTime, time_features
+from anydiff.spaces import Masked
+
+__all__ = ["BiRNN"]
+
+
+class Block(nn.Module):
+    """One residual block; the module's docstring has the equations."""
+
+    def __init__(self, hidden: int, cell: str) -> None:
+        super().__init__()
+        self.film = nn.Linear(hidden, 3 * hidden)
+        self.recurrent = BiRecurrent(hidden, hidden, cell)
+        self.merge = nn.Linear(2 * hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden)
+        )
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(
+        self, h: Tensor, c: Tensor, valid: Tensor, share: Tensor, lengths: Tensor
+    ) -> Tensor:
+        alpha, beta, gamma = self.film(c)[:, None].chunk(3, dim=2)
+        u = F.layer_norm(h, h.shape[2:]) * (1 + alpha) + beta
+        h = h + self.merge(self.recurrent(u, lengths)) * (1 + gamma)
+
+        u = self.norm(h)
+        mean = (share @ (u * valid)).expand_as(u)
+        return h + self.mlp(torch.cat([u, mean], dim=2))
+
+
+class BiRNN(nn.Module):
+    """A denoiser for padded sequences (B, N, C).
+
+    Arguments:
+        channels: C, the numbers in a row.
+        hidden: Width; each direction of a recurrent layer has so many units.
+        layers: Number of recurrent layers.
+        cell: ``"gru"`` or ``"lstm"``.
+        velocity: The differences of so many leading channels are appended to the input; all if None.
+        residual: Blocks with residuals, norms, FiLM and the item's mean; False is ChiroDiff's stack.
+        observed: The batches have missing values: the mask ``space.observed`` is a further input.
+        context: Columns of conditions.
+
+    References:
+        ChiroDiff: Modelling chirographic data with Diffusion Models (Das et al., 2023).
+        https://arxiv.org/abs/2304.03785
+
+        FiLM: Visual Reasoning with a General Conditioning Layer (Perez et al., 2018).
+        https://arxiv.org/abs/1709.07871
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int = 128,
+        layers: int = 3,
+        cell: str = "gru",
+        *,
+        velocity: int | None = None,
+        residual: bool = True,
+        observed: bool = False,
+        context: int = 0,
+    ) -> None:
+        super().__init__()
+        velocity = channels if velocity is None else velocity
+        if not 0 <= velocity <= channels:
+            raise ValueError(
+                f"velocity is {velocity}; it must be between 0 and {channels} channels."
+            )
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "hidden": hidden,
+            "layers": layers,
+            "cell": cell,
+            "velocity": velocity,
+            "residual": residual,
+            "observed": observed,
+            "context": context,
+        }
+        self.channels, self.velocity = channels, velocity
+        self.residual, self.observed, self.context = residual, observed, context
+
+        inputs = channels + velocity + channels * observed + context
+        self.layers = nn.ModuleList()
+        if residual:
+            self.time = nn.Sequential(nn.Linear(25, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+            self.embedding = nn.Linear(inputs + 3, hidden)
+            self.layers.extend(Block(hidden, cell) for _ in range(layers))
+            self.norm = nn.LayerNorm(hidden)
+            self.head = nn.Linear(hidden, channels)
+            self.skip = nn.Linear(hidden, channels)
+            for parameter in (*self.head.parameters(), *self.skip.parameters()):
+                nn.init.zeros_(parameter)
+        else:
+            features = 8
+            self.time = FourierTime(features)
+            widths = [inputs + features, *[2 * hidden] * (layers - 1)]
+            self.layers.extend(BiRecurrent(width, hidden, cell) for width in widths)
+            self.merge = nn.Linear(2 * hidden, hidden)
+            self.head = nn.Linear(hidden + features + context, channels)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Masked | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction, shaped like x_t; zero at padding.
+
+        Arguments:
+            x_t: (B, N, C), zero at padding.
+            t: (B,), times in [0, 1].
+            space: The batch's space; without one, all rows of all items are valid.
+            context: (B, context) or (B, N, context), where the network was built with any.
+        """
+        if space is None:
+            space = Masked(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
+        self._check(x_t, t, space, context)
+        mask, t = space.mask[..., None], t.to(x_t.dtype)
+        B, N, _ = x_t.shape
+
+        # against the row before; the first row has none
+        velocity = F.pad(x_t[:, 1:, : self.velocity] - x_t[:, :-1, : self.velocity], (0, 0, 1, 0))
+        columns = [x_t, velocity]
+        if self.observed:
+            known = mask if space.observed is None else space.observed & mask
+            columns.append(known.to(x_t.dtype).expand(B, N, self.channels))
+        if context is not None:
+            context = context.to(x_t.dtype)
+            context = (context if context.ndim == 3 else context[:, None]).expand(B, N, -1)
+            columns.append(context)
+
+        if self.residual:
+            y = self._blocks(x_t, torch.cat(columns, dim=2), self.time(time_features(t)), space)
+        else:
+            time = self.time(t)[:, None].expand(B, N, -1)
+            h = torch.cat([*columns, time], dim=2)
+            for layer in self.layers:
+                h = layer(h, space.lengths)
+            h = [self.merge(h), time] if context is None else [self.merge(h), time, context]
+            y = self.head(torch.cat(h, dim=2))
+        return y.masked_fill(~mask, 0)
+
+    def _blocks(self, x_t: Tensor, inputs: Tensor, c: Tensor, space: Masked) -> Tensor:
+        valid = space.mask[..., None].to(x_t.dtype)
+        share = (
+            valid.mT / space.lengths.clamp(min=1)[:, None, None]
+        )  # (B, 1, N), the mean as a product
+        n = valid.cumsum(1)  # 1 … length, then the same on
+        left = space.lengths[:, None, None] - n
+        # logarithms: the neighbourhood of the ends matters, and no length is out of range
+        place = torch.cat([n.log1p(), left.log1p(), (n / (n + left)).nan_to_num()], dim=2)
+
+        h = self.embedding(torch.cat([inputs, place], dim=2)) + c[:, None]
+        for layer in self.layers:
+            h = layer(h, c, valid, share, space.lengths)
+        return self.head(self.norm(h)) + self.skip(c)[:, None] * x_t
+
+    def _check(self, x_t: Tensor, t: Tensor, space: Masked, context: Tensor | None) -> None:
+        if x_t.ndim != 3 or x_t.shape[2] != self.channels:
+            raise ValueError(f"x_t is {tuple(x_t.shape)}; expected (B, N, {self.channels}).")
+        if x_t.shape[:2] != space.mask.shape:
+            raise ValueError(
+                f"x_t is {tuple(x_t.shape)} but the mask is {tuple(space.mask.shape)}; "
+                "build the space from the same batch."
+            )
+        if t.shape != x_t.shape[:1]:
+            raise ValueError(
+                f"t is {tuple(t.shape)}; expected ({len(x_t)},), a time for each item."
+            )
+        given = 0 if context is None else context.shape[-1]
+        if given != self.context:
+            raise ValueError(
+                f"context has {given} columns but the network was built with context={self.context}; "
+                f"give (B, {self.context}) or (B, N, {self.context})."
+            )

@@ -1,0 +1,42 @@
+"""How networks are told the time t in [0, 1] of the diffusion."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FourierTime", "time_features"]
+
+
+def time_features(t: Tensor, waves: int = 8, bumps: int = 8) -> Tensor:
+    """t, waves of it, and Gaussians of log(t + 0.01) that tell small noises apart, (B, 25)."""
+    frequencies = math.pi * torch.arange(1, waves + 1, dtype=t.dtype, device=t.device)
+    centers = torch.linspace(math.log(0.01), 0, bumps, dtype=t.dtype, device=t.device)
+    t = t[:, None]
+    angles = t * frequencies
+    near = torch.exp(-2 * (torch.log(t + 0.01) - centers) ** 2)
+    return torch.cat([2 * t - 1, torch.sin(angles), torch.cos(angles), near], 1)
+
+
+class FourierTime(nn.Module):
+    r"""Random Fourier features sin, cos(2π·scale·w·t), w ~ N(0, 1) drawn once and kept, (B, features).
+
+    References:
+        Fourier Features Let Networks Learn High Frequency Functions (Tancik et al., 2020).
+        https://arxiv.org/abs/2006.10739
+    """
+
+    def __init__(self, features: int = 8, scale: float = 4.0) -> None:
+        super().__init__()
+        if features < 2 or features % 2:
+            raise ValueError(
+                f"features is {features}; give an even number, half sines, half cosines."
+            )
+        self.scale = scale
+        self.register_buffer("w", torch.randn(features // 2))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = 2 * math.pi * self.scale * t[:, None] * self.w
+        return torch.cat([torch.sin(angles), torch.cos(angles)], 1)

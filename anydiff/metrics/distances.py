@@ -1,0 +1,196 @@
+r"""Distances between two samples, whatever they are samples of.
+
+Rows of features (N, D) in, numbers out; what the features are is the caller's business, and a number
+means something only beside one measured the same way: the same features, the same sizes of samples,
+and a row of real data against real data, which is the floor.
+
+All are computed in float64. The Fréchet distance of finite samples is biased upwards, by about
+:math:`\frac{1}{n} + \frac{1}{m}` times something of the order of :math:`D^2 / 8` for features of
+variance 1, and the more so the smaller n and m are: compare rows of equal n and m only, or use `mmd`,
+whose mean does not depend on them. Features are standardised where they are made, not here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "PrecisionRecall",
+    "frechet",
+    "jensen_shannon",
+    "mmd",
+    "nearest_ratio",
+    "precision_recall",
+]
+
+
+def frechet(x: Tensor, y: Tensor) -> float:
+    r"""The Fréchet distance of two Gaussians with the samples' means and covariances.
+
+    .. math:: |\mu_x - \mu_y|^2 +
+        \operatorname{tr}\left(\Sigma_x + \Sigma_y - 2 (\Sigma_x \Sigma_y)^{1/2}\right)
+
+    Covariances may be singular, as they are where N ≤ D. At 0 it can fall short by rounding.
+
+    Arguments:
+        x, y: (N, D) and (M, D), at least two rows each.
+
+    References:
+        The Fréchet distance between multivariate normal distributions (Dowson and Landau, 1982).
+        https://doi.org/10.1016/0047-259X(82)90077-X
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    x, y = _pair(x, y, least=2)
+    # Every process measures its own samples, perhaps only one does: there is nothing to wait for.
+    metric = FrechetInceptionDistance(feature=_Same(x.shape[1]), sync_on_compute=False).to(x.device)
+    metric.update(x, real=True)
+    metric.update(y, real=False)
+    return float(metric.compute())
+
+
+class _Same(nn.Identity):
+    """In Inception's place: the rows are features already."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.num_features = features
+
+
+def mmd(x: Tensor, y: Tensor) -> float:
+    r"""The squared maximum mean discrepancy under the kernel (x·y / D + 1)³, without bias.
+
+    .. math:: \frac{1}{n (n - 1)} \sum_{i \ne j} k(x_i, x_j) +
+        \frac{1}{m (m - 1)} \sum_{i \ne j} k(y_i, y_j) - \frac{2}{n m} \sum_{i, j} k(x_i, y_j)
+
+    Its mean is 0 where the distributions are the same, so that it can be negative.
+
+    Arguments:
+        x, y: (N, D) and (M, D), at least two rows each.
+
+    References:
+        Demystifying MMD GANs (Bińkowski et al., 2018), section 4. https://arxiv.org/abs/1801.01401
+    """
+    x, y = _pair(x, y, least=2)
+    (n, d), m = x.shape, len(y)
+
+    def total(a: Tensor, b: Tensor) -> float:
+        return sum(float((part @ b.T / d + 1).pow(3).sum()) for part in a.split(2048))
+
+    def others(a: Tensor) -> float:
+        return total(a, a) - float((a.square().sum(1) / d + 1).pow(3).sum())
+
+    return others(x) / (n * (n - 1)) + others(y) / (m * (m - 1)) - 2 * total(x, y) / (n * m)
+
+
+class PrecisionRecall(NamedTuple):
+    """What of the samples is like the data, and what of the data is among the samples."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall(fake: Tensor, real: Tensor, k: int = 5) -> PrecisionRecall:
+    """Precision, recall, density and coverage.
+
+    The ball of a row reaches to its k-th nearest neighbour in its own sample. `precision` is the share
+    of fake rows in the ball of any real one, `recall` of real rows in the ball of any fake one;
+    `density` counts how many real balls a fake row is in, over k, which may exceed 1; `coverage` is
+    the share of real balls with a fake row in them. Two samples of one distribution don't reach 1.
+
+    Arguments:
+        fake, real: (N, D) and (M, D), more than k rows each. Needs N M + max(N, M)² numbers of memory.
+
+    References:
+        Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019).
+        https://arxiv.org/abs/1904.06991
+        Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020).
+        https://arxiv.org/abs/2002.09797
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; give the number of a neighbour, 1 or more.")
+    fake, real = _pair(fake, real, least=k + 1)
+    fake_radius, real_radius = (
+        _distances(rows, rows).kthvalue(k + 1).values  # a row is its own nearest
+        for rows in (fake, real)
+    )
+    apart = _distances(real, fake)
+    in_real = apart <= real_radius[:, None]
+    in_fake = apart <= fake_radius[None]
+    return PrecisionRecall(
+        precision=_mean(in_real.any(0)),
+        recall=_mean(in_fake.any(1)),
+        density=_mean(in_real) * len(real) / k,
+        coverage=_mean(in_real.any(1)),
+    )
+
+
+def nearest_ratio(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
+    """How near the samples are to what was learnt, compared with real data that wasn't.
+
+    The median distance of a fake row to its nearest training row, divided by that of a held-out row.
+    Near 1 nothing is remembered; well below it the samples are copies of the training data, and well
+    above they are unlike any data. nan where held-out rows are training rows themselves.
+
+    Arguments:
+        fake, train, held_out: (N, D), (M, D) and (H, D).
+    """
+    fake, train = _pair(fake, train, least=1)
+    held_out, _ = _pair(held_out, train, least=1)
+    near, usual = (
+        float(torch.cat([_distances(part, train).amin(1) for part in rows.split(2048)]).median())
+        for rows in (fake, held_out)
+    )
+    return near / usual if usual > 0 else math.nan
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> float:
+    r"""The Jensen–Shannon distance of two histograms, in [0, 1].
+
+    The root of the divergence to base 2: 0 where the two are proportional, 1 where they share no bin.
+
+    Arguments:
+        p, q: (K,) counts or probabilities, each with a positive sum.
+
+    References:
+        A new metric for probability distributions (Endres and Schindelin, 2003).
+        https://doi.org/10.1109/TIT.2003.813506
+    """
+    from torchmetrics.functional.regression import jensen_shannon_divergence
+
+    p, q = (torch.as_tensor(h).double() for h in (p, q))
+    if p.ndim != 1 or p.shape != q.shape:
+        raise ValueError(f"p is {tuple(p.shape)} and q {tuple(q.shape)}; give two histograms (K,).")
+    if any(bool((h < 0).any()) or not 0 < float(h.sum()) < math.inf for h in (p, q)):
+        raise ValueError("a histogram is empty, or has negative or non-finite counts.")
+    divergence = float(jensen_shannon_divergence(p[None], q[None])) / math.log(2)
+    return math.sqrt(min(max(divergence, 0.0), 1.0))
+
+
+def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Both in float64; an error unless they are (N, D) and (M, D), finite, with `least` rows."""
+    x, y = torch.as_tensor(x).detach().double(), torch.as_tensor(y).detach().double()
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"the features are {tuple(x.shape)} and {tuple(y.shape)}; give (N, D) and (M, D)."
+        )
+    if min(len(x), len(y)) < least:
+        raise ValueError(f"{len(x)} and {len(y)} rows; give at least {least} of each.")
+    if not (bool(x.isfinite().all()) and bool(y.isfinite().all())):
+        raise ValueError("some features are not finite; leave those samples out and count them.")
+    return x, y.to(x.device)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances (N, M); 0 to the last bit between equal rows."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _mean(x: Tensor) -> float:
+    return float(x.double().mean())

@@ -1,0 +1,116 @@
+r"""Features of drawings, for the distances of :mod:`anydiff.metrics.distances`.
+
+A small convnet that was taught to name the radical of a kanji (its part under which dictionaries
+list it) from a picture of 64 × 64 pixels; the 64 numbers before its last layer, each brought to mean
+0 and variance 1 over the characters it learnt from, are the features. It has never seen a character
+of the shipped kanji's validation and test parts. `scripts/train_sketch_features.py` makes it again.
+
+This isn't Inception, and a distance measured with it compares with nothing that is published. The
+file's hash belongs beside every such number: `load` refuses any other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ..data.molecule_files import whole
+
+__all__ = ["FEATURES_HASH", "FEATURES_SIZE", "SketchFeatures"]
+
+FEATURES_HASH = "unset"
+FEATURES_SIZE = 64  # pixels of a side
+
+_PATH = Path(__file__).with_name("sketch_features.safetensors")
+
+
+class SketchFeatures(nn.Module):
+    """The network: pictures in, radicals out, features on the way.
+
+    Arguments:
+        classes: The radicals.
+        features: Numbers before the last layer.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classes: list[str], features: int = 64) -> None:
+        super().__init__()
+        self.classes = classes
+        self.body = nn.Sequential(
+            *_layer(1, 24, kernel=5, stride=2),
+            *_layer(24, 48, stride=2),
+            *_layer(48, 64),
+            *_layer(64, 80, stride=2),
+            nn.AdaptiveAvgPool2d(3),
+            nn.Flatten(),
+            nn.Linear(80 * 9, features),
+        )
+        self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, len(classes)))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (M, classes) of pictures (M, 1, 64, 64) in [0, 1], ink 1."""
+        return self.head(self.body(images))
+
+    @torch.no_grad()
+    def features(self, images: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
+        """Features (M, 64) of pictures (M, 64, 64) of uint8 as `rasterize` makes them, ink 255."""
+        images = torch.as_tensor(images)
+        if images.dtype != torch.uint8 or images.shape[1:] != (FEATURES_SIZE, FEATURES_SIZE):
+            raise ValueError(
+                f"the pictures are {tuple(images.shape)} of {images.dtype}; "
+                f"give (M, {FEATURES_SIZE}, {FEATURES_SIZE}) of uint8, as rasterize makes them."
+            )
+        device = self.mean.device
+        rows = [
+            self.body(part.to(device)[:, None].float() / 255) for part in images.split(batch_size)
+        ]
+        return (torch.cat(rows) - self.mean) / self.std if rows else self.mean.new_empty(0, 64)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None) -> SketchFeatures:
+        """The shipped network, in evaluation mode.
+
+        Arguments:
+            path: Another copy of the same file.
+
+        Raises:
+            ValueError: The file's SHA-256 isn't `FEATURES_HASH`.
+        """
+        path = _PATH if path is None else Path(path)
+        data = path.read_bytes()
+        if (found := hashlib.sha256(data).hexdigest()) != FEATURES_HASH:
+            raise ValueError(
+                f"{path}: its SHA-256 is {found[:12]}…, not {FEATURES_HASH[:12]}…; numbers measured "
+                "with it would compare with nothing. Install anydiff again, or write the file with "
+                "scripts/train_sketch_features.py and the hash it prints into FEATURES_HASH."
+            )
+        size = int.from_bytes(data[:8], "little")  # safetensors: the length of a JSON header
+        classes = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["classes"])
+        net = cls(classes)
+        net.load_state_dict({name: value.float() for name, value in load(data).items()})
+        return net.eval().requires_grad_(False)
+
+    def save(self, path: str | os.PathLike[str], about: dict[str, str]) -> str:
+        """Writes the weights in half precision, with notes `about` them; returns the SHA-256."""
+        weights = {name: value.half().contiguous() for name, value in self.state_dict().items()}
+        classes = {"classes": json.dumps(self.classes, ensure_ascii=False)}
+        data = save(weights, classes | about)
+        with whole(path, ".safetensors") as temporary:
+            Path(temporary).write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+
+def _layer(before: int, after: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
+    return [conv, nn.GroupNorm(8, after), nn.SiLU()]

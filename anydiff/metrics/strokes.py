@@ -1,0 +1,322 @@
+r"""What generated sketches are worth.
+
+Two kinds of figures, both against a reference, real sketches that weren't learnt from:
+
+- On features of their pictures (:mod:`anydiff.metrics.sketch_features`; 64 × 64 pixels, a pen of a
+  28th of the side, each centred and scaled): the Fréchet distance, MMD, precision, recall, density,
+  coverage, and the ratio of distances to the nearest training sketch, which falls below 1 where
+  sketches are copied (:mod:`anydiff.metrics.distances`).
+- On the strokes: Jensen–Shannon distances of histograms, 0 to 1, of what `statistics` measures.
+
+No figure means much alone. Let the floor (training against held-out sketches) and the ceiling
+(`noise_sketches`) be rows of the table, and let rows have equally many sketches: the Fréchet and
+Jensen–Shannon distances of smaller samples are larger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.stroke_pictures import rasterize
+from ..data.strokes import Sketches
+from .distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
+from .sketch_features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
+
+__all__ = ["Differences", "Report", "evaluate", "noise_sketches", "statistics", "table"]
+
+AnySketches = Sketches | Sequence[Sequence[np.ndarray]]
+
+_SPACING = 0.05  # of the sketch's longer side, where turning is measured
+_NEIGHBOURS = 5
+_NAN = math.nan
+
+
+# statistics --------------------
+
+
+def statistics(sketches: Sketches) -> dict[str, np.ndarray]:
+    """Numbers of the strokes, each sketch scaled so that the longer side of its box is 1.
+
+    Returns:
+        `strokes` (M,), `points` (M,): how many, as given.
+        `length` (S,): of each stroke, along it; `ink` (M,): the sum over a sketch.
+        `turning` (any,): the angle in (−π, π] by which the pen turns, clockwise positive, at steps of
+        0.05 along each stroke; strokes shorter than two steps have none.
+        `pen_up` (M,): the way between strokes over all the way, in [0, 1).
+        `aspect` (M,): width over width plus height, in [0, 1].
+    """
+    sizes, counts = np.diff(sketches.strokes), np.diff(sketches.offsets)
+    owner = np.repeat(np.arange(len(sketches)), counts)
+    stroke = np.repeat(np.arange(len(sizes)), sizes)
+    points, side = _canonical(sketches)
+
+    step = np.diff(points, axis=0, prepend=points[:1])
+    way = np.hypot(*step.T)
+    first = np.zeros(len(points), bool)
+    first[sketches.strokes[:-1]] = True
+    length = np.bincount(stroke, np.where(first, 0, way), len(sizes))
+    ink = np.bincount(owner, length, len(sketches))
+    travel = way[sketches.strokes[:-1]]
+    travel[sketches.offsets[:-1]] = 0  # from the sketch before
+    travel = np.bincount(owner, travel, len(sketches))
+    return {
+        "strokes": counts,
+        "points": np.bincount(owner, sizes, len(sketches)).astype(np.int64),
+        "length": length,
+        "ink": ink,
+        "turning": _turning(points, np.where(first, 0, way), stroke, length),
+        "pen_up": travel / np.maximum(travel + ink, 1e-12),
+        "aspect": side[:, 0] / np.maximum(side.sum(1), 1e-12),
+    }
+
+
+def _canonical(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
+    """Points on the scale where the longer side is 1, and the sides (M, 2) on it."""
+    begin = sketches.strokes[sketches.offsets[:-1]]
+    points = sketches.points.astype(np.float64)
+    low, high = (f.reduceat(points, begin) for f in (np.minimum, np.maximum))
+    span = (high - low).max(1)
+    span = np.where(span > 0, span, 1.0)[:, None]
+    sketch = np.repeat(np.arange(len(sketches)), np.diff(np.append(begin, len(points))))
+    return (points - low[sketch]) / span[sketch], (high - low) / span
+
+
+def _turning(
+    points: np.ndarray, way: np.ndarray, stroke: np.ndarray, length: np.ndarray
+) -> np.ndarray:
+    """Angles between steps of equal length along each stroke.
+
+    All strokes lie behind one another on one axis, a step apart, so that one interpolation serves.
+    """
+    along = np.cumsum(way) + stroke  # a stroke of its own unit of the axis: none touches the next
+    start = along[np.searchsorted(stroke, np.arange(len(length)))]
+    steps = np.floor(length / _SPACING + 1e-9).astype(np.int64)
+    k = np.arange((steps + 1).sum()) - np.repeat(np.cumsum(steps + 1) - steps - 1, steps + 1)
+    of = np.repeat(np.arange(len(length)), steps + 1)
+    at = start[of] + np.minimum(k * _SPACING, length[of])
+    x, y = (np.interp(at, along, c) for c in points.T)
+    dx, dy = np.diff(x), np.diff(y)
+    inner = (of[2:] == of[:-2]).nonzero()[0]
+    a, b = np.stack([dx, dy])[:, inner], np.stack([dx, dy])[:, inner + 1]
+    return np.arctan2(a[0] * b[1] - a[1] * b[0], (a * b).sum(0))
+
+
+def noise_sketches(reference: Sketches, seed: int = 0) -> Sketches:
+    """The ceiling: sketches with the reference's counts of strokes and points, and normal noise for
+    points, as wide as the reference's points lie about their sketches' middles."""
+    points = reference.points.astype(np.float64)
+    begin = reference.strokes[reference.offsets[:-1]]
+    num = np.diff(np.append(begin, len(points)))
+    middle = np.add.reduceat(points, begin) / num[:, None]
+    spread = np.sqrt(((points - np.repeat(middle, num, axis=0)) ** 2).mean(0))
+    noise = np.random.default_rng(seed).standard_normal(points.shape) * spread
+    return Sketches(noise, reference.strokes, reference.offsets, name="noise")
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Jensen–Shannon distances of `statistics`, to base 2, 0 (same) to 1 (nothing in common).
+
+    Bins: `strokes` one for each number up to 40; `points`, `length` and `ink` the twentieths of the
+    reference, that is between its 5, 10, … 95 % quantiles; `turning` 24 of 15°; `pen_up` and `aspect`
+    20 of 0.05.
+    """
+
+    strokes: float = _NAN
+    points: float = _NAN
+    length: float = _NAN
+    ink: float = _NAN
+    turning: float = _NAN
+    pen_up: float = _NAN
+    aspect: float = _NAN
+
+
+def _differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Differences:
+    fixed = {
+        "strokes": np.arange(1.5, 40),
+        "turning": np.linspace(-np.pi, np.pi, 25)[1:-1],
+        "pen_up": np.arange(1, 20) / 20,
+        "aspect": np.arange(1, 20) / 20,
+    }
+
+    def distance(name: str) -> float:
+        cuts = fixed.get(name)
+        if cuts is None:
+            cuts = np.unique(np.quantile(theirs[name], np.arange(1, 20) / 20))
+        counts = [
+            np.bincount(np.searchsorted(cuts, s[name], side="right"), minlength=len(cuts) + 1)
+            for s in (ours, theirs)
+        ]
+        if min(c.sum() for c in counts) == 0:
+            return _NAN
+        return jensen_shannon(*(torch.from_numpy(c) for c in counts))
+
+    return Differences(**{field.name: distance(field.name) for field in fields(Differences)})
+
+
+# the report --------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """One row of figures; what couldn't be measured is nan, what wasn't asked for None.
+
+    Arguments:
+        num, valid: Sketches, and those that can be drawn: finite, and not all one point. The other
+            figures are of these alone.
+        frechet: Fréchet distance of the features.
+        mmd: Squared maximum mean discrepancy of the features, unbiased.
+        strokes: Distances of the strokes' statistics.
+        nearest: Distance to the nearest training sketch, over that of a reference sketch.
+        nfe: Network calls for a sketch.
+        seconds: Seconds for a sketch.
+    """
+
+    name: str
+    num: int
+    valid: int
+    frechet: float = _NAN
+    mmd: float = _NAN
+    precision: float = _NAN
+    recall: float = _NAN
+    density: float = _NAN
+    coverage: float = _NAN
+    strokes: Differences = Differences()
+    nearest: float | None = None
+    nfe: int | None = None
+    seconds: float | None = None
+
+
+def evaluate(
+    sketches: AnySketches,
+    reference: Sketches,
+    train: Sketches | None = None,
+    *,
+    name: str = "",
+    nfe: int | None = None,
+    seconds: float | None = None,
+) -> Report:
+    """All figures of some sketches.
+
+    Arguments:
+        sketches: What was generated; as lists of strokes (n, 2) they may hold what isn't finite.
+        reference: Real sketches that weren't learnt from.
+        train: The sketches learnt from, for the ratio of nearest distances.
+        nfe, seconds: Network calls and seconds for a sketch, to be shown in the table.
+    """
+    num = len(sketches)
+    sound, real = _sound(sketches), _sound(reference)
+    least = _NEIGHBOURS + 1
+    if len(real) < least:
+        raise ValueError(f"the reference has {len(real)} sketches to draw; give {least} or more.")
+    if len(sound) < least:
+        return Report(name, num, len(sound), nfe=nfe, seconds=seconds)
+    x, y = _features(sound), _features(real)
+    return Report(
+        name,
+        num,
+        len(sound),
+        frechet(x, y),
+        mmd(x, y),
+        *precision_recall(x, y, _NEIGHBOURS),
+        _differences(statistics(sound), statistics(real)),
+        None if train is None else nearest_ratio(x, _features(_sound(train)), y),
+        nfe,
+        seconds,
+    )
+
+
+def _sound(sketches: AnySketches) -> Sketches:
+    """The sketches that can be drawn."""
+    if not isinstance(sketches, Sketches):
+        arrays = [[np.asarray(s).reshape(-1, 2) for s in sketch] for sketch in sketches]
+        kept = [[s for s in sketch if len(s)] for sketch in arrays]
+        kept = [sketch for sketch in kept if sketch and all(np.isfinite(s).all() for s in sketch)]
+        sketches = Sketches.from_lists(kept)
+    if len(sketches) == 0:
+        return sketches
+    begin = sketches.strokes[sketches.offsets[:-1]]
+    low, high = (f.reduceat(sketches.points, begin) for f in (np.minimum, np.maximum))
+    with np.errstate(over="ignore"):
+        span = (high.astype(np.float64) - low).max(1)
+    far = np.maximum(np.abs(low), np.abs(high)).max(1)
+    drawable = (span > 1e-12 * far) & (span > 1e-30) & (span < 1e30)
+    return sketches if drawable.all() else sketches.subset(drawable)
+
+
+@lru_cache(maxsize=4)  # a reference and a training set serve many rows; sketches hash by identity
+def _features(sketches: Sketches) -> Tensor:
+    return _network().features(rasterize(sketches, FEATURES_SIZE))
+
+
+@lru_cache(maxsize=1)
+def _network() -> SketchFeatures:
+    return SketchFeatures.load()
+
+
+# the table --------------------
+
+
+def table(reports: Sequence[Report]) -> str:
+    """The reports as two aligned blocks, and what they were measured with; – where nothing was.
+
+    Let a floor and a ceiling be among the rows.
+    """
+    first = [
+        ("", "sketches", "valid %", "Fréchet ↓", "MMD·10³ ↓", "prec. ↑", "recall ↑", "dens. ↑",
+         "cover. ↑", "nearest →1", "calls", "s each"),
+        *(
+            (
+                row.name,
+                f"{row.num:,}",
+                _number(100 * row.valid / row.num if row.num else None, ".1f"),
+                _number(row.frechet, ".2f"),
+                _number(1000 * row.mmd, ".2f"),
+                *(
+                    _number(v, ".3f")
+                    for v in (row.precision, row.recall, row.density, row.coverage, row.nearest)
+                ),
+                _number(row.nfe, "d"),
+                _number(row.seconds, ".3g"),
+            )
+            for row in reports
+        ),
+    ]  # fmt: skip
+    names = [field.name for field in fields(Differences)]
+    second = [
+        ("JS distance of ↓", *(name.replace("_", "-") for name in names)),
+        *(
+            (row.name, *(_number(getattr(row.strokes, name), ".3f") for name in names))
+            for row in reports
+        ),
+    ]
+    caption = (
+        f"features {FEATURES_HASH[:12]} · {FEATURES_SIZE} × {FEATURES_SIZE} pixels, pen 1/28 · k = "
+        f"{_NEIGHBOURS} · ↓ lower is better, ↑ higher; only rows of equally many sketches compare"
+    )
+    return "\n\n".join([_aligned(first), _aligned(second), caption])
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            t.rjust(w) if k else t.ljust(w)
+            for k, (t, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join(
+        [lines[0].rstrip(), "-" * max(map(len, lines)), *(s.rstrip() for s in lines[1:])]
+    )
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "–" if value is None or value != value else format(value, spec)

@@ -1,0 +1,191 @@
+"""Sketches from noise: train on pen strokes, draw new ones, measure them, watch one appear.
+
+    python examples/sketch_bidirnn.py                      five minutes on the shipped kanji
+    python examples/sketch_bidirnn.py --data cats.ndjson --rows points --minutes 20
+    python examples/sketch_bidirnn.py --sample-only runs/sketch_bidirnn/model.safetensors --strokes 7
+
+Everything lands in one folder: the model, the sketches as SVG and ndjson, a picture of them, one being
+drawn (SVG) and one being denoised (GIF), the training curve and the table. Ctrl-C while it trains keeps
+what was learned; the same command goes on from there.
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import torch
+from pytorch_lightning import seed_everything
+
+import anydiff
+from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Masked
+from anydiff.data.kanji import load_sketches, split
+from anydiff.data.sequences import LengthDistribution, loader, unpack
+from anydiff.data.stroke_files import write_ndjson
+from anydiff.data.stroke_pictures import animate_denoising, draw_grid, write_animated_svg
+from anydiff.data.stroke_rows import PointRows, StrokeRows, rows_from_config
+from anydiff.data.strokes import Sketches
+from anydiff.denoisers import BiRNN
+from anydiff.lightning import DiffusionModule, fit, free_folder, plot_curve
+from anydiff.metrics.strokes import evaluate, noise_sketches, table
+from anydiff.optimizers import Muon
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        default="kanji",
+        help="kanji (shipped), kanjivg (all), an .ndjson, .npz, .svg or .inkml file, or a folder",
+    )
+    add(
+        "--rows", choices=["strokes", "points"], default="strokes", help="what a row of the data is"
+    )
+    add("--minutes", type=float, default=5.0, help="how long to train")
+    add("--epochs", type=int, help="train for so many passes, instead of --minutes")
+    add("--hidden", type=int, default=128, help="width of the network")
+    add("--layers", type=int, default=3, help="depth of the network")
+    add("--cell", choices=["gru", "lstm"], default="gru", help="the recurrent cell")
+    add("--batch-size", type=int, default=128, help="sketches in a batch")
+    add("--lr", type=float, default=8e-3, help="learning rate at its height")
+    add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
+    add("--steps", type=int, default=100, help="network calls for a sketch")
+    add("--num", type=int, default=360, help="sketches to draw; the first 64 are shown")
+    add(
+        "--strokes",
+        type=int,
+        help="draw sketches of so many strokes (rows), not as the data has them",
+    )
+    add("--seed", type=int, default=0, help="of the weights, the noise and the draw")
+    add("--out", type=Path, default=Path("runs/sketch_bidirnn"), help="folder for everything")
+    add(
+        "--resume",
+        action="store_true",
+        help="train the run in --out on, to --minutes or --epochs in all",
+    )
+    add("--sample-only", type=Path, metavar="CHECKPOINT", help="draw from a model.safetensors")
+    add("--accelerator", default="auto", choices=["auto", "cpu", "gpu"], help="where to run")
+    add("--devices", default="auto", help="how many, or which")
+    add("--precision", default="32-true", help="of the training, bf16-mixed for instance")
+    add("--strategy", default="auto", help="for several devices, ddp for instance")
+    args = parser.parse_args()
+    for name in ("minutes", "hidden", "layers", "batch_size", "lr", "steps", "num", "strokes"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
+            parser.error(
+                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be positive"
+            )
+    return args
+
+
+def train(args: argparse.Namespace, folder: Path) -> Path:
+    """Train, or go on training, and return the file of the model."""
+    sketches = load_sketches(args.data)
+    parts = split(len(sketches))
+    if not min(map(len, parts)):
+        raise ValueError(f"{args.data} holds {len(sketches)} sketches; give at least 10.")
+    seed_everything(args.seed, verbose=False)
+    known = sketches.subset(parts.train)
+    rows = (StrokeRows if args.rows == "strokes" else PointRows).fit(known)
+    learn, check = rows.encode(known), rows.encode(sketches.subset(parts.valid))
+    network = BiRNN(rows.channels, args.hidden, args.layers, args.cell)
+    diffusion = GaussianDiffusion(network, Cosine(), "eps")
+    print(
+        f"{len(learn):,} sketches to learn from, {len(check):,} to check with, a row a "
+        f"{args.rows[:-1]} ({rows.channels} numbers); "
+        f"{sum(p.numel() for p in network.parameters()):,} parameters"
+    )
+    run = fit(
+        DiffusionModule(diffusion, unpack, lr=args.lr, warmup=100, seed=args.seed, optimizer=Muon),
+        folder,
+        loader(learn, args.batch_size, seed=args.seed),
+        loader(check, args.batch_size, shuffle=False),
+        settings={
+            k: getattr(args, k)
+            for k in ("data", "rows", "hidden", "layers", "cell", "batch_size", "lr", "seed")
+        },
+        minutes=None if args.epochs else args.minutes,
+        epochs=args.epochs,
+        ema=0.995,
+        val_check_interval=200,
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,  # the loader shares its batches out itself
+        **{k: getattr(args, k) for k in ("accelerator", "devices", "precision", "strategy")},
+    )
+    if not run.is_global_zero:  # the other processes of several have done their part
+        raise SystemExit
+    lengths = LengthDistribution.from_sizes(learn.sizes)
+    extra = {"rows": rows.config, "lengths": lengths.counts, "data": args.data}
+    anydiff.save(folder / "model.safetensors", diffusion, extra)
+    try:
+        plot_curve(folder, folder / "curve.png")
+    except ValueError as error:  # a run of a few steps, or one that diverged
+        print(f"no curve: {error}")
+    return folder / "model.safetensors"
+
+
+def draw(
+    args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict
+) -> tuple[Sketches, list[Sketches]]:
+    """The sketches, and the path of the first one from noise."""
+    rows = rows_from_config(extra["rows"])
+    generator = torch.Generator().manual_seed(args.seed)
+    lengths = LengthDistribution(extra["lengths"]).sample(args.num, generator)
+    if args.strokes:
+        lengths = torch.full_like(lengths, args.strokes)
+    sampler = DDPM() if args.sampler == "ddpm" else DDIM()
+    parts, path = [], []
+
+    def keep(p: anydiff.samplers.Progress) -> None:
+        if not parts:  # the first sketch of the first batch
+            path.append(rows.decode(p.x_s[0, : lengths[0]].cpu(), lengths[:1]))
+
+    device = "cuda" if args.accelerator == "gpu" else "cpu"
+    diffusion.to(device)
+    for start in range(0, args.num, 180):
+        space = Masked.from_lengths(lengths[start : start + 180], device=device)
+        # a seed for each sketch: it is then the same in whatever batch it is drawn
+        seeds = [1_000_003 * args.seed + start + k for k in range(len(space.mask))]
+        shape = (*space.mask.shape, rows.channels)
+        x = diffusion.sample(
+            shape, space=space, sampler=sampler, steps=args.steps, seed=seeds,
+            progress=True, callback=keep,
+        )  # fmt: skip
+        parts.append(x[space.mask].cpu())
+    return rows.decode(torch.cat(parts), lengths), path
+
+
+def main() -> None:
+    args = arguments()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if args.accelerator == "auto":
+        args.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    markers = ["model.safetensors", "samples.ndjson", *["last.ckpt"] * bool(args.sample_only)]
+    folder = args.out if args.resume else free_folder(args.out, *markers)
+    try:
+        if args.resume and not (folder / "last.ckpt").exists():
+            raise ValueError(f"{folder} holds no last.ckpt to go on from; leave --resume out.")
+        checkpoint = args.sample_only or train(args, folder)
+        diffusion, extra = anydiff.load(checkpoint)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"drawing {args.num} sketches with {checkpoint}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    start = time.perf_counter()
+    drawn, path = draw(args, diffusion, extra)
+    seconds = (time.perf_counter() - start) / args.num
+
+    print("measuring ...")
+    write_ndjson(folder / "samples.ndjson", drawn)
+    shown = drawn.subset(range(min(64, args.num)))
+    draw_grid(folder / "samples.png", shown, columns=min(16, args.num))
+    write_animated_svg(folder / "drawing.svg", drawn[0])
+    animate_denoising(folder / "denoising.gif", path)
+    print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

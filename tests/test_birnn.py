@@ -1,0 +1,186 @@
+"""The recurrent denoiser: items keep to themselves, ChiroDiff's network is one of its configurations."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import anydiff
+from anydiff import DDPM, Cosine, GaussianDiffusion, Masked
+from anydiff.denoisers import BiRNN
+
+LENGTHS = [7, 1, 12, 4]
+ROUNDING = {"rtol": 1e-10, "atol": 1e-10}  # float64; outputs are of order one
+KINDS = {
+    "gru": {},
+    "lstm": {"cell": "lstm"},
+    "chirodiff": {"residual": False, "velocity": 2},
+    "no velocity": {"velocity": 0},
+    "observed": {"observed": True},
+    "context": {"context": 2},
+    "chirodiff with context": {"residual": False, "context": 2},
+}
+every_kind = pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(default)
+
+
+def network(**options) -> BiRNN:
+    """A small network with every path awake, also those that start at zero."""
+    net = BiRNN(3, 8, 2, **options)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return net
+
+
+def batch(**options):
+    """x_t, t, space and conditions of a padded batch."""
+    space = Masked.from_lengths(LENGTHS)
+    x_t = space.noise(torch.empty(*space.mask.shape, 3))
+    if options.get("observed"):
+        space = Masked(space.mask, (torch.rand(x_t.shape) < 0.7))
+        x_t = space.project(x_t)
+    cond = {"context": torch.randn(len(LENGTHS), 2)} if options.get("context") else {}
+    return x_t, torch.rand(len(LENGTHS)), space, cond
+
+
+@every_kind
+def test_an_item_is_the_same_alone_and_in_a_batch(options):
+    net = network(**options)
+    x_t, t, space, cond = batch(**options)
+    together = net(x_t, t, space=space, **cond)
+    for b, n in enumerate(LENGTHS):
+        observed = None if space.observed is None else space.observed[b : b + 1, :n]
+        own = Masked(torch.ones(1, n, dtype=torch.bool), observed)
+        of = {k: v[b : b + 1] for k, v in cond.items()}
+        alone = net(x_t[b : b + 1, :n], t[b : b + 1], space=own, **of)
+        torch.testing.assert_close(together[b, :n], alone[0], **ROUNDING)
+        assert not together[b, n:].any()
+
+
+@every_kind
+def test_more_padding_changes_neither_output_nor_gradient(options):
+    net = network(**options)
+    x_t, t, space, cond = batch(**options)
+
+    def run(x_t, space):
+        net.zero_grad()
+        y = net(x_t, t, space=space, **cond)
+        y.square().sum().backward()
+        return y.detach(), [p.grad.clone() for p in net.parameters()]
+
+    y, gradients = run(x_t, space)
+    longer = [nn.functional.pad(a, (0, 0, 0, 5)) for a in (x_t, space.mask[..., None])]
+    observed = space.observed
+    observed = None if observed is None else nn.functional.pad(observed, (0, 0, 0, 5), value=True)
+    y_longer, gradients_longer = run(longer[0], Masked(longer[1][..., 0], observed))
+    torch.testing.assert_close(y_longer[:, : y.shape[1]], y, **ROUNDING)
+    torch.testing.assert_close(gradients_longer, gradients, **ROUNDING)
+
+
+@every_kind
+def test_every_row_and_the_time_and_the_condition_reach_every_row(options):
+    net = network(**options)
+    x_t, t, space, cond = batch(**options)
+    y = net(x_t, t, space=space, **cond)
+
+    def rows_that_change(x_t, t, **cond):
+        changed = (net(x_t, t, space=space, **cond) - y).abs().amax(2) > 0
+        return changed[2]  # the longest item, all of its rows valid
+
+    for row in (0, 5, 11):
+        moved = x_t.clone()
+        moved[2, row] += 1.0
+        assert rows_that_change(moved, t, **cond).all()
+    assert rows_that_change(x_t, t + 0.1, **cond).all()
+    if cond:
+        assert rows_that_change(x_t, t, context=cond["context"] + 1).all()
+
+
+def test_chirodiff_as_published():
+    """Its 416,859 parameters, and its equations over PyTorch's packed GRU."""
+    net = BiRNN(3, hidden=96, layers=3, residual=False, velocity=2)
+    assert sum(p.numel() for p in net.parameters()) == 416_859
+
+    gru = nn.GRU(5 + 8, 96, 3, batch_first=True, bidirectional=True)
+    own = {
+        name.replace("_l0", f"_l{k}"): p
+        for k, layer in enumerate(net.layers)
+        for name, p in layer.named_parameters()
+    }
+    gru.load_state_dict(own)
+    x_t, t, space, _ = batch()
+    velocity = torch.zeros(*x_t.shape[:2], 2)
+    velocity[:, 1:] = x_t[:, 1:, :2] - x_t[:, :-1, :2]
+    angle = 2 * torch.pi * 4 * t[:, None] * net.time.w
+    time = torch.cat([angle.sin(), angle.cos()], 1)[:, None].expand(-1, x_t.shape[1], -1)
+    packed = pack_padded_sequence(
+        torch.cat([x_t, velocity, time], 2), torch.tensor(LENGTHS), True, enforce_sorted=False
+    )
+    h, _ = pad_packed_sequence(gru(packed)[0], batch_first=True)
+    y = net.head(torch.cat([net.merge(h), time], 2)) * space.mask[..., None]
+    torch.testing.assert_close(net(x_t, t, space=space), y, **ROUNDING)
+
+
+@every_kind
+def test_a_checkpoint_brings_it_back(options, tmp_path):
+    net = network(**options)
+    anydiff.save(tmp_path / "m.safetensors", GaussianDiffusion(net, Cosine()))
+    diffusion, _ = anydiff.load(tmp_path / "m.safetensors")
+    x_t, t, space, cond = batch(**options)
+    expected = net(x_t, t, space=space, **cond)
+    torch.testing.assert_close(diffusion.denoiser(x_t, t, space=space, **cond), expected)
+
+
+def test_it_learns_lines():
+    """Two ends of a line decide its middle: drawn lines must be straight, at any of the lengths."""
+    torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    diffusion = GaussianDiffusion(BiRNN(2, 32, 2), Cosine(), "eps")
+    optimizer = torch.optim.AdamW(diffusion.parameters(), 5e-3)
+
+    def lines(num):
+        space = Masked.from_lengths(torch.randint(3, 9, (num,), generator=generator))
+        ends = torch.randn(2, num, 1, 2, generator=generator)
+        along = torch.arange(space.mask.shape[1])[None, :, None] / (
+            space.lengths[:, None, None] - 1
+        )
+        return space.project(ends[0] * (1 - along) + ends[1] * along), space
+
+    for _ in range(300):
+        x0, space = lines(64)
+        optimizer.zero_grad()
+        diffusion.loss(x0, space=space, generator=generator).mean().backward()
+        optimizer.step()
+
+    _, space = lines(200)
+    x = diffusion.sample((*space.mask.shape, 2), space=space, sampler=DDPM(), steps=50, seed=0)
+    second = x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]
+    valid = space.mask[:, 2:]
+    bend = second[valid].square().mean().sqrt()
+    step = (x[:, 1:] - x[:, :-1])[space.mask[:, 1:]].square().mean().sqrt()
+    assert bend < 0.35 * step  # noise has √3 of it, lines none
+    ends = torch.stack([x[:, 0], x[torch.arange(200), space.lengths - 1]])
+    assert 0.75 < ends.std() < 1.25
+
+
+def test_a_call_that_does_not_fit_says_how():
+    net = network(context=2)
+    x_t, t, space, cond = batch(context=2)
+    with pytest.raises(ValueError, match=r"expected \(B, N, 3\)"):
+        net(x_t[..., :2], t, space=space, **cond)
+    with pytest.raises(ValueError, match="same batch"):
+        net(x_t[:, :5], t, space=space, **cond)
+    with pytest.raises(ValueError, match="a time for each item"):
+        net(x_t, t[:2], space=space, **cond)
+    with pytest.raises(ValueError, match="built with context=2"):
+        net(x_t, t, space=space)
+    with pytest.raises(ValueError, match="between 0 and 3"):
+        BiRNN(3, velocity=4)
