@@ -27,7 +27,7 @@ from anydiff.data.stroke_rows import PointRows, StrokeRows, rows_from_config
 from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
 from anydiff.lightning import DiffusionModule, fit, free_folder, plot_curve
-from anydiff.metrics.strokes import evaluate, noise_sketches, table
+from anydiff.metrics.strokes import Report, evaluate, noise_sketches, table
 from anydiff.optimizers import Muon
 
 
@@ -157,6 +157,19 @@ def draw(
     return rows.decode(torch.cat(parts), lengths), path
 
 
+def measure(args: argparse.Namespace, drawn: Sketches, data: str, seconds: float) -> list[Report]:
+    """The drawn sketches beside the floor, real ones, and the ceiling, noise; against held-out ones."""
+    sketches = load_sketches(data)
+    parts = split(len(sketches))
+    known, test = sketches.subset(parts.train[:10_000]), sketches.subset(parts.test[:1000])
+    real = sketches.subset(parts.valid[:1000])  # seen by nobody either
+    return [
+        evaluate(real, test, known, name="real, held out"),
+        evaluate(drawn, test, known, name="drawn", nfe=args.steps, seconds=seconds),
+        evaluate(noise_sketches(test), test, known, name="noise"),
+    ]
+
+
 def main() -> None:
     args = arguments()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -179,6 +192,13 @@ def main() -> None:
     seconds = (time.perf_counter() - start) / args.num
 
     print("measuring ...")
+    try:
+        rows = table(measure(args, drawn, extra["data"], seconds))
+        print("", rows, "", sep="\n")
+        (folder / "table.txt").write_text(rows + "\n")
+    except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
+        print(f"nothing to compare with: {error}")
+
     write_ndjson(folder / "samples.ndjson", drawn)
     shown = drawn.subset(range(min(64, args.num)))
     draw_grid(folder / "samples.png", shown, columns=min(16, args.num))

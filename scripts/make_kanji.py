@@ -10,37 +10,42 @@ strokes are from the curves, and writes only with --write.
 """
 
 import argparse
+from itertools import pairwise
 
 import numpy as np
 
 from anydiff.data.kanji import load_kanji, read_kanjivg
 from anydiff.data.stroke_files import write_npz
-from anydiff.data.strokes import Sketches, simplify
+from anydiff.data.strokes import Sketches, resample, simplify
 
 COUNT, CURVES, EPSILON, UNIT = 3600, 0.01, 0.15, 1 / 16
 
 
-def errors(made: Sketches, curves: Sketches) -> np.ndarray:
-    """The Hausdorff distance (S,) between each stroke made and its curve, a fine polyline."""
-    made_strokes, curve_strokes = (
-        [s.points[a:b] for a, b in zip(s.strokes[:-1], s.strokes[1:], strict=True)]
-        for s in (made, curves)
-    )
+def hausdorff(made: Sketches, curves: Sketches) -> np.ndarray:
+    """The distance (S,) between each stroke made and its curve, both as dense points on polylines."""
+    pairs = [
+        [
+            (s.points[a:b], d.points[e:f])
+            for (a, b), (e, f) in zip(pairwise(s.strokes), pairwise(d.strokes), strict=True)
+        ]
+        for s, d in ((made, resample(made, 0.5)), (curves, resample(curves, 0.5)))
+    ]
     return np.array(
         [
-            max(_farthest(a, b), _farthest(b, a))
-            for a, b in zip(made_strokes, curve_strokes, strict=True)
+            max(_farthest(dense_a, b), _farthest(dense_b, a), _farthest(a, b), _farthest(b, a))
+            for (a, dense_a), (b, dense_b) in zip(*pairs, strict=True)
         ]
     )
 
 
 def _farthest(points: np.ndarray, line: np.ndarray) -> float:
-    """How far the points go from a polyline; of dense points, how far one polyline goes from another."""
+    """How far any of the points is from a polyline."""
     first, along = line[:-1], np.diff(line, axis=0)
     length2 = (along**2).sum(1)
     between = points[:, None] - first
     share = ((between * along).sum(-1) / np.where(length2 > 0, length2, 1)).clip(0, 1)
-    return float(np.hypot(*(between - share[..., None] * along).T).min(0).max())
+    away = np.hypot(*np.moveaxis(between - share[..., None] * along, -1, 0))
+    return float(away.min(1).max())
 
 
 def main() -> None:
@@ -70,7 +75,7 @@ def main() -> None:
     }
     print("shipped:", ", ".join(f"{k} {'same' if v else 'DIFFER'}" for k, v in same.items()))
     if all(same.values()):
-        off = errors(shipped, curves) + CURVES
+        off = hausdorff(shipped, curves) + CURVES
         print(f"from the curves: at most {off.max():.3f}, mean of strokes {off.mean():.3f}")
 
 

@@ -61,6 +61,16 @@ def test_batches_come_in_random_order_of_length_and_never_the_same(lengths):
     assert not together & {frozenset(batch) for batch in epoch(lengths, 1)}
 
 
+def test_the_short_batches_are_of_any_length(lengths):
+    few = lengths[:127]
+    short = []  # where among the batches, by length, the one of fewer items is
+    for number in range(30):
+        batches = sorted(epoch(few, number), key=lambda batch: few[batch].mean())
+        assert sorted(map(len, batches)) == [63, 64]
+        short.append(len(batches[0]) == 63)
+    assert 5 < sum(short) < 25  # a fair coin, to 3.6 standard deviations
+
+
 def test_order_follows_seed_and_epoch_alone(lengths):
     sampler = LengthBatchSampler(lengths, 64, seed=3)
     assert list(sampler) == epoch(lengths, 0, seed=3)

@@ -10,13 +10,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
-__all__ = ["EpochBatches", "LengthBatchSampler", "ResumableLoader", "as_made", "ranks"]
+__all__ = ["EpochBatches", "LengthBatchSampler", "ResumableLoader", "Split", "as_made", "ranks"]
+
+
+class Split(NamedTuple):
+    """Numbers of items, three arrays that share none."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
 
 
 def ranks() -> tuple[int, int]:
@@ -49,17 +57,14 @@ class EpochBatches(Sampler[list[int]]):
     def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
         """The batches of one epoch, each the numbers of its items."""
 
-    def _ranks(self) -> tuple[int, int]:
-        return ranks()
-
     def __len__(self) -> int:
-        return max(1, self.num_batches // self._ranks()[1])
+        return max(1, self.num_batches // ranks()[1])
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.step > 0 and not self._resumed:  # the last epoch was broken off
             self.epoch, self.step = self.epoch + 1, 0
         self._resumed = False
-        rank, world = self._ranks()
+        rank, world = ranks()
         batches = self._epoch(np.random.default_rng((self.seed, self.epoch)))
         batches = batches[rank % len(batches) :: world][: len(self)]
         while self.step < len(batches):

@@ -14,20 +14,19 @@ References:
 
 from __future__ import annotations
 
-import os
 import re
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from .qm9 import Split
+from .batches import Split
+from .files import PathLike
+from .stroke_files import read_sketches
 from .strokes import SketchError, Sketches
 from .svg_paths import Subpath, flatten, subpaths
 
-__all__ = ["load_kanji", "read_kanjivg", "split"]
-
-PathLike = str | os.PathLike[str]
+__all__ = ["load_kanji", "load_sketches", "read_kanjivg", "split"]
 
 _PATH = re.compile(r'<path\b[^>]*?\sd="([^"]*)"')
 _FILE = re.compile(r"([0-9a-f]{4,6})(-.+)?")
@@ -36,8 +35,8 @@ _FILE = re.compile(r"([0-9a-f]{4,6})(-.+)?")
 def load_kanji(data: str = "3k") -> Sketches:
     """The shipped subset ("3k") or all of KanjiVG ("full"), labelled with the characters.
 
-    The shipped points are the originals' up to 0.2 of 109 units: curves are polylines there, rounded
-    to 1/16.
+    Curves are polylines. In the subset they are simplified and rounded to 1/16, at most 0.2 of the
+    109 units from the curves; in the full set, at most 0.05.
 
     Raises:
         ImportError: "full", and the package `kanjivg` isn't installed.
@@ -46,9 +45,19 @@ def load_kanji(data: str = "3k") -> Sketches:
         return read_kanjivg()
     if data != "3k":
         raise ValueError(f'data is {data!r}; there are "3k" and "full".')
-    from .stroke_files import read_sketches
-
     return read_sketches(Path(__file__).with_name("kanji_3k.npz"), name="kanji")
+
+
+def load_sketches(data: PathLike) -> Sketches:
+    """Sketches by name or path.
+
+    Arguments:
+        data: "kanji", the shipped subset; "kanjivg", all of KanjiVG from the package of this name;
+            or a path for :func:`~anydiff.data.stroke_files.read_sketches`.
+    """
+    if data in ("kanji", "kanjivg"):
+        return load_kanji("3k" if data == "kanji" else "full")
+    return read_sketches(data)
 
 
 def split(num: int) -> Split:

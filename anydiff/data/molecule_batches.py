@@ -16,7 +16,6 @@ import torch
 from torch.utils.data import Dataset
 
 from .batches import EpochBatches, ResumableLoader, as_made
-from .batches import ranks as _ranks
 
 if TYPE_CHECKING:
     from .molecules import Molecules
@@ -104,9 +103,6 @@ class SizeBatchSampler(EpochBatches):
 
     def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
         return self._dealt(rng) if self.shuffle else self._consecutive()
-
-    def _ranks(self) -> tuple[int, int]:
-        return _ranks()
 
 
 class MoleculeDataset(Dataset):

@@ -15,22 +15,18 @@ Writing is atomic: a file is there whole or not at all.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import PathLike, whole
 from .molecules import NUMBERS, SYMBOLS, MoleculeError, Molecules
 
 __all__ = ["read_molecules", "write_npz", "write_sdf", "write_xyz"]
-
-PathLike = str | os.PathLike[str]
 
 
 def read_molecules(path: PathLike, name: str | None = None) -> Molecules:
@@ -212,24 +208,6 @@ def _read_sdf(path: Path, name: str) -> Molecules:
 
 
 # writing --------------------
-
-
-@contextmanager
-def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
-    """A temporary file beside `path` that takes its place when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=suffix, prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def write_sdf(path: PathLike, mols: Sequence[Any]) -> None:

@@ -9,19 +9,16 @@ distances, as the metrics read them; a green dot marks a molecule whose atoms ar
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..metrics.bonds import Array, as_array, bond_orders, stable
-from .molecule_files import whole
+from .files import PathLike, whole
 from .molecules import symbol
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
-
-PathLike = str | os.PathLike[str]
 
 _KNOWN = (1, 6, 7, 8, 9)  # the elements that the bond table and the rule of stability cover
 _COLORS = {

@@ -27,10 +27,12 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from .batches import Split
+from .files import PathLike
 from .molecule_files import read_molecules, write_npz
 from .molecules import NUMBERS, MoleculeError, Molecules
 
@@ -53,16 +55,6 @@ _COLUMNS = (
 )
 _FULL = 130_831
 _HARTREE = 27.211386246  # eV, the factor that PyG's QM9 uses
-
-PathLike = str | os.PathLike[str]
-
-
-class Split(NamedTuple):
-    """Numbers of molecules, three arrays that share none."""
-
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
 
 
 def split(num: int = _FULL) -> Split:

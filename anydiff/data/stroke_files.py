@@ -1,82 +1,219 @@
-r"""Sketches on disk.
+r"""Sketches on disk: which reader for which file, and QuickDraw's lines.
 
-Our own npz: `points` (P, 2), `strokes` (S + 1,), `offsets` (M + 1,), optional `labels` (M,) and
-`times` (P,).
+Reading ends in :class:`~anydiff.data.strokes.Sketches` or in a
+:class:`~anydiff.data.strokes.SketchError` that names the file and the line or sketch.
+
+- `.ndjson`: QuickDraw, one drawing a line, ``{"word": …, "drawing": [[xs, ys], …]}``, in the raw form
+  with times in ms, ``[xs, ys, ts]``. Labels are the words.
+- `.npz`, `.npy`: stroke-3 and stroke-5, sketch-rnn's files, our own (:mod:`~anydiff.data.stroke_arrays`).
+- `.svg` and `.inkml`: one sketch a file (:mod:`~anydiff.data.svg`, :mod:`~anydiff.data.inkml`).
+- A folder of `.svg`, `.inkml` and `.ndjson` files, by name; labels are the files' names without ending
+  where a file has none itself.
+
+Writing is atomic: a file is there whole or not at all.
 """
 
 from __future__ import annotations
 
-import os
-import zipfile
-import zlib
+import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .molecule_files import whole
-from .strokes import SketchError, Sketches
+from .files import PathLike, whole
+from .inkml import read_inkml
+from .stroke_arrays import read_arrays, write_npz
+from .strokes import EmptySketch, SketchError, Sketches
+from .svg import read_svg
 
-__all__ = ["read_sketches", "write_npz"]
+__all__ = ["read_sketches", "write_ndjson", "write_npz"]
 
-PathLike = str | os.PathLike[str]
+_ENDINGS = (".ndjson", ".npz", ".npy", ".svg", ".inkml")
+_IN_FOLDERS = (".ndjson", ".svg", ".inkml")
 
 
-def read_sketches(path: PathLike, name: str | None = None) -> Sketches:
+def read_sketches(
+    path: PathLike,
+    name: str | None = None,
+    *,
+    part: str | None = None,
+    tolerance: float | None = None,
+    skip_empty: bool = False,
+) -> Sketches:
+    """The sketches of a file or a folder.
+
+    Arguments:
+        path: A file that ends in .ndjson, .npz, .npy, .svg or .inkml, or a folder.
+        name: What errors call it; by default the path.
+        part: "train", "valid" or "test" of an npz that is divided so; by default all of it.
+        tolerance: Of the curves of SVG files, see `read_svg`.
+        skip_empty: Leave out drawings without strokes, and strokes without points, of ndjson, SVG
+            and InkML; they are errors otherwise.
+
+    Raises:
+        SketchError: A missing, cut or faulty file; the message names it and the place in it.
+    """
     path = Path(path)
     name = name or str(path)
+    ending = path.suffix.lower()
+    if path.is_dir():
+        return _read_folder(path, name, part, tolerance, skip_empty)
+    if ending not in _ENDINGS:
+        raise SketchError(f"{name}: give a folder, or a file that ends in {', '.join(_ENDINGS)}.")
+    if not path.is_file():
+        raise SketchError(f"{name}: there is no such file.")
+    if ending in (".npz", ".npy"):
+        return read_arrays(path, name, part)
+    if part is not None:
+        raise SketchError(f"{name}: a {ending} file has no parts; leave out part={part!r}.")
+    if ending == ".ndjson":
+        return _read_ndjson(path, name, skip_empty)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise SketchError(f"{path}: not a readable npz file, or cut short ({error}).") from error
-    return _from_arrays(arrays, name)
+        return read_svg(path, tolerance, name) if ending == ".svg" else read_inkml(path, name)
+    except EmptySketch:
+        if not skip_empty:
+            raise
+        return Sketches.from_lists([], name=name)
 
 
-def _from_arrays(arrays: dict[str, np.ndarray], name: str) -> Sketches:
-    if "steps" in arrays:
-        points = np.cumsum(arrays["steps"], axis=0, dtype=np.int64) * float(arrays["unit"])
-    else:
-        points = arrays["points"]
-    strokes, offsets = (
-        np.concatenate([[0], np.cumsum(arrays[key], dtype=np.int64)])
-        for key in ("stroke_sizes", "sketch_sizes")
-    )
+def _read_folder(
+    folder: Path, name: str, part: str | None, tolerance: float | None, skip_empty: bool
+) -> Sketches:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IN_FOLDERS)
+    if not paths:
+        raise SketchError(f"{name}: there are no files in it that end in {', '.join(_IN_FOLDERS)}.")
+    files = [
+        read_sketches(path, part=part, tolerance=tolerance, skip_empty=skip_empty) for path in paths
+    ]
+    labels: list[str] = []
+    for path, sketches in zip(paths, files, strict=True):
+        labels += [path.stem] * len(sketches) if sketches.labels is None else list(sketches.labels)
+    timed = all(sketches.times is not None for sketches in files if len(sketches))
+    sizes = [np.diff(sketches.strokes) for sketches in files]
+    counts = [np.diff(sketches.offsets) for sketches in files]
     return Sketches(
-        points,
-        strokes,
-        offsets,
-        arrays["labels"].tolist() if "labels" in arrays else None,
-        arrays.get("times"),
+        np.concatenate([sketches.points for sketches in files]),
+        np.cumsum(np.concatenate([[0], *sizes])),
+        np.cumsum(np.concatenate([[0], *counts])),
+        labels,
+        np.concatenate([s.times for s in files if s.times is not None])
+        if timed and labels
+        else None,
         name,
     )
 
 
-def write_npz(path: PathLike, sketches: Sketches, *, unit: float | None = None) -> None:
-    """Writes sketches so that `read_sketches` gives them back.
+# ndjson --------------------
 
-    Arguments:
-        unit: Round coordinates to multiples of this and keep them as integer steps from point to
-            point, which takes a fraction of the space; a power of two loses nothing more.
+
+def _read_ndjson(path: Path, name: str, skip_empty: bool) -> Sketches:
+    values: tuple[list[float], ...] = ([], [], [])  # x, y, t of all points
+    sizes: list[int] = []
+    counts: list[int] = []
+    words: list[str | None] = []
+    lists = 0  # in each stroke: 2, or 3 with times
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line, text in enumerate(file, 1):
+                if not text.strip():
+                    continue
+
+                def wrong(message: str, line: int = line) -> SketchError:
+                    return SketchError(f"{name}, line {line}: {message}")
+
+                try:
+                    record = json.loads(text)
+                except (json.JSONDecodeError, RecursionError) as error:
+                    raise wrong(f"not JSON, or cut short ({error}).") from None
+                drawing = record.get("drawing") if isinstance(record, dict) else None
+                if not isinstance(drawing, list):
+                    raise wrong('should be an object with a list "drawing".')
+                count = 0
+                for s, stroke in enumerate(drawing):
+                    fault = _stroke_fault(stroke, lists)
+                    if fault:
+                        raise wrong(f"stroke {s} {fault}.")
+                    lists = len(stroke)
+                    if not stroke[0]:
+                        if skip_empty:
+                            continue
+                        raise wrong(f"stroke {s} is empty; skip_empty=True leaves such out.")
+                    for kept, new in zip(values, stroke, strict=False):
+                        kept += new
+                    sizes.append(len(stroke[0]))
+                    count += 1
+                if count:
+                    word = record.get("word")
+                    counts.append(count)
+                    words.append(word if word is None else str(word))
+                elif not skip_empty:
+                    raise wrong("the drawing is empty; skip_empty=True leaves such out.")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SketchError(f"{name}: not a readable text file ({error}).") from error
+    return Sketches(
+        np.array(values[:2], np.float64).T.copy(),
+        np.cumsum([0, *sizes]),
+        np.cumsum([0, *counts]),
+        None if all(word is None for word in words) else [word or "" for word in words],
+        np.array(values[2], np.float64) if lists == 3 else None,
+        name,
+    )
+
+
+_NUMERIC = {int, float}
+
+
+def _stroke_fault(stroke: Any, lists: int) -> str | None:
+    """What is wrong with a stroke [xs, ys] or [xs, ys, ts], if anything is."""
+    if not (
+        isinstance(stroke, list)
+        and len(stroke) in (2, 3)
+        and all(isinstance(values, list) for values in stroke)
+    ):
+        return "should be [[x, …], [y, …]], or that with times [t, …] as a third list"
+    sizes = [len(values) for values in stroke]
+    if len(set(sizes)) > 1:
+        return f"has lists of {', '.join(map(str, sizes))} numbers; they should be as many"
+    if lists and len(stroke) != lists:
+        return f"has {len(stroke)} lists, but those before have {lists}; times are for all or none"
+    for values in stroke:
+        if not _NUMERIC.issuperset(map(type, values)):
+            bad = next(value for value in values if type(value) not in _NUMERIC)
+            return f"holds {bad!r}, which is no number"
+        try:
+            finite = math.isfinite(sum(values))
+        except OverflowError:  # an integer beyond any float
+            finite = False
+        if not finite:
+            return "holds a number that is not finite"
+    return None
+
+
+def write_ndjson(path: PathLike, sketches: Sketches) -> None:
+    """Writes QuickDraw's lines: words where there are labels, times where there are times.
+
+    Numbers are written so that `read_sketches` gives back exactly the same.
     """
-    arrays = {
-        "stroke_sizes": _small(np.diff(sketches.strokes)),
-        "sketch_sizes": _small(np.diff(sketches.offsets)),
-    }
-    if unit is None:
-        arrays["points"] = sketches.points
-    else:
-        whole_steps = np.diff(np.rint(sketches.points / unit).astype(np.int64), axis=0, prepend=0)
-        arrays |= {"steps": _small(whole_steps), "unit": np.array(float(unit))}
-    if sketches.labels is not None:
-        arrays["labels"] = np.array(list(sketches.labels), dtype=np.str_)
-    if sketches.times is not None:
-        arrays["times"] = sketches.times
-    with whole(path, ".npz") as temporary:
-        np.savez_compressed(temporary, **arrays)
+    xs, ys = (_plain(values) for values in sketches.points.T)
+    ts = None if sketches.times is None else _plain(np.asarray(sketches.times))
+    strokes, offsets = sketches.strokes.tolist(), sketches.offsets.tolist()
+    with whole(path, ".ndjson") as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for m, (first, last) in enumerate(pairwise(offsets)):
+            drawing = [
+                [values[a:b] for values in (xs, ys, ts) if values is not None]
+                for a, b in pairwise(strokes[first : last + 1])
+            ]
+            record = {} if sketches.labels is None else {"word": str(sketches.labels[m])}
+            text = json.dumps({**record, "drawing": drawing}, separators=(",", ":"))
+            file.write(text + "\n")
 
 
-def _small(values: np.ndarray) -> np.ndarray:
-    """The same integers in the smallest type that holds them all."""
-    low, high = values.min(initial=0), values.max(initial=0)
-    types = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64)
-    return values.astype(next(t for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max))
+def _plain(values: np.ndarray) -> Sequence[float]:
+    """As Python's integers where all are whole, as QuickDraw has them, otherwise as its floats."""
+    if (np.abs(values) < 2**53).all() and (values == np.rint(values)).all():
+        return values.astype(np.int64).tolist()
+    return values.astype(np.float64).tolist()

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .molecule_files import whole
+from .files import whole
 from .strokes import Sketches
 
 __all__ = [
@@ -41,7 +41,7 @@ _MARGIN = 1 / 16  # of the picture's side, on each side
 _PEN = 1 / 28  # the pen's width, of the picture's side
 _INK = np.array((32, 36, 46))
 _GHOST = 0.12  # the finished drawing under the pen, as a part of the ink
-_LEVELS = 16  # of ink in a film
+_LEVELS = 12  # of ink in a film
 # from navy by teal and olive to ochre: even steps of lightness, told apart by colour-blind eyes
 _ORDER = np.array([(14, 36, 98), (24, 92, 108), (84, 120, 68), (178, 132, 44), (220, 134, 96)])
 
@@ -213,11 +213,16 @@ def _picture(sketch: Sketches, size: int, width: float, colors: bool) -> np.ndar
     points = sketch.points * scale + shift
     num = len(sketch.strokes) - 1
     paper = np.full((size, size, 3), 255.0)
-    at = np.linspace(0, len(_ORDER) - 1, num) if num > 1 else np.zeros(1)
-    for k, ink in enumerate(_coverage(points[p], points[q], stroke, num, size, width / 2)):
-        color = [np.interp(at[k], range(len(_ORDER)), channel) for channel in _ORDER.T]
+    inks = _coverage(points[p], points[q], stroke, num, size, width / 2)
+    for ink, color in zip(inks, _colors(num), strict=True):
         paper += ink[:, :, None] * (color - paper)
     return np.rint(paper).astype(np.uint8)
+
+
+def _colors(num: int) -> np.ndarray:
+    """The strokes' colours (num, 3) in their order."""
+    at = np.arange(num) * (len(_ORDER) - 1) / max(num - 1, 1)
+    return np.stack([np.interp(at, range(len(_ORDER)), c) for c in _ORDER.T], axis=1)
 
 
 def write_png(
@@ -245,7 +250,7 @@ def draw_grid(
     Arguments:
         columns: Sketches in a row; fewer if there are fewer.
         size: Pixels of a sketch's side.
-        width: The pen's width in pixels; by default a thirtieth of the side or so.
+        width: The pen's width in pixels; size / 28 by default.
         gap: Pixels between two sketches and around all of them; an eighth of the side by default.
         stroke_colors: Colour the strokes by their order, first dark blue, last ochre.
     """
@@ -314,11 +319,7 @@ def animate_denoising(
     """
     if len(frames) == 0:
         raise ValueError("there are no frames to show.")
-    shown = [
-        [_tidy(s) for s in ((frame[m] for m in range(len(frame))) if whole_set else [frame])]
-        for frame in frames
-        for whole_set in [isinstance(frame, Sketches)]
-    ]
+    shown = [[_tidy(sketch) for sketch in _drawings(frame)] for frame in frames]
     num = len(shown[-1])
     if num == 0 or any(len(frame) != num for frame in shown):
         raise ValueError(
@@ -345,6 +346,10 @@ def animate_denoising(
             picture[-bar:] = 0.06
             picture[-bar:, : round(picture.shape[1] * (k + 1) / len(pictures))] = 0.45
     _write_film(path, pictures, fps, hold)
+
+
+def _drawings(frame: Sketches | Strokes) -> list[Strokes]:
+    return [frame[m] for m in range(len(frame))] if isinstance(frame, Sketches) else [frame]
 
 
 def _viewport(frames: Sequence[Strokes], room: float) -> Box:
@@ -389,16 +394,14 @@ def animate_drawing(
         hold: Seconds that it then stays.
         ghost: Show the finished drawing faintly from the beginning.
     """
-    whole_sketch = _one(sketch)
+    one = _one(sketch)
     width = _width(width, size)
-    (scale,), shift = _fitted(whole_sketch, size, width)
-    strokes = [s * scale + shift for s in whole_sketch[0]]
-    p, q, stroke = _segments(whole_sketch)
-    points = np.concatenate(strokes)
-    a, b = points[p], points[q]
+    (scale,), shift = _fitted(one, size, width)
+    p, q, stroke = _segments(one)
+    a, b = (one.points[k] * scale + shift for k in (p, q))
 
     # when each line begins and ends: evenly along its stroke
-    begin, end = _pace(strokes)
+    begin, end = _pace(one[0])
     length = np.hypot(*(b - a).T)
     total = np.maximum(np.bincount(stroke, length), 1e-12)
     before = np.cumsum(length) - length
@@ -453,14 +456,12 @@ def write_animated_svg(
     scale = scale or 1.0  # a dot
     points = one.points
     side, middle = size / scale, (points.min(0) + points.max(0)) / 2
-    box = " ".join(f"{v:.6g}" for v in (*(middle - side / 2), side, side))
+    box = " ".join(f"{v:.12g}" for v in (*(middle - side / 2), side, side))
     total = seconds + hold
     begin, end = (seconds / total * t for t in _pace(one[0]))
 
-    def color(k: int) -> str:
-        at = (len(_ORDER) - 1) * k / max(len(one[0]) - 1, 1)
-        rgb = [np.interp(at, range(len(_ORDER)), c) for c in _ORDER.T] if stroke_colors else _INK
-        return "#" + "".join(f"{round(float(c)):02x}" for c in rgb)
+    colors = _colors(len(one[0])) if stroke_colors else np.tile(_INK, (len(one[0]), 1))
+    ink = ["#" + bytes(np.rint(color).astype(np.uint8)).hex() for color in colors]
 
     tag = f"s{zlib.crc32(points.tobytes()):08x}-"  # several may stand in one page
     paths, pens = [], []
@@ -468,28 +469,26 @@ def write_animated_svg(
         xy = [f"{x!r},{y!r}" for x, y in stroke.tolist()]
         data = f"M{xy[0]}L{' '.join(xy[1:])}" if len(xy) > 1 else f"M{xy[0]}Z"
         paths.append(f'<path id="{tag}{k}" pathLength="1" d="{data}"/>')
-        t0, t1 = f"{begin[k]:.5f}", f"{min(end[k], 0.99999):.5f}"
+        t0, t1 = f"{max(begin[k], 1e-5):.5f}", f"{min(end[k], 0.99999):.5f}"
+        every = f'dur="{total:g}s" repeatCount="indefinite"/>'
         # hidden until its turn: a round cap would show as a dot where the line begins
-        appear = (
+        pen = (
             f'<animate attributeName="opacity" values="0;1;1" keyTimes="0;{t0};1" '
-            f'calcMode="discrete" dur="{total:g}s" repeatCount="indefinite"/>'
-            if begin[k] > 0
-            else ""
+            f'calcMode="discrete" {every}'
         )
-        run = (
-            '<animate attributeName="stroke-dashoffset" values="1;1;0;0" '
-            f'keyTimes="0;{t0};{t1};1" dur="{total:g}s" repeatCount="indefinite"/>'
-        )
-        dashes = 'stroke-dasharray="1 2" ' if len(stroke) > 1 else ""
-        pens.append(
-            f'<use href="#{tag}{k}" {dashes}stroke="{color(k)}">{appear}'
-            f"{run if len(stroke) > 1 else ''}</use>"
-        )
+        dashes = ""
+        if np.ptp(stroke, axis=0).any():
+            dashes = 'stroke-dasharray="1 2" '
+            pen += (
+                '<animate attributeName="stroke-dashoffset" values="1;1;0;0" '
+                f'keyTimes="0;{t0};{t1};1" {every}'
+            )
+        pens.append(f'<use href="#{tag}{k}" {dashes}stroke="{ink[k]}">{pen}</use>')
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" viewBox="{box}" '
         f'style="background:#fff" fill="none" stroke-width="{width / scale:.6g}" '
         'stroke-linecap="round" stroke-linejoin="round">',
-        f'<g stroke="{color(0)}" stroke-opacity="{_GHOST if ghost else 0}">',
+        f'<g stroke="{ink[0]}" stroke-opacity="{_GHOST if ghost else 0}">',
         *paths,
         "</g>",
         *pens,

@@ -25,6 +25,7 @@ from itertools import pairwise
 import numpy as np
 
 __all__ = [
+    "EmptySketch",
     "SketchError",
     "Sketches",
     "from_stroke3",
@@ -39,6 +40,10 @@ __all__ = [
 
 class SketchError(ValueError):
     """Sketches, or a file of them, that can't be right. The message names the place."""
+
+
+class EmptySketch(SketchError):
+    """A drawing in which nothing is drawn."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ References:
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +22,11 @@ from xml.parsers import expat
 
 import numpy as np
 
-from .molecule_files import whole
-from .strokes import SketchError, Sketches
+from .files import PathLike, whole
+from .strokes import EmptySketch, SketchError, Sketches
 from .svg_paths import NUMBER, parse_path, short
 
 __all__ = ["parse_path", "read_svg", "write_svg"]
-
-PathLike = str | os.PathLike[str]
 
 
 def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = None) -> Sketches:
@@ -62,7 +59,7 @@ def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = 
         line = parser.CurrentLineNumber
         raise SketchError(f"{name}, line {line}: {error}") from error
     if not reader.strokes:
-        raise SketchError(f"{name}: nothing is drawn in it; it has no path, polyline or the like.")
+        raise EmptySketch(f"{name}: nothing is drawn in it; it has no path, polyline or the like.")
     return Sketches.from_lists([reader.strokes], name=name)
 
 

@@ -1,9 +1,10 @@
 r"""Features of drawings, for the distances of :mod:`anydiff.metrics.distances`.
 
-A small convnet that was taught to name the radical of a kanji (its part under which dictionaries
-list it) from a picture of 64 × 64 pixels; the 64 numbers before its last layer, each brought to mean
-0 and variance 1 over the characters it learnt from, are the features. It has never seen a character
-of the shipped kanji's validation and test parts. `scripts/train_sketch_features.py` makes it again.
+A small convnet that was taught to name the radical of a kanji (the part under which dictionaries list
+it) from a picture of 64 × 64 pixels, and to tell disturbed ones: jittered, displaced or joined strokes,
+scribbles. The 64 numbers before its last layer, each brought to mean 0 and variance 1 over what it
+learnt from, are the features. It has never seen a character of the shipped kanji's validation and
+test parts. `scripts/train_sketch_features.py` makes it again.
 
 This isn't Inception, and a distance measured with it compares with nothing that is published. The
 file's hash belongs beside every such number: `load` refuses any other file.
@@ -21,7 +22,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ..data.molecule_files import whole
+from ..data.files import whole
 
 __all__ = ["FEATURES_HASH", "FEATURES_SIZE", "SketchFeatures"]
 
@@ -32,10 +33,10 @@ _PATH = Path(__file__).with_name("sketch_features.safetensors")
 
 
 class SketchFeatures(nn.Module):
-    """The network: pictures in, radicals out, features on the way.
+    """The network: pictures in, classes out, features on the way.
 
     Arguments:
-        classes: The radicals.
+        classes: The radicals, and the ways of being disturbed.
         features: Numbers before the last layer.
     """
 
@@ -54,7 +55,7 @@ class SketchFeatures(nn.Module):
             nn.Flatten(),
             nn.Linear(80 * 9, features),
         )
-        self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, len(classes)))
+        self.head = nn.Sequential(nn.SiLU(), nn.Dropout(0.3), nn.Linear(features, len(classes)))
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
 

@@ -1,0 +1,247 @@
+r"""Sketches in NumPy's files, npz and npy.
+
+Our own npz holds the arrays of :class:`~anydiff.data.strokes.Sketches`: `points`, `strokes`, `offsets`
+and, if there are, `labels` and `times`. A smaller form has integers `steps` (P, 2) from each point to
+the next, whose running sum times `unit` gives the points, and instead of the offsets `stroke_sizes`
+(S,), points in each stroke, and `sketch_sizes` (M,), strokes in each sketch. Read are also
+
+- stroke-3 rows end to end: `strokes` (N, 3) and `offsets` (M + 1,), optional `labels`, or `label` with
+  the names in `categories`; `split` numbers with `split_names`; `unit`, which rows are multiples of;
+- sketch-rnn's files: arrays `train`, `valid`, `test` of stroke-3 arrays;
+- one array of rows (n, 3) or (n, 5), or (M, n, 5) of many sketches.
+
+Arrays of arrays are pickles in NumPy's files. They are read without NumPy's unpickling: the pickle may
+ask for arrays and for nothing else, and what it gets are stand-ins, from which arrays of numbers are
+built afterwards. So no file can run code.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import PathLike, whole
+from .strokes import SketchError, Sketches, from_stroke3, from_stroke5
+
+__all__ = ["read_arrays", "write_npz"]
+
+_PARTS = ("train", "valid", "test")
+
+
+def read_arrays(path: PathLike, name: str | None = None, part: str | None = None) -> Sketches:
+    """The sketches of an npz or npy file; `part` is one of train, valid and test, or all of them."""
+    name = name or str(path)
+    try:
+        if Path(path).suffix.lower() == ".npy":
+            arrays = {"strokes": _array(Path(path).read_bytes(), name)}
+        else:
+            with zipfile.ZipFile(path) as file:
+                arrays = {
+                    member.removesuffix(".npy"): _array(file.read(member), f"{name}, {member}")
+                    for member in file.namelist()
+                }
+    except SketchError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds on faulty files
+        raise SketchError(f"{name}: not a readable file, or cut short ({error}).") from error
+
+    try:
+        if arrays.keys() & {"points", "steps"}:
+            if part is not None:
+                raise SketchError(f"{name}: has no parts; leave out part={part!r}.")
+            return _own(arrays, name)
+        if {"strokes", "offsets"} <= arrays.keys():
+            return _flat(arrays, name, part)
+        if arrays.keys() & set(_PARTS):
+            return _parts(arrays, name, part)
+        if len(arrays) == 1 and part is None:
+            return _rows(next(iter(arrays.values())), name)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, SketchError):
+            raise
+        raise SketchError(f"{name}: its arrays don't fit together ({error}).") from error
+    raise SketchError(
+        f"{name}: holds {sorted(arrays)}; give strokes and offsets, {', '.join(_PARTS)}, or a single "
+        "array of stroke-3 or stroke-5 rows."
+    )
+
+
+def _own(arrays: dict[str, Any], name: str) -> Sketches:
+    if "points" in arrays:
+        points, strokes, offsets = (arrays[key] for key in ("points", "strokes", "offsets"))
+    else:
+        points = np.cumsum(arrays["steps"], axis=0, dtype=np.int64) * float(arrays["unit"])
+        strokes, offsets = (
+            np.concatenate([[0], np.cumsum(arrays[key], dtype=np.int64)])
+            for key in ("stroke_sizes", "sketch_sizes")
+        )
+    labels = arrays["labels"].tolist() if "labels" in arrays else None
+    return Sketches(points, strokes, offsets, labels, arrays.get("times"), name)
+
+
+def _flat(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
+    offsets = arrays["offsets"]
+    rows = arrays["strokes"]
+    if rows.ndim != 2 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(rows):
+        raise SketchError(
+            f"{name}: offsets should run from 0 to the number of rows, and strokes are {rows.shape}."
+        )
+    labels = None
+    if "labels" in arrays:
+        labels = [str(label) for label in arrays["labels"].tolist()]
+    elif "label" in arrays:
+        values = arrays["label"]
+        labels = list(
+            map(str, (arrays["categories"][values] if "categories" in arrays else values))
+        )
+    sketches = from_stroke3(np.split(rows, offsets[1:-1]) if len(offsets) > 1 else [], labels, name)
+    if "unit" in arrays:
+        sketches = replace(sketches, points=sketches.points * float(arrays["unit"]))
+    if part is None:
+        return sketches
+    names = arrays["split_names"].tolist() if "split_names" in arrays else list(_PARTS)
+    if "split" not in arrays or part not in names:
+        have = names if "split" in arrays else "none"
+        raise SketchError(f"{name}: has no part {part!r}; its parts are {have}.")
+    return sketches.subset(arrays["split"] == names.index(part))
+
+
+def _parts(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
+    names = [key for key in _PARTS if key in arrays] if part is None else [part]
+    rows: list[np.ndarray] = []
+    for key in names:
+        if key not in arrays:
+            raise SketchError(f"{name}: has no part {key!r}; it holds {sorted(arrays)}.")
+        rows += list(arrays[key])
+    return from_stroke3(rows, name=name)
+
+
+def _rows(array: Any, name: str) -> Sketches:
+    many = list(array) if isinstance(array, list) or array.ndim == 3 else [array]
+    if many and many[0].ndim == 2 and many[0].shape[1] == 5:
+        return from_stroke5(many, name=name)
+    return from_stroke3(many, name=name)
+
+
+# pickles --------------------
+
+
+def _array(raw: bytes, name: str) -> Any:
+    """The array in the bytes of an npy file, or a list of them where it is an array of arrays."""
+    if raw[:6] != b"\x93NUMPY":
+        raise SketchError(f"{name}: not a NumPy array.")
+    begin = 10 if raw[6] == 1 else 12
+    end = begin + int.from_bytes(raw[8:begin], "little")
+    if b"'|O'" not in raw[begin:end]:
+        return np.load(io.BytesIO(raw), allow_pickle=False)
+    try:
+        value = _Unpickler(io.BytesIO(raw[end:]), name).load()
+        if not (
+            isinstance(value, _Array) and isinstance(value.raw, list) and len(value.shape) == 1
+        ):
+            raise ValueError("not a row of arrays")
+        return [item.numbers() for item in value.raw]
+    except SketchError:
+        raise
+    except Exception as error:  # a faulty pickle may raise anything
+        raise SketchError(
+            f"{name}: its pickle is cut short or isn't of arrays ({type(error).__name__}: {error})."
+        ) from error
+
+
+class _Array:
+    """Stands in for an array in a pickle, and for the function that makes it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.raw: Any = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, self.shape, self.dtype, self.fortran, self.raw = state
+
+    def numbers(self) -> np.ndarray:
+        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
+        dtype = np.dtype(str(self.dtype.order).replace("|", "=") + self.dtype.spec)
+        if dtype.kind not in "iufb":
+            raise ValueError(f"an array of {dtype}")
+        shape = tuple(map(int, self.shape))
+        return np.frombuffer(raw, dtype).reshape(shape, order="F" if self.fortran else "C")
+
+
+class _Dtype:
+    """Stands in for a dtype in a pickle."""
+
+    def __init__(self, spec: str, *_: Any) -> None:
+        self.spec, self.order = str(spec), "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+_STANDS_IN = {
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, name: str) -> None:
+        super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as text
+        self.name = name
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _STANDS_IN:
+            raise SketchError(
+                f"{self.name}: its pickle asks for {module}.{name}; only arrays are read. If you "
+                "trust the file, load it yourself and give from_stroke3 its arrays."
+            )
+        return _STANDS_IN[module, name]
+
+
+# writing --------------------
+
+
+def write_npz(path: PathLike, sketches: Sketches, *, unit: float | None = None) -> None:
+    """Writes sketches so that `read_sketches` gives them back; needs no pickle.
+
+    Arguments:
+        path: The file; it is there whole or not at all.
+        sketches: What to write; everything is kept but the name.
+        unit: Round coordinates to multiples of this and keep them as integer steps from point to
+            point, which takes a fraction of the space. Where they are such multiples already and it
+            is a power of two, nothing is lost.
+    """
+    if unit is None:
+        arrays: dict[str, Any] = {
+            key: getattr(sketches, key) for key in ("points", "strokes", "offsets")
+        }
+    else:
+        rounded = np.rint(sketches.points.astype(np.float64) / unit).astype(np.int64)
+        arrays = {
+            "steps": _small(np.diff(rounded, axis=0, prepend=np.zeros((1, 2), np.int64))),
+            "unit": np.array(float(unit)),
+            "stroke_sizes": _small(np.diff(sketches.strokes)),
+            "sketch_sizes": _small(np.diff(sketches.offsets)),
+        }
+    if sketches.labels is not None:
+        arrays["labels"] = np.array(list(sketches.labels), dtype=np.str_)
+    if sketches.times is not None:
+        arrays["times"] = sketches.times
+    with whole(path, ".npz") as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    """The same integers in the smallest type that holds them all."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    types = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64)
+    return values.astype(
+        next(t for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    )

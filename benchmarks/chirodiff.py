@@ -1,0 +1,178 @@
+"""Is the sketch example better than ChiroDiff's configuration, in the same minutes on the same data?
+
+Trains both for each seed, one after the other: `examples/sketch_bidirnn.py` as it is, and the published
+configuration on the same core: points 0.05 apart with a real-valued pen bit that is cut at 0.8, first
+point at the origin, 3 × 96 GRU without residuals, position and velocity, linear schedule of 35 steps,
+eps, AdamW 1e-3 with weight decay 1e-2, batches of 128, gradients cut at 0.1, ancestral sampling with
+0.75 of its noise. Prints every run and the medians, measured by the same code.
+
+    python benchmarks/chirodiff.py                         # three seeds, half an hour and more
+    python benchmarks/chirodiff.py --minutes 0.2 --seeds 0 # to see that it runs
+
+One thing is kinder to it than its own code: the averaged weights have a decay that suits so short a
+run (0.9999 would keep them at their start).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import seed_everything
+
+from anydiff import DDPM, GaussianDiffusion, Masked, Tabulated, sample
+from anydiff.data.sequences import LengthDistribution, Sequences, loader, unpack
+from anydiff.data.strokes import Sketches, resample
+from anydiff.denoisers import BiRNN
+from anydiff.lightning import DiffusionModule, fit, free_folder
+from anydiff.metrics.strokes import Report, table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+import sketch_bidirnn as example
+
+STEPS = 35
+
+
+class ChiroRows:
+    """Rows (x, y, pen): the first point is the origin and left out, the farthest is 10 from it."""
+
+    channels = 3
+    spacing, size, cut = 0.05, 10.0, 0.8
+
+    def encode(self, sketches: Sketches) -> Sequences:
+        first = sketches.strokes[sketches.offsets[:-1]]
+        counts = np.diff(np.append(first, len(sketches.points)))
+        away = sketches.points - sketches.points[first].repeat(counts, 0)
+        radius = np.maximum.reduceat(np.hypot(*away.T), first).clip(1e-9)
+        unit = Sketches(away / radius.repeat(counts)[:, None], sketches.strokes, sketches.offsets)
+        even = resample(unit, spacing=self.spacing)
+        pen = np.zeros((len(even.points), 1))
+        pen[even.strokes[1:] - 1] = 1
+        rows = np.concatenate([self.size * even.points, pen], axis=1)
+        first = even.strokes[even.offsets]
+        return Sequences(np.delete(rows, first[:-1], 0), first - np.arange(len(first)))
+
+    def decode(self, rows: np.ndarray, lengths: np.ndarray) -> Sketches:
+        ends = np.cumsum(lengths)
+        lifted = rows[:, 2] > self.cut
+        lifted[ends - 1] = True
+        starts = ends - lengths
+        xy, lifted = np.insert(rows[:, :2], starts, 0, 0), np.insert(lifted, starts, False)
+        strokes = np.concatenate([[0], np.flatnonzero(lifted) + 1])
+        offsets = np.searchsorted(strokes, np.concatenate([[0], ends + np.arange(1, len(ends) + 1)]))
+        return Sketches(xy.astype(np.float64), strokes, offsets, name="drawn")
+
+
+class Quiet(Masked):
+    """The space of the steps' noise, of which the published sampler takes three quarters."""
+
+    def noise(self, x: torch.Tensor, generator=None) -> torch.Tensor:
+        return 0.75 * super().noise(x, generator)
+
+
+def chirodiff(args: argparse.Namespace, folder: Path) -> tuple[Sketches, float]:
+    """Train the published configuration and draw with it; sketches, and seconds for one."""
+    sketches = example.load_sketches(args.data)
+    parts = example.split(len(sketches))
+    seed_everything(args.seed, verbose=False)
+    rows = ChiroRows()
+    learn, check = (rows.encode(sketches.subset(p)) for p in (parts.train, parts.valid))
+    diffusion = GaussianDiffusion(
+        BiRNN(3, 96, 3, velocity=2, residual=False),
+        Tabulated.linear(STEPS),
+        "eps",
+        times=lambda u: torch.ceil(u * STEPS).clamp(min=1) / STEPS,
+    )
+    fit(
+        DiffusionModule(
+            diffusion, unpack, lr=1e-3, warmup=1, seed=args.seed,
+            optimizer=lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=1e-2),
+        ),
+        folder,
+        loader(learn, 128, seed=args.seed),
+        loader(check, 128, shuffle=False),
+        minutes=args.minutes,
+        ema=0.995,
+        clip=0.1,
+        val_check_interval=200,
+        check_val_every_n_epoch=None,
+        accelerator="cpu",
+    )  # fmt: skip
+
+    generator = torch.Generator().manual_seed(args.seed)
+    lengths = LengthDistribution.from_sizes(learn.sizes).sample(args.num, generator)
+    diffusion.eval()
+    parts, start = [], time.perf_counter()
+    for some in lengths.split(180):
+        space = Masked.from_lengths(some)
+        x_T = space.noise(torch.empty(*space.mask.shape, 3), generator)
+        with torch.no_grad():
+            predictor = diffusion.predictor(Quiet(space.mask))
+            x = sample(predictor, x_T, DDPM(), STEPS, generator=generator, progress=True)
+        parts.append(x[space.mask])
+    drawn = rows.decode(torch.cat(parts).numpy(), lengths.numpy())
+    return drawn, (time.perf_counter() - start) / args.num
+
+
+def ours(args: argparse.Namespace, folder: Path) -> tuple[Sketches, float]:
+    diffusion, extra = example.anydiff.load(example.train(args, folder))
+    start = time.perf_counter()
+    drawn, _ = example.draw(args, diffusion, extra)
+    return drawn, (time.perf_counter() - start) / args.num
+
+
+def medians(name: str, rows: list[Report]) -> Report:
+    """The row of the medians, figure by figure."""
+
+    def middle(of: list, row):
+        values = {
+            f.name: statistics.median(getattr(r, f.name) for r in of)
+            for f in fields(row)
+            if isinstance(getattr(row, f.name), int | float)
+        }
+        return replace(row, **values)
+
+    strokes = middle([r.strokes for r in rows], rows[0].strokes)
+    return replace(middle(rows, rows[0]), name=name, strokes=strokes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long each trains")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/chirodiff"), help="folder")
+    options = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    out = free_folder(options.out, "table.txt")
+
+    found: dict[str, list[Report]] = {"anydiff": [], "ChiroDiff": []}
+    floor = ceiling = None
+    for seed in options.seeds:
+        sys.argv[1:] = [f"--seed={seed}", f"--minutes={options.minutes}", "--accelerator=cpu"]
+        args = example.arguments()
+        for name, run in (("anydiff", ours), ("ChiroDiff", chirodiff)):
+            folder = out / f"{name.lower()}-{seed}"
+            drawn, seconds = run(args, folder)
+            steps = args.steps if run is ours else STEPS
+            floor, row, ceiling = example.measure(args, drawn, args.data, seconds)
+            found[name].append(replace(row, name=f"{name}, seed {seed}", nfe=steps))
+            example.draw_grid(folder / "samples.png", drawn.subset(range(64)), columns=16)
+    assert floor is not None and ceiling is not None
+    rows = [floor, *found["anydiff"], *found["ChiroDiff"]]
+    rows += [medians(f"{name}, median", of) for name, of in found.items()]
+    text = table([*rows, ceiling])
+    print(text)
+    (out / "table.txt").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
