@@ -25,6 +25,22 @@ def test_nothing_is_left_to_fill_in():
     assert not [p.name for p in pages if re.search(r"@[A-Z]+@", p.read_text())]
 
 
+def test_a_series_is_learned_from_the_page():
+    names = {}
+    exec(blocks("docs/your-data.md")[1].replace("range(20)", "range(8)"), names)
+    # twelve hours apart, day and night are opposite: -0.4 in the data
+    product = [((x[12:] - 15) * (x[:-12] - 15) / 64).mean() for x in names["drawn"]]
+    assert sum(product) / len(product) < -0.2
+
+
+def test_strokes_are_drawn_as_on_the_page():
+    names = {}
+    for block in blocks("docs/strokes.md"):
+        exec(block.replace("steps=100", "steps=3"), names)
+    assert len(names["back"]) == len(names["kanji"]) and len(names["sketches"]) == 4
+    assert names["loss"].isfinite()
+
+
 def test_a_circle_is_learned_from_the_page():
     block = blocks("docs/your-data.md")[0]
     names = {}

@@ -126,10 +126,10 @@ class StrokeRows:
             np.linspace(0, len(sketches) - 1, min(len(sketches), 500)).astype(int)
         )
         limit = tolerance * float(np.median(_extents(some)))
-        for points in (8, 10, 12, 16, 24, 32, 48):
-            if np.quantile(_errors(some, along(some, points, bend)), 0.99) <= limit:
+        for fewest in (8, 10, 12, 16, 24, 32, 48):
+            if np.quantile(_errors(some, along(some, fewest, bend)), 0.99) <= limit:
                 break
-        return cls(points, center, scale, bend)
+        return cls(fewest, center, scale, bend)
 
     @property
     def channels(self) -> int:

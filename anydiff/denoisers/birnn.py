@@ -18,7 +18,7 @@ Rows beyond an item's length change nothing; an item's output is the same alone 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ __all__ = ["BiRNN"]
 class Block(nn.Module):
     """One residual block; the module's docstring has the equations."""
 
-    def __init__(self, hidden: int, cell: str) -> None:
+    def __init__(self, hidden: int, cell: Literal["gru", "lstm"]) -> None:
         super().__init__()
         self.film = nn.Linear(hidden, 3 * hidden)
         self.recurrent = BiRecurrent(hidden, hidden, cell)
@@ -84,7 +84,7 @@ class BiRNN(nn.Module):
         channels: int,
         hidden: int = 128,
         layers: int = 3,
-        cell: str = "gru",
+        cell: Literal["gru", "lstm"] = "gru",
         *,
         velocity: int | None = None,
         residual: bool = True,
@@ -112,6 +112,7 @@ class BiRNN(nn.Module):
 
         inputs = channels + velocity + channels * observed + context
         self.layers = nn.ModuleList()
+        self.time: nn.Module
         if residual:
             self.time = nn.Sequential(nn.Linear(25, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
             self.embedding = nn.Linear(inputs + 3, hidden)
@@ -169,8 +170,8 @@ class BiRNN(nn.Module):
             h = torch.cat([*columns, time], dim=2)
             for layer in self.layers:
                 h = layer(h, space.lengths)
-            h = [self.merge(h), time] if context is None else [self.merge(h), time, context]
-            y = self.head(torch.cat(h, dim=2))
+            last = [self.merge(h), time] if context is None else [self.merge(h), time, context]
+            y = self.head(torch.cat(last, dim=2))
         return y.masked_fill(~mask, 0)
 
     def _blocks(self, x_t: Tensor, inputs: Tensor, c: Tensor, space: Masked) -> Tensor:

@@ -28,6 +28,8 @@ class FourierTime(nn.Module):
         https://arxiv.org/abs/2006.10739
     """
 
+    w: Tensor
+
     def __init__(self, features: int = 8, scale: float = 4.0) -> None:
         super().__init__()
         if features < 2 or features % 2:
