@@ -66,7 +66,9 @@ class ChiroRows:
         starts = ends - lengths
         xy, lifted = np.insert(rows[:, :2], starts, 0, 0), np.insert(lifted, starts, False)
         strokes = np.concatenate([[0], np.flatnonzero(lifted) + 1])
-        offsets = np.searchsorted(strokes, np.concatenate([[0], ends + np.arange(1, len(ends) + 1)]))
+        offsets = np.searchsorted(
+            strokes, np.concatenate([[0], ends + np.arange(1, len(ends) + 1)])
+        )
         return Sketches(xy.astype(np.float64), strokes, offsets, name="drawn")
 
 

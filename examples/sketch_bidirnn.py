@@ -2,7 +2,7 @@
 
     python examples/sketch_bidirnn.py                      five minutes on the shipped kanji
     python examples/sketch_bidirnn.py --data cats.ndjson --rows points --minutes 20
-    python examples/sketch_bidirnn.py --sample-only runs/sketch_bidirnn/model.safetensors --strokes 7
+    python examples/sketch_bidirnn.py --sample-only runs/sketch_bidirnn/model.safetensors --length 7
 
 Everything lands in one folder: the model, the sketches as SVG and ndjson, a picture of them, one being
 drawn (SVG) and one being denoised (GIF), the training curve and the table. Ctrl-C while it trains keeps
@@ -54,11 +54,7 @@ def arguments() -> argparse.Namespace:
     add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
     add("--steps", type=int, default=100, help="network calls for a sketch")
     add("--num", type=int, default=360, help="sketches to draw; the first 64 are shown")
-    add(
-        "--strokes",
-        type=int,
-        help="draw sketches of so many strokes (rows), not as the data has them",
-    )
+    add("--length", type=int, help="rows of every sketch; as in the data if not given")
     add("--seed", type=int, default=0, help="of the weights, the noise and the draw")
     add("--out", type=Path, default=Path("runs/sketch_bidirnn"), help="folder for everything")
     add(
@@ -72,7 +68,7 @@ def arguments() -> argparse.Namespace:
     add("--precision", default="32-true", help="of the training, bf16-mixed for instance")
     add("--strategy", default="auto", help="for several devices, ddp for instance")
     args = parser.parse_args()
-    for name in ("minutes", "hidden", "layers", "batch_size", "lr", "steps", "num", "strokes"):
+    for name in ("minutes", "hidden", "layers", "batch_size", "lr", "steps", "num", "length"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             parser.error(
                 f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be positive"
@@ -133,8 +129,8 @@ def draw(
     rows = rows_from_config(extra["rows"])
     generator = torch.Generator().manual_seed(args.seed)
     lengths = LengthDistribution(extra["lengths"]).sample(args.num, generator)
-    if args.strokes:
-        lengths = torch.full_like(lengths, args.strokes)
+    if args.length:
+        lengths = torch.full_like(lengths, args.length)
     sampler = DDPM() if args.sampler == "ddpm" else DDIM()
     parts, path = [], []
 

@@ -256,7 +256,7 @@ class Recurrence(Function):
     @staticmethod
     @once_differentiable
     @custom_bwd(device_type="cpu")
-    def backward(ctx, grad_y: Tensor):
+    def backward(ctx, grad_y: Tensor):  # type: ignore[override]
         h, *rest = ctx.saved_tensors
         inputs, weights, saved = rest[:2], rest[2:10], rest[10:]
         steps, shape, H = ctx.steps, ctx.shape, h.shape[2]

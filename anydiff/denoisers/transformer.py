@@ -1,0 +1,166 @@
+r"""A Transformer for padded sequences: every row attends to every other of its item.
+
+It is PyTorch's own encoder (norms first, GELU). A row enters as a linear map of its numbers, plus
+sines and cosines of how many rows come before it and after it, plus an embedding of t, which also
+scales and shifts the last norm. The last map starts at zero beside a learned multiple of the input.
+
+Rows beyond an item's length are attended by none; an item's output is the same alone and in a
+batch. The cost grows with the square of the length. It leaves out relative positions: a network
+that was trained on short sequences should not be asked for long ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anydiff.denoisers.times import time_features
+from anydiff.spaces import Masked
+
+__all__ = ["Transformer"]
+
+
+def waves(n: Tensor, features: int) -> Tensor:
+    """sin(w n) and cos(w n) for w from 1 to 1/1000 in equal ratios, (B, N) -> (B, N, features)."""
+    half = features // 2
+    powers = torch.arange(half, dtype=n.dtype, device=n.device) / max(half - 1, 1)
+    angles = n[..., None] * torch.exp(-math.log(1000) * powers)
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=2)
+
+
+class Transformer(nn.Module):
+    """A denoiser for padded sequences (B, N, C).
+
+    Arguments:
+        channels: C, the numbers in a row.
+        hidden: Width, a multiple of 4 and of `heads`.
+        layers: Number of attention layers.
+        heads: Heads of each.
+        expansion: Width of the layers' MLPs as a multiple of `hidden`.
+        dropout: Share of activations dropped in training.
+        observed: The batches have missing values: the mask ``space.observed`` is a further input.
+        context: Columns of conditions.
+
+    References:
+        Attention Is All You Need (Vaswani et al., 2017). https://arxiv.org/abs/1706.03762
+
+        On Layer Normalization in the Transformer Architecture (Xiong et al., 2020): norms first.
+        https://arxiv.org/abs/2002.04745
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        *,
+        expansion: int = 4,
+        dropout: float = 0.0,
+        observed: bool = False,
+        context: int = 0,
+    ) -> None:
+        super().__init__()
+        if hidden % 4 or hidden % heads:
+            raise ValueError(
+                f"hidden is {hidden}; give a multiple of 4, for the waves of the positions, and of "
+                f"the {heads} heads."
+            )
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "hidden": hidden,
+            "layers": layers,
+            "heads": heads,
+            "expansion": expansion,
+            "dropout": dropout,
+            "observed": observed,
+            "context": context,
+        }
+        self.channels, self.hidden = channels, hidden
+        self.observed, self.context = observed, context
+
+        def layer() -> nn.TransformerEncoderLayer:
+            return nn.TransformerEncoderLayer(
+                hidden,
+                heads,
+                expansion * hidden,
+                dropout,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+
+        self.time = nn.Sequential(nn.Linear(25, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.embedding = nn.Linear(channels * (1 + observed) + context, hidden)
+        # nested tensors would take another way in eval mode than in training
+        self.encoder = nn.TransformerEncoder(layer(), layers, enable_nested_tensor=False)
+        # the encoder copies its layer, weights included
+        self.encoder.layers = nn.ModuleList(layer() for _ in range(layers))
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.film = nn.Linear(hidden, 2 * hidden)
+        self.head = nn.Linear(hidden, channels)
+        self.skip = nn.Linear(hidden, channels)
+        # nothing at first
+        for module in (self.film, self.head, self.skip):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Masked | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction, shaped like x_t; zero outside the space.
+
+        Arguments:
+            x_t: (B, N, C), zero at padding. An item's valid rows are its first ones.
+            t: (B,), times in [0, 1].
+            space: The batch's space; without one, all rows of all items are valid.
+            context: (B, context) or (B, N, context), where the network was built with any.
+        """
+        if space is None:
+            space = Masked(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
+        self._check(x_t, t, space, context)
+        x_t, t = space.project(x_t), t.to(x_t.dtype)
+        B, N, _ = x_t.shape
+
+        columns = [x_t]
+        if self.observed:
+            columns.append(space.valid.to(x_t.dtype).expand(B, N, self.channels))
+        if context is not None:
+            context = context.to(x_t.dtype)
+            context = (context if context.ndim == 3 else context[:, None]).expand(B, N, -1)
+            columns.append(context.masked_fill(~space.mask[..., None], 0))
+
+        before = torch.arange(N, dtype=x_t.dtype, device=x_t.device).expand(B, N)
+        after = space.lengths[:, None] - 1 - before
+        position = torch.cat([waves(before, self.hidden // 2), waves(after, self.hidden // 2)], 2)
+        c = self.time(time_features(t))
+        h = self.embedding(torch.cat(columns, dim=2)) + position + c[:, None]
+
+        # an item without rows attends to its padding: the softmax of nothing would be NaN
+        hidden = ~space.mask & (space.lengths > 0)[:, None]
+        h = self.norm(self.encoder(h, src_key_padding_mask=hidden))
+        scale, shift = self.film(c)[:, None].chunk(2, dim=2)
+        y = self.head(h * (1 + scale) + shift) + self.skip(c)[:, None] * x_t
+        return space.project(y)
+
+    def _check(self, x_t: Tensor, t: Tensor, space: Masked, context: Tensor | None) -> None:
+        if x_t.ndim != 3 or x_t.shape[2] != self.channels:
+            raise ValueError(f"x_t is {tuple(x_t.shape)}; expected (B, N, {self.channels}).")
+        if t.shape != x_t.shape[:1]:
+            raise ValueError(
+                f"t is {tuple(t.shape)}; expected ({len(x_t)},), a time for each item."
+            )
+        given = 0 if context is None else context.shape[-1]
+        if given != self.context:
+            raise ValueError(
+                f"context has {given} columns but the network was built with context={self.context}; "
+                f"give (B, {self.context}) or (B, N, {self.context})."
+            )
