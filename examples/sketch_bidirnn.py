@@ -125,7 +125,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
 def draw(
     args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict
 ) -> tuple[Sketches, list[Sketches]]:
-    """The sketches, and the path of the first one from noise."""
+    """The sketches, and the path of the first four from noise."""
     rows = rows_from_config(extra["rows"])
     generator = torch.Generator().manual_seed(args.seed)
     lengths = LengthDistribution(extra["lengths"]).sample(args.num, generator)
@@ -135,8 +135,9 @@ def draw(
     parts, path = [], []
 
     def keep(p: anydiff.samplers.Progress) -> None:
-        if not parts:  # the first sketch of the first batch
-            path.append(rows.decode(p.x_s[0, : lengths[0]].cpu(), lengths[:1]))
+        if not parts:  # the first sketches of the first batch
+            x, mask = p.x_s[:4].cpu(), space.mask[:4].cpu()
+            path.append(rows.decode(x[mask], lengths[: len(x)]))
 
     device = "cuda" if args.accelerator == "gpu" else "cpu"
     diffusion.to(device)

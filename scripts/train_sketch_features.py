@@ -178,7 +178,7 @@ def main() -> None:
         print(f"{kind:>13}:", accuracy(net, images, k), "unseen")
     if args.write:
         about = {
-            "about": "radicals of kanji; scripts/train_sketch_features.py",
+            "made by": "scripts/train_sketch_features.py",
             "source": f"KanjiVG by Ulrich Apel, CC BY-SA 3.0, kanjivg {metadata.version('kanjivg')}",
             "seed": str(args.seed),
         }

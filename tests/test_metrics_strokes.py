@@ -110,7 +110,9 @@ def test_features_are_the_shipped_ones_and_no_others(tmp_path, monkeypatch):
 def test_a_saved_network_is_read_back(tmp_path, monkeypatch):
     torch.manual_seed(0)
     net = SketchFeatures(["水", "木"])
-    monkeypatch.setattr(sketch_features, "FEATURES_HASH", net.save(tmp_path / "a", {"seed": "0"}))
+    about = {str(k): "note" for k in range(9)}
+    monkeypatch.setattr(sketch_features, "FEATURES_HASH", net.save(tmp_path / "a", about))
+    assert {net.save(tmp_path / "b", about) for _ in range(9)} == {sketch_features.FEATURES_HASH}
     read = SketchFeatures.load(tmp_path / "a")
     assert read.classes == ["水", "木"]
     images = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
@@ -206,14 +208,15 @@ def test_what_cannot_be_drawn_is_counted_and_left_out(parts):
         [],
         [np.empty((0, 2))],
         [np.array([(-1e300, 0.0), (1e300, 0)])],
+        [np.array([(1e15, 0.0), (1e15 + 3, 1)])],  # all rounding
     ]
     row = evaluate([*bad, *lists], reference)
-    assert (row.num, row.valid) == (56, 50)
+    assert (row.num, row.valid) == (57, 50)
     alone = evaluate(real.subset(range(50)), reference)
     assert row.frechet == pytest.approx(alone.frechet) and row.strokes == alone.strokes
 
     nothing = evaluate(bad, reference, name="bad")
-    assert (nothing.num, nothing.valid) == (6, 0) and math.isnan(nothing.frechet)
+    assert (nothing.num, nothing.valid) == (7, 0) and math.isnan(nothing.frechet)
     assert evaluate([], reference).num == 0
     dots = Sketches.from_lists([[np.ones((1, 2))]] * 9)
     assert evaluate(dots, reference).valid == 0

@@ -14,7 +14,7 @@ sequences, reversed within their lengths, without waiting for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["BiRecurrent"]
 
-CHUNK = 1 << 18  # numbers of one kind that stay in the cache between two passes
 NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 aten = torch.ops.aten
@@ -67,21 +66,16 @@ class Steps:
         """The blocks of every step of tensors of S rows."""
         return zip(*(x.split(self.counts) for x in tensors), strict=True)
 
-    def chunks(self, width: int) -> Iterator[tuple[slice, slice]]:
-        """Consecutive steps and their rows, from the last to the first, of about CHUNK numbers."""
-        stop, end, start = len(self.counts), len(self.ahead), len(self.ahead)
-        for step in range(stop - 1, -1, -1):
-            start -= self.counts[step]
-            if step == 0 or (end - start) * width >= CHUNK:
-                yield slice(step, stop), slice(start, end)
-                stop, end = step, start
+    def backwards(self, *tensors: Tensor) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor]]]:
+        """The blocks of each step and of the step before it, if any, from the last to the first."""
+        blocks = [(), *self.each(*tensors)]
+        yield from zip(blocks[:0:-1], blocks[-2::-1], strict=True)
 
 
-def add_product(out: tuple[Tensor, Tensor], x: Tensor, weights: list[Tensor]) -> None:
-    """out[d] += x[:, d] @ weights[d] for both directions d."""
-    ahead, behind = x.unbind(1)
-    out[0].addmm_(ahead, weights[0])
-    out[1].addmm_(behind, weights[1])
+def add_product(out: Tensor, x: Tensor, weights: list[Tensor]) -> None:
+    """out[:, d] += x[:, d] @ weights[d] for both directions d."""
+    for out_d, x_d, weight in zip(out.unbind(1), x.unbind(1), weights, strict=True):
+        out_d.addmm_(x_d, weight)
 
 
 def project(out: Tensor, inputs: list[Tensor], weights: list[Tensor], biases: list[Tensor]) -> None:
@@ -110,13 +104,12 @@ class GRU:
         r, m = gates[:, :, :H], gates[:, :, 2 * H :]
         rz, z = gates[:, :, : 2 * H], gates[:, :, H : 2 * H]
         h_k = h[:B]
-        for g0, g1, rz_k, r_k, z_k, m_k, n_k, out in steps.each(
-            gates[:, 0], gates[:, 1], rz, r, z, m, n, h[B:]
-        ):
-            add_product((g0, g1), h_k[: len(out)], recurrent)
+        for gates_k, rz_k, r_k, z_k, m_k, n_k, out in steps.each(gates, rz, r, z, m, n, h[B:]):
+            h_k = h_k[: len(out)]
+            add_product(gates_k, h_k, recurrent)
             rz_k.sigmoid_()
             n_k.addcmul_(r_k, m_k).tanh_()
-            h_k = torch.lerp(n_k, h_k[: len(out)], z_k, out=out)
+            h_k = torch.lerp(n_k, h_k, z_k, out=out)
         return gates, n
 
     @staticmethod
@@ -131,30 +124,22 @@ class GRU:
         delta, delta_n = torch.empty_like(gates), torch.empty_like(n)
         delta_r, delta_z, delta_m = delta.split(H, dim=2)
 
-        blocks = list(
-            steps.each(
-                grad, grad[:, :, None], z, delta, delta.view(S, 2, 3, H), grad[:, 0], grad[:, 1]
-            )
-        )
-        for span, rows in steps.chunks(2 * H):
-            # dh'/d(gate), to be multiplied by the gradient of h' once it is known
-            rest = 1 - z[rows]
-            factor = delta_n[rows]
-            aten.tanh_backward.grad_input(rest, n[rows], grad_input=factor)
-            torch.sub(h[rows], n[rows], out=delta_z[rows]).mul_(rest)  # h' − n = z (h − n)
-            torch.mul(factor, r[rows], out=delta_m[rows])
-            torch.mul(factor, m[rows], out=rest)
-            aten.sigmoid_backward.grad_input(rest, r[rows], grad_input=delta_r[rows])
+        # dh'/d(gate), to be multiplied by the gradient of h' once it is known
+        rest = 1 - z
+        aten.tanh_backward.grad_input(rest, n, grad_input=delta_n)
+        torch.sub(h, n, out=delta_z).mul_(rest)  # h' − n = z (h − n)
+        torch.mul(delta_n, r, out=delta_m)
+        torch.mul(delta_n, m, out=rest)
+        aten.sigmoid_backward.grad_input(rest, r, grad_input=delta_r)
 
-            for k in range(span.stop - 1, span.start - 1, -1):
-                grad_k, wide, z_k, delta_k, parts, _, _ = blocks[k]
-                parts.mul_(wide)
-                if k > 0:
-                    earlier, (grad0, grad1) = blocks[k - 1][0], blocks[k - 1][5:]
-                    count = len(grad_k)
-                    earlier[:count].addcmul_(grad_k, z_k)
-                    add_product((grad0[:count], grad1[:count]), delta_k, w)
-            factor.mul_(grad[rows])
+        for block, before in steps.backwards(grad, z, delta, delta.view(S, 2, 3, H)):
+            grad_k, z_k, delta_k, r_z_m = block
+            r_z_m.mul_(grad_k[:, :, None])
+            if before:
+                grad_j = before[0][: len(grad_k)]
+                grad_j.addcmul_(grad_k, z_k)
+                add_product(grad_j, delta_k, w)
+        delta_n.mul_(grad)
         return delta, [delta[:, :, : 2 * H], delta_n]
 
 
@@ -175,11 +160,11 @@ class LSTM:
         recurrent = [m.t() for m in w]
         i, f, g, o = gates.split(H, dim=2)
         h_k, c_k = h[:B], c[:B]
-        for g0, g1, i_f, i_k, f_k, g_k, o_k, c_out, tanh_k, out in steps.each(
-            gates[:, 0], gates[:, 1], gates[:, :, : 2 * H], i, f, g, o, c[B:], tanh_c, h[B:]
+        for gates_k, i_f_k, i_k, f_k, g_k, o_k, c_out, tanh_k, out in steps.each(
+            gates, gates[:, :, : 2 * H], i, f, g, o, c[B:], tanh_c, h[B:]
         ):
-            add_product((g0, g1), h_k[: len(out)], recurrent)
-            i_f.sigmoid_()
+            add_product(gates_k, h_k[: len(out)], recurrent)
+            i_f_k.sigmoid_()
             g_k.tanh_()
             o_k.sigmoid_()
             c_k = torch.mul(f_k, c_k[: len(out)], out=c_out).addcmul_(i_k, g_k)
@@ -197,37 +182,24 @@ class LSTM:
         delta, grad_c, slope = torch.empty_like(gates), torch.zeros_like(grad), torch.empty_like(o)
         delta_i, delta_f, delta_g, delta_o = delta.split(H, dim=2)
 
-        blocks = list(
-            steps.each(
-                grad,
-                grad_c,
-                f,
-                slope,
-                delta,
-                delta[:, :, : 3 * H].unflatten(2, (3, H)),
-                delta_o,
-                grad[:, 0],
-                grad[:, 1],
-            )
-        )
-        for span, rows in steps.chunks(2 * H):
-            aten.tanh_backward.grad_input(o[rows], tanh_c[rows], grad_input=slope[rows])
-            aten.sigmoid_backward.grad_input(tanh_c[rows], o[rows], grad_input=delta_o[rows])
-            aten.sigmoid_backward.grad_input(g[rows], i[rows], grad_input=delta_i[rows])
-            aten.tanh_backward.grad_input(i[rows], g[rows], grad_input=delta_g[rows])
-            c_before = c.index_select(0, steps.previous[rows])
-            aten.sigmoid_backward.grad_input(c_before, f[rows], grad_input=delta_f[rows])
+        # dc'/d(gate), dh'/do and dh'/dc', to be multiplied by the gradients of c' and h'
+        c_before = c.index_select(0, steps.previous)
+        aten.sigmoid_backward.grad_input(g, i, grad_input=delta_i)
+        aten.sigmoid_backward.grad_input(c_before, f, grad_input=delta_f)
+        aten.tanh_backward.grad_input(i, g, grad_input=delta_g)
+        aten.sigmoid_backward.grad_input(tanh_c, o, grad_input=delta_o)
+        aten.tanh_backward.grad_input(o, tanh_c, grad_input=slope)
 
-            for k in range(span.stop - 1, span.start - 1, -1):
-                grad_k, grad_c_k, f_k, slope_k, delta_k, i_f_g, o_k, _, _ = blocks[k]
-                grad_c_k.addcmul_(grad_k, slope_k)
-                i_f_g.mul_(grad_c_k[:, :, None])
-                o_k.mul_(grad_k)
-                if k > 0:
-                    count = len(grad_k)
-                    torch.mul(grad_c_k, f_k, out=blocks[k - 1][1][:count])
-                    grad0, grad1 = blocks[k - 1][7:]
-                    add_product((grad0[:count], grad1[:count]), delta_k, w)
+        i_f_g = delta[:, :, : 3 * H].unflatten(2, (3, H))
+        for block, before in steps.backwards(grad, grad_c, f, slope, delta, i_f_g, delta_o):
+            grad_k, grad_c_k, f_k, slope_k, delta_k, i_f_g_k, o_k = block
+            grad_c_k.addcmul_(grad_k, slope_k)
+            i_f_g_k.mul_(grad_c_k[:, :, None])
+            o_k.mul_(grad_k)
+            if before:
+                grad_j, grad_c_j = (x[: len(grad_k)] for x in before[:2])
+                torch.mul(grad_c_k, f_k, out=grad_c_j)
+                add_product(grad_j, delta_k, w)
         return delta, [delta]
 
 

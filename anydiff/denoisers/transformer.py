@@ -145,8 +145,8 @@ class Transformer(nn.Module):
         h = self.embedding(torch.cat(columns, dim=2)) + position + c[:, None]
 
         # an item without rows attends to its padding: the softmax of nothing would be NaN
-        hidden = ~space.mask & (space.lengths > 0)[:, None]
-        h = self.norm(self.encoder(h, src_key_padding_mask=hidden))
+        ignored = ~space.mask & (space.lengths > 0)[:, None]
+        h = self.norm(self.encoder(h, src_key_padding_mask=ignored))
         scale, shift = self.film(c)[:, None].chunk(2, dim=2)
         y = self.head(h * (1 + scale) + shift) + self.skip(c)[:, None] * x_t
         return space.project(y)

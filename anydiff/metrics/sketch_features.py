@@ -26,7 +26,7 @@ from ..data.files import whole
 
 __all__ = ["FEATURES_HASH", "FEATURES_SIZE", "SketchFeatures"]
 
-FEATURES_HASH = "unset"
+FEATURES_HASH = "4076a3a2a924b83f1bb26fca59d5d448af4c1e32ff14b5a2cf77559571a19187"
 FEATURES_SIZE = 64  # pixels of a side
 
 _PATH = Path(__file__).with_name("sketch_features.safetensors")
@@ -97,16 +97,17 @@ class SketchFeatures(nn.Module):
                 "scripts/train_sketch_features.py and the hash it prints into FEATURES_HASH."
             )
         size = int.from_bytes(data[:8], "little")  # safetensors: the length of a JSON header
-        classes = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["classes"])
-        net = cls(classes)
+        about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["about"])
+        net = cls(about["classes"])
         net.load_state_dict({name: value.float() for name, value in load(data).items()})
         return net.eval().requires_grad_(False)
 
     def save(self, path: str | os.PathLike[str], about: dict[str, str]) -> str:
         """Writes the weights in half precision, with notes `about` them; returns the SHA-256."""
         weights = {name: value.half().contiguous() for name, value in self.state_dict().items()}
-        classes = {"classes": json.dumps(self.classes, ensure_ascii=False)}
-        data = save(weights, classes | about)
+        # one entry: safetensors writes several in any order, and the hash is of all bytes
+        notes = json.dumps({**about, "classes": self.classes}, ensure_ascii=False)
+        data = save(weights, {"about": notes})
         with whole(path, ".safetensors") as temporary:
             Path(temporary).write_bytes(data)
         return hashlib.sha256(data).hexdigest()
