@@ -22,7 +22,8 @@ from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Masked
 from anydiff.data.kanji import load_sketches, split
 from anydiff.data.sequences import LengthDistribution, loader, unpack
 from anydiff.data.stroke_files import write_ndjson
-from anydiff.data.stroke_pictures import animate_denoising, draw_grid, write_animated_svg
+from anydiff.data.stroke_films import animate_denoising, write_animated_svg
+from anydiff.data.stroke_pictures import draw_grid
 from anydiff.data.stroke_rows import PointRows, StrokeRows, rows_from_config
 from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
@@ -87,7 +88,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     rows = (StrokeRows if args.rows == "strokes" else PointRows).fit(known)
     learn, check = rows.encode(known), rows.encode(sketches.subset(parts.valid))
     network = BiRNN(rows.channels, args.hidden, args.layers, args.cell)
-    diffusion = GaussianDiffusion(network, Cosine(), "eps")
+    diffusion = GaussianDiffusion(network, Cosine(), "v")
     print(
         f"{len(learn):,} sketches to learn from, {len(check):,} to check with, a row a "
         f"{args.rows[:-1]} ({rows.channels} numbers); "

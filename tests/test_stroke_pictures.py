@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from anydiff.data import stroke_pictures
-from anydiff.data.stroke_pictures import (
-    animate_denoising,
-    animate_drawing,
-    draw_grid,
-    rasterize,
-    write_animated_svg,
-    write_png,
-)
+from anydiff.data.stroke_films import animate_denoising, animate_drawing, write_animated_svg
+from anydiff.data.stroke_pictures import draw_grid, rasterize, write_png
 from anydiff.data.strokes import Sketches
 from anydiff.data.svg import read_svg
 

@@ -89,6 +89,8 @@ def test_an_item_without_rows_is_zero_and_has_no_nan():
     y = net(x_t, t, space=Masked(mask))
     y.square().sum().backward()
     assert not y[1].any() and y[0, :4].all()
+    with torch.no_grad():  # masked attention in PyTorch's implementation for evaluation too
+        torch.testing.assert_close(net.eval()(x_t, t, space=Masked(mask)), y, **ROUNDING)
     assert all(p.grad.isfinite().all() for p in net.parameters())
     torch.testing.assert_close(y[:1, :4], net(x_t[:1, :4], t[:1]), **ROUNDING)
 

@@ -13,7 +13,7 @@ it may trust its numbers. The conventions, here once for all of the library:
   start row; one row of p3 = 1 ends the drawing, and rows after it are padding.
 
 Readers and writers are in :mod:`anydiff.data.stroke_files` and :mod:`anydiff.data.svg`, pictures in
-:mod:`anydiff.data.stroke_pictures`.
+:mod:`anydiff.data.stroke_pictures`, films in :mod:`anydiff.data.stroke_films`.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Transformer(nn.Module):
         c = self.time(time_features(t))
         h = self.embedding(torch.cat(columns, dim=2)) + position + c[:, None]
 
-        # an item without rows attends to its padding: the softmax of nothing would be NaN
+        # an item without rows attends to its padding: the softmax of nothing may be NaN
         ignored = ~space.mask & (space.lengths > 0)[:, None]
         h = self.norm(self.encoder(h, src_key_padding_mask=ignored))
         scale, shift = self.film(c)[:, None].chunk(2, dim=2)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..data.stroke_pictures import rasterize
-from ..data.strokes import Sketches
+from ..data.strokes import Sketches, simplify
 from .distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
 from .sketch_features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
 
@@ -35,6 +35,7 @@ __all__ = ["Differences", "Report", "evaluate", "noise_sketches", "statistics", 
 AnySketches = Sketches | Sequence[Sequence[np.ndarray]]
 
 _SPACING = 0.05  # of the sketch's longer side, where turning is measured
+_TOLERANCE = 0.01  # of the longer side, for the points that a drawing needs
 _NEIGHBOURS = 5
 _NAN = math.nan
 
@@ -46,7 +47,9 @@ def statistics(sketches: Sketches) -> dict[str, np.ndarray]:
     """Numbers of the strokes, each sketch scaled so that the longer side of its box is 1.
 
     Returns:
-        `strokes` (M,), `points` (M,): how many, as given.
+        `strokes` (M,): how many.
+        `points` (M,): how many the drawing needs, to a hundredth of its size (Ramer–Douglas–Peucker), so
+        that sampling more densely changes nothing, and a trembling hand shows.
         `length` (S,): of each stroke, along it; `ink` (M,): the sum over a sketch.
         `turning` (any,): the angle in (−π, π] by which the pen turns, clockwise positive, at steps of
         0.05 along each stroke; strokes shorter than two steps have none.
@@ -57,6 +60,9 @@ def statistics(sketches: Sketches) -> dict[str, np.ndarray]:
     owner = np.repeat(np.arange(len(sketches)), counts)
     stroke = np.repeat(np.arange(len(sizes)), sizes)
     points, side = _canonical(sketches)
+
+    unit = Sketches(points, sketches.strokes, sketches.offsets)
+    needed = np.diff(simplify(unit, _TOLERANCE).strokes)
 
     step = np.diff(points, axis=0, prepend=points[:1])
     way = np.hypot(*step.T)
@@ -69,7 +75,7 @@ def statistics(sketches: Sketches) -> dict[str, np.ndarray]:
     travel = np.bincount(owner, travel, len(sketches))
     return {
         "strokes": counts,
-        "points": np.bincount(owner, sizes, len(sketches)).astype(np.int64),
+        "points": np.bincount(owner, needed, len(sketches)).astype(np.int64),
         "length": length,
         "ink": ink,
         "turning": _turning(points, np.where(first, 0, way), stroke, length),
