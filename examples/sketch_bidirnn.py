@@ -160,11 +160,13 @@ def measure(args: argparse.Namespace, drawn: Sketches, data: str, seconds: float
     sketches = load_sketches(data)
     parts = split(len(sketches))
     known, test = sketches.subset(parts.train[:10_000]), sketches.subset(parts.test[:1000])
-    real = sketches.subset(parts.valid[:1000])  # seen by nobody either
+    # equally many in every row, as far as there are; the real ones are new to the model as well
+    real = sketches.subset(parts.valid[: args.num])
+    noise = noise_sketches(sketches.subset(parts.test[: args.num]))
     return [
         evaluate(real, test, known, name="real, held out"),
         evaluate(drawn, test, known, name="drawn", nfe=args.steps, seconds=seconds),
-        evaluate(noise_sketches(test), test, known, name="noise"),
+        evaluate(noise, test, known, name="noise"),
     ]
 
 

@@ -195,7 +195,9 @@ def test_points_are_those_that_a_drawing_needs(kanji):
     part = kanji.subset(range(60))
     needed = statistics(part)["points"]
     dense = statistics(resample(part, spacing=1.0))["points"]
-    assert np.abs(dense / needed - 1).max() < 0.25 and np.abs(dense.mean() / needed.mean() - 1) < 0.03
+    assert (
+        np.abs(dense / needed - 1).max() < 0.25 and np.abs(dense.mean() / needed.mean() - 1) < 0.03
+    )
     assert (statistics(jittered(part, 0.03))["points"] > 1.2 * needed).mean() > 0.9
 
 

@@ -204,6 +204,22 @@ def test_autocast_keeps_full_precision_inside(cell):
     assert all(p.grad.isfinite().all() for p in ours.parameters())
 
 
+def test_sampling_before_training_does_not_matter(cell):
+    """What a batch's layout keeps for the next call serves both."""
+    ours, _ = layers(cell)
+    x = torch.randn(6, 9, 5, requires_grad=True)
+    lengths = torch.tensor([2, 8, 5, 9, 7, 6])
+    with torch.inference_mode():
+        y = ours(x, lengths)
+    again = ours(x, lengths)
+    again.sum().backward()
+    torch.testing.assert_close(y, again, **ROUNDING)
+    assert x.grad[0, :2].all() and not x.grad[0, 2:].any()
+
+    lengths[0] = 3  # the layout goes by the values
+    assert ours(x, lengths)[0, 2].all()
+
+
 def test_a_second_derivative_is_refused():
     ours, _ = layers("gru")
     x = torch.randn(6, 9, 5, requires_grad=True)

@@ -3,5 +3,6 @@
 from anydiff.denoisers.birnn import BiRNN
 from anydiff.denoisers.egnn import EGNN
 from anydiff.denoisers.pairnet import PairNet
+from anydiff.denoisers.transformer import Transformer
 
-__all__ = ["EGNN", "BiRNN", "PairNet"]
+__all__ = ["EGNN", "BiRNN", "PairNet", "Transformer"]

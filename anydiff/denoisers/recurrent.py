@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -43,9 +44,10 @@ class Steps:
     outputs: Tensor  # (2 B N,) the half state of each half output; an initial one, 0, for padding
 
     @classmethod
-    def of(cls, lengths: Tensor, N: int) -> Steps:
-        B = len(lengths)
-        lengths, order = lengths.sort(descending=True, stable=True)
+    @lru_cache(maxsize=16)  # by value: the layers of a stack, and the steps of a sampler, share it
+    def of(cls, sizes: tuple[int, ...], N: int) -> Steps:
+        B = len(sizes)
+        lengths, order = torch.tensor(sizes, dtype=torch.long).sort(descending=True, stable=True)
         step, column = (torch.arange(N)[:, None] < lengths).nonzero().unbind(1)
         S = len(step)
 
@@ -305,14 +307,14 @@ class BiRecurrent(nn.Module):
             )
         if x.device.type != "cpu":
             return self._padded(x, lengths.to(x.device))
-        lengths = lengths.cpu()
-        if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
+        sizes, N = tuple(lengths.tolist()), x.shape[1]
+        if sizes and not 0 <= min(sizes) <= max(sizes) <= N:
             raise ValueError(
-                f"lengths are {int(lengths.min())} to {int(lengths.max())} but x has {x.shape[1]} "
-                "positions; give the lengths of the items of x."
+                f"lengths are {min(sizes)} to {max(sizes)} but x has {N} positions; "
+                "give the lengths of the items of x."
             )
         weights = [*self._weights(""), *self._weights("_reverse")]
-        return Recurrence.apply(x, Steps.of(lengths, x.shape[1]), self.cell, *weights)
+        return Recurrence.apply(x, Steps.of(sizes, N), self.cell, *weights)
 
     def _weights(self, suffix: str) -> list[Tensor]:
         return [getattr(self, name + suffix) for name in NAMES]
