@@ -155,6 +155,14 @@ class Masked:
         return self.mask.sum(1)
 
     @cached_property
+    def _counts(self) -> list[int]:  # read from the device once, not at every step
+        return self.lengths.tolist()
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self.mask.flatten().nonzero()[:, 0]
+
+    @cached_property
     def valid(self) -> Tensor:
         """What belongs to the space, (B, N, C), or (B, N, 1) where all values are observed."""
         rows = self.mask[..., None]
@@ -195,13 +203,12 @@ class Masked:
         if generator is None or isinstance(generator, Generator):
             return self.project(_randn(x.shape, x, generator))
         _check_count(generator, len(x))
-        noise = torch.zeros_like(x)
         # drawn for the valid rows alone, so that the padding of a batch changes nothing
         draws = [
-            _randn((n, x.shape[-1]), x, g)
-            for n, g in zip(self.lengths.tolist(), generator, strict=False)
+            _randn((n, x.shape[-1]), x, g) for n, g in zip(self._counts, generator, strict=True)
         ]
-        noise[self.mask] = torch.cat(draws)
+        noise = x.new_zeros(self.mask.numel(), x.shape[-1])
+        noise = noise.index_copy_(0, self._rows, torch.cat(draws)).view_as(x)
         return noise if self.observed is None else self.project(noise)
 
 
@@ -248,6 +255,10 @@ class Ragged:
     def sizes(self) -> Tensor:
         """Rows of each item, (B,)."""
         return torch.bincount(self.index, minlength=self.num_items)
+
+    @cached_property
+    def _counts(self) -> list[int]:  # read from the device once, not at every step
+        return self.sizes.tolist()
 
     @cached_property
     def ptr(self) -> Tensor:
@@ -306,7 +317,6 @@ class Ragged:
             return self.project(_randn(x.shape, x, generator))
         _check_count(generator, self.num_items)
         draws = [
-            _randn((n, *x.shape[1:]), x, g)
-            for n, g in zip(self.sizes.tolist(), generator, strict=False)
+            _randn((n, *x.shape[1:]), x, g) for n, g in zip(self._counts, generator, strict=True)
         ]
         return self.project(torch.cat(draws))

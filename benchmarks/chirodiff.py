@@ -168,6 +168,7 @@ def main() -> None:
     for seed in options.seeds:
         sys.argv[1:] = [f"--seed={seed}", f"--minutes={options.minutes}", "--accelerator=cpu"]
         args = example.arguments()
+        args.data = "kanji"
         args.num = options.num
         model = None
         for name in found:

@@ -20,7 +20,7 @@ from pytorch_lightning import seed_everything
 import anydiff
 from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Masked
 from anydiff.data.kanji import load_sketches, split
-from anydiff.data.sequences import LengthDistribution, loader, unpack
+from anydiff.data.sequences import LengthDistribution, loader, split_items, unpack
 from anydiff.data.stroke_files import write_ndjson
 from anydiff.data.stroke_films import animate_denoising, write_animated_svg
 from anydiff.data.stroke_pictures import draw_grid
@@ -39,11 +39,12 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--data",
-        default="kanji",
-        help="kanji (shipped), kanjivg (all), an .ndjson, .npz, .svg or .inkml file, or a folder",
+        help="kanji (shipped), kanjivg (all), an .ndjson, .npz, .svg or .inkml file, or a folder; "
+        "if not given kanji, or what the checkpoint was trained on",
     )
+    add("--skip-empty", action="store_true", help="leave sketches without a point out")
     add(
-        "--rows", choices=["strokes", "points"], default="strokes", help="what a row of the data is"
+        "--rows", choices=["strokes", "points"], default="strokes", help="what is a row of the data"
     )
     add("--minutes", type=float, default=5.0, help="how long to train")
     add("--epochs", type=int, help="train for so many passes, instead of --minutes")
@@ -79,7 +80,8 @@ def arguments() -> argparse.Namespace:
 
 def train(args: argparse.Namespace, folder: Path) -> Path:
     """Train, or go on training, and return the file of the model."""
-    sketches = load_sketches(args.data)
+    args.data = args.data or "kanji"
+    sketches = load_sketches(args.data, skip_empty=args.skip_empty)
     parts = split(len(sketches))
     if not min(map(len, parts)):
         raise ValueError(f"{args.data} holds {len(sketches)} sketches; give at least 10.")
@@ -137,7 +139,7 @@ def draw(
 
     def keep(p: anydiff.samplers.Progress) -> None:
         if not parts:  # the first sketches of the first batch
-            x, mask = p.x_s[:4].cpu(), space.mask[:4].cpu()
+            x, mask = p.x_s[:4].nan_to_num(), space.mask[:4]
             path.append(rows.decode(x[mask], lengths[: len(x)]))
 
     device = "cuda" if args.accelerator == "gpu" else "cpu"
@@ -151,14 +153,23 @@ def draw(
             shape, space=space, sampler=sampler, steps=args.steps, seed=seeds,
             progress=True, callback=keep,
         )  # fmt: skip
-        parts.append(x[space.mask].cpu())
-    return rows.decode(torch.cat(parts), lengths), path
+        parts += [item for item in split_items(x, space.mask) if item.isfinite().all()]
+    if not parts:
+        raise ValueError("no sketch came out finite: the training diverged; lower --lr.")
+    if len(parts) < args.num:
+        print(f"{args.num - len(parts)} sketches are left out: not finite")
+    return rows.decode(torch.cat(parts), list(map(len, parts))), path
 
 
 def measure(args: argparse.Namespace, drawn: Sketches, data: str, seconds: float) -> list[Report]:
     """The drawn sketches beside the floor, real ones, and the ceiling, noise; against held-out ones."""
-    sketches = load_sketches(data)
+    sketches = load_sketches(data, skip_empty=args.skip_empty)
     parts = split(len(sketches))
+    if len(parts.test) < 6:
+        raise ValueError(
+            f"{len(parts.test)} of the {len(sketches)} sketches of {data} are held out; 6 are needed, "
+            "that is 60 sketches in all."
+        )
     known, test = sketches.subset(parts.train[:10_000]), sketches.subset(parts.test[:1000])
     # equally many in every row, as far as there are; the real ones are new to the model as well
     real = sketches.subset(parts.valid[: args.num])
@@ -182,25 +193,26 @@ def main() -> None:
             raise ValueError(f"{folder} holds no last.ckpt to go on from; leave --resume out.")
         checkpoint = args.sample_only or train(args, folder)
         diffusion, extra = anydiff.load(checkpoint)
+        if not {"rows", "lengths"} <= extra.keys():
+            raise ValueError(f"{checkpoint} is no model of sketches; give one that this trained.")
+        print(f"drawing {args.num} sketches with {checkpoint}")
+        start = time.perf_counter()
+        drawn, path = draw(args, diffusion, extra)
+        seconds = (time.perf_counter() - start) / args.num
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"drawing {args.num} sketches with {checkpoint}")
     folder.mkdir(parents=True, exist_ok=True)
-
-    start = time.perf_counter()
-    drawn, path = draw(args, diffusion, extra)
-    seconds = (time.perf_counter() - start) / args.num
 
     print("measuring ...")
     try:
-        rows = table(measure(args, drawn, extra["data"], seconds))
+        rows = table(measure(args, drawn, args.data or extra["data"], seconds))
         print("", rows, "", sep="\n")
         (folder / "table.txt").write_text(rows + "\n")
     except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
         print(f"nothing to compare with: {error}")
 
     write_ndjson(folder / "samples.ndjson", drawn)
-    shown = drawn.subset(range(min(64, args.num)))
+    shown = drawn.subset(range(min(64, len(drawn))))
     draw_grid(folder / "samples.png", shown, columns=min(16, args.num))
     write_animated_svg(folder / "drawing.svg", drawn[0])
     animate_denoising(folder / "denoising.gif", path)

@@ -25,6 +25,18 @@ def test_nothing_is_left_to_fill_in():
     assert not [p.name for p in pages if re.search(r"@[A-Z]+@", p.read_text())]
 
 
+def test_links_lead_somewhere():
+    for page in [PAGES / "README.md", *(PAGES / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
+            path, _, anchor = target.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), f"{page.name}: {target}"
+            if anchor:
+                heads = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
+                anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads]
+                assert anchor in anchors, f"{page.name}: {target}"
+
+
 def test_a_series_is_learned_from_the_page():
     names = {}
     exec(blocks("docs/your-data.md")[1].replace("range(20)", "range(8)"), names)

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anydiff.denoisers.padded import padded_input
 from anydiff.denoisers.recurrent import BiRecurrent
 from anydiff.denoisers.times import FourierTime, time_features
 from anydiff.spaces import Masked
@@ -138,49 +139,46 @@ class BiRNN(nn.Module):
         space: Masked | None = None,
         context: Tensor | None = None,
     ) -> Tensor:
-        """The prediction, shaped like x_t; zero at padding.
+        """The prediction, shaped like x_t; zero outside the space.
 
         Arguments:
-            x_t: (B, N, C), zero at padding.
+            x_t: (B, N, C). An item's valid rows are its first ones.
             t: (B,), times in [0, 1].
             space: The batch's space; without one, all rows of all items are valid.
             context: (B, context) or (B, N, context), where the network was built with any.
         """
-        if space is None:
-            space = Masked(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
-        self._check(x_t, t, space, context)
-        mask, t = space.mask[..., None], t.to(x_t.dtype)
-        B, N, _ = x_t.shape
-
-        # against the row before; the first row has none
-        velocity = F.pad(x_t[:, 1:, : self.velocity] - x_t[:, :-1, : self.velocity], (0, 0, 1, 0))
-        columns = [x_t, velocity]
-        if self.observed:
-            known = mask if space.observed is None else space.observed & mask
-            columns.append(known.to(x_t.dtype).expand(B, N, self.channels))
-        if context is not None:
-            context = context.to(x_t.dtype)
-            context = (context if context.ndim == 3 else context[:, None]).expand(B, N, -1)
-            columns.append(context)
+        x_t, space, more = padded_input(
+            x_t, t, space, context,
+            channels=self.channels, observed=self.observed, columns=self.context,
+        )  # fmt: skip
+        t = t.to(x_t.dtype)
+        inputs = torch.cat([x_t, self._velocity(x_t, space), *more], dim=2)
 
         if self.residual:
-            y = self._blocks(x_t, torch.cat(columns, dim=2), self.time(time_features(t)), space)
+            y = self._blocks(x_t, inputs, self.time(time_features(t)), space)
         else:
-            time = self.time(t)[:, None].expand(B, N, -1)
-            h = torch.cat([*columns, time], dim=2)
+            time = self.time(t)[:, None].expand(*x_t.shape[:2], -1)
+            h = torch.cat([inputs, time], dim=2)
             for layer in self.layers:
                 h = layer(h, space.lengths)
-            last = [self.merge(h), time] if context is None else [self.merge(h), time, context]
-            y = self.head(torch.cat(last, dim=2))
-        return y.masked_fill(~mask, 0)
+            again = more[self.observed :]  # the context, if there is any
+            y = self.head(torch.cat([self.merge(h), time, *again], dim=2))
+        return space.project(y)
+
+    def _velocity(self, x_t: Tensor, space: Masked) -> Tensor:
+        """Against the row before; 0 for the first row, and where either value is missing."""
+        v = self.velocity
+        step = x_t[:, 1:, :v] - x_t[:, :-1, :v]
+        known = space.valid[..., :v]
+        return F.pad(step.masked_fill(~(known[:, 1:] & known[:, :-1]), 0), (0, 0, 1, 0))
 
     def _blocks(self, x_t: Tensor, inputs: Tensor, c: Tensor, space: Masked) -> Tensor:
         valid = space.mask[..., None].to(x_t.dtype)
-        share = (
-            valid.mT / space.lengths.clamp(min=1)[:, None, None]
-        )  # (B, 1, N), the mean as a product
-        n = valid.cumsum(1)  # 1 … length, then the same on
-        left = space.lengths[:, None, None] - n
+        lengths = space.lengths[:, None, None]
+        share = valid.mT / lengths.clamp(min=1)  # (B, 1, N), the mean as a product
+        # 1 … length, then the same on; counted in integers, which no precision rounds
+        n = space.mask.cumsum(1)[..., None]
+        n, left = n.to(x_t.dtype), (lengths - n).to(x_t.dtype)
         # logarithms: the neighbourhood of the ends matters, and no length is out of range
         place = torch.cat([n.log1p(), left.log1p(), (n / (n + left)).nan_to_num()], dim=2)
 
@@ -188,22 +186,3 @@ class BiRNN(nn.Module):
         for layer in self.layers:
             h = layer(h, c, valid, share, space.lengths)
         return self.head(self.norm(h)) + self.skip(c)[:, None] * x_t
-
-    def _check(self, x_t: Tensor, t: Tensor, space: Masked, context: Tensor | None) -> None:
-        if x_t.ndim != 3 or x_t.shape[2] != self.channels:
-            raise ValueError(f"x_t is {tuple(x_t.shape)}; expected (B, N, {self.channels}).")
-        if x_t.shape[:2] != space.mask.shape:
-            raise ValueError(
-                f"x_t is {tuple(x_t.shape)} but the mask is {tuple(space.mask.shape)}; "
-                "build the space from the same batch."
-            )
-        if t.shape != x_t.shape[:1]:
-            raise ValueError(
-                f"t is {tuple(t.shape)}; expected ({len(x_t)},), a time for each item."
-            )
-        given = 0 if context is None else context.shape[-1]
-        if given != self.context:
-            raise ValueError(
-                f"context has {given} columns but the network was built with context={self.context}; "
-                f"give (B, {self.context}) or (B, N, {self.context})."
-            )

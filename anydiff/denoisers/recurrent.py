@@ -44,7 +44,7 @@ class Steps:
     outputs: Tensor  # (2 B N,) the half state of each half output; an initial one, 0, for padding
 
     @classmethod
-    @lru_cache(maxsize=16)  # by value: the layers of a stack, and the steps of a sampler, share it
+    @lru_cache(maxsize=2)  # by value: the layers of a stack, and the steps of a sampler, share it
     def of(cls, sizes: tuple[int, ...], N: int) -> Steps:
         B = len(sizes)
         lengths, order = torch.tensor(sizes, dtype=torch.long).sort(descending=True, stable=True)
@@ -264,7 +264,7 @@ class BiRecurrent(nn.Module):
     """A bidirectional layer, the equal of one of nn.GRU or nn.LSTM on packed sequences.
 
     State dicts go both ways between it and ``nn.GRU(inputs, hidden, bidirectional=True)``. The
-    initial states are zero. It can be differentiated once.
+    initial states are zero. It can be differentiated once, and not by torch.func.
 
     Arguments:
         inputs: Columns of the input.

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anydiff.denoisers.padded import padded_input
 from anydiff.denoisers.times import time_features
 from anydiff.spaces import Masked
 
@@ -124,25 +125,18 @@ class Transformer(nn.Module):
             space: The batch's space; without one, all rows of all items are valid.
             context: (B, context) or (B, N, context), where the network was built with any.
         """
-        if space is None:
-            space = Masked(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
-        self._check(x_t, t, space, context)
-        x_t, t = space.project(x_t), t.to(x_t.dtype)
+        x_t, space, more = padded_input(
+            x_t, t, space, context,
+            channels=self.channels, observed=self.observed, columns=self.context,
+        )  # fmt: skip
+        t = t.to(x_t.dtype)
         B, N, _ = x_t.shape
-
-        columns = [x_t]
-        if self.observed:
-            columns.append(space.valid.to(x_t.dtype).expand(B, N, self.channels))
-        if context is not None:
-            context = context.to(x_t.dtype)
-            context = (context if context.ndim == 3 else context[:, None]).expand(B, N, -1)
-            columns.append(context.masked_fill(~space.mask[..., None], 0))
 
         before = torch.arange(N, dtype=x_t.dtype, device=x_t.device).expand(B, N)
         after = space.lengths[:, None] - 1 - before
         position = torch.cat([waves(before, self.hidden // 2), waves(after, self.hidden // 2)], 2)
         c = self.time(time_features(t))
-        h = self.embedding(torch.cat(columns, dim=2)) + position + c[:, None]
+        h = self.embedding(torch.cat([x_t, *more], dim=2)) + position + c[:, None]
 
         # an item without rows attends to its padding: the softmax of nothing may be NaN
         ignored = ~space.mask & (space.lengths > 0)[:, None]
@@ -150,17 +144,3 @@ class Transformer(nn.Module):
         scale, shift = self.film(c)[:, None].chunk(2, dim=2)
         y = self.head(h * (1 + scale) + shift) + self.skip(c)[:, None] * x_t
         return space.project(y)
-
-    def _check(self, x_t: Tensor, t: Tensor, space: Masked, context: Tensor | None) -> None:
-        if x_t.ndim != 3 or x_t.shape[2] != self.channels:
-            raise ValueError(f"x_t is {tuple(x_t.shape)}; expected (B, N, {self.channels}).")
-        if t.shape != x_t.shape[:1]:
-            raise ValueError(
-                f"t is {tuple(t.shape)}; expected ({len(x_t)},), a time for each item."
-            )
-        given = 0 if context is None else context.shape[-1]
-        if given != self.context:
-            raise ValueError(
-                f"context has {given} columns but the network was built with context={self.context}; "
-                f"give (B, {self.context}) or (B, N, {self.context})."
-            )
