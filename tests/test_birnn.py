@@ -86,6 +86,31 @@ def test_more_padding_changes_neither_output_nor_gradient(options):
 
 
 @every_kind
+def test_what_stands_outside_the_space_is_not_read(options):
+    net = network(**options)
+    x_t, t, space, cond = batch(**options)
+    expected = net(x_t, t, space=space, **cond)
+    nan = x_t.masked_fill(~space.valid.expand_as(x_t), torch.nan)
+    if cond:
+        context = cond["context"][:, None].repeat(1, x_t.shape[1], 1)
+        cond = {"context": context.masked_fill(~space.mask[..., None], torch.nan)}
+    y = net(nan, t, space=space, **cond)
+    torch.testing.assert_close(y, expected, **ROUNDING)
+    y.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_no_velocity_leads_to_or_from_a_missing_value():
+    net = network(observed=True)
+    observed = torch.ones(1, 4, 3, dtype=torch.bool)
+    observed[0, 1, 0] = observed[0, 3, 2] = False
+    space = Masked(torch.ones(1, 4, dtype=torch.bool), observed)
+    x_t = space.project(torch.tensor([[[1.0, 2, 3], [9, 5, 5], [4, 7, 8], [7, 7, 9]]]))
+    expected = torch.tensor([[[0.0, 0, 0], [0, 3, 2], [0, 2, 3], [3, 0, 0]]])
+    torch.testing.assert_close(net._velocity(x_t, space), expected)
+
+
+@every_kind
 def test_every_row_and_the_time_and_the_condition_reach_every_row(options):
     net = network(**options)
     x_t, t, space, cond = batch(**options)
@@ -182,5 +207,11 @@ def test_a_call_that_does_not_fit_says_how():
         net(x_t, t[:2], space=space, **cond)
     with pytest.raises(ValueError, match="built with context=2"):
         net(x_t, t, space=space)
+    with pytest.raises(ValueError, match="observed=True"):
+        missing = Masked(space.mask, torch.rand(x_t.shape) < 0.5)
+        net(x_t, t, space=missing, **cond)
+    with pytest.raises(ValueError, match="one mask for each value"):
+        narrow = Masked(space.mask, space.mask[..., None])
+        network(observed=True)(x_t, t, space=narrow)
     with pytest.raises(ValueError, match="between 0 and 3"):
         BiRNN(3, velocity=4)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from anydiff.denoisers.transformer import Transformer
+import anydiff
+from anydiff.denoisers import Transformer
 from anydiff.spaces import Masked
 
 LENGTHS = torch.tensor([7, 1, 12, 4])
@@ -126,13 +127,13 @@ def test_a_new_network_predicts_zero_with_layers_of_their_own():
     assert (first - second).abs().max() > 0.01
 
 
-def test_the_config_builds_it_again():
+def test_a_checkpoint_brings_it_back(tmp_path):
     net = network(context=2, observed=True, dropout=0.1, expansion=2)
-    again = Transformer(**net.config)
-    again.load_state_dict(net.state_dict())
+    anydiff.save(tmp_path / "m.safetensors", anydiff.GaussianDiffusion(net))
+    again = anydiff.load(tmp_path / "m.safetensors")[0].denoiser
     x_t, t, space, cond = batch(context=2, observed=True)
     torch.testing.assert_close(
-        again.eval()(x_t, t, space=space, **cond), net.eval()(x_t, t, space=space, **cond)
+        again(x_t, t, space=space, **cond), net.eval()(x_t, t, space=space, **cond)
     )
 
 
