@@ -215,7 +215,9 @@ def main() -> None:
     shown = drawn.subset(range(min(64, len(drawn))))
     draw_grid(folder / "samples.png", shown, columns=min(16, args.num))
     write_animated_svg(folder / "drawing.svg", drawn[0])
-    animate_denoising(folder / "denoising.gif", path)
+    # more frames towards the end, where the strokes take shape
+    frames = sorted({round((len(path) - 1) * (1 - (1 - k / 39) ** 2)) for k in range(40)})
+    animate_denoising(folder / "denoising.gif", [path[k] for k in frames], size=180, fps=15)
     print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
 
 

@@ -20,10 +20,11 @@ import numpy as np
 
 from .files import PathLike
 from .strokes import EmptySketch, SketchError, Sketches
+from .svg_paths import NUMBER, short
 
 __all__ = ["read_inkml"]
 
-_VALUE = re.compile(r"\s*([!'\"]?)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.ASCII)
+_VALUE = re.compile(rf"\s*+([!'\"]?+)\s*+({NUMBER.pattern})", re.ASCII)
 _ORDER = {"": 0, "!": 0, "'": 1, '"': 2}
 
 
@@ -32,6 +33,7 @@ def read_inkml(path: PathLike, name: str | None = None) -> Sketches:
 
     Raises:
         SketchError: No XML, a faulty value, a channel missing; with the file and the line.
+        EmptySketch: No trace has points. A `<trace>` without is left out where others have some.
     """
     name = name or str(path)
     try:
@@ -51,8 +53,15 @@ def read_inkml(path: PathLike, name: str | None = None) -> Sketches:
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise SketchError(f"{name}, line {error.lineno}: not sound XML ({reason}).") from error
+    except SketchError:
+        raise
+    except (LookupError, ValueError) as error:  # expat, of encodings unknown or of several bytes
+        line = parser.CurrentLineNumber
+        raise SketchError(
+            f"{name}, line {line}: its encoding can't be read ({error}); save it as UTF-8."
+        ) from error
     if not ink.strokes:
-        raise EmptySketch(f"{name}: there is no trace in it.")
+        raise EmptySketch(f"{name}: there is no trace with points in it.")
     points = np.concatenate(ink.strokes)
     timed = len(ink.times) == len(ink.strokes)
     times = np.concatenate(ink.times) if timed else None
@@ -126,30 +135,32 @@ class _Ink:
         rows: list[list[float]] = []
         modes = [0] * count
         value, speed = [0.0] * count, [0.0] * count
-        at, line = 0, self.line
-        for point in text.rstrip().split(","):
-            line = self.line + text.count("\n", 0, at + len(point) - len(point.lstrip()))
-            at += len(point) + 1
-            if not point.strip() and len(text.strip()) == 0:
-                break
-            found = _VALUE.findall(point)
-            if (rest := _VALUE.sub("", point).strip()) != "":
+        after = self.line
+        for part in text.rstrip().split(",") if text.strip() else ():
+            point = part.strip()
+            line = after + part[: len(part) - len(part.lstrip())].count("\n")
+            after += part.count("\n")
+            found: list[tuple[str, str]] = []
+            at = 0
+            while match := _VALUE.match(point, at):
+                found.append((match[1], match[2]))
+                at = match.end()
+            if rest := point[at:].split():
                 raise self.error(
-                    f"{point.strip()!r} holds {rest!r}; points should be numbers between commas.",
+                    f"{short(point, at)} holds {short(rest[0])}; points should be numbers between "
+                    "commas.",
                     line,
                 )
             if len(found) != count:
                 raise self.error(
-                    f"{point.strip()!r} holds {len(found)} numbers, but the channels are "
+                    f"{short(point)} holds {len(found)} numbers, but the channels are "
                     f"{' '.join(self.channels)}.",
                     line,
                 )
             for k, (sign, number) in enumerate(found):
                 modes[k] = _ORDER[sign] if sign else modes[k]
                 if modes[k] and not rows:
-                    raise self.error(
-                        f"{point.strip()!r} is a difference, but it comes first.", line
-                    )
+                    raise self.error(f"{short(point)} is a difference, but it comes first.", line)
                 if modes[k] == 0:
                     before, value[k] = value[k], float(number)
                     speed[k] = value[k] - before
@@ -157,7 +168,7 @@ class _Ink:
                     speed[k] = float(number) + (speed[k] if modes[k] == 2 else 0.0)
                     value[k] += speed[k]
             if not all(abs(v) < float("inf") for v in value):
-                raise self.error(f"{point.strip()!r} is not finite.", line)
+                raise self.error(f"{short(point)} is not finite.", line)
             rows.append(value.copy())
         return np.array(rows).reshape(-1, count) * self.units
 

@@ -24,12 +24,12 @@ from .batches import Split
 from .files import PathLike
 from .stroke_files import read_sketches
 from .strokes import SketchError, Sketches
-from .svg_paths import Subpath, flatten, subpaths
+from .svg_paths import MOST_POINTS, Subpath, flatten, subpaths
 
 __all__ = ["load_kanji", "load_sketches", "read_kanjivg", "split"]
 
-_PATH = re.compile(r'<path\b[^>]*?\sd="([^"]*)"')
-_FILE = re.compile(r"([0-9a-f]{4,6})(-.+)?")
+_PATH = re.compile(r'<path\b[^<>]*?\sd="([^"]*)"')
+_FILE = re.compile(r"((?:10|0?[0-9a-f])?[0-9a-f]{4})(-.+)?")  # up to Unicode's last, 10ffff
 
 
 def load_kanji(data: str = "3k") -> Sketches:
@@ -48,16 +48,17 @@ def load_kanji(data: str = "3k") -> Sketches:
     return read_sketches(Path(__file__).with_name("kanji_3k.npz"), name="kanji")
 
 
-def load_sketches(data: PathLike) -> Sketches:
+def load_sketches(data: PathLike, *, skip_empty: bool = False) -> Sketches:
     """Sketches by name or path.
 
     Arguments:
         data: "kanji", the shipped subset; "kanjivg", all of KanjiVG from the package of this name;
             or a path for :func:`~anydiff.data.stroke_files.read_sketches`.
+        skip_empty: Of a path: leave out empty drawings, as `read_sketches` has it.
     """
     if data in ("kanji", "kanjivg"):
         return load_kanji("3k" if data == "kanji" else "full")
-    return read_sketches(data)
+    return read_sketches(data, skip_empty=skip_empty)
 
 
 def split(num: int) -> Split:
@@ -112,7 +113,10 @@ def read_kanjivg(
         if len(drawn) == before:
             raise SketchError(f"{path}: there is no stroke in it.")
         sizes.append(len(drawn) - before)
-    points, strokes = flatten(drawn, tolerance)
+    try:
+        points, strokes = flatten(drawn, tolerance, MOST_POINTS * len(files))
+    except SketchError as error:
+        raise SketchError(f"{folder}: {error}") from error
     labels = [character for _, character in files]
     return Sketches(points, strokes, np.cumsum([0, *sizes]), labels, name="kanjivg")
 

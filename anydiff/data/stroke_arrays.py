@@ -10,9 +10,9 @@ the next, whose running sum times `unit` gives the points, and instead of the of
 - sketch-rnn's files: arrays `train`, `valid`, `test` of stroke-3 arrays;
 - one array of rows (n, 3) or (n, 5), or (M, n, 5) of many sketches.
 
-Arrays of arrays are pickles in NumPy's files. They are read without NumPy's unpickling: the pickle may
-ask for arrays and for nothing else, and what it gets are stand-ins, from which arrays of numbers are
-built afterwards. So no file can run code.
+Arrays of arrays, or of Python's strings, are pickles in NumPy's files. They are read without NumPy's
+unpickling: the pickle may ask for arrays and for nothing else, and what it gets are stand-ins, from
+which arrays of numbers are built afterwards. So no file can run code.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ from .strokes import SketchError, Sketches, from_stroke3, from_stroke5
 __all__ = ["read_arrays", "write_npz"]
 
 _PARTS = ("train", "valid", "test")
+_NUMBERS = (
+    *("points", "strokes", "offsets", "times", "steps", "unit", "stroke_sizes", "sketch_sizes"),
+    *("label", "split"),
+)
+_LARGE, _RATIO = 2**30, 100  # bytes, and how many times the file's: both at once is no drawing
 
 
 def read_arrays(path: PathLike, name: str | None = None, part: str | None = None) -> Sketches:
@@ -42,9 +47,12 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
             arrays = {"strokes": _array(Path(path).read_bytes(), name)}
         else:
             with zipfile.ZipFile(path) as file:
+                _check_sizes(file, Path(path).stat().st_size, name)
                 arrays = {
-                    member.removesuffix(".npy"): _array(file.read(member), f"{name}, {member}")
-                    for member in file.namelist()
+                    member.filename.removesuffix(".npy"): _array(
+                        _unpacked(file, member), f"{name}, {member.filename}"
+                    )
+                    for member in file.infolist()
                 }
     except SketchError:
         raise
@@ -52,6 +60,11 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
         raise SketchError(f"{name}: not a readable file, or cut short ({error}).") from error
 
     try:
+        for key in arrays.keys() & set(_NUMBERS):
+            if isinstance(arrays[key], list) and len(arrays) > 1:
+                raise SketchError(
+                    f"{name}: {key} is an array of Python objects; it should be one array of numbers."
+                )
         if arrays.keys() & {"points", "steps"}:
             if part is not None:
                 raise SketchError(f"{name}: has no parts; leave out part={part!r}.")
@@ -72,6 +85,28 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
     )
 
 
+def _check_sizes(file: zipfile.ZipFile, packed: int, name: str) -> None:
+    """Refuses what would fill the memory from a small file."""
+    size = sum(member.file_size for member in file.infolist())
+    if size > _LARGE and size > _RATIO * packed:
+        raise SketchError(
+            f"{name}: its {packed:,} bytes unpack to {size:,}, which no drawings do. If you trust "
+            "the file, load it with NumPy and give Sketches or from_stroke3 its arrays."
+        )
+    for member in file.infolist():
+        # others unpack without a limit, and NumPy writes none of them
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise SketchError(
+                f"{name}, {member.filename}: packed as NumPy doesn't; write it by "
+                "np.savez_compressed."
+            )
+
+
+def _unpacked(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with file.open(member) as stream:
+        return stream.read(member.file_size)  # without a number it may unpack far more than it says
+
+
 def _own(arrays: dict[str, Any], name: str) -> Sketches:
     if "points" in arrays:
         points, strokes, offsets = (arrays[key] for key in ("points", "strokes", "offsets"))
@@ -81,7 +116,7 @@ def _own(arrays: dict[str, Any], name: str) -> Sketches:
             np.concatenate([[0], np.cumsum(arrays[key], dtype=np.int64)])
             for key in ("stroke_sizes", "sketch_sizes")
         )
-    labels = arrays["labels"].tolist() if "labels" in arrays else None
+    labels = _texts(arrays, "labels", name) if "labels" in arrays else None
     return Sketches(points, strokes, offsets, labels, arrays.get("times"), name)
 
 
@@ -94,22 +129,30 @@ def _flat(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
         )
     labels = None
     if "labels" in arrays:
-        labels = [str(label) for label in arrays["labels"].tolist()]
+        labels = _texts(arrays, "labels", name)
     elif "label" in arrays:
-        values = arrays["label"]
-        labels = list(
-            map(str, (arrays["categories"][values] if "categories" in arrays else values))
-        )
+        labels = arrays["label"].tolist()
+        if "categories" in arrays:
+            labels = np.array(_texts(arrays, "categories", name), object)[arrays["label"]].tolist()
+        labels = list(map(str, labels))
     sketches = from_stroke3(np.split(rows, offsets[1:-1]) if len(offsets) > 1 else [], labels, name)
     if "unit" in arrays:
         sketches = replace(sketches, points=sketches.points * float(arrays["unit"]))
     if part is None:
         return sketches
-    names = arrays["split_names"].tolist() if "split_names" in arrays else list(_PARTS)
+    names = _texts(arrays, "split_names", name) if "split_names" in arrays else list(_PARTS)
     if "split" not in arrays or part not in names:
         have = names if "split" in arrays else "none"
         raise SketchError(f"{name}: has no part {part!r}; its parts are {have}.")
     return sketches.subset(arrays["split"] == names.index(part))
+
+
+def _texts(arrays: dict[str, Any], key: str, name: str) -> list[str]:
+    """A row of strings, whether an array of them or of Python's."""
+    texts = arrays[key] if isinstance(arrays[key], list) else np.atleast_1d(arrays[key]).tolist()
+    if any(isinstance(text, (list, np.ndarray)) for text in texts):
+        raise SketchError(f"{name}: {key} should be one string for each.")
+    return list(map(str, texts))
 
 
 def _parts(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
@@ -124,7 +167,7 @@ def _parts(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
 
 def _rows(array: Any, name: str) -> Sketches:
     many = list(array) if isinstance(array, list) or array.ndim == 3 else [array]
-    if many and many[0].ndim == 2 and many[0].shape[1] == 5:
+    if many and np.ndim(many[0]) == 2 and np.shape(many[0])[1] == 5:
         return from_stroke5(many, name=name)
     return from_stroke3(many, name=name)
 
@@ -133,7 +176,7 @@ def _rows(array: Any, name: str) -> Sketches:
 
 
 def _array(raw: bytes, name: str) -> Any:
-    """The array in the bytes of an npy file, or a list of them where it is an array of arrays."""
+    """The array in the bytes of an npy file, or a list where it is one of arrays or of strings."""
     if raw[:6] != b"\x93NUMPY":
         raise SketchError(f"{name}: not a NumPy array.")
     begin = 10 if raw[6] == 1 else 12
@@ -146,6 +189,8 @@ def _array(raw: bytes, name: str) -> Any:
             isinstance(value, _Array) and isinstance(value.raw, list) and len(value.shape) == 1
         ):
             raise ValueError("not a row of arrays")
+        if all(isinstance(item, str) for item in value.raw):
+            return value.raw
         return [item.numbers() for item in value.raw]
     except SketchError:
         raise

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -51,8 +52,9 @@ def read_sketches(
         name: What errors call it; by default the path.
         part: "train", "valid" or "test" of an npz that is divided so; by default all of it.
         tolerance: Of the curves of SVG files, see `read_svg`.
-        skip_empty: Leave out drawings without strokes, and strokes without points, of ndjson, SVG
-            and InkML; they are errors otherwise.
+        skip_empty: Leave out drawings of ndjson, SVG and InkML in which nothing is drawn, and of
+            ndjson strokes without points; they are errors otherwise. A `<path>` or `<trace>` without
+            points is always left out where others have some.
 
     Raises:
         SketchError: A missing, cut or faulty file; the message names it and the place in it.
@@ -129,6 +131,8 @@ def _read_ndjson(path: Path, name: str, skip_empty: bool) -> Sketches:
                     record = json.loads(text)
                 except (json.JSONDecodeError, RecursionError) as error:
                     raise wrong(f"not JSON, or cut short ({error}).") from None
+                except ValueError:  # an integer of thousands of digits
+                    raise wrong("holds a number that is not finite.") from None
                 drawing = record.get("drawing") if isinstance(record, dict) else None
                 if not isinstance(drawing, list):
                     raise wrong('should be an object with a list "drawing".')
@@ -183,7 +187,7 @@ def _stroke_fault(stroke: Any, lists: int) -> str | None:
     for values in stroke:
         if not _NUMERIC.issuperset(map(type, values)):
             bad = next(value for value in values if type(value) not in _NUMERIC)
-            return f"holds {bad!r}, which is no number"
+            return f"holds {reprlib.repr(bad)}, which is no number"
         try:
             finite = math.isfinite(sum(values))
         except OverflowError:  # an integer beyond any float

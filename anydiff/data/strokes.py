@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -112,8 +113,16 @@ class Sketches:
         labels: Sequence[str] | None = None,
         name: str = "sketches",
     ) -> Sketches:
-        """From one list of (n, 2) arrays for each sketch, an array for each stroke."""
-        strokes = [np.asarray(s, np.float64).reshape(-1, 2) for sketch in sketches for s in sketch]
+        """From one list of (n, 2) arrays for each sketch, an array for each stroke.
+
+        Raises:
+            SketchError: A stroke of another shape, or what `Sketches` refuses.
+        """
+        strokes = [
+            _stroke(stroke, f"{name}: sketch {m}, stroke {s}")
+            for m, sketch in enumerate(sketches)
+            for s, stroke in enumerate(sketch)
+        ]
         return cls(
             np.concatenate([np.empty((0, 2)), *strokes]),
             np.cumsum([0, *map(len, strokes)]),
@@ -147,6 +156,21 @@ class Sketches:
             None if self.times is None else self.times[points],
             self.name,
         )
+
+
+def _stroke(values: Any, where: str) -> np.ndarray:
+    """A stroke (n, 2); one without points is (0, 2), whatever its shape was."""
+    try:
+        stroke = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SketchError(f"{where} is no array of numbers ({error}); give (n, 2) rows.") from None
+    if stroke.size == 0:
+        return stroke.reshape(0, 2)
+    if stroke.ndim != 2 or stroke.shape[1] != 2:
+        raise SketchError(
+            f"{where} is {stroke.shape}; give (n, 2) rows of x, y, np.transpose of lists [xs, ys]."
+        )
+    return stroke
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -224,7 +248,8 @@ def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketche
 
     Arguments:
         size: In whatever units are wanted; the aspect stays. A sketch that is one spot is only moved.
-        center: The middle of the box goes to the origin; otherwise its upper left corner does.
+        center: The middle of the box goes to the origin, coordinates run from -size / 2 to size / 2
+            along the longer side; otherwise the upper left corner goes there, and from 0 to `size`.
     """
     if not 0 < size < np.inf:
         raise ValueError(f"size is {size}; it should be above 0.")

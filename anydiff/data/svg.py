@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from xml.parsers import expat
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from .files import PathLike, whole
 from .strokes import EmptySketch, SketchError, Sketches
-from .svg_paths import NUMBER, parse_path, short
+from .svg_paths import MOST_POINTS, NUMBER, flatten, parse_path, short, subpaths
 
 __all__ = ["parse_path", "read_svg", "write_svg"]
 
@@ -39,7 +40,9 @@ def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = 
         name: What errors call it; by default the path.
 
     Raises:
-        SketchError: No XML, a faulty path or number, nothing drawn; with the file and the line.
+        SketchError: No XML, a faulty path or number, more than 10 million points; with the file and
+            the line.
+        EmptySketch: Nothing is drawn. A `<path>` without points is left out where others have some.
     """
     name = name or str(path)
     try:
@@ -58,6 +61,11 @@ def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = 
     except SketchError as error:
         line = parser.CurrentLineNumber
         raise SketchError(f"{name}, line {line}: {error}") from error
+    except (LookupError, ValueError) as error:  # expat, of encodings unknown or of several bytes
+        line = parser.CurrentLineNumber
+        raise SketchError(
+            f"{name}, line {line}: its encoding can't be read ({error}); save it as UTF-8."
+        ) from error
     if not reader.strokes:
         raise EmptySketch(f"{name}: nothing is drawn in it; it has no path, polyline or the like.")
     return Sketches.from_lists([reader.strokes], name=name)
@@ -72,6 +80,7 @@ class _Reader:
     def __init__(self, tolerance: float | None) -> None:
         self.tolerance = tolerance
         self.strokes: list[np.ndarray] = []
+        self.left = MOST_POINTS
         self.transforms = [np.eye(3)]
         self.hidden = 0  # how many elements deep in something that isn't drawn
 
@@ -86,20 +95,24 @@ class _Reader:
             raise SketchError("an <svg> with a viewBox of its own within another is not supported.")
         matrix = self.transforms[-1]
         if "transform" in attributes:
-            matrix = matrix @ _transform(attributes["transform"])
+            matrix = _product(matrix, _transform(attributes["transform"]))
         if tag == "svg" and len(self.transforms) > 1:
             x, y = (_length(attributes, key, 0.0) for key in ("x", "y"))
-            matrix = matrix @ _affine(1, 0, 0, 1, x, y)
+            matrix = _product(matrix, _affine(1, 0, 0, 1, x, y))
         self.transforms.append(matrix)
         if self.hidden or tag in _HIDDEN:
             self.hidden += 1
         elif (d := _as_path(tag, attributes)) is not None:
             assert self.tolerance is not None
-            stretch = np.linalg.norm(matrix[:2, :2], 2)
-            for stroke in parse_path(d, self.tolerance / float(stretch or 1)):
-                if matrix is not self.transforms[0]:
-                    stroke = stroke @ matrix[:2, :2].T + matrix[:2, 2]
-                self.strokes.append(stroke)
+            tolerance = self.tolerance / float(np.linalg.norm(matrix[:2, :2], 2) or 1)
+            points, strokes = flatten(subpaths(d, tolerance), tolerance, self.left)
+            self.left -= len(points)
+            if matrix is not self.transforms[0]:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    points = points @ matrix[:2, :2].T + matrix[:2, 2]
+                if not np.isfinite(points).all():
+                    raise SketchError("the transforms take points beyond the range of floats.")
+            self.strokes += [points[a:b] for a, b in pairwise(strokes)]
 
     def end(self, tag: str) -> None:
         self.transforms.pop()
@@ -110,9 +123,13 @@ def _extent(attributes: dict[str, str]) -> float:
     """The longer side of the viewBox, or of the picture; 0 if neither is given."""
     box = NUMBER.findall(attributes.get("viewBox", ""))
     if len(box) == 4:
-        return max(float(box[2]), float(box[3]))
-    sides = [NUMBER.match(attributes.get(key, "")) for key in ("width", "height")]
-    return max((float(side.group()) for side in sides if side), default=0.0)
+        extent = max(float(box[2]), float(box[3]))
+    else:
+        sides = [NUMBER.match(attributes.get(key, "")) for key in ("width", "height")]
+        extent = max((float(side.group()) for side in sides if side), default=0.0)
+    if not 0 <= extent < math.inf:
+        raise SketchError(f"the picture's longer side is {extent}; it should be finite, 0 or more.")
+    return extent
 
 
 def _as_path(tag: str, attributes: dict[str, str]) -> str | None:
@@ -163,15 +180,27 @@ def _length(attributes: dict[str, str], key: str, default: float) -> float:
         return default
     match = NUMBER.match(text)
     if match is None or text[match.end() :] not in ("", "px"):
-        raise SketchError(f"{key}={text!r} should be a number in user units.")
-    return float(match.group())
+        raise SketchError(f"{key}={short(text)} should be a number in user units.")
+    if not math.isfinite(value := float(match.group())):
+        raise SketchError(f"{key}={short(text)} is too large.")
+    return value
 
 
 def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> np.ndarray:
     return np.array([[a, c, e], [b, d, f], [0, 0, 1.0]])
 
 
-_TRANSFORM = re.compile(r"[\s,]*(\w+)\s*\(([^)]*)\)[\s,]*")
+def _product(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """The transform that does `inner` first."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        matrix = outer @ inner
+        stretch = np.linalg.norm(matrix[:2, :2], 2) if np.isfinite(matrix).all() else math.inf
+    if not np.isfinite(stretch):
+        raise SketchError("the transforms multiply to numbers that are too large.")
+    return matrix
+
+
+_TRANSFORM = re.compile(r"[\s,]*+(\w++)\s*+\(([^)]*+)\)[\s,]*+")
 
 
 def _transform(text: str) -> np.ndarray:
@@ -184,6 +213,8 @@ def _transform(text: str) -> np.ndarray:
         v = [float(x) for x in NUMBER.findall(arguments)]
         if NUMBER.sub(" ", arguments).replace(",", " ").strip():
             v = []
+        if not all(map(math.isfinite, v)):
+            raise SketchError(f"the transform {short(text[at:])} has a number that is too large.")
         radians = math.radians(v[0]) if v else 0.0
         cos, sin, tan = math.cos(radians), math.sin(radians), math.tan(radians)
         if kind == "matrix" and len(v) == 6:
@@ -195,18 +226,19 @@ def _transform(text: str) -> np.ndarray:
         elif kind == "rotate" and len(v) in (1, 3):
             x, y = v[1:] if len(v) > 1 else (0.0, 0.0)
             turn = _affine(cos, sin, -sin, cos, 0, 0)
-            step = _affine(1, 0, 0, 1, x, y) @ turn @ _affine(1, 0, 0, 1, -x, -y)
+            back = _affine(1, 0, 0, 1, -x, -y)
+            step = _product(_affine(1, 0, 0, 1, x, y), _product(turn, back))
         elif kind == "skewX" and len(v) == 1:
             step = _affine(1, 0, tan, 1, 0, 0)
         elif kind == "skewY" and len(v) == 1:
             step = _affine(1, tan, 0, 1, 0, 0)
         else:
             raise SketchError(
-                f"the transform {text[at:]!r} is none of matrix, translate, scale, rotate, skewX, "
+                f"the transform {short(text[at:])} is none of matrix, translate, scale, rotate, skewX, "
                 "skewY with as many numbers as it takes."
             )
         assert match is not None
-        matrix = matrix @ step
+        matrix = _product(matrix, step)
         at = match.end()
     return matrix
 

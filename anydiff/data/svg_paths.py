@@ -25,17 +25,19 @@ import numpy as np
 
 from .strokes import SketchError
 
-__all__ = ["NUMBER", "Subpath", "flatten", "parse_path", "short", "subpaths"]
+__all__ = ["MOST_POINTS", "NUMBER", "Subpath", "flatten", "parse_path", "short", "subpaths"]
 
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+# possessive throughout (+ after a quantifier): nothing is tried twice, so time is linear in the text
+_NUMBER = r"[+-]?(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?\d++)?+"
 NUMBER = re.compile(_NUMBER, re.ASCII)
-_NEXT = re.compile(rf"[\s,]*{_NUMBER}", re.ASCII)
+_NEXT = re.compile(rf"[\s,]*+{_NUMBER}", re.ASCII)
 _ARC = re.compile(
-    rf"[\s,]*({_NUMBER})" * 3 + r"[\s,]*([01])" * 2 + rf"[\s,]*({_NUMBER})" * 2, re.ASCII
+    rf"[\s,]*+({_NUMBER})" * 3 + r"[\s,]*+([01])" * 2 + rf"[\s,]*+({_NUMBER})" * 2, re.ASCII
 )
 _COMMANDS = re.compile(r"([A-DF-Za-df-z])([^A-DF-Za-df-z]*)")  # e and E belong to numbers
 _TAKES = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
-_MOST = 1_000_000  # pieces of one curve; beyond that the tolerance is a mistake
+_MOST = 1_000_000  # pieces of a curve, or of a path's arcs; beyond, the tolerance is a mistake
+MOST_POINTS = 10_000_000  # of a file: a few kilobytes may ask for any number of them
 
 Point = tuple[float, float]
 Curve = tuple[Point, Point, Point, Point]
@@ -60,24 +62,40 @@ def parse_path(d: str, tolerance: float = 0.1) -> list[np.ndarray]:
             are exact.
 
     Raises:
-        SketchError: An unknown command or a number that is none; the message says where.
+        SketchError: An unknown command or a number that is none; the message says where. Or more
+            than 10 million points.
     """
     points, strokes = flatten(subpaths(d, tolerance), tolerance)
     return [points[a:b] for a, b in pairwise(strokes)]
 
 
-def flatten(paths: Sequence[Subpath], tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """All subpaths in one go: points (P, 2) and the offsets (len(paths) + 1,) of each among them."""
+def flatten(
+    paths: Sequence[Subpath], tolerance: float, most: int = MOST_POINTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """All subpaths in one go: points (P, 2) and the offsets (len(paths) + 1,) of each among them.
+
+    Raises:
+        SketchError: More than `most` points, or coordinates beyond the range of floats.
+    """
     _check_tolerance(tolerance)
+    starts = np.array([path.start for path in paths], np.float64).reshape(-1, 2)
     curves = np.array([c for path in paths for c in path.curves], np.float64).reshape(-1, 4, 2)
-    bend = np.hypot(*np.moveaxis(curves[:, :-2] - 2 * curves[:, 1:-1] + curves[:, 2:], -1, 0))
-    steps = np.sqrt(0.75 * bend.max(1, initial=0) / tolerance)
+    if not (np.isfinite(starts).all() and np.isfinite(curves).all()):
+        raise SketchError("relative coordinates of the path add up to numbers that are too large.")
+    with np.errstate(over="ignore"):
+        bend = np.hypot(*np.moveaxis(curves[:, :-2] - 2 * curves[:, 1:-1] + curves[:, 2:], -1, 0))
+        steps = np.sqrt(0.75 * bend.max(1, initial=0) / tolerance)
     straight = ((curves[:, 1] == curves[:, 0]) & (curves[:, 2] == curves[:, 3])).all(1)
     steps = np.where(straight, 1, np.ceil(steps).clip(1))
     if not (steps <= _MOST).all():
         raise SketchError(
             f"a curve would need more than {_MOST:,} pieces to be within {tolerance} of its shape; "
             "give a larger tolerance."
+        )
+    if not steps.sum() + len(paths) <= most:
+        raise SketchError(
+            f"the drawing would have more than {MOST_POINTS:,} points within {tolerance} of its "
+            "curves; give a larger tolerance or less to draw."
         )
 
     # the points after the start, in Bernstein form, which ends exactly in the last control point
@@ -94,7 +112,7 @@ def flatten(paths: Sequence[Subpath], tolerance: float) -> tuple[np.ndarray, np.
     points = np.empty((len(after) + len(paths), 2))
     first = np.zeros(len(points), bool)
     first[strokes[:-1]] = True
-    points[first] = np.array([path.start for path in paths]).reshape(-1, 2)
+    points[first] = starts
     points[~first] = after
     return points, strokes
 
@@ -115,6 +133,7 @@ def subpaths(d: str, tolerance: float = 0.1) -> list[Subpath]:
     curves: list[Curve] | None = None  # of the subpath being drawn
     last = ""  # the command before, for S and T
     control = here  # its last control point
+    pieces = 0  # of all arcs
     for letter, values, where in _read_commands(d):
         command, (ox, oy) = letter.upper(), (here if letter.islower() else (0.0, 0.0))
         if last == "" and command != "M":
@@ -163,8 +182,9 @@ def subpaths(d: str, tolerance: float = 0.1) -> list[Subpath]:
                     control = _reflected(control, here) if last in ("Q", "T") else here
                 curves.append((here, _third(here, control), _third(end, control), end))
             elif command == "A":
-                for a, b in _arc(here, end, v, tolerance, where):
-                    curves.append((a, a, b, b))
+                lines = _arc(here, end, v, tolerance, where, _MOST - pieces)
+                pieces += len(lines)
+                curves += [(a, a, b, b) for a, b in lines]
             else:
                 curves.append((here, here, end, end))
             here, last = end, command
@@ -248,7 +268,7 @@ def _third(end: Point, control: Point) -> Point:
 
 
 def _arc(
-    here: Point, end: Point, v: Sequence[float], tolerance: float, where: int
+    here: Point, end: Point, v: Sequence[float], tolerance: float, where: int, most_pieces: int
 ) -> list[tuple[Point, Point]]:
     """An elliptic arc as lines: from the ends to the centre as in SVG 1.1, F.6.5."""
     rx, ry, phi, large, sweep = abs(v[0]), abs(v[1]), math.radians(v[2]), v[3] != 0, v[4] != 0
@@ -262,19 +282,21 @@ def _arc(
     if (length := math.hypot(x, y)) > 1:  # radii too small for the chord grow until they fit
         rx, ry, x, y = rx * length, ry * length, x / length, y / length
         length = 1.0
+    if length == 0:  # the chord is too short for floats
+        return [(here, end)]
     # the centre is at right angles to half the chord, at a distance that Pythagoras gives
-    away = math.sqrt(max(0.0, 1 - length**2)) / length * (-1 if large == sweep else 1)
-    cx, cy = away * y, -away * x
+    away = math.sqrt(max(0.0, 1 - length**2)) * (-1 if large == sweep else 1)
+    cx, cy = away * (y / length), -away * (x / length)
     first = math.atan2(y - cy, x - cx)
     turn = 2 * math.asin(length)
     turn = (2 * math.pi - turn if large else turn) * (1 if sweep else -1)
 
     most = 2 * math.acos(max(1 - tolerance / max(rx, ry), 0.0))
     pieces = abs(turn) / most if most > 0 else math.inf
-    if not pieces < _MOST:
+    if not pieces < most_pieces:
         raise SketchError(
-            f"the arc at character {where} would need more than {_MOST:,} pieces to be within "
-            f"{tolerance} of its shape; give a larger tolerance."
+            f"the arcs up to character {where} would need more than {_MOST:,} pieces to be within "
+            f"{tolerance} of their shape; give a larger tolerance."
         )
     angles = first + turn * np.arange(1, math.ceil(pieces)) / math.ceil(pieces)
     xs, ys = rx * (cx + np.cos(angles)), ry * (cy + np.sin(angles))

@@ -1,4 +1,4 @@
-"""The recurrent denoiser: items keep to themselves, ChiroDiff's network is one of its configurations."""
+"""What every denoiser for padded sequences owes to its items; what is special about each."""
 
 import pytest
 import torch
@@ -7,20 +7,24 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import anydiff
 from anydiff import DDPM, Cosine, GaussianDiffusion, Masked
-from anydiff.denoisers import BiRNN
+from anydiff.denoisers import BiRNN, Transformer
 
 LENGTHS = [7, 1, 12, 4]
 ROUNDING = {"rtol": 1e-10, "atol": 1e-10}  # float64; outputs are of order one
 KINDS = {
-    "gru": {},
-    "lstm": {"cell": "lstm"},
-    "chirodiff": {"residual": False, "velocity": 2},
-    "no velocity": {"velocity": 0},
-    "observed": {"observed": True},
-    "context": {"context": 2},
-    "chirodiff with context": {"residual": False, "context": 2},
+    "gru": (BiRNN, {}),
+    "lstm": (BiRNN, {"cell": "lstm"}),
+    "chirodiff": (BiRNN, {"residual": False, "velocity": 2}),
+    "no velocity": (BiRNN, {"velocity": 0}),
+    "gru, observed": (BiRNN, {"observed": True}),
+    "gru, context": (BiRNN, {"context": 2}),
+    "chirodiff, context": (BiRNN, {"residual": False, "context": 2}),
+    "transformer": (Transformer, {}),
+    "transformer, observed": (Transformer, {"observed": True}),
+    "transformer, context": (Transformer, {"context": 2, "expansion": 2}),
 }
-every_kind = pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+every_two = pytest.mark.parametrize("kind", [BiRNN, Transformer])
+every_kind = pytest.mark.parametrize(("kind", "options"), KINDS.values(), ids=KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +36,9 @@ def _float64():
     torch.set_default_dtype(default)
 
 
-def network(**options) -> BiRNN:
+def network(kind=BiRNN, **options):
     """A small network with every path awake, also those that start at zero."""
-    net = BiRNN(3, 8, 2, **options)
+    net = kind(3, 8, 2, **options)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.3)
     return net
@@ -45,15 +49,17 @@ def batch(**options):
     space = Masked.from_lengths(LENGTHS)
     x_t = space.noise(torch.empty(*space.mask.shape, 3))
     if options.get("observed"):
-        space = Masked(space.mask, (torch.rand(x_t.shape) < 0.7))
+        observed = torch.rand(x_t.shape) < 0.7
+        observed[..., 0] = True  # something of every row
+        space = Masked(space.mask, observed)
         x_t = space.project(x_t)
     cond = {"context": torch.randn(len(LENGTHS), 2)} if options.get("context") else {}
     return x_t, torch.rand(len(LENGTHS)), space, cond
 
 
 @every_kind
-def test_an_item_is_the_same_alone_and_in_a_batch(options):
-    net = network(**options)
+def test_an_item_is_the_same_alone_and_in_a_batch(kind, options):
+    net = network(kind, **options)
     x_t, t, space, cond = batch(**options)
     together = net(x_t, t, space=space, **cond)
     for b, n in enumerate(LENGTHS):
@@ -66,8 +72,8 @@ def test_an_item_is_the_same_alone_and_in_a_batch(options):
 
 
 @every_kind
-def test_more_padding_changes_neither_output_nor_gradient(options):
-    net = network(**options)
+def test_more_padding_changes_neither_output_nor_gradient(kind, options):
+    net = network(kind, **options)
     x_t, t, space, cond = batch(**options)
 
     def run(x_t, space):
@@ -86,8 +92,8 @@ def test_more_padding_changes_neither_output_nor_gradient(options):
 
 
 @every_kind
-def test_what_stands_outside_the_space_is_not_read(options):
-    net = network(**options)
+def test_what_stands_outside_the_space_is_not_read(kind, options):
+    net = network(kind, **options)
     x_t, t, space, cond = batch(**options)
     expected = net(x_t, t, space=space, **cond)
     nan = x_t.masked_fill(~space.valid.expand_as(x_t), torch.nan)
@@ -111,8 +117,8 @@ def test_no_velocity_leads_to_or_from_a_missing_value():
 
 
 @every_kind
-def test_every_row_and_the_time_and_the_condition_reach_every_row(options):
-    net = network(**options)
+def test_every_row_and_the_time_and_the_condition_reach_every_row(kind, options):
+    net = network(kind, **options)
     x_t, t, space, cond = batch(**options)
     y = net(x_t, t, space=space, **cond)
 
@@ -127,6 +133,37 @@ def test_every_row_and_the_time_and_the_condition_reach_every_row(options):
     assert rows_that_change(x_t, t + 0.1, **cond).all()
     if cond:
         assert rows_that_change(x_t, t, context=cond["context"] + 1).all()
+
+
+@every_two
+def test_all_rows_are_valid_without_a_space(kind):
+    net, x_t, t = network(kind), torch.randn(2, 5, 3), torch.rand(2)
+    full = Masked(torch.ones(2, 5, dtype=torch.bool))
+    torch.testing.assert_close(net(x_t, t), net(x_t, t, space=full), rtol=0, atol=0)
+
+
+@every_two
+def test_training_and_evaluation_agree(kind):
+    """PyTorch has a second implementation for eval mode without gradients."""
+    net = network(kind)
+    x_t, t, space, _ = batch()
+    trained = net(x_t, t, space=space)
+    with torch.no_grad(kind):
+        torch.testing.assert_close(net.eval()(x_t, t, space=space), trained, **ROUNDING)
+
+
+@every_two
+def test_an_item_without_rows_is_zero_and_has_no_nan(kind):
+    net = network(kind)
+    mask = torch.arange(6) < torch.tensor([[4], [0]])
+    x_t, t = torch.randn(2, 6, 3), torch.rand(2)
+    y = net(x_t, t, space=Masked(mask))
+    y.square().sum().backward()
+    assert not y[1].any() and y[0, :4].all()
+    with torch.no_grad():  # masked attention in PyTorch's implementation for evaluation too
+        torch.testing.assert_close(net.eval()(x_t, t, space=Masked(mask)), y, **ROUNDING)
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    torch.testing.assert_close(y[:1, :4], net(x_t[:1, :4], t[:1]), **ROUNDING)
 
 
 def test_chirodiff_as_published():
@@ -155,8 +192,8 @@ def test_chirodiff_as_published():
 
 
 @every_kind
-def test_a_checkpoint_brings_it_back(options, tmp_path):
-    net = network(**options)
+def test_a_checkpoint_brings_it_back(kind, options, tmp_path):
+    net = network(kind, **options)
     anydiff.save(tmp_path / "m.safetensors", GaussianDiffusion(net, Cosine()))
     diffusion, _ = anydiff.load(tmp_path / "m.safetensors")
     x_t, t, space, cond = batch(**options)
@@ -164,7 +201,7 @@ def test_a_checkpoint_brings_it_back(options, tmp_path):
     torch.testing.assert_close(diffusion.denoiser(x_t, t, space=space, **cond), expected)
 
 
-def test_it_learns_lines():
+def test_the_recurrent_network_learns_lines():
     """Two ends of a line decide its middle: drawn lines must be straight, at any of the lengths."""
     torch.set_default_dtype(torch.float32)
     generator = torch.Generator().manual_seed(0)
@@ -196,8 +233,51 @@ def test_it_learns_lines():
     assert 0.75 < ends.std() < 1.25
 
 
-def test_a_call_that_does_not_fit_says_how():
-    net = network(context=2)
+def test_both_ends_place_a_row():
+    """Equal rows differ by their places, from either end, even if they cannot see each other."""
+    net, t = network(Transformer), torch.tensor([0.5])
+    for layer in net.encoder.layers:
+        for module in (layer.self_attn.out_proj, layer.linear2):
+            nn.init.zeros_(module.weight)
+    rows = torch.cat([net(torch.ones(1, n, 3), t)[0] for n in (5, 6)])
+    assert (torch.cdist(rows, rows) + torch.eye(11)).min() > 1e-3
+
+    net = network(Transformer)
+    x_t = torch.randn(1, 5, 3)
+    order = torch.tensor([1, 0, 2, 3, 4])
+    assert (net(x_t[:, order], t) - net(x_t, t)[:, order]).abs().max() > 1e-2
+
+
+def test_a_new_transformer_predicts_zero_with_layers_of_their_own():
+    net = Transformer(3, 16, 2)
+    assert not net(torch.randn(2, 5, 3), torch.rand(2)).any()
+    first, second = (layer.linear1.weight for layer in net.encoder.layers)
+    assert (first - second).abs().max() > 0.01
+
+
+def test_the_transformer_learns_to_tell_noise_from_a_line():
+    torch.set_default_dtype(torch.float32)
+    net = Transformer(2, 16, 1, heads=2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    line = torch.linspace(-1, 1, 8)[:, None].expand(8, 2)
+    losses = []
+    for _ in range(80):
+        lengths = torch.randint(4, 9, (32,))
+        space = Masked(torch.arange(8) < lengths[:, None])
+        t, eps = torch.rand(32), space.noise(torch.empty(32, 8, 2))
+        alpha, sigma = torch.cos(t * torch.pi / 2), torch.sin(t * torch.pi / 2)
+        x_t = space.project(alpha[:, None, None] * line + sigma[:, None, None] * eps)
+        error = space.sum((net(x_t, t, space=space) - eps) ** 2) / space.dim(x_t)
+        optimizer.zero_grad()
+        error.mean().backward()
+        optimizer.step()
+        losses.append(float(error.detach().mean()))
+    assert 0.8 < losses[0] < 1.2 and sum(losses[-20:]) / 20 < 0.35
+
+
+@every_two
+def test_a_call_that_does_not_fit_says_how(kind):
+    net = network(kind, context=2)
     x_t, t, space, cond = batch(context=2)
     with pytest.raises(ValueError, match=r"expected \(B, N, 3\)"):
         net(x_t[..., :2], t, space=space, **cond)
@@ -212,6 +292,8 @@ def test_a_call_that_does_not_fit_says_how():
         net(x_t, t, space=missing, **cond)
     with pytest.raises(ValueError, match="one mask for each value"):
         narrow = Masked(space.mask, space.mask[..., None])
-        network(observed=True)(x_t, t, space=narrow)
+        network(kind, observed=True)(x_t, t, space=narrow)
     with pytest.raises(ValueError, match="between 0 and 3"):
         BiRNN(3, velocity=4)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Transformer(3, 18)
