@@ -1,7 +1,9 @@
+import importlib.util
 import io
 import json
 import os
 import pickle
+import time
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anydiff.data import kanji
+from anydiff.data import kanji, stroke_arrays
 from anydiff.data.inkml import read_inkml
 from anydiff.data.kanji import load_kanji, load_sketches, read_kanjivg, split
 from anydiff.data.stroke_files import read_sketches, write_ndjson, write_npz
 from anydiff.data.strokes import (
+    EmptySketch,
     SketchError,
     Sketches,
     from_stroke3,
@@ -91,6 +94,27 @@ def test_arrays_that_cannot_be_right_are_refused(changes, message):
     assert "here.npz" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("stroke", "message"),
+    [
+        (np.zeros((2, 5)), r"is \(2, 5\); give \(n, 2\) rows of x, y, np.transpose of lists"),
+        ([[1, 2, 3], [4, 5, 6]], r"is \(2, 3\)"),
+        (np.zeros((4, 3)), r"is \(4, 3\)"),
+        (np.zeros((1, 3, 2)), r"is \(1, 3, 2\)"),
+        (np.zeros(4), r"is \(4,\)"),
+        (3.0, r"is \(\)"),
+        ([[1, 2], [3]], "is no array of numbers"),
+        ([["a", "b"]], "is no array of numbers"),
+        ([], "is empty; each needs at least one point"),
+        (np.zeros((0, 2)), "is empty"),
+        ([[], []], "is empty"),
+    ],
+)
+def test_strokes_of_another_shape_are_refused(stroke, message):
+    with pytest.raises(SketchError, match=f"here: sketch 1, stroke 1 {message}"):
+        Sketches.from_lists([[np.zeros((3, 2))], [np.zeros((3, 2)), stroke]], name="here")
+
+
 def test_a_subset_holds_the_sketches_asked_for():
     sketches = scribbles(times=True, labels=True)
     part = sketches.subset([7, 3, 7])
@@ -102,6 +126,8 @@ def test_a_subset_holds_the_sketches_asked_for():
     assert np.array_equal(part.times, ends)
     assert len(sketches.subset([])) == 0
     assert len(sketches.subset(np.arange(20) % 2 == 0)) == 10
+    for numbers in (range(2, 12, 3), range(20)[2:12:3], np.arange(20)[2:12:3], [2, 5, 8, -9]):
+        assert_same(sketches.subset(numbers), sketches.subset([2, 5, 8, 11]))
     with pytest.raises(IndexError, match="sketch 20 of 20"):
         sketches[20]
 
@@ -243,6 +269,10 @@ def test_scale_fits_each_sketch_into_the_box(center):
             assert np.allclose(new - new[0], factor * (old - old[0]))
         else:
             assert m == 1 and (extent == 0).all()
+        if center:
+            assert np.abs(new).max() <= 1 + 1e-12  # half the size to each side
+        else:
+            assert new.min() >= -1e-12 and new.max() <= 2 + 1e-12
         middle = (new.max(0) + new.min(0)) / 2
         assert np.allclose(middle if center else new.min(0), 0)
     again = scale(scaled, 2.0, center)
@@ -383,6 +413,7 @@ GOOD = '{"word":"cat","drawing":[[[1,2],[3,4]]]}\n'
         ('{"drawing": [[[1, NaN], [3, 4]]]}', "stroke 0 holds a number that is not finite"),
         ('{"drawing": [[[1, 1e999], [3, 4]]]}', "not finite"),
         ('{"drawing": [[[1, 1' + 400 * "0" + "], [3, 4]]]}", "not finite"),
+        ('{"drawing": [[[1, 1' + 5000 * "0" + "], [3, 4]]]}", "not finite"),
         ('{"drawing": [[[1, "2"], [3, 4]]]}', "stroke 0 holds '2'"),
         ('{"drawing": [[[1, true], [3, 4]]]}', "stroke 0 holds True"),
         ('{"drawing": [[[1, [2]], [3, 4]]]}', r"stroke 0 holds \[2\]"),
@@ -430,6 +461,86 @@ def test_rows_in_numpy_files(tmp_path):
     assert_same(read_sketches(path), sketches)
     np.save(tmp_path / "a.npy", to_stroke5(sketches)[3])
     assert_same(read_sketches(tmp_path / "a.npy"), sketches.subset([3]))
+
+
+def test_labels_as_pythons_strings(tmp_path):
+    sketches = scribbles(labels=True)
+    path = tmp_path / "a.npz"
+    labels = np.array(sketches.labels, object)
+    arrays = {key: getattr(sketches, key) for key in ("points", "strokes", "offsets")}
+    np.savez(path, **arrays, labels=labels)
+    assert_same(read_sketches(path), sketches)
+
+    rows = to_stroke3(sketches)
+    flat = {"strokes": np.concatenate(rows), "offsets": np.cumsum([0, *map(len, rows)])}
+    np.savez(path, **flat, labels=labels)
+    assert list(read_sketches(path).labels) == sketches.labels
+    names = np.array(["one", "other"], object)
+    np.savez(path, **flat, label=np.arange(20) % 2, categories=names, split=np.arange(20) % 2)
+    assert list(read_sketches(path).labels) == ["one", "other"] * 10
+    np.savez(path, **flat, split=np.arange(20) % 2, split_names=names)
+    assert len(read_sketches(path, part="other")) == 10
+
+    for wrong in (of_objects([np.ones(2)] * 20), of_objects([np.ones(2)] * 19 + ["a"])):
+        np.savez(path, **flat, labels=wrong)
+        with pytest.raises(SketchError, match=r"labels should be one|isn't of arrays"):
+            read_sketches(path)
+    np.savez(path, labels)
+    with pytest.raises(SketchError, match=r"sketch 0 is \(\); give \(n, 3\) rows"):
+        read_sketches(path)
+
+
+@pytest.mark.parametrize("key", ["points", "strokes", "offsets", "times"])
+def test_objects_where_numbers_belong_are_refused(tmp_path, key):
+    rows = of_objects([np.ones((2, 3)), np.ones((1, 3))])
+    for form in ("points", "rows"):
+        arrays = {"points": np.zeros((3, 2)), "strokes": [0, 3], "offsets": [0, 1]}
+        if form == "rows":
+            arrays = {"strokes": np.ones((3, 3)), "offsets": [0, 3]}
+        np.savez(tmp_path / "a.npz", **{**arrays, key: rows})
+        with pytest.raises(SketchError, match=f"{key} is an array of Python objects") as error:
+            read_sketches(tmp_path / "a.npz")
+        assert str(tmp_path / "a.npz") in str(error.value)
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, points=np.zeros((100_000, 2)), strokes=[0, 100_000], offsets=[0, 1])
+    assert len(read_sketches(path)) == 1
+    monkeypatch.setattr(stroke_arrays, "_LARGE", 1_000_000)
+    with pytest.raises(SketchError, match=r"a\.npz: its [\d,]+ bytes unpack to 1,600,\d+,"):
+        read_sketches(path)
+    write_npz(path, scribbles(3000))  # as large, but as a drawing is
+    assert len(read_sketches(path).points) * 16 > 1_000_000
+
+    same = np.zeros((1000, 3))  # a thousand times in the list, once in the file
+    np.savez(path, train=of_objects([same] * 1000))
+    with pytest.raises(SketchError, match=r"train\.npy: its [\d,]+ bytes unpack to 24,000,000"):
+        read_sketches(path)
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("points.npy", b"")
+    with pytest.raises(SketchError, match=r"points\.npy: packed as NumPy doesn't"):
+        read_sketches(path)
+
+
+def test_a_member_is_unpacked_no_further_than_it_says(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, points=np.zeros((1_000_000, 2)))
+    data = path.read_bytes()
+    size = (16_000_000 + 128).to_bytes(4, "little")
+    assert size in data
+    path.write_bytes(data.replace(size, (500).to_bytes(4, "little")))
+    longest = []
+
+    def note(raw, name):
+        longest.append(len(raw))
+        return raw
+
+    monkeypatch.setattr(stroke_arrays, "_array", note)
+    with pytest.raises(SketchError, match="cut short"):
+        read_sketches(path)
+    assert max(longest, default=0) <= 500
 
 
 def of_objects(items):
@@ -602,6 +713,27 @@ def test_a_folder_of_drawings(tmp_path):
         read_sketches(tmp_path / "e.svg", part="train")
 
 
+def test_what_is_empty(tmp_path):
+    head = '<svg xmlns="http://www.w3.org/2000/svg">'
+    nothing = {
+        "a.svg": f'{head}<path d=""/><path/><path d="M1 1"/><polyline points=""/></svg>',
+        "b.inkml": ink("<trace></trace><trace> \n </trace>"),
+    }
+    for name, text in nothing.items():
+        path = path_of(tmp_path, text, name)
+        with pytest.raises(EmptySketch, match=name):
+            read_sketches(path)
+        assert len(read_sketches(path, skip_empty=True)) == 0
+        one = text.replace("</svg>", '<path d="M1 2L3 4"/></svg>')
+        one = one.replace("</ink>", "<trace>1 2,3 4</trace></ink>")
+        for skip in (False, True):
+            some = read_sketches(path_of(tmp_path, one, f"one {name}"), skip_empty=skip)
+            assert some[0][0].tolist() == [[1, 2], [3, 4]] and len(some.strokes) == 2
+    with pytest.raises(EmptySketch, match=r"a\.svg"):
+        load_sketches(tmp_path)
+    assert list(load_sketches(tmp_path, skip_empty=True).labels) == ["one a", "one b"]
+
+
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(SketchError, match=r"ends in \.ndjson, \.npz, \.npy, \.svg, \.inkml"):
         read_sketches(path_of(tmp_path, "", "a.txt"))
@@ -643,6 +775,28 @@ def test_inkml(tmp_path):
     assert list(timed.labels) == ["$x$"]
     up = '<traceFormat><channel name="X"/><channel name="Y" orientation="-ve"/></traceFormat>'
     assert read_inkml(path_of(tmp_path, ink(f"{up}<trace>1 2</trace>")))[0][0].tolist() == [[1, -2]]
+
+
+def test_a_faulty_inkml_is_refused_soon(tmp_path):
+    begin = time.process_time()
+    for filling in (800 * " ", 800 * "1", 300_000 * " ", 300_000 * "1 "):
+        path = path_of(tmp_path, ink(f"<trace>1 2{filling}x,3 4</trace>"))
+        with pytest.raises(SketchError, match=r"line 2: .* holds 'x'") as error:
+            read_inkml(path)
+        assert len(str(error.value)) < 500
+        assert time.process_time() - begin < 1
+    lines = "\n".join("1 2," for _ in range(20_000))
+    with pytest.raises(SketchError, match="line 20002: '3' holds 1 numbers"):
+        read_inkml(path_of(tmp_path, ink(f"<trace>{lines}\n3</trace>")))
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("encoding", ["foo", "shift_jis"])
+def test_an_encoding_that_cannot_be_read(tmp_path, encoding):
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + ink("<trace>1 2</trace>")
+    path = path_of(tmp_path, text, "mine.inkml")
+    with pytest.raises(SketchError, match=r"mine\.inkml, line 1: its encoding .*UTF-8"):
+        read_sketches(path)
 
 
 def test_differences_in_inkml(tmp_path):
@@ -719,6 +873,12 @@ def test_a_folder_of_kanjivg(tmp_path):
     everything = read_kanjivg(tmp_path, variants=True, progress=False)
     assert sorted(everything.labels) == ["一", "二", "二"]
 
+    path_of(tmp_path, FILE.format(one), "ffffff.svg")  # beyond Unicode: no character's
+    assert len(read_kanjivg(tmp_path, progress=False)) == 2
+    path_of(tmp_path, FILE.format('<path d="M1,1C9,9 9,9 1,2"/>'), "04e8d.svg")
+    with pytest.raises(SketchError, match=f"{tmp_path}: .*larger tolerance"):
+        read_kanjivg(tmp_path, tolerance=1e-20, progress=False)
+
     path_of(tmp_path, FILE.format('<path d="M1,1c2"/>'), "04e8d.svg")
     with pytest.raises(SketchError, match=r"04e8d\.svg: 'c' at character 4"):
         read_kanjivg(tmp_path, progress=False)
@@ -736,6 +896,28 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(kanji.metadata, "distribution", missing)
     with pytest.raises(ImportError, match=r"anydiff\[kanji\]"):
         load_kanji("full")
+
+
+def test_the_script_says_whether_the_shipped_file_is_the_same(
+    tmp_path, monkeypatch, capsys, characters
+):
+    path = Path(__file__).parents[1] / "scripts" / "make_kanji.py"
+    spec = importlib.util.spec_from_file_location("make_kanji", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "COUNT", 5)
+    monkeypatch.setattr(script, "read_kanjivg", lambda **_: characters.subset(range(8)))
+    made = str(tmp_path / "made.npz")
+
+    monkeypatch.setattr("sys.argv", ["make_kanji.py", "--write", made])
+    with pytest.raises(SystemExit) as end:
+        script.main()
+    assert end.value.code == 1 and "points DIFFER" in capsys.readouterr().out
+
+    monkeypatch.setattr("sys.argv", ["make_kanji.py"])
+    monkeypatch.setattr(script, "load_kanji", lambda _: read_sketches(made))
+    script.main()
+    assert "DIFFER" not in capsys.readouterr().out
 
 
 def test_some_shipped_characters_are_those_of_the_package(characters):

@@ -1,8 +1,11 @@
 import math
+import time
 
 import numpy as np
 import pytest
 
+from anydiff.data import svg as svg_files
+from anydiff.data import svg_paths
 from anydiff.data.strokes import SketchError, Sketches
 from anydiff.data.svg import parse_path, read_svg, write_svg
 
@@ -160,11 +163,58 @@ def test_arcs_with_odd_numbers():
         ("1 1", "doesn't begin with a command"),
         ("M0 0A1 1 0 2 1 3 3", "character 5 .* no number that 'A' takes"),
         ("M0 0L1e999 0", "too large"),
+        ("M0 0A1 1 0110 5 5", "no number that 'A' takes"),  # the rotation is 0110, then come flags
+        ("M1e308 0l1e308 0", "add up to numbers that are too large"),
+        ("M9e307 0q0 0 9e307 1t9e307 1", "add up to numbers that are too large"),
     ],
 )
 def test_a_faulty_path_is_named_by_position(d, message):
     with pytest.raises(SketchError, match=message):
         parse_path(d)
+
+
+@pytest.mark.parametrize(
+    "d",
+    [
+        "M0 0A" + 60 * "2",
+        "M0 0A" + 100_000 * "2",
+        "M0 0A" + 100_000 * "2 ",
+        "M0 0A" + 100_000 * " ",
+        "M0 0A1 1 0 0" + 100_000 * ",",
+        "M0 0A" + 100_000 * "2." + "x",
+        "M0 0L1 1" + 100_000 * " " + "x",
+        "M0 0L" + 100_000 * "1e",
+        100_000 * " " + "1",
+    ],
+)
+def test_a_faulty_path_is_refused_soon(d):
+    begin = time.process_time()
+    with pytest.raises(SketchError) as error:
+        parse_path(d)
+    assert time.process_time() - begin < 1 and len(str(error.value)) < 500
+
+
+def test_arcs_between_points_that_nearly_meet():
+    for end in ("5e-324 0", "1e-200 1e-200"):
+        for flags in ("0 0", "1 1"):
+            line = one(f"M0 0A1e3 1e3 0 {flags} {end}")
+            assert line[-1].tolist() == list(map(float, end.split()))
+
+
+def test_a_drawing_has_a_limit_of_points(tmp_path, monkeypatch):
+    with pytest.raises(SketchError, match=r"more than 10,000,000 points .* larger tolerance"):
+        parse_path("M0 0" + 20 * "C0 30 30 30 30 0", 6e-11)
+    circles = 20 * '<circle r="30"/>\n'
+    points = len(read(tmp_path, svg(circles)).points)
+    monkeypatch.setattr(svg_files, "MOST_POINTS", points)
+    assert len(read(tmp_path, svg(circles)).points) == points
+    monkeypatch.setattr(svg_files, "MOST_POINTS", points - 1)
+    with pytest.raises(SketchError, match=r"a\.svg, line 21: .*points"):  # the last one's
+        read(tmp_path, svg(circles))
+    monkeypatch.setattr(svg_paths, "_MOST", 100)
+    parse_path("M0 0A5 5 0 0 0 9 0", 1e-3)
+    with pytest.raises(SketchError, match=r"arcs up to character .* larger tolerance"):
+        parse_path("M0 0" + 20 * "a5 5 0 0 0 9 0", 1e-3)
 
 
 def test_a_tolerance_must_be_possible():
@@ -303,6 +353,30 @@ def test_entities_are_read_but_never_from_outside(tmp_path):
         ("<html/>", "line 1: the outermost element is <html>"),
         ("", "not sound XML"),
         (svg('<svg viewBox="0 0 1 1"/>'), "line 2: .*within another"),
+        ('<?xml version="1.0" encoding="foo"?>\n' + svg(""), "line 1: its encoding .*foo.*UTF-8"),
+        ('<?xml version="1.0" encoding="shift_jis"?>\n' + svg(""), "line 1: its encoding .*UTF-8"),
+        (
+            svg('<path d="M0 0L1 1" transform="rotate(1e999)"/>'),
+            "line 2: the transform .*too large",
+        ),
+        (svg('<path d="M0 0L1 1" transform="skewX(1e999)"/>'), "line 2: the transform .*too large"),
+        (svg('<g transform="translate(1e999)"/>'), "line 2: the transform .*too large"),
+        (
+            svg('<g transform="translate(1e308) translate(1e308)"/>'),
+            "line 2: the transforms multiply",
+        ),
+        (
+            svg('<g transform="scale(1e300)">\n<path d="M0 0L1 1" transform="scale(1e300)"/></g>'),
+            "line 3: the transforms multiply",
+        ),
+        (
+            svg('<g transform="scale(1e300)">\n<path d="M0 0L1e20 1"/></g>'),
+            "line 3: the transforms take points beyond",
+        ),
+        (svg('\n<path d="M1e308 0l1e308 0"/>'), "line 3: relative coordinates"),
+        (svg('<line x1="1e999"/>'), "line 2: x1='1e999' is too large"),
+        (svg("", 'viewBox="0 0 1e999 1"'), "line 1: the picture's longer side is inf"),
+        (svg("", 'width="-3"'), "line 1: the picture's longer side is -3"),
     ],
 )
 def test_a_faulty_svg_is_named_by_file_and_line(tmp_path, text, message):

@@ -47,10 +47,12 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
             arrays = {"strokes": _array(Path(path).read_bytes(), name)}
         else:
             with zipfile.ZipFile(path) as file:
-                _check_sizes(file, Path(path).stat().st_size, name)
+                size = sum(member.file_size for member in file.infolist())
+                _check_size(size, Path(path).stat().st_size, name)
                 arrays = {
                     member.filename.removesuffix(".npy"): _array(
-                        _unpacked(file, member), f"{name}, {member.filename}"
+                        _unpacked(file, member, f"{name}, {member.filename}"),
+                        f"{name}, {member.filename}",
                     )
                     for member in file.infolist()
                 }
@@ -85,26 +87,21 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
     )
 
 
-def _check_sizes(file: zipfile.ZipFile, packed: int, name: str) -> None:
+def _check_size(size: int, packed: int, name: str) -> None:
     """Refuses what would fill the memory from a small file."""
-    size = sum(member.file_size for member in file.infolist())
-    if size > _LARGE and size > _RATIO * packed:
+    if size > max(_LARGE, _RATIO * packed):
         raise SketchError(
             f"{name}: its {packed:,} bytes unpack to {size:,}, which no drawings do. If you trust "
             "the file, load it with NumPy and give Sketches or from_stroke3 its arrays."
         )
-    for member in file.infolist():
-        # others unpack without a limit, and NumPy writes none of them
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise SketchError(
-                f"{name}, {member.filename}: packed as NumPy doesn't; write it by "
-                "np.savez_compressed."
-            )
 
 
-def _unpacked(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _unpacked(file: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # the only two that NumPy writes, and the only ones zipfile can stop at a size
+        raise SketchError(f"{name}: packed as NumPy doesn't; write it with np.savez_compressed.")
     with file.open(member) as stream:
-        return stream.read(member.file_size)  # without a number it may unpack far more than it says
+        return stream.read(member.file_size)  # without a number it may unpack more than it says
 
 
 def _own(arrays: dict[str, Any], name: str) -> Sketches:
@@ -191,7 +188,9 @@ def _array(raw: bytes, name: str) -> Any:
             raise ValueError("not a row of arrays")
         if all(isinstance(item, str) for item in value.raw):
             return value.raw
-        return [item.numbers() for item in value.raw]
+        rows = [item.numbers() for item in value.raw]
+        _check_size(sum(row.nbytes for row in rows), len(raw), name)  # one may be there many times
+        return rows
     except SketchError:
         raise
     except Exception as error:  # a faulty pickle may raise anything

@@ -67,7 +67,9 @@ def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = 
             f"{name}, line {line}: its encoding can't be read ({error}); save it as UTF-8."
         ) from error
     if not reader.strokes:
-        raise EmptySketch(f"{name}: nothing is drawn in it; it has no path, polyline or the like.")
+        raise EmptySketch(
+            f"{name}: nothing is drawn in it; there should be a path, polyline or the like with points."
+        )
     return Sketches.from_lists([reader.strokes], name=name)
 
 
