@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import time
+import tracemalloc
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -655,6 +656,24 @@ def test_a_pickle_of_something_else_is_refused(tmp_path, text):
     good = of_objects([np.ones((1, 3))])  # and nothing is left behind
     np.savez(tmp_path / "b.npz", train=good)
     assert len(read_sketches(tmp_path / "b.npz")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\x80\x05]r\x00\x00\x00\x02.",  # a number for the memo, 33 million
+        b"\x80\x05\x96\x00\x00\x00\x10\x00\x00\x00\x00.",  # a bytearray of 256 MiB
+    ],
+)
+def test_a_few_bytes_of_pickle_do_not_fill_the_memory(tmp_path, text):
+    write_objects(tmp_path / "a.npz", text, 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SketchError, match="cut short or isn't of arrays"):
+            read_sketches(tmp_path / "a.npz")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_faulty_npz_is_named(tmp_path):

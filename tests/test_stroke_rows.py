@@ -97,7 +97,10 @@ def test_fit_takes_as_many_points_as_the_strokes_need():
     turns = np.linspace(0, 12 * np.pi, 500)
     spiral = Sketches.from_lists([[turns[:, None] * np.stack([np.cos(turns), np.sin(turns)], 1)]])
     assert StrokeRows.fit(straight).points == 8
-    assert StrokeRows.fit(spiral).points > 24
+    with pytest.warns(UserWarning, match="even 48 points"):
+        assert StrokeRows.fit(spiral).points == 48
+    wave = np.stack([turns, 10 * np.sin(turns / 4)], 1)
+    assert 8 < StrokeRows.fit(Sketches.from_lists([[wave]])).points < 48
     assert StrokeRows.fit(spiral, points=5).points == 5
 
 

@@ -22,7 +22,7 @@ import pickle
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -235,7 +235,15 @@ _STANDS_IN = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    # Python's own, whose memo is a dict: in C's five bytes may ask for a memo of many gigabytes, and
+    # so may bytearrays here, which no array needs
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
+
     def __init__(self, file: io.BytesIO, name: str) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as text
         self.name = name
