@@ -22,10 +22,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import (
     Callback,
-    EMAWeightAveraging,
     ModelCheckpoint,
     ProgressBar,
     Timer,
+    WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
@@ -118,10 +118,21 @@ def done(trainer: Trainer) -> float:
     return max(fractions)
 
 
-class Averaged(EMAWeightAveraging):
-    """Lightning's averaged weights, put back in their place when validation is interrupted."""
+class Averaged(WeightAveraging):
+    """Lightning's averaged weights, put back in their place when validation is interrupted.
+
+    After n steps the decay is at most (1 + n) / (10 + n): a short run doesn't drag its initial weights
+    along.
+    """
 
     _swapped = False
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, n: Tensor) -> Tensor:
+            share = (9 / (10 + n)).clamp(min=1 - decay)
+            return averaged.lerp(current, share.to(averaged.dtype))
+
+        super().__init__(use_buffers=False, avg_fn=average)
 
     def on_validation_epoch_start(self, *args: Any) -> None:
         super().on_validation_epoch_start(*args)
@@ -234,7 +245,7 @@ def trainer(
     Arguments:
         minutes: Train for so long. The learning rate falls over this time.
         epochs: Train for so many passes over the data.
-        ema: The decay of the averaged weights, per step.
+        ema: The decay of the averaged weights, per step; less at first, (1 + n) / (10 + n) after n steps.
         clip: The largest norm of a gradient.
         flags: Any flag of Lightning's Trainer: devices, accelerator, precision, strategy, ...
     """
@@ -263,7 +274,7 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    ready: list[Callback] = [AtTheEnd(folder / "last.ckpt"), Averaged(use_buffers=False, decay=ema)]
+    ready: list[Callback] = [AtTheEnd(folder / "last.ckpt"), Averaged(ema)]
     ready += [PutBack(), checkpoint]
     if flags.get("enable_progress_bar", True):
         ready.append(RunBar())
