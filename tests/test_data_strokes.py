@@ -842,6 +842,7 @@ def test_differences_in_inkml(tmp_path):
         ("<trace>1 2,* 4</trace>", "line 2: .* holds '\\*'"),
         ("<trace>'1 2</trace>", "line 2: .*comes first"),
         ("<trace>1 1e999</trace>", "line 2: .*not finite"),
+        (f"{TIMED}\n<trace>1e308 1 2 3</trace>", "line 5: .*not finite"),  # in milliseconds
         ('<trace continuation="begin">1 2</trace>', "line 2: .*several pieces"),
         ('<traceFormat><channel name="X"/></traceFormat>\n<trace>1</trace>', "line 3: .*X and Y"),
         ("", "there is no trace"),

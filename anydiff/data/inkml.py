@@ -167,7 +167,7 @@ class _Ink:
                 else:
                     speed[k] = float(number) + (speed[k] if modes[k] == 2 else 0.0)
                     value[k] += speed[k]
-            if not all(abs(v) < float("inf") for v in value):
+            if not all(abs(v * u) < float("inf") for v, u in zip(value, self.units, strict=True)):
                 raise self.error(f"{short(point)} is not finite.", line)
             rows.append(value.copy())
         return np.array(rows).reshape(-1, count) * self.units
