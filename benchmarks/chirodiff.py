@@ -87,7 +87,7 @@ class Quiet(Masked):
 
 def chirodiff(args: argparse.Namespace, folder: Path) -> tuple[Sketches, float]:
     """Train the published configuration and draw with it; sketches, and seconds for one."""
-    sketches = example.load_sketches(args.data)
+    sketches = example.read(args.data, args.skip_empty)
     parts = example.split(len(sketches))
     seed_everything(args.seed, verbose=False)
     rows = ChiroRows()
@@ -182,7 +182,9 @@ def main() -> None:
                 drawn, seconds = ours(args, model)
             floor, row, ceiling = example.measure(args, drawn, args.data, seconds)
             found[name].append(replace(row, name=f"{name}, seed {seed}"))
-            example.draw_grid(folder / "samples.png", drawn.subset(range(64)), columns=16)
+            example.draw_grid(
+                folder / "samples.png", drawn.subset(range(min(64, len(drawn)))), columns=16
+            )
         rows = [floor, *(row for of in found.values() for row in of)]
         rows += [medians(f"{name}, median", of) for name, of in found.items()]
         text = table([*rows, ceiling])

@@ -12,6 +12,7 @@ what was learned; the same command goes on from there.
 import argparse
 import logging
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -78,10 +79,15 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+@lru_cache(maxsize=1)  # to learn from and to compare with
+def read(data: str, skip_empty: bool) -> Sketches:
+    return load_sketches(data, skip_empty=skip_empty)
+
+
 def train(args: argparse.Namespace, folder: Path) -> Path:
     """Train, or go on training, and return the file of the model."""
     args.data = args.data or "kanji"
-    sketches = load_sketches(args.data, skip_empty=args.skip_empty)
+    sketches = read(args.data, args.skip_empty)
     parts = split(len(sketches))
     if not min(map(len, parts)):
         raise ValueError(f"{args.data} holds {len(sketches)} sketches; give at least 10.")
@@ -163,7 +169,7 @@ def draw(
 
 def measure(args: argparse.Namespace, drawn: Sketches, data: str, seconds: float) -> list[Report]:
     """The drawn sketches beside the floor, real ones, and the ceiling, noise; against held-out ones."""
-    sketches = load_sketches(data, skip_empty=args.skip_empty)
+    sketches = read(data, args.skip_empty)
     parts = split(len(sketches))
     if len(parts.test) < 6:
         raise ValueError(

@@ -16,7 +16,8 @@ import numpy as np
 
 from anydiff.data.kanji import load_kanji, read_kanjivg
 from anydiff.data.stroke_files import write_npz
-from anydiff.data.strokes import Sketches, resample, simplify
+from anydiff.data.stroke_geometry import resample, simplify
+from anydiff.data.strokes import Sketches
 
 COUNT, CURVES, EPSILON, UNIT = 3600, 0.01, 0.15, 1 / 16
 

@@ -27,8 +27,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from anydiff.data.kanji import load_kanji, read_kanjivg, split
+from anydiff.data.stroke_geometry import simplify
 from anydiff.data.stroke_pictures import rasterize
-from anydiff.data.strokes import Sketches, simplify
+from anydiff.data.strokes import Sketches
 from anydiff.metrics.sketch_features import FEATURES_SIZE, SketchFeatures
 
 SIDE = 109  # of KanjiVG's box

@@ -16,15 +16,13 @@ from anydiff.data import kanji, stroke_arrays
 from anydiff.data.inkml import read_inkml
 from anydiff.data.kanji import load_kanji, load_sketches, read_kanjivg, split
 from anydiff.data.stroke_files import read_sketches, write_ndjson, write_npz
+from anydiff.data.stroke_geometry import resample, scale, simplify
 from anydiff.data.strokes import (
     EmptySketch,
     SketchError,
     Sketches,
     from_stroke3,
     from_stroke5,
-    resample,
-    scale,
-    simplify,
     to_stroke3,
     to_stroke5,
 )

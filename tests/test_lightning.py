@@ -100,7 +100,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 def test_a_run_cut_amid_an_epoch_goes_on_with_the_next_batch(tmp_path):
     from pytorch_lightning.callbacks import Callback
 
-    from anydiff.data.molecule_batches import MoleculeLoader, SizeBatchSampler
+    from anydiff.data.batches import ResumableLoader
+    from anydiff.data.molecule_batches import SizeBatchSampler
 
     class Kill(Callback):
         def on_train_batch_start(self, trainer, *_):
@@ -109,7 +110,7 @@ def test_a_run_cut_amid_an_epoch_goes_on_with_the_next_batch(tmp_path):
 
     def run(module, folder, callbacks=None):
         batches = SizeBatchSampler([1] * 64, 16, seed=3)
-        data = MoleculeLoader(DATA, batch_sampler=batches)
+        data = ResumableLoader(DATA, batch_sampler=batches)
         options = {"accelerator": "cpu", "enable_progress_bar": False, "save_every": 0.0}
         fit_in_folder(module, folder, data, epochs=4, callbacks=callbacks, **options)
 

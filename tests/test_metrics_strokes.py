@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from anydiff.data.kanji import load_kanji, split
+from anydiff.data.stroke_geometry import resample
 from anydiff.data.stroke_pictures import rasterize
-from anydiff.data.strokes import Sketches, resample
+from anydiff.data.strokes import Sketches
 from anydiff.metrics import sketch_features
 from anydiff.metrics.sketch_features import FEATURES_HASH, SketchFeatures
 from anydiff.metrics.strokes import Report, evaluate, noise_sketches, statistics, table

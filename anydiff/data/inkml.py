@@ -13,14 +13,13 @@ References:
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from xml.parsers import expat
 
 import numpy as np
 
 from .files import PathLike
 from .strokes import EmptySketch, SketchError, Sketches
 from .svg_paths import NUMBER, short
+from .xml_events import read_events
 
 __all__ = ["read_inkml"]
 
@@ -36,30 +35,8 @@ def read_inkml(path: PathLike, name: str | None = None) -> Sketches:
         EmptySketch: No trace has points. A `<trace>` without is left out where others have some.
     """
     name = name or str(path)
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SketchError(f"{name}: not a readable file ({error}).") from error
     ink = _Ink(name)
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = lambda tag, attributes: ink.start(
-        tag.rpartition(":")[2], attributes, parser.CurrentLineNumber
-    )
-    parser.CharacterDataHandler = ink.characters
-    parser.EndElementHandler = lambda tag: ink.end(tag.rpartition(":")[2])
-    try:
-        parser.Parse(data, True)
-    except expat.ExpatError as error:
-        reason = expat.ErrorString(error.code)
-        raise SketchError(f"{name}, line {error.lineno}: not sound XML ({reason}).") from error
-    except SketchError:
-        raise
-    except (LookupError, ValueError) as error:  # expat, of encodings unknown or of several bytes
-        line = parser.CurrentLineNumber
-        raise SketchError(
-            f"{name}, line {line}: its encoding can't be read ({error}); save it as UTF-8."
-        ) from error
+    read_events(path, name, ink.start, ink.end, ink.characters)
     if not ink.strokes:
         raise EmptySketch(f"{name}: there is no trace with points in it.")
     points = np.concatenate(ink.strokes)

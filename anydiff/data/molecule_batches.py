@@ -20,7 +20,7 @@ from .batches import EpochBatches, ResumableLoader, as_made
 if TYPE_CHECKING:
     from .molecules import Molecules
 
-__all__ = ["MoleculeDataset", "MoleculeLoader", "SizeBatchSampler", "loader"]
+__all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
 
 
 class SizeBatchSampler(EpochBatches):
@@ -142,9 +142,6 @@ class MoleculeDataset(Dataset):
         return batch
 
 
-MoleculeLoader = ResumableLoader
-
-
 def loader(
     molecules: Molecules,
     batch_size: int | None = 64,
@@ -154,7 +151,7 @@ def loader(
     seed: int = 0,
     num_workers: int = 0,
     **kwargs: Any,
-) -> MoleculeLoader:
+) -> ResumableLoader:
     """A torch `DataLoader` of PyG batches, ready for `Atoms.unpack`.
 
     Its `batch_sampler` is a :class:`SizeBatchSampler`. Batches are made by indexing arrays, which
@@ -167,6 +164,6 @@ def loader(
     size = None if budget is not None else batch_size
     sampler = SizeBatchSampler(molecules.sizes, size, budget, seed=seed, shuffle=shuffle)
     dataset = MoleculeDataset(molecules)
-    return MoleculeLoader(
+    return ResumableLoader(
         dataset, batch_sampler=sampler, collate_fn=as_made, num_workers=num_workers, **kwargs
     )

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..spaces import Ragged
 from .molecule_batches import MoleculeDataset, SizeBatchSampler, loader
+from .ragged import ranges
 from .sizes import SizeDistribution
 
 __all__ = [
@@ -208,9 +209,7 @@ class Molecules:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """The rows of the molecules `indices`, one molecule after the other."""
-        sizes = self.sizes[indices]
-        starts = self.offsets[indices] - (np.cumsum(sizes) - sizes)
-        return np.repeat(starts, sizes) + np.arange(sizes.sum())
+        return ranges(self.offsets[indices], self.offsets[indices + 1])
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Molecules:
         """The molecules `indices` (numbers or a boolean mask), in that order."""

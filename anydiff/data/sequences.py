@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from ..spaces import Masked
 from .batches import LengthBatchSampler, ResumableLoader, as_made
+from .ragged import ranges
 from .sizes import SizeDistribution
 
 __all__ = [
@@ -165,9 +166,7 @@ class Sequences:
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """The rows of the items `numbers`, one item after the other."""
-        sizes = self.sizes[numbers]
-        starts = self.offsets[numbers] - (np.cumsum(sizes) - sizes)
-        return np.repeat(starts, sizes) + np.arange(sizes.sum())
+        return ranges(self.offsets[numbers], self.offsets[numbers + 1])
 
     def subset(self, numbers: Sequence[int] | np.ndarray) -> Sequences:
         """These items, in this order; a boolean mask (M,) too."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .files import PathLike, whole
-from .strokes import Sketches
+from .strokes import Sketches, as_stroke
 
 __all__ = [
     "draw_grid",
@@ -93,9 +93,7 @@ def fitted(sketches: Sketches, size: int, width: float) -> tuple[np.ndarray, np.
     """Scales (M,) and shifts (M, 2) that centre each sketch: pixel = scale * point + shift."""
     if len(sketches) == 0:
         return np.empty(0), np.empty((0, 2))
-    first = sketches.strokes[sketches.offsets[:-1]]
-    points = sketches.points.astype(np.float64)
-    low, high = (f.reduceat(points, first) for f in (np.minimum, np.maximum))
+    low, high = sketches.box
     room = max(size * (1 - 2 * _MARGIN) - width, 0.0)
     span = (high - low).max(1)
     scale = np.divide(room, span, out=np.zeros_like(span), where=span > 0)  # a dot has no scale
@@ -182,7 +180,7 @@ def pillow() -> Any:
 
 def tidy(strokes: Strokes) -> list[np.ndarray]:
     """The strokes' finite points: a sample may have gone astray."""
-    arrays = [np.asarray(s, np.float64).reshape(-1, 2) for s in strokes]
+    arrays = [as_stroke(s, "a stroke") for s in strokes]
     return [s for s in (s[np.isfinite(s).all(1)] for s in arrays) if len(s)]
 
 

@@ -28,7 +28,8 @@ import numpy as np
 from torch import Tensor
 
 from .sequences import Sequences
-from .strokes import Sketches, resample
+from .stroke_geometry import resample
+from .strokes import Sketches
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
 
@@ -231,9 +232,8 @@ def rows_from_config(config: dict[str, Any]) -> StrokeRows | PointRows:
 
 def _extents(sketches: Sketches) -> np.ndarray:
     """The longer side of each drawing's bounding box, (M,)."""
-    first = sketches.strokes[sketches.offsets[:-1]]
-    high = np.maximum.reduceat(sketches.points, first)
-    return (high - np.minimum.reduceat(sketches.points, first)).max(1)
+    low, high = sketches.box
+    return (high - low).max(1)
 
 
 def _errors(sketches: Sketches, rows: np.ndarray) -> np.ndarray:

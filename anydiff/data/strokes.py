@@ -13,27 +13,29 @@ it may trust its numbers. The conventions, here once for all of the library:
   start row; one row of p3 = 1 ends the drawing, and rows after it are padding.
 
 Readers and writers are in :mod:`anydiff.data.stroke_files` and :mod:`anydiff.data.svg`, pictures in
-:mod:`anydiff.data.stroke_pictures`, films in :mod:`anydiff.data.stroke_films`.
+:mod:`anydiff.data.stroke_pictures`, films in :mod:`anydiff.data.stroke_films`, resampling and
+simplification in :mod:`anydiff.data.stroke_geometry`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from .ragged import ranges
+
 __all__ = [
     "EmptySketch",
     "SketchError",
     "Sketches",
+    "as_stroke",
     "from_stroke3",
     "from_stroke5",
-    "resample",
-    "scale",
-    "simplify",
     "to_stroke3",
     "to_stroke5",
 ]
@@ -119,7 +121,7 @@ class Sketches:
             SketchError: A stroke of another shape, or what `Sketches` refuses.
         """
         strokes = [
-            _stroke(stroke, f"{name}: sketch {m}, stroke {s}")
+            as_stroke(stroke, f"{name}: sketch {m}, stroke {s}")
             for m, sketch in enumerate(sketches)
             for s, stroke in enumerate(sketch)
         ]
@@ -135,6 +137,20 @@ class Sketches:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Points of each sketch, (M,)."""
+        return np.diff(self.strokes[self.offsets])
+
+    @cached_property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """The upper left and the lower right corner of each sketch, (M, 2) each, in float64."""
+        points = self.points.astype(np.float64)
+        if len(self) == 0:
+            return points, points
+        first = self.strokes[self.offsets[:-1]]
+        return np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)
+
     def __getitem__(self, m: int) -> list[np.ndarray]:
         """The strokes of sketch m, each (n, 2)."""
         if not -len(self) <= m < len(self):
@@ -146,8 +162,8 @@ class Sketches:
     def subset(self, numbers: Sequence[int] | np.ndarray) -> Sketches:
         """These sketches, in this order; a boolean mask (M,) too."""
         chosen = np.arange(len(self))[np.asarray(numbers) if len(numbers) else slice(0)]
-        strokes = _ranges(self.offsets[chosen], self.offsets[chosen + 1])
-        points = _ranges(self.strokes[strokes], self.strokes[strokes + 1])
+        strokes = ranges(self.offsets[chosen], self.offsets[chosen + 1])
+        points = ranges(self.strokes[strokes], self.strokes[strokes + 1])
         return Sketches(
             self.points[points],
             np.concatenate([[0], np.cumsum(np.diff(self.strokes)[strokes])]),
@@ -158,7 +174,7 @@ class Sketches:
         )
 
 
-def _stroke(values: Any, where: str) -> np.ndarray:
+def as_stroke(values: Any, where: str) -> np.ndarray:
     """A stroke (n, 2); one without points is (0, 2), whatever its shape was."""
     try:
         stroke = np.asarray(values, np.float64)
@@ -171,156 +187,6 @@ def _stroke(values: Any, where: str) -> np.ndarray:
             f"{where} is {stroke.shape}; give (n, 2) rows of x, y, np.transpose of lists [xs, ys]."
         )
     return stroke
-
-
-def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """first[0] … last[0] − 1, first[1] … last[1] − 1, … in one array."""
-    sizes = last - first
-    begin = np.cumsum(sizes) - sizes
-    return np.arange(sizes.sum()) + np.repeat(first - begin, sizes)
-
-
-# geometry --------------------
-
-
-def resample(
-    sketches: Sketches, spacing: float | None = None, points: int | None = None
-) -> Sketches:
-    """Points at equal distances along each stroke; first and last points stay where they are.
-
-    Corners between the new points are cut. Times, if there are any, go along with the points.
-
-    Arguments:
-        spacing: The distance at most: a stroke of length l gets ⌈l / spacing⌉ + 1 points, at least 2.
-            A dot (one point) stays one.
-        points: Or: the number for every stroke, at least 2. A dot becomes that many equal points.
-    """
-    if (spacing is None) == (points is None):
-        raise ValueError("give either spacing or points.")
-    if spacing is not None and not spacing > 0:
-        raise ValueError(f"spacing is {spacing}; it should be above 0, in the points' units.")
-    if points is not None and points < 2:
-        raise ValueError(f"points is {points}; a stroke should get 2 or more.")
-    p, first, last = (
-        sketches.points.astype(np.float64),
-        sketches.strokes[:-1],
-        sketches.strokes[1:] - 1,
-    )
-    if len(p) == 0:
-        return sketches
-    steps = np.zeros(len(p))  # from each point to the next of its stroke
-    steps[:-1] = np.hypot(*np.diff(p, axis=0).T)
-    steps[last] = 0
-    lengths = np.add.reduceat(steps, first)
-    if spacing is None:
-        n = np.full(len(first), points)
-    else:
-        n = np.where(
-            first == last, 1, np.maximum(np.ceil(lengths / spacing).astype(np.int64) + 1, 2)
-        )
-
-    # one running length for all strokes; each new point is looked up among those of its own stroke
-    along = np.cumsum(steps) - steps
-    which = np.repeat(np.arange(len(n)), n)
-    strokes = np.concatenate([[0], np.cumsum(n)])
-    share = (np.arange(len(which)) - strokes[which]) / np.maximum(n - 1, 1)[which]
-    target = along[first][which] + share * lengths[which]
-    left = np.searchsorted(along, target, side="right") - 1
-    left = left.clip(first[which], np.maximum(first, last - 1)[which])
-    right = np.minimum(left + 1, last[which])
-    part = ((target - along[left]) / np.where(steps[left] > 0, steps[left], 1)).clip(0, 1)
-
-    def between(values: np.ndarray) -> np.ndarray:
-        a, b, t = values[left], values[right], part.reshape(-1, *[1] * (values.ndim - 1))
-        new = a + t * (b - a)
-        new[strokes[1:] - 1] = values[last]
-        new[strokes[:-1]] = values[first]  # after the last: a dot is its first point
-        return new
-
-    times = None if sketches.times is None else between(np.asarray(sketches.times, np.float64))
-    return replace(
-        sketches, points=between(p).astype(sketches.points.dtype), strokes=strokes, times=times
-    )
-
-
-def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketches:
-    """Each sketch moved and scaled so that the longer side of its box is `size`.
-
-    Arguments:
-        size: In whatever units are wanted; the aspect stays. A sketch that is one spot is only moved.
-        center: The middle of the box goes to the origin, coordinates run from -size / 2 to size / 2
-            along the longer side; otherwise the upper left corner goes there, and from 0 to `size`.
-    """
-    if not 0 < size < np.inf:
-        raise ValueError(f"size is {size}; it should be above 0.")
-    if len(sketches) == 0:
-        return sketches
-    begin = sketches.strokes[sketches.offsets]
-    points = sketches.points.astype(np.float64)
-    low = np.minimum.reduceat(points, begin[:-1])
-    high = np.maximum.reduceat(points, begin[:-1])
-    side = (high - low).max(1, keepdims=True)
-    origin = low + (high - low) / 2 if center else low
-    sizes = np.diff(begin)
-    factor = size / np.where(side > 0, side, size)
-    points = (points - np.repeat(origin, sizes, 0)) * np.repeat(factor, sizes, 0)
-    return replace(sketches, points=points.astype(sketches.points.dtype))
-
-
-def simplify(sketches: Sketches, epsilon: float) -> Sketches:
-    """Leaves out points of strokes that lie within `epsilon` of what remains.
-
-    Ramer–Douglas–Peucker, all strokes at once: a piece of a stroke is cut at its point farthest from
-    the straight line between its ends as long as that is more than `epsilon` away. The distance is
-    to the line *segment*, so a stroke that turns back keeps its turning point. First and last points
-    stay, with their times.
-
-    References:
-        Algorithms for the reduction of the number of points required to represent a digitized line
-        or its caricature (Douglas, Peucker, 1973). https://doi.org/10.3138/FM57-6770-U75U-7727
-    """
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon is {epsilon}; it should be 0 or more, in the points' units.")
-    points = sketches.points
-    keep = np.zeros(len(points), bool)
-    first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
-    keep[first] = keep[last] = True
-
-    while True:
-        inner = last - first > 1
-        first, last = first[inner], last[inner]
-        if len(first) == 0:
-            break
-        sizes = last - first - 1
-        begin = np.cumsum(sizes) - sizes
-        which = np.repeat(np.arange(len(sizes)), sizes)
-        numbers = _ranges(first + 1, last)
-        away = _to_segment(points[numbers], points[first][which], points[last][which])
-        most = np.maximum.reduceat(away, begin)
-        candidates = np.flatnonzero(away == most[which])
-        _, one = np.unique(which[candidates], return_index=True)
-        farthest = numbers[candidates[one]]
-
-        cut = most > epsilon
-        keep[farthest[cut]] = True
-        first, last = (
-            np.concatenate([first[cut], farthest[cut]]),
-            np.concatenate([farthest[cut], last[cut]]),
-        )
-    return replace(
-        sketches,
-        points=points[keep],
-        strokes=np.concatenate([[0], np.cumsum(keep)])[sketches.strokes],
-        times=None if sketches.times is None else sketches.times[keep],
-    )
-
-
-def _to_segment(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Distances (N,) of points from the segments a b."""
-    along = b - a
-    length2 = (along**2).sum(1)
-    share = ((points - a) * along).sum(1) / np.where(length2 > 0, length2, 1)
-    return np.hypot(*(points - a - share.clip(0, 1)[:, None] * along).T)
 
 
 # rows --------------------

@@ -18,14 +18,13 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from xml.parsers import expat
 
 import numpy as np
 
 from .files import PathLike, whole
 from .strokes import EmptySketch, SketchError, Sketches
 from .svg_paths import MOST_POINTS, NUMBER, flatten, parse_path, short, subpaths
+from .xml_events import read_events
 
 __all__ = ["parse_path", "read_svg", "write_svg"]
 
@@ -45,27 +44,8 @@ def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = 
         EmptySketch: Nothing is drawn. A `<path>` without points is left out where others have some.
     """
     name = name or str(path)
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SketchError(f"{name}: not a readable file ({error}).") from error
-    reader = _Reader(tolerance)
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    try:
-        parser.Parse(data, True)
-    except expat.ExpatError as error:
-        reason = expat.ErrorString(error.code)
-        raise SketchError(f"{name}, line {error.lineno}: not sound XML ({reason}).") from error
-    except SketchError as error:
-        line = parser.CurrentLineNumber
-        raise SketchError(f"{name}, line {line}: {error}") from error
-    except (LookupError, ValueError) as error:  # expat, of encodings unknown or of several bytes
-        line = parser.CurrentLineNumber
-        raise SketchError(
-            f"{name}, line {line}: its encoding can't be read ({error}); save it as UTF-8."
-        ) from error
+    reader = _Reader(name, tolerance)
+    read_events(path, name, reader.start, reader.end)
     if not reader.strokes:
         raise EmptySketch(
             f"{name}: nothing is drawn in it; there should be a path, polyline or the like with points."
@@ -79,15 +59,21 @@ _HIDDEN = {"defs", "symbol", "clipPath", "mask", "marker", "pattern"}
 class _Reader:
     """Takes the elements of an SVG as they come and gathers strokes."""
 
-    def __init__(self, tolerance: float | None) -> None:
+    def __init__(self, name: str, tolerance: float | None) -> None:
+        self.name = name
         self.tolerance = tolerance
         self.strokes: list[np.ndarray] = []
         self.left = MOST_POINTS
         self.transforms = [np.eye(3)]
         self.hidden = 0  # how many elements deep in something that isn't drawn
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        tag = tag.rpartition(":")[2]
+    def start(self, tag: str, attributes: dict[str, str], line: int) -> None:
+        try:
+            self.take(tag, attributes)
+        except SketchError as error:
+            raise SketchError(f"{self.name}, line {line}: {error}") from error
+
+    def take(self, tag: str, attributes: dict[str, str]) -> None:
         if len(self.transforms) == 1:
             if tag != "svg":
                 raise SketchError(f"the outermost element is <{tag}>; in an SVG it is <svg>.")

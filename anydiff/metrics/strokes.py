@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.stroke_geometry import simplify
 from ..data.stroke_pictures import rasterize
-from ..data.strokes import Sketches, simplify
+from ..data.strokes import Sketches, as_stroke
 from .distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
 from .sketch_features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
 
@@ -86,13 +87,11 @@ def statistics(sketches: Sketches) -> dict[str, np.ndarray]:
 
 def _canonical(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
     """Points on the scale where the longer side is 1, and the sides (M, 2) on it."""
-    begin = sketches.strokes[sketches.offsets[:-1]]
-    points = sketches.points.astype(np.float64)
-    low, high = (f.reduceat(points, begin) for f in (np.minimum, np.maximum))
-    span = (high - low).max(1)
-    span = np.where(span > 0, span, 1.0)[:, None]
-    sketch = np.repeat(np.arange(len(sketches)), np.diff(np.append(begin, len(points))))
-    return (points - low[sketch]) / span[sketch], (high - low) / span
+    low, high = sketches.box
+    span = (high - low).max(1, keepdims=True)
+    span = np.where(span > 0, span, 1.0)
+    points = sketches.points - low.repeat(sketches.sizes, 0)
+    return points / span.repeat(sketches.sizes, 0), (high - low) / span
 
 
 def _turning(
@@ -119,10 +118,9 @@ def noise_sketches(reference: Sketches, seed: int = 0) -> Sketches:
     """The ceiling: sketches with the reference's counts of strokes and points, and normal noise for
     points, as wide as the reference's points lie about their sketches' middles."""
     points = reference.points.astype(np.float64)
-    begin = reference.strokes[reference.offsets[:-1]]
-    num = np.diff(np.append(begin, len(points)))
-    middle = np.add.reduceat(points, begin) / num[:, None]
-    spread = np.sqrt(((points - np.repeat(middle, num, axis=0)) ** 2).mean(0))
+    sums = np.add.reduceat(points, reference.strokes[reference.offsets[:-1]])
+    middle = sums / reference.sizes[:, None]
+    spread = np.sqrt(((points - middle.repeat(reference.sizes, 0)) ** 2).mean(0))
     noise = np.random.default_rng(seed).standard_normal(points.shape) * spread
     return Sketches(noise, reference.strokes, reference.offsets, name="noise")
 
@@ -238,16 +236,15 @@ def evaluate(
 def _sound(sketches: AnySketches) -> Sketches:
     """The sketches that can be drawn."""
     if not isinstance(sketches, Sketches):
-        arrays = [[np.asarray(s).reshape(-1, 2) for s in sketch] for sketch in sketches]
+        arrays = [[as_stroke(s, "a stroke") for s in sketch] for sketch in sketches]
         kept = [[s for s in sketch if len(s)] for sketch in arrays]
         kept = [sketch for sketch in kept if sketch and all(np.isfinite(s).all() for s in sketch)]
         sketches = Sketches.from_lists(kept)
     if len(sketches) == 0:
         return sketches
-    begin = sketches.strokes[sketches.offsets[:-1]]
-    low, high = (f.reduceat(sketches.points, begin) for f in (np.minimum, np.maximum))
+    low, high = sketches.box
     with np.errstate(over="ignore"):
-        span = (high.astype(np.float64) - low).max(1)
+        span = (high - low).max(1)
     far = np.maximum(np.abs(low), np.abs(high)).max(1)
     drawable = (span > 1e-12 * far) & (span > 1e-30) & (span < 1e30)
     return sketches if drawable.all() else sketches.subset(drawable)

@@ -1,0 +1,14 @@
+"""Ragged arrays: item m of many is rows offsets[m]:offsets[m + 1] of one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["ranges"]
+
+
+def ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """first[0] … last[0] − 1, first[1] … last[1] − 1, … in one array."""
+    sizes = last - first
+    begin = np.cumsum(sizes) - sizes
+    return np.arange(sizes.sum()) + np.repeat(first - begin, sizes)

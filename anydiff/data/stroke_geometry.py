@@ -1,0 +1,149 @@
+"""Sketches to sketches: even points along the strokes, fewer points, another size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .ragged import ranges
+from .strokes import Sketches
+
+__all__ = ["resample", "scale", "simplify"]
+
+
+def resample(
+    sketches: Sketches, spacing: float | None = None, points: int | None = None
+) -> Sketches:
+    """Points at equal distances along each stroke; first and last points stay where they are.
+
+    Corners between the new points are cut. Times, if there are any, go along with the points.
+
+    Arguments:
+        spacing: The distance at most: a stroke of length l gets ⌈l / spacing⌉ + 1 points, at least 2.
+            A dot (one point) stays one.
+        points: Or: the number for every stroke, at least 2. A dot becomes that many equal points.
+    """
+    if (spacing is None) == (points is None):
+        raise ValueError("give either spacing or points.")
+    if spacing is not None and not spacing > 0:
+        raise ValueError(f"spacing is {spacing}; it should be above 0, in the points' units.")
+    if points is not None and points < 2:
+        raise ValueError(f"points is {points}; a stroke should get 2 or more.")
+    p, first, last = (
+        sketches.points.astype(np.float64),
+        sketches.strokes[:-1],
+        sketches.strokes[1:] - 1,
+    )
+    if len(p) == 0:
+        return sketches
+    steps = np.zeros(len(p))  # from each point to the next of its stroke
+    steps[:-1] = np.hypot(*np.diff(p, axis=0).T)
+    steps[last] = 0
+    lengths = np.add.reduceat(steps, first)
+    if spacing is None:
+        n = np.full(len(first), points)
+    else:
+        n = np.where(
+            first == last, 1, np.maximum(np.ceil(lengths / spacing).astype(np.int64) + 1, 2)
+        )
+
+    # one running length for all strokes; each new point is looked up among those of its own stroke
+    along = np.cumsum(steps) - steps
+    which = np.repeat(np.arange(len(n)), n)
+    strokes = np.concatenate([[0], np.cumsum(n)])
+    share = (np.arange(len(which)) - strokes[which]) / np.maximum(n - 1, 1)[which]
+    target = along[first][which] + share * lengths[which]
+    left = np.searchsorted(along, target, side="right") - 1
+    left = left.clip(first[which], np.maximum(first, last - 1)[which])
+    right = np.minimum(left + 1, last[which])
+    part = ((target - along[left]) / np.where(steps[left] > 0, steps[left], 1)).clip(0, 1)
+
+    def between(values: np.ndarray) -> np.ndarray:
+        a, b, t = values[left], values[right], part.reshape(-1, *[1] * (values.ndim - 1))
+        new = a + t * (b - a)
+        new[strokes[1:] - 1] = values[last]
+        new[strokes[:-1]] = values[first]  # after the last: a dot is its first point
+        return new
+
+    times = None if sketches.times is None else between(np.asarray(sketches.times, np.float64))
+    return replace(
+        sketches, points=between(p).astype(sketches.points.dtype), strokes=strokes, times=times
+    )
+
+
+def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketches:
+    """Each sketch moved and scaled so that the longer side of its box is `size`.
+
+    Arguments:
+        size: In whatever units are wanted; the aspect stays. A sketch that is one spot is only moved.
+        center: The middle of the box goes to the origin, coordinates run from -size / 2 to size / 2
+            along the longer side; otherwise the upper left corner goes there, and from 0 to `size`.
+    """
+    if not 0 < size < np.inf:
+        raise ValueError(f"size is {size}; it should be above 0.")
+    if len(sketches) == 0:
+        return sketches
+    low, high = sketches.box
+    side = (high - low).max(1, keepdims=True)
+    origin = low + (high - low) / 2 if center else low
+    factor = size / np.where(side > 0, side, size)
+    points = sketches.points.astype(np.float64)
+    points = (points - origin.repeat(sketches.sizes, 0)) * factor.repeat(sketches.sizes, 0)
+    return replace(sketches, points=points.astype(sketches.points.dtype))
+
+
+def simplify(sketches: Sketches, epsilon: float) -> Sketches:
+    """Leaves out points of strokes that lie within `epsilon` of what remains.
+
+    Ramer–Douglas–Peucker, all strokes at once: a piece of a stroke is cut at its point farthest from
+    the straight line between its ends as long as that is more than `epsilon` away. The distance is
+    to the line *segment*, so a stroke that turns back keeps its turning point. First and last points
+    stay, with their times.
+
+    References:
+        Algorithms for the reduction of the number of points required to represent a digitized line
+        or its caricature (Douglas, Peucker, 1973). https://doi.org/10.3138/FM57-6770-U75U-7727
+    """
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon is {epsilon}; it should be 0 or more, in the points' units.")
+    points = sketches.points
+    keep = np.zeros(len(points), bool)
+    first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
+    keep[first] = keep[last] = True
+
+    while True:
+        inner = last - first > 1
+        first, last = first[inner], last[inner]
+        if len(first) == 0:
+            break
+        sizes = last - first - 1
+        begin = np.cumsum(sizes) - sizes
+        which = np.repeat(np.arange(len(sizes)), sizes)
+        numbers = ranges(first + 1, last)
+        away = _to_segment(points[numbers], points[first][which], points[last][which])
+        most = np.maximum.reduceat(away, begin)
+        candidates = np.flatnonzero(away == most[which])
+        _, one = np.unique(which[candidates], return_index=True)
+        farthest = numbers[candidates[one]]
+
+        cut = most > epsilon
+        keep[farthest[cut]] = True
+        first, last = (
+            np.concatenate([first[cut], farthest[cut]]),
+            np.concatenate([farthest[cut], last[cut]]),
+        )
+    return replace(
+        sketches,
+        points=points[keep],
+        strokes=np.concatenate([[0], np.cumsum(keep)])[sketches.strokes],
+        times=None if sketches.times is None else sketches.times[keep],
+    )
+
+
+def _to_segment(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distances (N,) of points from the segments a b."""
+    along = b - a
+    length2 = (along**2).sum(1)
+    share = ((points - a) * along).sum(1) / np.where(length2 > 0, length2, 1)
+    return np.hypot(*(points - a - share.clip(0, 1)[:, None] * along).T)
