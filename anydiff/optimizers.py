@@ -1,8 +1,9 @@
 r"""Muon: steps of equal size in every direction of a matrix, for training in few steps.
 
 The momentum M of a weight matrix is replaced by the orthogonal matrix nearest to it,
-:math:`U V^\top` of its singular value decomposition, by a few Newton–Schulz iterations. Vectors and
-thin matrices, for which that says little, are stepped by Adam.
+:math:`U V^\top` of its singular value decomposition, by a few Newton–Schulz iterations. The kernel of a
+convolution is a matrix with a row for each output. Vectors and thin matrices, for which that says
+little, are stepped by Adam.
 
 PyTorch has ``torch.optim.Muon``. It iterates in bfloat16, which many processors have not, it takes
 matrices only, one at a time, and so needs a second optimizer beside it; this one works in the
@@ -37,7 +38,7 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonal steps for matrices, Adam for the rest.
+    """Orthogonal steps for matrices and kernels of convolutions, Adam for the rest.
 
     Arguments:
         parameters: All parameters of a model.
@@ -45,7 +46,8 @@ class Muon(torch.optim.Optimizer):
         adam_lr: The rate of the others; lr / 4 if None.
         momentum: Of the matrices.
         betas, eps: Of Adam.
-        smallest: A parameter is a matrix if it has two axes, both at least this long.
+        smallest: A parameter is a matrix if it has two axes, both at least this long; later axes count
+            as one with the second.
 
     References:
         Muon: An optimizer for hidden layers in neural networks (Jordan et al., 2024).
@@ -66,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         smallest: int = 32,
     ) -> None:
         parameters = list(parameters)
-        matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= smallest]
+        matrices = [p for p in parameters if p.ndim >= 2 and min(len(p), p[0].numel()) >= smallest]
         chosen = {id(p) for p in matrices}
         others = [p for p in parameters if id(p) not in chosen]
         groups = [
@@ -97,13 +99,16 @@ class Muon(torch.optim.Optimizer):
             grad: Tensor = p.grad  # type: ignore[assignment]
             state["momentum"].lerp_(grad, 1 - group["momentum"])
             ahead = grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
-            by_shape.setdefault(tuple(p.shape), []).append((p, ahead))
+            by_shape.setdefault((len(p), p[0].numel()), []).append((p, ahead.flatten(1)))
 
         for shape, pairs in by_shape.items():
             steps = orthogonalize(torch.stack([ahead for _, ahead in pairs]))
             # an orthogonal matrix has entries of 1 / sqrt(longer side)
             size = -group["lr"] * 0.2 * max(shape) ** 0.5
-            torch._foreach_add_([p for p, _ in pairs], list(steps.unbind(0)), alpha=size)
+            parts = [
+                step.view(p.shape) for (p, _), step in zip(pairs, steps.unbind(0), strict=True)
+            ]
+            torch._foreach_add_([p for p, _ in pairs], parts, alpha=size)
 
     def _adam(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
         for p in parameters:

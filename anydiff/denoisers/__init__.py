@@ -4,5 +4,6 @@ from anydiff.denoisers.birnn import BiRNN
 from anydiff.denoisers.egnn import EGNN
 from anydiff.denoisers.pairnet import PairNet
 from anydiff.denoisers.transformer import Transformer
+from anydiff.denoisers.unet import UNet
 
-__all__ = ["EGNN", "BiRNN", "PairNet", "Transformer"]
+__all__ = ["EGNN", "BiRNN", "PairNet", "Transformer", "UNet"]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FourierTime", "time_features"]
+__all__ = ["FourierTime", "SinusoidalTime", "time_features"]
 
 
 def time_features(t: Tensor, waves: int = 8, bumps: int = 8) -> Tensor:
@@ -41,4 +41,39 @@ class FourierTime(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         angles = 2 * math.pi * self.scale * t[:, None] * self.w
+        return torch.cat([torch.sin(angles), torch.cos(angles)], 1)
+
+
+class SinusoidalTime(nn.Module):
+    r"""sin, cos(w k) of the step number k = 1000 t - 1, w falling from 1 in equal ratios, (B, features).
+
+    The numbers count a chain of so many steps from 0, as its authors do: networks that were trained on
+    one can be used as they are.
+
+    Arguments:
+        features: An even number.
+        steps: T of the chain.
+        shift: The last frequency is :math:`10^{-4 (h - 1) / (h - shift)}` with h = features / 2.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020), shift 1. https://arxiv.org/abs/2006.11239
+
+        Attention Is All You Need (Vaswani et al., 2017), shift 0. https://arxiv.org/abs/1706.03762
+    """
+
+    w: Tensor
+
+    def __init__(self, features: int, steps: int = 1000, shift: float = 1) -> None:
+        super().__init__()
+        if features < 4 or features % 2:
+            raise ValueError(
+                f"features is {features}; give an even number from 4, half sines, half cosines."
+            )
+        self.steps = steps
+        half = features // 2
+        powers = torch.arange(half, dtype=torch.float64) / (half - shift)
+        self.register_buffer("w", torch.exp(-math.log(10_000) * powers).float())
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = (self.steps * t - 1)[:, None] * self.w
         return torch.cat([torch.sin(angles), torch.cos(angles)], 1)

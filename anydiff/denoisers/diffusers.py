@@ -1,0 +1,278 @@
+r"""Networks of the library diffusers: their weights in our `UNet`, or their objects as they are.
+
+`load_diffusers` reads a folder, ``config.json`` and weights, as ``save_pretrained`` writes it for a
+`UNet2DModel`, and needs nothing of diffusers; a published pipeline has it under ``unet/``.
+`FromDiffusers` wraps any U-Net of diffusers. A network counts the steps of its chain from 0, so that
+step k is the time t = (k + 1) / T; for Ho et al.'s chain the diffusion is
+
+    GaussianDiffusion(load_diffusers(folder), Tabulated.linear(), "eps")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anydiff.denoisers.times import SinusoidalTime
+from anydiff.denoisers.unet import UNet
+
+__all__ = ["FromDiffusers", "load_diffusers"]
+
+_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+# what a configuration must say for the network to be a UNet, and what it says if it doesn't
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "time_embedding_dim": (None,),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "mid_block_scale_factor": (1, 1.0),
+    "add_attention": (True,),
+    "class_embed_type": (None,),
+    "downsample_padding": (0, 1),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+}
+_DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3],
+    "up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "dropout": 0.0,
+    "num_class_embeds": None,
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "add_attention": True,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "resnet_time_scale_shift": "default",
+}
+
+
+def load_diffusers(folder: str | os.PathLike[str], steps: int = 1000) -> UNet:
+    """A `UNet2DModel` of diffusers as a `UNet`, in eval mode on the CPU.
+
+    Weights are read from safetensors or, by PyTorch's reader that runs no code, from a ``.bin``.
+
+    Arguments:
+        folder: With ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``; or a
+            pipeline's, with these under ``unet``.
+        steps: T of the chain that the network was trained on.
+
+    Raises:
+        FileNotFoundError: They are not there.
+        ValueError: The network is none that `UNet` computes, or the weights are not those of the
+            configuration.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() and (folder / "unet" / "config.json").is_file():
+        folder = folder / "unet"
+    about = folder / "config.json"
+    weights = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    if not about.is_file() or weights is None:
+        raise FileNotFoundError(
+            f"{folder} holds no {'config.json' if not about.is_file() else ' or '.join(_FILES)}; give a "
+            "folder that save_pretrained of diffusers wrote."
+        )
+    try:
+        config = json.loads(about.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{about} is not JSON ({error}).") from error
+    if not isinstance(config, dict) or config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+        raise ValueError(
+            f"{about} describes a {name}, not a UNet2DModel; wrap the object with FromDiffusers."
+        )
+    config = _DEFAULTS | config
+    network = _build(config, steps, about)
+    state = _translate(_read(weights), network, config, weights)
+    for name, value in network.state_dict().items():
+        here, there = tuple(value.shape), tuple(state[name].shape) if name in state else "nothing"
+        if here != there:
+            raise ValueError(f"{weights}: {there} for {name}, which its config.json has as {here}.")
+    network.load_state_dict(state)
+    return network.eval()
+
+
+class FromDiffusers(nn.Module):
+    """Any U-Net of diffusers as a denoiser, as it is.
+
+    Arguments:
+        network: Called as ``network(x_t, step, ..., return_dict=False)[0]``: a `UNet2DModel`,
+            `UNet2DConditionModel`, `UNet1DModel` and others.
+        steps: T of the chain that the network was trained on.
+    """
+
+    def __init__(self, network: nn.Module, steps: int = 1000) -> None:
+        super().__init__()
+        self.network, self.steps = network, steps
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, label: Tensor | None = None, **cond: Any
+    ) -> Tensor:
+        """The prediction, shaped like x_t.
+
+        Arguments:
+            x_t: What the network takes, (B, C, H, W) mostly.
+            t: (B,), times in [0, 1].
+            label: (B,) integers, for the network's `class_labels`.
+            cond: Passed on by name, `encoder_hidden_states` for instance.
+        """
+        if label is not None:
+            cond["class_labels"] = label
+        return self.network(x_t, self.steps * t - 1, **cond, return_dict=False)[0]
+
+
+def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
+    """The network of a configuration, without its weights."""
+
+    def refuse(what: str) -> ValueError:
+        return ValueError(
+            f"{about} has {what}, which UNet does not compute; wrap the object of diffusers with "
+            "FromDiffusers."
+        )
+
+    for key, known in _FIXED.items():
+        if config[key] not in known:
+            raise refuse(f"{key} {config[key]!r}")
+    down, up = list(config["down_block_types"]), list(config["up_block_types"])
+    for kind in down:
+        if kind not in ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"):
+            raise refuse(f"down_block_types {kind!r}")
+    if up != [k.replace("Downs", "Ups").replace("Down", "Up") for k in reversed(down)]:
+        raise refuse(f"up_block_types {up} that do not mirror down_block_types {down}")
+    if len(ways := _resamplings(config, down, up)) > 1:
+        raise refuse(f"resolutions changed by {' and by '.join(sorted(ways))}")
+    adaptive = config["resnet_time_scale_shift"] == "scale_shift"
+    groups = config["norm_num_groups"]
+    middle = config["attn_norm_num_groups"] or (None if adaptive else groups)
+    if middle != groups:
+        raise refuse(f"attn_norm_num_groups {middle} where norm_num_groups is {groups}")
+    return UNet(
+        config["in_channels"],
+        tuple(config["block_out_channels"]),
+        config["layers_per_block"],
+        tuple(k for k, kind in enumerate(down) if kind.startswith("Attn")),
+        head_channels=config["attention_head_dim"],
+        out_channels=config["out_channels"],
+        steps=steps,
+        modulation="scale_shift" if adaptive else "add",
+        resample="block" if ways == {"resnet"} else "conv",
+        centered=config["downsample_padding"] == 1,
+        dropout=config["dropout"],
+        classes=config["num_class_embeds"] or 0,
+        groups=groups,
+        eps=config["norm_eps"],
+    )
+
+
+def _resamplings(config: dict[str, Any], down: list[str], up: list[str]) -> set[str]:
+    """How the resolutions change, "conv" and "resnet": the plain blocks don't ask the configuration."""
+    fixed = {"DownBlock2D": "conv", "UpBlock2D": "conv"}
+    fixed |= {"ResnetDownsampleBlock2D": "resnet", "ResnetUpsampleBlock2D": "resnet"}
+    ways = {fixed.get(kind, config["downsample_type"]) for kind in down[:-1]}
+    return ways | {fixed.get(kind, config["upsample_type"]) for kind in up[:-1]}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read, or is damaged ({error}).") from error
+    except Exception as error:  # pickle's own kinds
+        raise ValueError(f"{path} holds more than tensors, or is damaged ({error}).") from error
+
+
+def _translate(
+    theirs: dict[str, Tensor], network: UNet, config: dict[str, Any], path: Path
+) -> dict[str, Tensor]:
+    """Their weights under our names."""
+    width = config["block_out_channels"][0]
+    waves = SinusoidalTime(width, shift=config["freq_shift"])
+    ours: dict[str, Tensor] = {"embed_time.0.w": waves.w}
+
+    def take(name: str) -> Tensor:
+        if name not in theirs:
+            raise ValueError(f"{path} has no {name}, which its config.json asks for.")
+        return theirs[name]
+
+    def both(ours_name: str, theirs_name: str) -> None:
+        for part in ("weight", "bias"):
+            ours[f"{ours_name}.{part}"] = take(f"{theirs_name}.{part}")
+
+    def block(ours_name: str, theirs_name: str) -> None:
+        for part in ("norm1", "conv1", "norm2", "conv2"):
+            both(f"{ours_name}.{part}", f"{theirs_name}.{part}")
+        both(f"{ours_name}.modulation", f"{theirs_name}.time_emb_proj")
+        if f"{theirs_name}.conv_shortcut.weight" in theirs:
+            both(f"{ours_name}.shortcut", f"{theirs_name}.conv_shortcut")
+
+    def attention(ours_name: str, theirs_name: str) -> None:
+        # the names of before 2023 are those of most published networks
+        old = f"{theirs_name}.query.weight" in theirs
+        q, k, v, out = (
+            ("query", "key", "value", "proj_attn") if old else ("to_q", "to_k", "to_v", "to_out.0")
+        )
+        both(f"{ours_name}.norm", f"{theirs_name}.group_norm")
+        both(f"{ours_name}.out", f"{theirs_name}.{out}")
+        for part in ("weight", "bias"):
+            rows = [take(f"{theirs_name}.{name}.{part}") for name in (q, k, v)]
+            ours[f"{ours_name}.qkv.{part}"] = torch.cat(
+                [r.flatten(1) if r.ndim > 2 else r for r in rows]
+            )
+        name = f"{ours_name}.out.weight"
+        ours[name] = ours[name].flatten(1)
+
+    both("embed_time.1", "time_embedding.linear_1")
+    both("embed_time.3", "time_embedding.linear_2")
+    if config["flip_sin_to_cos"]:  # cosines first
+        ours["embed_time.1.weight"] = ours["embed_time.1.weight"].roll(width // 2, 1)
+    if network.classes:
+        ours["embed_label.weight"] = take("class_embedding.weight")
+    for name in ("conv_in", "conv_out"):
+        both(name, name)
+    both("norm_out", "conv_norm_out")
+
+    for way in ("down", "up"):
+        level: Any
+        for i, level in enumerate(getattr(network, way)):
+            for j, attend in enumerate(level.attentions):
+                block(f"{way}.{i}.blocks.{j}", f"{way}_blocks.{i}.resnets.{j}")
+                if not isinstance(attend, nn.Identity):
+                    attention(f"{way}.{i}.attentions.{j}", f"{way}_blocks.{i}.attentions.{j}")
+            if level.resample is not None:
+                names = f"{way}.{i}.resample", f"{way}_blocks.{i}.{way}samplers.0"
+                if network.config["resample"] == "block":
+                    block(*names)
+                else:
+                    both(f"{names[0]}.conv", f"{names[1]}.conv")
+    block("mid.0", "mid_block.resnets.0")
+    attention("mid.1", "mid_block.attentions.0")
+    block("mid.2", "mid_block.resnets.1")
+    return ours

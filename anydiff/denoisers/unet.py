@@ -1,0 +1,459 @@
+r"""The U-Net of Ho et al. and Dhariwal & Nichol, for pictures and for signals.
+
+Residual blocks at falling resolutions and back, each block on the way up beside what its counterpart
+on the way down gave; self-attention at chosen levels; the time, and a label if there is one, into
+every block. `UNet.ddpm` and `UNet.adm` are the two published networks, everything between them is an
+argument. Any number of channels, any height and width: a level halves a side and rounds up, and the
+way back crops.
+
+Weights and activations lie channels-last, in which convolutions, norms and attention need no copy of
+them. A signal (dims=1) is a picture one pixel high. Upsampling and the convolution after it are one
+convolution of four times the channels at the lower resolution, the same sums in 4/9 of the products.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anydiff.denoisers.times import FourierTime, SinusoidalTime
+
+__all__ = ["UNet"]
+
+Size = tuple[int, ...]
+
+
+class UNet(nn.Module):
+    """A denoiser for pictures (B, C, H, W), or signals (B, C, L) with dims=1.
+
+    Arguments:
+        channels: C, of the input.
+        widths: Channels of each level, from the full resolution down; each next one has half of it.
+        blocks: Residual blocks of a level on the way down; there is one more on the way up.
+        attention: The levels with self-attention after every block, from 0. The middle has it too.
+        head_channels: Channels of an attention head; one head if None.
+        out_channels: Of the output, if not `channels`.
+        time: "sinusoidal", waves of falling frequencies; or "fourier", of random ones.
+        steps: T of the chain in whose steps t is counted for the sinusoidal waves.
+        modulation: "add", the time is added between a block's convolutions; or "scale_shift", it
+            scales and shifts there (adaptive group norm).
+        resample: "conv", strided convolution and nearest neighbours with a convolution; or "block",
+            averages and nearest neighbours inside a residual block.
+        centered: Strided convolutions see one pixel before and one after. Without, they see as much of
+            both sides as TensorFlow's "same", as Ho et al. have it: an even side is padded behind only.
+        dropout: Share of activations dropped in training, before the last convolution of a block.
+        classes: Number of labels; 0 for none.
+        groups, eps: Of the group norms.
+        patch: The network sees patches of so many pixels a side as channels: at 2 it costs a quarter.
+        dims: 2, or 1.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020), appendix B.
+        https://arxiv.org/abs/2006.11239
+
+        Diffusion Models Beat GANs on Image Synthesis (Dhariwal & Nichol, 2021), section 3.
+        https://arxiv.org/abs/2105.05233
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: tuple[int, ...] = (64, 128, 128),
+        blocks: int = 2,
+        attention: tuple[int, ...] = (),
+        *,
+        head_channels: int | None = None,
+        out_channels: int | None = None,
+        time: Literal["sinusoidal", "fourier"] = "sinusoidal",
+        steps: int = 1000,
+        modulation: Literal["add", "scale_shift"] = "add",
+        resample: Literal["conv", "block"] = "conv",
+        centered: bool = False,
+        dropout: float = 0.0,
+        classes: int = 0,
+        groups: int = 32,
+        eps: float = 1e-6,
+        patch: int = 1,
+        dims: Literal[1, 2] = 2,
+    ) -> None:
+        super().__init__()
+        widths, attention = tuple(widths), tuple(attention)
+        _check(widths, blocks, attention, head_channels, groups, patch)
+        for name, value, known in (
+            ("time", time, ("sinusoidal", "fourier")),
+            ("modulation", modulation, ("add", "scale_shift")),
+            ("resample", resample, ("conv", "block")),
+            ("dims", dims, (1, 2)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; give {known[0]!r} or {known[1]!r}.")
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "widths": list(widths),
+            "blocks": blocks,
+            "attention": list(attention),
+            "head_channels": head_channels,
+            "out_channels": out_channels,
+            "time": time,
+            "steps": steps,
+            "modulation": modulation,
+            "resample": resample,
+            "centered": centered,
+            "dropout": dropout,
+            "classes": classes,
+            "groups": groups,
+            "eps": eps,
+            "patch": patch,
+            "dims": dims,
+        }
+        self.channels, self.classes, self.dims, self.patch = channels, classes, dims, patch
+
+        wide = 4 * widths[0]
+        sinusoidal = time == "sinusoidal"
+        waves = SinusoidalTime(widths[0], steps) if sinusoidal else FourierTime(widths[0])
+        self.embed_time = nn.Sequential(
+            waves, nn.Linear(widths[0], wide), nn.SiLU(), nn.Linear(wide, wide)
+        )
+        self.embed_label = nn.Embedding(classes, wide) if classes else None
+
+        def block(before: int, after: int, change: str | None = None) -> ResBlock:
+            return ResBlock(
+                before, after, wide,
+                adaptive=modulation == "scale_shift", change=change,
+                dropout=dropout, groups=groups, eps=eps, dims=dims,
+            )  # fmt: skip
+
+        def attend(level: int) -> nn.Module:
+            if level not in attention:
+                return nn.Identity()
+            return Attention(widths[level], head_channels, groups, eps)
+
+        def down(width: int) -> nn.Module:
+            return (
+                block(width, width, "down")
+                if resample == "block"
+                else Downsample(width, dims, centered)
+            )
+
+        def up(width: int) -> nn.Module:
+            return block(width, width, "up") if resample == "block" else Upsample(width, dims)
+
+        last = len(widths) - 1
+        cells = patch**dims
+        self.conv_in = _conv(channels * cells, widths[0], dims)
+        skips = [widths[0]]  # channels of what is kept for the way up
+        self.down = nn.ModuleList()
+        for level, width in enumerate(widths):
+            stack = []
+            for _ in range(blocks):
+                stack.append(block(skips[-1], width))
+                skips.append(width)
+            halve = down(width) if level < last else None
+            skips += [width] * (level < last)
+            self.down.append(Level(stack, [attend(level) for _ in stack], halve))
+
+        self.mid = nn.ModuleList(
+            [
+                block(widths[-1], widths[-1]),
+                Attention(widths[-1], head_channels, groups, eps),
+                block(widths[-1], widths[-1]),
+            ]
+        )
+        self.up = nn.ModuleList()
+        before = widths[-1]
+        for level in range(last, -1, -1):
+            stack = []
+            for _ in range(blocks + 1):
+                stack.append(block(before + skips.pop(), widths[level]))
+                before = widths[level]
+            double = up(before) if level > 0 else None
+            self.up.append(Level(stack, [attend(level) for _ in stack], double))
+
+        self.norm_out = nn.GroupNorm(groups, widths[0], eps)
+        self.conv_out = _conv(widths[0], (out_channels or channels) * cells, dims)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def ddpm(cls, channels: int = 3, **options: Any) -> UNet:
+        """Ho et al.'s network for CIFAR-10, 35.7 million parameters; `options` replace its arguments."""
+        published = {
+            "widths": (128, 256, 256, 256), "blocks": 2, "attention": (1,), "dropout": 0.1,
+        }  # fmt: skip
+        return cls(channels, **{**published, **options})
+
+    @classmethod
+    def adm(cls, channels: int = 3, **options: Any) -> UNet:
+        """Dhariwal and Nichol's for ImageNet at 64 × 64, with 1,000 labels and a learned variance
+        beside the mean in the output, 296 million parameters; `options` replace its arguments."""
+        published = {
+            "widths": (192, 384, 576, 768), "blocks": 3, "attention": (1, 2, 3), "dropout": 0.1,
+            "head_channels": 64, "modulation": "scale_shift", "resample": "block",
+            "out_channels": 2 * channels, "classes": 1000, "eps": 1e-5,
+        }  # fmt: skip
+        return cls(channels, **{**published, **options})
+
+    def forward(self, x_t: Tensor, t: Tensor, *, label: Tensor | None = None) -> Tensor:
+        """The prediction, (B, out_channels, H, W).
+
+        Arguments:
+            x_t: (B, C, H, W), or (B, C, L) with dims=1.
+            t: (B,), times in [0, 1].
+            label: (B,) integers in [0, classes), -1 for none; None for none at all.
+        """
+        if x_t.ndim != self.dims + 2 or x_t.shape[1] != self.channels:
+            raise ValueError(
+                f"x_t is {tuple(x_t.shape)}; this network takes (B, {self.channels}, "
+                f"{'L' if self.dims == 1 else 'H, W'})."
+            )
+        c = self.embed_time(t.to(x_t.dtype))
+        if label is not None:
+            if self.embed_label is None:
+                raise ValueError(
+                    "a label was given and the network has none; build it with classes=."
+                )
+            known = (label >= 0).to(c.dtype)[:, None]
+            c = c + known * self.embed_label(label.clamp(min=0))
+        c = F.silu(c)
+
+        x = x_t if self.dims == 2 else x_t[:, :, None]
+        size = x.shape[2:]
+        h = self.conv_in(
+            _fold(x, self.patch, self.dims).contiguous(memory_format=torch.channels_last)
+        )
+        skips = [h]
+        level: Any
+        for level in self.down:
+            for block, attend in zip(level.blocks, level.attentions, strict=True):
+                h = attend(block(h, c))
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h, c, None)
+                skips.append(h)
+
+        first, attend, second = self.mid
+        h = second(attend(first(h, c)), c)
+
+        for level in self.up:
+            for block, attend in zip(level.blocks, level.attentions, strict=True):
+                h = attend(block(torch.cat([h, skips.pop()], 1), c))
+            if level.resample is not None:
+                h = level.resample(h, c, skips[-1].shape[2:])
+
+        y = self.conv_out(F.silu(self.norm_out(h)))
+        y = _unfold(y, self.patch, self.dims, size)
+        return y.contiguous() if self.dims == 2 else y[:, :, 0]
+
+
+class Level(nn.Module):
+    """What happens at one resolution, and the way to the next."""
+
+    def __init__(
+        self, blocks: list[ResBlock], attentions: list[nn.Module], resample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
+        self.resample = resample
+
+
+class ResBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, beside the input; the time comes in between.
+
+    Arguments:
+        change: "down" or "up": the resolution changes before the first convolution.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        condition: int,
+        *,
+        adaptive: bool,
+        change: str | None,
+        dropout: float,
+        groups: int,
+        eps: float,
+        dims: int,
+    ) -> None:
+        super().__init__()
+        self.adaptive, self.change, self.dims = adaptive, change, dims
+        self.norm1 = nn.GroupNorm(groups, before, eps)
+        self.conv1 = _conv(before, after, dims)
+        self.modulation = nn.Linear(condition, 2 * after if adaptive else after)
+        self.norm2 = nn.GroupNorm(groups, after, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _conv(after, after, dims)
+        self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        # a block does nothing at first
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, c: Tensor, size: Size | None = None) -> Tensor:
+        """(B, before, H, W) and the condition (B, D) -> (B, after, H', W'); `size` of what "up" gives."""
+        h = F.silu(self.norm1(x))
+        if self.change == "down":
+            h, x = _average(h, self.dims), _average(x, self.dims)
+        elif self.change == "up":
+            h, x = _repeat(h, self.dims, size), _repeat(x, self.dims, size)
+        h = self.conv1(h)
+
+        c = self.modulation(c)[:, :, None, None]
+        if self.adaptive:
+            scale, shift = c.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        else:
+            h = self.norm2(h + c)
+        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class Attention(nn.Module):
+    """Every pixel attends to every other of its picture, beside the input."""
+
+    def __init__(self, width: int, head_channels: int | None, groups: int, eps: float) -> None:
+        super().__init__()
+        self.heads = 1 if head_channels is None else width // head_channels
+        self.norm = nn.GroupNorm(groups, width, eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        tokens = self.norm(x).flatten(2).mT  # (B, H W, C), a view of channels-last
+        q, k, v = (
+            self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
+        return x + self.out(h).mT.view(B, C, H, W)
+
+
+class Downsample(nn.Module):
+    """A convolution of stride 2, to half the side, rounded up."""
+
+    def __init__(self, width: int, dims: int, centered: bool) -> None:
+        super().__init__()
+        self.dims, self.centered = dims, centered
+        self.conv = nn.Conv2d(width, width, _side(3, dims), _side(2, dims))
+
+    def forward(self, x: Tensor, c: Tensor, size: Size | None = None) -> Tensor:
+        # the window of an even side starts at its first pixel, that of an odd one before it
+        before = [1 if self.centered else n % 2 for n in x.shape[2:]]
+        pads = [before[1], 1, before[0], 1] if self.dims == 2 else [before[1], 1, 0, 0]
+        return self.conv(F.pad(x, pads))
+
+
+class Upsample(nn.Module):
+    """Every pixel twice along each side, then a convolution.
+
+    Two neighbours that are equal need one product with the sum of their weights: of a kernel
+    (w0, w1, w2), even places take (w0, w1 + w2) of the pixels i - 1, i and odd ones (w0 + w1, w2) of
+    i, i + 1.
+    """
+
+    merge: Tensor
+
+    def __init__(self, width: int, dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+        self.conv = _conv(width, width, dims)
+        merge = torch.tensor(
+            [[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]
+        )  # place, tap, kernel
+        self.register_buffer("merge", merge, persistent=False)
+
+    def forward(self, x: Tensor, c: Tensor, size: Size | None = None) -> Tensor:
+        B, C, H, W = x.shape
+        weight, columns = self.conv.weight, self.merge.to(x.dtype)
+        rows = columns if self.dims == 2 else columns.new_ones(1, 1, 1)
+        A = len(rows)  # places along a column, 2 or 1
+        taps = torch.einsum("apk,bql,oikl->aboipq", rows, columns, weight).reshape(-1, C, A, 2)
+        taps = taps.contiguous(memory_format=torch.channels_last)
+
+        y = F.conv2d(x, taps, padding=(A - 1, 1)).permute(0, 2, 3, 1)
+        y = y.view(B, H + A - 1, W + 1, A, 2, C)
+        lines = [
+            torch.stack([y[:, a : a + H, b : b + W, a, b] for b in (0, 1)], 3) for a in range(A)
+        ]
+        y = torch.stack(lines, 2).view(B, A * H, 2 * W, C) + self.conv.bias  # type: ignore[operator]
+        y = y.permute(0, 3, 1, 2)  # channels-last again
+        return y if size is None else y[:, :, : size[0], : size[1]]
+
+
+def _conv(before: int, after: int, dims: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, _side(3, dims), padding=_side(3, dims)[0] // 2)
+
+
+def _side(n: int, dims: int) -> tuple[int, int]:
+    """n along each side that there is."""
+    return (n, n) if dims == 2 else (1, n)
+
+
+def _average(x: Tensor, dims: int) -> Tensor:
+    """Means of neighbours; the last pixel of an odd side alone."""
+    side = _side(2, dims)
+    return F.avg_pool2d(x, side, side, ceil_mode=True)
+
+
+def _repeat(x: Tensor, dims: int, size: Size | None) -> Tensor:
+    """Every pixel twice along each side, cut to a size."""
+    y = F.interpolate(x, scale_factor=[float(n) for n in _side(2, dims)], mode="nearest")
+    return y if size is None else y[:, :, : size[0], : size[1]]
+
+
+def _fold(x: Tensor, patch: int, dims: int) -> Tensor:
+    """Patches as channels, (B, C, H, W) -> (B, C p p, H / p, W / p); sides are filled up with zeros."""
+    if patch == 1:
+        return x
+    p, q = _side(patch, dims)
+    x = F.pad(x, [0, -x.shape[3] % q, 0, -x.shape[2] % p])
+    B, C, H, W = x.shape
+    x = x.view(B, C, H // p, p, W // q, q).permute(0, 1, 3, 5, 2, 4)
+    return x.reshape(B, C * p * q, H // p, W // q)
+
+
+def _unfold(y: Tensor, patch: int, dims: int, size: Size) -> Tensor:
+    """What `_fold` did, undone, and cut to the size that it had."""
+    if patch == 1:
+        return y
+    p, q = _side(patch, dims)
+    B, C, H, W = y.shape
+    y = y.reshape(B, C // (p * q), p, q, H, W).permute(0, 1, 4, 2, 5, 3)
+    return y.reshape(B, C // (p * q), H * p, W * q)[:, :, : size[0], : size[1]]
+
+
+def _check(
+    widths: tuple[int, ...],
+    blocks: int,
+    attention: tuple[int, ...],
+    head_channels: int | None,
+    groups: int,
+    patch: int,
+) -> None:
+    if not widths or min(blocks, patch, groups) < 1:
+        raise ValueError(
+            f"widths are {widths}, blocks {blocks}, groups {groups} and patch {patch}; give one width "
+            "or more, and 1 or more of the others."
+        )
+    if wrong := [w for w in widths if w % groups]:
+        raise ValueError(
+            f"a width is {wrong[0]}; give multiples of the {groups} groups of the norms."
+        )
+    if widths[0] % 2:
+        raise ValueError(
+            f"the first width is {widths[0]}; give an even one, for sines and cosines."
+        )
+    if wrong := [level for level in attention if not 0 <= level < len(widths)]:
+        raise ValueError(f"attention at level {wrong[0]}; there are levels 0 to {len(widths) - 1}.")
+    if head_channels is not None and (
+        wrong := [widths[k] for k in {*attention, len(widths) - 1} if widths[k] % head_channels]
+    ):
+        raise ValueError(
+            f"a width is {wrong[0]}; where there is attention give multiples of the {head_channels} "
+            "channels of a head."
+        )
