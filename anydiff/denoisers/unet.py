@@ -386,7 +386,7 @@ class Upsample(nn.Module):
 
 
 def _conv(before: int, after: int, dims: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, _side(3, dims), padding=_side(3, dims)[0] // 2)
+    return nn.Conv2d(before, after, _side(3, dims), padding=(dims - 1, 1))
 
 
 def _side(n: int, dims: int) -> tuple[int, int]:
