@@ -11,22 +11,21 @@ the next, whose running sum times `unit` gives the points, and instead of the of
 - one array of rows (n, 3) or (n, 5), or (M, n, 5) of many sketches.
 
 Arrays of arrays, or of Python's strings, are pickles in NumPy's files. They are read without NumPy's
-unpickling: the pickle may ask for arrays and for nothing else, and what it gets are stand-ins, from
-which arrays of numbers are built afterwards. So no file can run code.
+unpickling (:mod:`anydiff.data.pickles`), so that no file can run code.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from .files import PathLike, whole
+from .pickles import read_pickle
 from .strokes import SketchError, Sketches, from_stroke3, from_stroke5
 
 __all__ = ["read_arrays", "write_npz"]
@@ -181,80 +180,21 @@ def _array(raw: bytes, name: str) -> Any:
     if b"'|O'" not in raw[begin:end]:
         return np.load(io.BytesIO(raw), allow_pickle=False)
     try:
-        value = _Unpickler(io.BytesIO(raw[end:]), name).load()
-        if not (
-            isinstance(value, _Array) and isinstance(value.raw, list) and len(value.shape) == 1
-        ):
+        value = read_pickle(raw[end:])
+    except ValueError as error:
+        raise SketchError(f"{name}: {error}") from error
+    try:
+        if not (isinstance(value.raw, list) and len(value.shape) == 1):
             raise ValueError("not a row of arrays")
         if all(isinstance(item, str) for item in value.raw):
             return value.raw
         rows = [item.numbers() for item in value.raw]
-        _check_size(sum(row.nbytes for row in rows), len(raw), name)  # one may be there many times
-        return rows
-    except SketchError:
-        raise
-    except Exception as error:  # a faulty pickle may raise anything
+    except Exception as error:  # what stands for an array may hold anything
         raise SketchError(
             f"{name}: its pickle is cut short or isn't of arrays ({type(error).__name__}: {error})."
         ) from error
-
-
-class _Array:
-    """Stands in for an array in a pickle, and for the function that makes it."""
-
-    def __init__(self, *_: Any) -> None:
-        self.shape: tuple[int, ...] = ()
-        self.raw: Any = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, self.shape, self.dtype, self.fortran, self.raw = state
-
-    def numbers(self) -> np.ndarray:
-        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        dtype = np.dtype(str(self.dtype.order).replace("|", "=") + self.dtype.spec)
-        if dtype.kind not in "iufb":
-            raise ValueError(f"an array of {dtype}")
-        shape = tuple(map(int, self.shape))
-        return np.frombuffer(raw, dtype).reshape(shape, order="F" if self.fortran else "C")
-
-
-class _Dtype:
-    """Stands in for a dtype in a pickle."""
-
-    def __init__(self, spec: str, *_: Any) -> None:
-        self.spec, self.order = str(spec), "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-
-_STANDS_IN = {
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-}
-
-
-class _Unpickler(pickle._Unpickler):
-    # Python's own, whose memo is a dict: in C's five bytes may ask for a memo of many gigabytes, and
-    # so may bytearrays here, which no array needs
-    dispatch: ClassVar[dict[int, Any]] = {
-        code: load
-        for code, load in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]
-    }
-
-    def __init__(self, file: io.BytesIO, name: str) -> None:
-        super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as text
-        self.name = name
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _STANDS_IN:
-            raise SketchError(
-                f"{self.name}: its pickle asks for {module}.{name}; only arrays are read. If you "
-                "trust the file, load it yourself and give from_stroke3 its arrays."
-            )
-        return _STANDS_IN[module, name]
+    _check_size(sum(row.nbytes for row in rows), len(raw), name)  # one may be there many times
+    return rows
 
 
 # writing --------------------

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from .files import PathLike, whole
+from .image_pictures import write_gif
 from .stroke_pictures import (
     INK,
     Box,
@@ -46,12 +47,7 @@ def _write_film(path: PathLike, pictures: Sequence[np.ndarray], fps: float, hold
         image = Image.fromarray(np.rint(ink * (_LEVELS - 1)).astype(np.uint8), "P")
         image.putpalette(palette)
         images.append(image)
-    durations = [round(1000 / fps)] * (len(images) - 1) + [round(1000 * hold)]
-    with whole(path, ".gif") as temporary:
-        images[0].save(
-            temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0,
-            disposal=1, optimize=False,
-        )  # fmt: skip
+    write_gif(path, images, fps=fps, hold=hold)
 
 
 def animate_denoising(

@@ -1,0 +1,195 @@
+r"""Pictures of images: grids, strips of denoising and films of it.
+
+Pixels are uint8 (B, C, H, W), grey or RGB; every pixel is drawn as a square of so many of the
+file's pixels, so that small images can be looked at, and nothing is smoothed. Between images, and
+around them, is a thin even gap of light grey. Writing is atomic: a file is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .files import PathLike, whole
+
+__all__ = ["animate_denoising", "draw_grid", "draw_strip", "sheet", "write_gif"]
+
+_GROUND = 226  # the grey of the gaps
+_WIDTH, _FILM = 760, 400  # about the pixels of a sheet's and a film's width
+_SIDE = 256  # the most of an enlarged image's side
+
+
+def _array(pixels: Tensor, axes: str) -> np.ndarray:
+    """Checked, on the CPU, channels last."""
+    form = "(" + ", ".join(axes) + ")"
+    if pixels.dtype != torch.uint8 or pixels.ndim != len(axes):
+        hint = "; anydiff.data.images.to_uint8 makes them of [-1, 1]"
+        raise ValueError(
+            f"pixels are {tuple(pixels.shape)} of {pixels.dtype}; give uint8 {form}"
+            f"{hint if pixels.is_floating_point() else ''}."
+        )
+    if pixels.shape[-3] not in (1, 3):
+        raise ValueError(
+            f"pixels are {tuple(pixels.shape)}, with {pixels.shape[-3]} channels; a picture is grey "
+            "(1) or RGB (3): choose which channels to draw."
+        )
+    if pixels.numel() == 0:
+        raise ValueError(f"pixels are {tuple(pixels.shape)}; there is nothing to draw.")
+    return pixels.detach().cpu().movedim(-3, -1).numpy()
+
+
+def _scale(scale: int | None, columns: int, shape: tuple[int, ...], around: int = _WIDTH) -> int:
+    """So many pixels for a pixel that all is about `around` wide and no image above 256."""
+    height, width = shape
+    if scale is None:
+        return max(1, min(round(around / (columns * (width + 1))), _SIDE // max(height, width)))
+    if scale < 1:
+        raise ValueError(f"scale is {scale}; it must be a whole number, at least 1.")
+    return scale
+
+
+def _columns(columns: int | None, num: int) -> int:
+    """At most as many as there are; by default about as many as rows, up to 16."""
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns is {columns}; it must be at least 1.")
+    return min(columns or min(math.ceil(math.sqrt(num)), 16), num)
+
+
+def _laid_out(values: np.ndarray, columns: int, scale: int, ground: int) -> np.ndarray:
+    """Images (B, H, W, \\*) enlarged, row after row on one sheet, with the value `ground` between."""
+    num, height, width, *rest = values.shape
+    rows = -(-num // columns)
+    gap = max(2, scale * width // 24)
+    down, along = height * scale + gap, width * scale + gap
+
+    full = np.full((rows * columns, down, along, *rest), ground, values.dtype)
+    full[:num, gap:, gap:] = values.repeat(scale, axis=1).repeat(scale, axis=2)
+    full = full.reshape(rows, columns, down, along, *rest).swapaxes(1, 2)
+    full = full.reshape(rows * down, columns * along, *rest)
+    around = ((0, gap), (0, gap), *[(0, 0) for _ in rest])
+    return np.pad(full, around, constant_values=ground)
+
+
+def sheet(pixels: Tensor, columns: int | None = None, scale: int | None = None) -> np.ndarray:
+    """Images side by side, row after row, as one picture (height, width, 3) of uint8.
+
+    Arguments:
+        pixels: (B, C, H, W) of uint8, grey or RGB.
+        columns: Images in a row; by default about as many as rows, at most 16.
+        scale: Pixels of the sheet for one of an image; by default the sheet is about 760 wide, unless
+            images were wider than 256.
+
+    Raises:
+        ValueError: Other than uint8, neither one channel nor three, or nothing.
+    """
+    values = _array(pixels, "BCHW")
+    columns = _columns(columns, len(values))
+    scale = _scale(scale, columns, values.shape[1:3])
+    laid = _laid_out(values, columns, scale, _GROUND)
+    return np.broadcast_to(laid, (*laid.shape[:2], 3))
+
+
+def draw_grid(
+    path: PathLike, pixels: Tensor, *, columns: int | None = None, scale: int | None = None
+) -> None:
+    """The :func:`sheet` of images (B, C, H, W) as a PNG."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(sheet(pixels, columns, scale)))
+    with whole(path, ".png") as temporary:
+        picture.save(temporary, "PNG", optimize=True)
+
+
+def draw_strip(
+    path: PathLike, frames: Tensor, *, columns: int | None = 10, scale: int | None = None
+) -> None:
+    """Images on their way from noise as a PNG: one in each row, time from left to right.
+
+    Arguments:
+        frames: (T, B, C, H, W) of uint8.
+        columns: The most moments to show, evenly chosen, the first and the last among them; all if
+            None.
+        scale: As :func:`sheet` has it.
+    """
+    _array(frames, "TBCHW")
+    count = _columns(len(frames) if columns is None else columns, len(frames))
+    moments = np.linspace(0, len(frames) - 1, count).round() if count > 1 else [len(frames) - 1]
+    shown = frames[torch.as_tensor(np.asarray(moments, np.int64))]
+    draw_grid(path, shown.transpose(0, 1).flatten(0, 1), columns=count, scale=scale)
+
+
+# films --------------------
+
+
+def animate_denoising(
+    path: PathLike,
+    frames: Tensor,
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    fps: float = 15,
+    hold: float = 1.5,
+) -> None:
+    """Images side by side, on their way from noise, as a GIF that repeats.
+
+    Grey is kept exactly. Of colours, each frame has the 255 that suit it, dithered.
+
+    Arguments:
+        frames: (T, B, C, H, W) of uint8.
+        columns: Images in a row, as :func:`sheet` has it.
+        scale: Pixels of the film for one of an image; by default the film is about 400 wide, as noise
+            takes much space in a GIF.
+        fps: Frames a second; GIF counts time in hundredths of a second.
+        hold: Seconds that the last frame stays.
+    """
+    from PIL import Image
+
+    values = _array(frames, "TBCHW")
+    columns = _columns(columns, values.shape[1])
+    scale = _scale(scale, columns, values.shape[2:4], _FILM)
+    images = []
+    for k, frame in enumerate(values):
+        if frame.shape[-1] == 1:
+            indices, ground = frame[..., 0], _GROUND
+            palette = np.arange(256, dtype=np.uint8).repeat(3).tobytes()
+        else:
+            indices, colors = _reduced(frame, careful=k == len(values) - 1)
+            ground, palette = 255, bytes(colors) + bytes([_GROUND] * 3)
+        image = Image.fromarray(_laid_out(indices, columns, scale, ground), "P")
+        image.putpalette(palette)
+        images.append(image)
+    write_gif(path, images, fps=fps, hold=hold)
+
+
+def _reduced(frame: np.ndarray, careful: bool) -> tuple[np.ndarray, list[int]]:
+    """RGB images (B, H, W, 3) as numbers (B, H, W) of colours, and these 255 colours, flat.
+
+    Taking care is five times as slow, and shows in a picture that stands still.
+    """
+    from PIL import Image
+
+    # before they are enlarged, so that it is their own pixels that are dithered
+    tall = Image.fromarray(np.ascontiguousarray(frame).reshape(-1, *frame.shape[2:]))
+    palette = tall.quantize(255, Image.Quantize.MEDIANCUT, kmeans=int(careful))
+    numbers = tall.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    colors = (palette.getpalette() or [])[: 3 * 255]
+    return np.asarray(numbers).reshape(frame.shape[:3]), colors + [0] * (3 * 255 - len(colors))
+
+
+def write_gif(path: PathLike, images: Sequence[Any], *, fps: float, hold: float) -> None:
+    """Pillow's palette images as a GIF that repeats, the last held for so many seconds."""
+    if not (0 < fps <= 50 and hold >= 0):  # faster than that, browsers fall back to 10
+        raise ValueError(
+            f"fps is {fps} and hold {hold}; give up to 50 frames a second, and seconds."
+        )
+    durations = [10 * round(100 / fps)] * (len(images) - 1) + [max(20, round(1000 * hold))]
+    with whole(path, ".gif") as temporary:
+        images[0].save(
+            temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0,
+            disposal=1, optimize=False,
+        )  # fmt: skip
