@@ -47,6 +47,7 @@ class DiffusionModule(LightningModule):
         unpack: batch -> (x0, space, cond), from the data module.
         lr: The learning rate at its height.
         warmup: Steps in which it rises from 0.
+        decay: Let it fall to zero over the run, along a cosine.
         seed: Where the noise and the times of training come from.
         optimizer: (parameters, lr) -> Optimizer. AdamW without weight decay if None.
     """
@@ -58,13 +59,14 @@ class DiffusionModule(LightningModule):
         *,
         lr: float = 1e-3,
         warmup: int = 100,
+        decay: bool = True,
         seed: int = 0,
         optimizer: Callable[[Any, float], Optimizer] | None = None,
     ) -> None:
         super().__init__()
         self.diffusion = diffusion
         self.unpack = unpack
-        self.lr, self.warmup, self.seed = lr, warmup, seed
+        self.lr, self.warmup, self.decay, self.seed = lr, warmup, decay, seed
         self.optimizer = optimizer
 
     def _generator(self, *key: int) -> torch.Generator:
@@ -95,6 +97,8 @@ class DiffusionModule(LightningModule):
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / max(self.warmup, 1))
+            if not self.decay:
+                return rise
             # at step 0 Lightning has not yet restored the loaders, and must not be asked for them
             over = 0.0 if step == 0 else min(1.0, done(self.trainer))
             return rise * 0.5 * (1 + cos(pi * over))

@@ -10,7 +10,6 @@ same command goes on from there.
 """
 
 import argparse
-import logging
 import time
 from pathlib import Path
 
@@ -19,55 +18,29 @@ from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import DDIM, DDPM, GaussianDiffusion, Polynomial, Ragged
+from anydiff.commands import TRAINER_FLAGS, parse, parser, run_folder, seeds, training_settings
 from anydiff.data.molecule_files import write_sdf, write_xyz
 from anydiff.data.molecule_pictures import animate, draw_grid
 from anydiff.data.molecules import Atoms, SizeDistribution, loader
 from anydiff.data.qm9 import load_qm9, split
 from anydiff.denoisers import PairNet
-from anydiff.lightning import DiffusionModule, fit, free_folder, plot_curve
+from anydiff.lightning import DiffusionModule, fit, plot_curve
 from anydiff.metrics.molecules import evaluate, smiles, table, to_rdkit
 from anydiff.optimizers import Muon
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
+    flags = parser(__doc__, out="runs/qm9_molecules", items="molecules", steps=250)
+    add = flags.add_argument
     add(
         "--data",
         default="5k",
         help="5k (shipped), full (130,831), or an .npz, .sdf or .xyz file, of H, C, N, O, F",
     )
     add("--root", help="folder of PyG's QM9 dataset, to take --data full from there")
-    add("--minutes", type=float, default=5.0, help="how long to train")
-    add("--epochs", type=int, help="train for so many passes, instead of --minutes")
     add("--hidden", type=int, default=128, help="width of the network")
     add("--layers", type=int, default=6, help="depth of the network")
-    add("--batch-size", type=int, default=64, help="molecules in a batch")
-    add("--lr", type=float, default=8e-3, help="learning rate at its height")
-    add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
-    add("--steps", type=int, default=250, help="network calls for a molecule")
-    add("--num", type=int, default=100, help="molecules to draw")
-    add("--seed", type=int, default=0, help="of the weights, the noise and the draw")
-    add("--out", type=Path, default=Path("runs/qm9_molecules"), help="folder for everything")
-    add(
-        "--resume",
-        action="store_true",
-        help="train the run in --out on, to --minutes or --epochs in all",
-    )
-    add("--sample-only", type=Path, metavar="CHECKPOINT", help="draw from a model.safetensors")
-    add("--accelerator", default="auto", choices=["auto", "cpu", "gpu"], help="where to run")
-    add("--devices", default="auto", help="how many, or which")
-    add("--precision", default="32-true", help="of the training, bf16-mixed for instance")
-    add("--strategy", default="auto", help="for several devices, ddp for instance")
-    args = parser.parse_args()
-    for name in ("minutes", "hidden", "layers", "batch_size", "lr", "steps", "num"):
-        if not getattr(args, name) > 0:
-            parser.error(
-                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be positive"
-            )
-    return args
+    return parse(flags, "hidden", "layers")
 
 
 def train(args: argparse.Namespace, folder: Path) -> Path:
@@ -91,9 +64,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         folder,
         loader(molecules.subset(parts.train), args.batch_size, seed=args.seed),
         loader(molecules.subset(parts.valid), args.batch_size, shuffle=False),
-        settings={
-            k: getattr(args, k) for k in ("data", "hidden", "layers", "batch_size", "lr", "seed")
-        },
+        settings=training_settings(args, "data", "hidden", "layers"),
         minutes=None if args.epochs else args.minutes,
         epochs=args.epochs,
         ema=0.995,
@@ -101,7 +72,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         check_val_every_n_epoch=None,
         limit_val_batches=20,
         use_distributed_sampler=False,  # the loader shares its batches out itself
-        **{k: getattr(args, k) for k in ("accelerator", "devices", "precision", "strategy")},
+        **{k: getattr(args, k) for k in TRAINER_FLAGS},
     )
     if not run.is_global_zero:  # the other processes of several have done their part
         raise SystemExit
@@ -131,13 +102,11 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict) ->
     diffusion.to(device)
     for start in range(0, args.num, 100):
         space = Ragged.from_sizes(sizes[start : start + 100], centered=3, device=device)
-        # a seed for each molecule: it is then the same in whatever batch it is drawn
-        seeds = [1_000_003 * args.seed + start + k for k in range(space.num_items)]
         shape = (len(space.index), atoms.features)
         rows.append(
             diffusion.sample(
-                shape, space=space, sampler=sampler, steps=args.steps, seed=seeds,
-                progress=True, callback=keep,
+                shape, space=space, sampler=sampler, steps=args.steps,
+                seed=seeds(args, start, space.num_items), progress=True, callback=keep,
             )
         )  # fmt: skip
     whole = Ragged.from_sizes(sizes, centered=3)
@@ -146,14 +115,8 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict) ->
 
 def main() -> None:
     args = arguments()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    if args.accelerator == "auto":
-        args.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    markers = ["model.safetensors", "samples.sdf", *["last.ckpt"] * bool(args.sample_only)]
-    folder = args.out if args.resume else free_folder(args.out, *markers)
     try:
-        if args.resume and not (folder / "last.ckpt").exists():
-            raise ValueError(f"{folder} holds no last.ckpt to go on from; leave --resume out.")
+        folder = run_folder(args, "samples.sdf")
         checkpoint = args.sample_only or train(args, folder)
         diffusion, extra = anydiff.load(checkpoint)
     except (ValueError, OSError, ImportError) as error:

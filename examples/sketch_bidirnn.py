@@ -10,7 +10,6 @@ what was learned; the same command goes on from there.
 """
 
 import argparse
-import logging
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Masked
+from anydiff.commands import TRAINER_FLAGS, parse, parser, run_folder, seeds, training_settings
 from anydiff.data.kanji import load_sketches, split
 from anydiff.data.sequences import LengthDistribution, loader, split_items, unpack
 from anydiff.data.stroke_files import write_ndjson
@@ -28,16 +28,14 @@ from anydiff.data.stroke_pictures import draw_grid
 from anydiff.data.stroke_rows import PointRows, StrokeRows, rows_from_config
 from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
-from anydiff.lightning import DiffusionModule, fit, free_folder, plot_curve
+from anydiff.lightning import DiffusionModule, fit, plot_curve
 from anydiff.metrics.strokes import Report, evaluate, noise_sketches, table
 from anydiff.optimizers import Muon
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
+    flags = parser(__doc__, out="runs/sketch_bidirnn", items="sketches", batch_size=128, num=360)
+    add = flags.add_argument
     add(
         "--data",
         help="kanji (shipped), kanjivg (all), an .ndjson, .npz, .svg or .inkml file, or a folder; "
@@ -47,36 +45,11 @@ def arguments() -> argparse.Namespace:
     add(
         "--rows", choices=["strokes", "points"], default="strokes", help="what is a row of the data"
     )
-    add("--minutes", type=float, default=5.0, help="how long to train")
-    add("--epochs", type=int, help="train for so many passes, instead of --minutes")
     add("--hidden", type=int, default=128, help="width of the network")
     add("--layers", type=int, default=3, help="depth of the network")
     add("--cell", choices=["gru", "lstm"], default="gru", help="the recurrent cell")
-    add("--batch-size", type=int, default=128, help="sketches in a batch")
-    add("--lr", type=float, default=8e-3, help="learning rate at its height")
-    add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
-    add("--steps", type=int, default=100, help="network calls for a sketch")
-    add("--num", type=int, default=360, help="sketches to draw; the first 64 are shown")
     add("--length", type=int, help="rows of every sketch; as in the data if not given")
-    add("--seed", type=int, default=0, help="of the weights, the noise and the draw")
-    add("--out", type=Path, default=Path("runs/sketch_bidirnn"), help="folder for everything")
-    add(
-        "--resume",
-        action="store_true",
-        help="train the run in --out on, to --minutes or --epochs in all",
-    )
-    add("--sample-only", type=Path, metavar="CHECKPOINT", help="draw from a model.safetensors")
-    add("--accelerator", default="auto", choices=["auto", "cpu", "gpu"], help="where to run")
-    add("--devices", default="auto", help="how many, or which")
-    add("--precision", default="32-true", help="of the training, bf16-mixed for instance")
-    add("--strategy", default="auto", help="for several devices, ddp for instance")
-    args = parser.parse_args()
-    for name in ("minutes", "hidden", "layers", "batch_size", "lr", "steps", "num", "length"):
-        if getattr(args, name) is not None and not getattr(args, name) > 0:
-            parser.error(
-                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be positive"
-            )
-    return args
+    return parse(flags, "hidden", "layers", "length")
 
 
 @lru_cache(maxsize=1)  # to learn from and to compare with
@@ -107,17 +80,14 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         folder,
         loader(learn, args.batch_size, seed=args.seed),
         loader(check, args.batch_size, shuffle=False),
-        settings={
-            k: getattr(args, k)
-            for k in ("data", "rows", "hidden", "layers", "cell", "batch_size", "lr", "seed")
-        },
+        settings=training_settings(args, "data", "rows", "hidden", "layers", "cell"),
         minutes=None if args.epochs else args.minutes,
         epochs=args.epochs,
         ema=0.995,
         val_check_interval=200,
         check_val_every_n_epoch=None,
         use_distributed_sampler=False,  # the loader shares its batches out itself
-        **{k: getattr(args, k) for k in ("accelerator", "devices", "precision", "strategy")},
+        **{k: getattr(args, k) for k in TRAINER_FLAGS},
     )
     if not run.is_global_zero:  # the other processes of several have done their part
         raise SystemExit
@@ -152,12 +122,10 @@ def draw(
     diffusion.to(device)
     for start in range(0, args.num, 180):
         space = Masked.from_lengths(lengths[start : start + 180], device=device)
-        # a seed for each sketch: it is then the same in whatever batch it is drawn
-        seeds = [1_000_003 * args.seed + start + k for k in range(len(space.mask))]
         shape = (*space.mask.shape, rows.channels)
         x = diffusion.sample(
-            shape, space=space, sampler=sampler, steps=args.steps, seed=seeds,
-            progress=True, callback=keep,
+            shape, space=space, sampler=sampler, steps=args.steps,
+            seed=seeds(args, start, len(space.mask)), progress=True, callback=keep,
         )  # fmt: skip
         parts += [item for item in split_items(x, space.mask) if item.isfinite().all()]
     if not parts:
@@ -189,14 +157,8 @@ def measure(args: argparse.Namespace, drawn: Sketches, data: str, seconds: float
 
 def main() -> None:
     args = arguments()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    if args.accelerator == "auto":
-        args.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    markers = ["model.safetensors", "samples.ndjson", *["last.ckpt"] * bool(args.sample_only)]
-    folder = args.out if args.resume else free_folder(args.out, *markers)
     try:
-        if args.resume and not (folder / "last.ckpt").exists():
-            raise ValueError(f"{folder} holds no last.ckpt to go on from; leave --resume out.")
+        folder = run_folder(args, "samples.ndjson")
         checkpoint = args.sample_only or train(args, folder)
         diffusion, extra = anydiff.load(checkpoint)
         if not {"rows", "lengths"} <= extra.keys():

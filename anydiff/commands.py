@@ -1,0 +1,120 @@
+"""The flags that every example has, and what follows from them.
+
+A command trains into one folder and draws from what it trained, for so many minutes or passes over the
+data, on whatever Lightning finds; it goes on with a run that was broken off, or draws only. What the data
+is, the command says itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["TRAINER_FLAGS", "parse", "parser", "run_folder", "seeds", "training_settings"]
+
+TRAINER_FLAGS = ("accelerator", "devices", "precision", "strategy")
+"""Those that go to Lightning's Trainer as they are."""
+
+_POSITIVE = ("minutes", "epochs", "batch_size", "lr", "steps", "num")
+
+
+class Help(argparse.HelpFormatter):
+    """Help that shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        plain = any(action.default is none for none in (None, False, argparse.SUPPRESS))
+        return action.help if plain else f"{action.help} (default: %(default)s)"
+
+
+def parser(
+    doc: str | None,
+    *,
+    out: str,
+    items: str,
+    minutes: float = 5.0,
+    batch_size: int = 64,
+    lr: float = 8e-3,
+    steps: int = 100,
+    num: int = 100,
+) -> argparse.ArgumentParser:
+    """A parser with the shared flags.
+
+    Arguments:
+        doc: The command's docstring, of which the first line is shown.
+        out: The folder for everything, by default.
+        items: What is drawn, in the plural.
+        minutes, batch_size, lr, steps, num: The flags' defaults.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0], formatter_class=Help)
+    add = parser.add_argument_group("the run").add_argument  # after the command's own
+    add("--minutes", type=float, default=minutes, help="how long to train")
+    add("--epochs", type=int, help="train for so many passes, instead of --minutes")
+    add("--batch-size", type=int, default=batch_size, help=f"{items} in a batch")
+    add("--lr", type=float, default=lr, help="learning rate at its height")
+    add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
+    add("--steps", type=int, default=steps, help="network calls to draw with")
+    add("--num", type=int, default=num, help=f"{items} to draw")
+    add("--seed", type=int, default=0, help="of the weights, the noise and the draw")
+    add("--out", type=Path, default=Path(out), help="folder for everything")
+    add(
+        "--resume",
+        action="store_true",
+        help="train the run in --out on, to --minutes or --epochs in all",
+    )
+    add("--sample-only", type=Path, metavar="CHECKPOINT", help="draw from a model.safetensors")
+    add("--accelerator", default="auto", choices=["auto", "cpu", "gpu"], help="where to run")
+    add("--devices", default="auto", help="how many, or which")
+    add("--precision", default="32-true", help="of the training, bf16-mixed for instance")
+    add("--strategy", default="auto", help="for several devices, ddp for instance")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, *positive: str) -> argparse.Namespace:
+    """The flags that were given, checked; `accelerator` is "cpu" or "gpu".
+
+    Arguments:
+        positive: Flags of the command's own that must be above zero, if given.
+    """
+    args = parser.parse_args()
+    for name in (*_POSITIVE, *positive):
+        values = getattr(args, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and not value > 0:
+                parser.error(f"--{name.replace('_', '-')} is {value}; it must be positive")
+    if args.accelerator == "auto":
+        args.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    return args
+
+
+def run_folder(args: argparse.Namespace, drawn: str) -> Path:
+    """The folder to write to: a fresh one, that of the run to go on with, or that of a broken-off one.
+
+    Arguments:
+        drawn: A file that says that there are results in a folder.
+
+    Raises:
+        ValueError: There is nothing to go on with.
+    """
+    from anydiff.lightning import free_folder
+
+    if not args.resume:
+        finished = ["model.safetensors", drawn, *["last.ckpt"] * bool(args.sample_only)]
+        return free_folder(args.out, *finished)
+    if not (args.out / "last.ckpt").exists():
+        raise ValueError(f"{args.out} holds no last.ckpt to go on from; leave --resume out.")
+    return args.out
+
+
+def seeds(args: argparse.Namespace, start: int, count: int) -> list[int]:
+    """A seed for each item from `start` on: it is then the same in whatever batch it is drawn."""
+    return [1_000_003 * args.seed + start + k for k in range(count)]
+
+
+def training_settings(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What must be the same when a run goes on."""
+    return {name: getattr(args, name) for name in (*names, "batch_size", "lr", "seed")}

@@ -1,0 +1,221 @@
+"""Images from noise: train a U-Net on pictures, draw new ones, measure them, watch them appear.
+
+    python examples/cifar_unet.py --data digits            three minutes on handwritten digits
+    python examples/cifar_unet.py                          CIFAR-10
+    python examples/cifar_unet.py --data folder photos --size 32
+    python examples/cifar_unet.py --sample-only runs/cifar_unet/model.safetensors --num 64
+
+Everything lands in one folder: the model, the images as one array and as a picture, their way from
+noise as a strip and a GIF, the training curve and the table. Ctrl-C while it trains keeps what was
+learned; the same command goes on from there.
+"""
+
+import argparse
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import seed_everything
+from torch import Tensor
+
+import anydiff
+from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Tabulated
+from anydiff.commands import TRAINER_FLAGS, parse, parser, run_folder, seeds, training_settings
+from anydiff.data.image_pictures import animate_denoising, draw_grid, draw_strip
+from anydiff.data.images import Images, load_images, loader, split, to_uint8, unpack
+from anydiff.denoisers import UNet
+from anydiff.lightning import DiffusionModule, fit, plot_curve
+from anydiff.metrics.digit_features import DigitFeatures
+from anydiff.metrics.image_features import InceptionFeatures, PixelFeatures
+from anydiff.metrics.images import compare, table
+from anydiff.optimizers import Muon
+
+
+def arguments() -> argparse.Namespace:
+    flags = parser(__doc__, out="runs/cifar_unet", items="images", minutes=3.0, num=400)
+    add = flags.add_argument
+    add(
+        "--data", nargs="+", metavar=("NAME", "PATH"),
+        help="cifar10, digits (shipped), mnist PATH or folder PATH; "
+        "if not given cifar10, or what the checkpoint was trained on",
+    )  # fmt: skip
+    add(
+        "--root",
+        help="where CIFAR-10 is, or is to be put; a folder of the user's cache if not given",
+    )
+    add("--size", type=int, help="bring the pictures to so many pixels a side")
+    add("--classes", action="store_true", help="learn the labels too, and draw all of them in turn")
+    add("--widths", type=int, nargs="+", help="channels of each level; by the size if not given")
+    add("--blocks", type=int, default=1, help="residual blocks of a level")
+    add("--attention", type=int, nargs="*", help="levels with attention; the last if not given")
+    add("--patch", type=int, help="side of the patches; by the size if not given")
+    add("--dropout", type=float, default=0.0, help="share of activations dropped in training")
+    add("--prediction", choices=["v", "eps", "x0"], default="v", help="what the network says")
+    add("--schedule", choices=["cosine", "linear"], default="cosine", help="how the noise grows")
+    add("--optimizer", choices=["muon", "adam"], default="muon", help="how the weights are moved")
+    add("--constant", action="store_true", help="keep the learning rate, once it has risen")
+    add("--ema", type=float, default=0.995, help="decay of the averaged weights")
+    add("--inception", metavar="FILE", help="weights of torch-fidelity's Inception v3, for FID")
+    args = parse(flags, "size", "widths", "blocks", "patch")
+    if args.data and len(args.data) != 1 + (args.data[0] in ("mnist", "folder")):
+        flags.error(
+            f"--data {' '.join(args.data)}: give cifar10, digits, mnist PATH or folder PATH"
+        )
+    return args
+
+
+@lru_cache(maxsize=1)  # to learn from and to compare with
+def read(name: str, root: str | None, size: int | None) -> Images:
+    return load_images(name, root, size=size)
+
+
+def source(args: argparse.Namespace) -> list:
+    name, *path = args.data or ["cifar10"]
+    return [name, path[0] if path else args.root if name == "cifar10" else None, args.size]
+
+
+def train(args: argparse.Namespace, folder: Path) -> Path:
+    """Train, or go on training, and return the file of the model."""
+    images = read(*source(args))
+    parts = split(images)
+    seed_everything(args.seed, verbose=False)
+    small = max(images.shape[1:]) <= 16
+    args.widths = args.widths or ([64, 128] if small else [64, 128, 128])
+    args.patch = args.patch or (1 if small else 2)
+    if args.attention is None:
+        args.attention = [len(args.widths) - 1]
+    if args.classes and images.labels is None:
+        raise ValueError(f"{images.name} has no labels; leave --classes out.")
+    classes = int(images.labels.max()) + 1 if args.classes else 0
+    network = UNet(
+        images.shape[0], args.widths, args.blocks, args.attention,
+        patch=args.patch, dropout=args.dropout, classes=classes,
+    )  # fmt: skip
+    schedule = Cosine() if args.schedule == "cosine" else Tabulated.linear()
+    diffusion = GaussianDiffusion(network, schedule, args.prediction)
+    print(
+        f"{len(parts.train):,} images of {' × '.join(map(str, images.shape))} to learn from, "
+        f"{len(parts.valid):,} to check with; {sum(p.numel() for p in network.parameters()):,} parameters"
+    )
+    run = fit(
+        DiffusionModule(
+            diffusion, unpack, lr=args.lr, warmup=100, decay=not args.constant, seed=args.seed,
+            optimizer=Muon if args.optimizer == "muon" else None,
+        ),
+        folder,
+        loader(
+            images.subset(parts.train), args.batch_size, seed=args.seed, labels=args.classes,
+            flip=source(args)[0] in ("cifar10", "folder"),  # digits have a left and a right
+        ),
+        loader(images.subset(parts.valid), args.batch_size, shuffle=False, labels=args.classes),
+        settings=training_settings(
+            args, "data", "size", "classes", "widths", "blocks", "attention", "patch", "dropout",
+            "prediction", "schedule", "optimizer", "constant", "ema",
+        ),
+        minutes=None if args.epochs else args.minutes,
+        epochs=args.epochs,
+        ema=args.ema,
+        val_check_interval=500,
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,  # the loader shares its batches out itself
+        **{k: getattr(args, k) for k in TRAINER_FLAGS},
+    )  # fmt: skip
+    if not run.is_global_zero:  # the other processes of several have done their part
+        raise SystemExit
+    extra = {"shape": images.shape, "data": source(args)}
+    anydiff.save(folder / "model.safetensors", diffusion, extra)
+    try:
+        plot_curve(folder, folder / "curve.png")
+    except ValueError as error:  # a run of a few steps, or one that diverged
+        print(f"no curve: {error}")
+    return folder / "model.safetensors"
+
+
+def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, shape: list) -> tuple:
+    """Images of uint8, their labels if there are any, and the path of the first eight from noise."""
+    device = "cuda" if args.accelerator == "gpu" else "cpu"
+    diffusion.to(device)
+    classes = diffusion.denoiser.classes
+    labels = torch.arange(args.num, device=device) % classes if classes else None
+    parts, path = [], []
+
+    def keep(p: anydiff.samplers.Progress) -> None:
+        if not parts:  # the first images of the first batch
+            path.append(to_uint8(p.x_s[:8].nan_to_num().cpu()))
+
+    for start in range(0, args.num, 200):
+        count = min(200, args.num - start)
+        cond = {} if labels is None else {"label": labels[start : start + count]}
+        x = diffusion.sample(
+            (count, *shape), sampler=DDPM() if args.sampler == "ddpm" else DDIM(), steps=args.steps,
+            seed=seeds(args, start, count), progress=True, callback=keep, **cond,
+        )  # fmt: skip
+        parts.append(x.cpu())
+    x = torch.cat(parts)
+    finite = x.isfinite().flatten(1).all(1)
+    if not finite.any():
+        raise ValueError("no image came out finite: the training diverged; lower --lr.")
+    if not finite.all():
+        print(f"{int((~finite).sum())} images are left out: not finite")
+    labels = None if labels is None else labels.cpu()[finite]
+    return to_uint8(x[finite]), labels, torch.stack(path)
+
+
+def measure(
+    args: argparse.Namespace, data: list, pixels: Tensor, labels: Tensor | None, seconds: float
+) -> str:
+    """The table: the drawn images beside the floor, real ones, and the ceiling, noise."""
+    images = read(*data)
+    parts = split(images)
+    if args.inception:
+        features = InceptionFeatures(args.inception)
+    else:
+        features = DigitFeatures.load() if data[0] == "digits" else PixelFeatures()
+    named = {"labels": labels} if data[0] == "digits" and labels is not None else {}
+    known, test = images.subset(parts.train), images.subset(parts.test[:2000])
+    some = slice(0, min(len(pixels), len(known)))
+    return table(
+        compare(
+            pixels[some], test, known, features=features, nfe=args.steps, seconds=seconds, **named
+        )
+    )
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        folder = run_folder(args, "samples.npz")
+        checkpoint = args.sample_only or train(args, folder)
+        diffusion, extra = anydiff.load(checkpoint)
+        if not {"shape", "data"} <= extra.keys():
+            raise ValueError(f"{checkpoint} is no model of images; give one that this trained.")
+        print(f"drawing {args.num} images with {checkpoint}")
+        start = time.perf_counter()
+        pixels, labels, path = draw(args, diffusion, extra["shape"])
+        seconds = (time.perf_counter() - start) / args.num
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+
+    print("measuring ...")
+    try:
+        rows = measure(args, source(args) if args.data else extra["data"], pixels, labels, seconds)
+        print("", rows, "", sep="\n")
+        (folder / "table.txt").write_text(rows + "\n")
+    except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
+        print(f"nothing to compare with: {error}")
+
+    arrays = {"pixels": pixels.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
+    np.savez_compressed(folder / "samples.npz", **arrays)
+    draw_grid(folder / "samples.png", pixels[:100], columns=min(10, len(pixels)))
+    draw_strip(folder / "strip.png", path)
+    # more frames towards the end, where the images take shape
+    frames = sorted({round((len(path) - 1) * (1 - (1 - k / 39) ** 2)) for k in range(40)})
+    animate_denoising(folder / "denoising.gif", path[frames])
+    print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
