@@ -31,9 +31,16 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
     tall = m.shape[-2] > m.shape[-1]
     x = m.mT if tall else m
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    # x <- p(x xᵀ) x, so that all steps can be gathered in the small matrix q: its p commute with x xᵀ
+    gram = x @ x.mT
+    q = None
+    for k in range(iterations):
+        p = 2.0315 * gram @ gram - 4.7750 * gram
+        p.diagonal(dim1=-2, dim2=-1).add_(3.4445)
+        q = p if q is None else p @ q
+        if k < iterations - 1:
+            gram = p @ gram @ p
+    x = x if q is None else q @ x
     return x.mT if tall else x
 
 

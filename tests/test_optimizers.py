@@ -79,3 +79,28 @@ def test_it_descends_and_its_state_round_trips():
     again.step()
     for p, a in zip(net.parameters(), after, strict=True):
         assert torch.equal(p, a)
+
+
+def test_the_steps_are_those_of_the_quintic_one_by_one():
+    for shape in [(40, 300), (300, 40), (2, 16, 16)]:
+        m = draw(shape)
+        x = m / m.norm(dim=(-2, -1), keepdim=True)
+        for _ in range(5):
+            gram = x @ x.mT
+            x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+        torch.testing.assert_close(orthogonalize(m), x, rtol=0, atol=1e-6)
+    m = draw((8, 20))
+    assert torch.allclose(orthogonalize(m, 0), m / m.norm())
+
+
+def test_a_kernel_steps_as_the_matrix_of_its_rows():
+    kernel, matrix = nn.Parameter(draw((40, 8, 3, 3))), nn.Parameter(draw((40, 8, 3, 3)).flatten(1))
+    kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+    few = nn.Parameter(draw((3, 40, 3, 3)))  # few rows: Adam's
+    kernel.grad, few.grad = draw((40, 8, 3, 3), 1), draw((3, 40, 3, 3), 1)
+    matrix.grad = kernel.grad.flatten(1)
+    before = few.detach().clone()
+    muon = Muon([kernel, matrix, few], lr=0.1, adam_lr=0.01)
+    muon.step()
+    assert torch.allclose(kernel.flatten(1), matrix, atol=1e-12)
+    assert torch.allclose((few - before).abs(), torch.tensor(0.01, dtype=few.dtype), rtol=1e-4)
