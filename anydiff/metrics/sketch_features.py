@@ -12,17 +12,14 @@ file's hash belongs beside every such number: `load` refuses any other file.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ..data.files import whole
+from ..data.files import PathLike
+from .shipped import read, write
 
 __all__ = ["FEATURES_HASH", "FEATURES_SIZE", "SketchFeatures"]
 
@@ -30,6 +27,10 @@ FEATURES_HASH = "4076a3a2a924b83f1bb26fca59d5d448af4c1e32ff14b5a2cf77559571a1918
 FEATURES_SIZE = 64  # pixels of a side
 
 _PATH = Path(__file__).with_name("sketch_features.safetensors")
+_WAY_OUT = (
+    "Install anydiff again, or write the file with scripts/train_sketch_features.py and the hash it "
+    "prints into FEATURES_HASH."
+)
 
 
 class SketchFeatures(nn.Module):
@@ -79,7 +80,7 @@ class SketchFeatures(nn.Module):
         return (torch.cat(rows) - self.mean) / self.std if rows else self.mean.new_empty(0, 64)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None) -> SketchFeatures:
+    def load(cls, path: PathLike | None = None) -> SketchFeatures:
         """The shipped network, in evaluation mode.
 
         Arguments:
@@ -88,29 +89,14 @@ class SketchFeatures(nn.Module):
         Raises:
             ValueError: The file's SHA-256 isn't `FEATURES_HASH`.
         """
-        path = _PATH if path is None else Path(path)
-        data = path.read_bytes()
-        if (found := hashlib.sha256(data).hexdigest()) != FEATURES_HASH:
-            raise ValueError(
-                f"{path}: its SHA-256 is {found[:12]}…, not {FEATURES_HASH[:12]}…; numbers measured "
-                "with it would compare with nothing. Install anydiff again, or write the file with "
-                "scripts/train_sketch_features.py and the hash it prints into FEATURES_HASH."
-            )
-        size = int.from_bytes(data[:8], "little")  # safetensors: the length of a JSON header
-        about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["about"])
+        weights, about = read(_PATH if path is None else path, FEATURES_HASH, _WAY_OUT)
         net = cls(about["classes"])
-        net.load_state_dict({name: value.float() for name, value in load(data).items()})
+        net.load_state_dict(weights)
         return net.eval().requires_grad_(False)
 
-    def save(self, path: str | os.PathLike[str], about: dict[str, str]) -> str:
+    def save(self, path: PathLike, about: dict[str, str]) -> str:
         """Writes the weights in half precision, with notes `about` them; returns the SHA-256."""
-        weights = {name: value.half().contiguous() for name, value in self.state_dict().items()}
-        # one entry: safetensors writes several in any order, and the hash is of all bytes
-        notes = json.dumps({**about, "classes": self.classes}, ensure_ascii=False)
-        data = save(weights, {"about": notes})
-        with whole(path, ".safetensors") as temporary:
-            Path(temporary).write_bytes(data)
-        return hashlib.sha256(data).hexdigest()
+        return write(path, self.state_dict(), {**about, "classes": self.classes})
 
 
 def _layer(before: int, after: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
