@@ -36,7 +36,7 @@ def parser(
     out: str,
     items: str,
     minutes: float = 5.0,
-    batch_size: int = 64,
+    batch_size: int | None = 64,
     lr: float = 8e-3,
     steps: int = 100,
     num: int = 100,
@@ -53,7 +53,8 @@ def parser(
     add = parser.add_argument_group("the run").add_argument  # after the command's own
     add("--minutes", type=float, default=minutes, help="how long to train")
     add("--epochs", type=int, help="train for so many passes, instead of --minutes")
-    add("--batch-size", type=int, default=batch_size, help=f"{items} in a batch")
+    by_size = "; by the size if not given" * (batch_size is None)
+    add("--batch-size", type=int, default=batch_size, help=f"{items} in a batch{by_size}")
     add("--lr", type=float, default=lr, help="learning rate at its height")
     add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
     add("--steps", type=int, default=steps, help="network calls to draw with")

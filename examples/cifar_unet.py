@@ -34,7 +34,9 @@ from anydiff.optimizers import Muon
 
 
 def arguments() -> argparse.Namespace:
-    flags = parser(__doc__, out="runs/cifar_unet", items="images", minutes=3.0, num=400)
+    flags = parser(
+        __doc__, out="runs/cifar_unet", items="images", minutes=3.0, batch_size=None, num=400
+    )
     add = flags.add_argument
     add(
         "--data", nargs="+", metavar=("NAME", "PATH"),
@@ -50,15 +52,15 @@ def arguments() -> argparse.Namespace:
     add("--widths", type=int, nargs="+", help="channels of each level; by the size if not given")
     add("--blocks", type=int, default=1, help="residual blocks of a level")
     add("--attention", type=int, nargs="*", help="levels with attention; the last if not given")
-    add("--patch", type=int, help="side of the patches; by the size if not given")
+    add("--groups", type=int, default=8, help="groups of the norms")
     add("--dropout", type=float, default=0.0, help="share of activations dropped in training")
     add("--prediction", choices=["v", "eps", "x0"], default="v", help="what the network says")
     add("--schedule", choices=["cosine", "linear"], default="cosine", help="how the noise grows")
     add("--optimizer", choices=["muon", "adam"], default="muon", help="how the weights are moved")
     add("--constant", action="store_true", help="keep the learning rate, once it has risen")
-    add("--ema", type=float, default=0.995, help="decay of the averaged weights")
+    add("--ema", type=float, default=0.998, help="decay of the averaged weights")
     add("--inception", metavar="FILE", help="weights of torch-fidelity's Inception v3, for FID")
-    args = parse(flags, "size", "widths", "blocks", "patch")
+    args = parse(flags, "size", "widths", "blocks", "groups")
     if args.data and len(args.data) != 1 + (args.data[0] in ("mnist", "folder")):
         flags.error(
             f"--data {' '.join(args.data)}: give cifar10, digits, mnist PATH or folder PATH"
@@ -82,8 +84,8 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     parts = split(images)
     seed_everything(args.seed, verbose=False)
     small = max(images.shape[1:]) <= 16
-    args.widths = args.widths or ([64, 128] if small else [64, 128, 128])
-    args.patch = args.patch or (1 if small else 2)
+    args.widths = args.widths or ([32, 64] if small else [32, 64, 128])
+    args.batch_size = args.batch_size or (64 if small else 32)
     if args.attention is None:
         args.attention = [len(args.widths) - 1]
     if args.classes and images.labels is None:
@@ -91,7 +93,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     classes = int(images.labels.max()) + 1 if args.classes else 0
     network = UNet(
         images.shape[0], args.widths, args.blocks, args.attention,
-        patch=args.patch, dropout=args.dropout, classes=classes,
+        groups=args.groups, dropout=args.dropout, classes=classes,
     )  # fmt: skip
     schedule = Cosine() if args.schedule == "cosine" else Tabulated.linear()
     diffusion = GaussianDiffusion(network, schedule, args.prediction)
@@ -111,7 +113,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         ),
         loader(images.subset(parts.valid), args.batch_size, shuffle=False, labels=args.classes),
         settings=training_settings(
-            args, "data", "size", "classes", "widths", "blocks", "attention", "patch", "dropout",
+            args, "data", "size", "classes", "widths", "blocks", "attention", "groups", "dropout",
             "prediction", "schedule", "optimizer", "constant", "ema",
         ),
         minutes=None if args.epochs else args.minutes,

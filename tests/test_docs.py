@@ -59,3 +59,11 @@ def test_a_circle_is_learned_from_the_page():
     exec(block.replace("range(1500)", "range(300)"), names)
     radius = names["x"].norm(dim=1)
     assert abs(radius.mean() - 1) < 0.25 and radius.std() < 0.4
+
+
+def test_digits_are_read_and_measured_as_on_the_page():
+    names = {}
+    for block in blocks("docs/images.md"):
+        exec(block, names)
+    assert names["small"](torch.randn(1, 3, 12, 10), torch.rand(1)).shape == (1, 3, 12, 10)
+    assert names["floor"].frechet < 2

@@ -13,6 +13,7 @@ convolution of four times the channels at the lower resolution, the same sums in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -61,9 +62,9 @@ class UNet(nn.Module):
     def __init__(
         self,
         channels: int = 3,
-        widths: tuple[int, ...] = (64, 128, 128),
-        blocks: int = 2,
-        attention: tuple[int, ...] = (),
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: int = 1,
+        attention: Sequence[int] = (2,),
         *,
         head_channels: int | None = None,
         out_channels: int | None = None,
@@ -74,7 +75,7 @@ class UNet(nn.Module):
         centered: bool = False,
         dropout: float = 0.0,
         classes: int = 0,
-        groups: int = 32,
+        groups: int = 8,
         eps: float = 1e-6,
         patch: int = 1,
         dims: Literal[1, 2] = 2,
@@ -182,7 +183,7 @@ class UNet(nn.Module):
     def ddpm(cls, channels: int = 3, **options: Any) -> UNet:
         """Ho et al.'s network for CIFAR-10, 35.7 million parameters; `options` replace its arguments."""
         published = {
-            "widths": (128, 256, 256, 256), "blocks": 2, "attention": (1,), "dropout": 0.1,
+            "widths": (128, 256, 256, 256), "blocks": 2, "attention": (1,), "dropout": 0.1, "groups": 32,
         }  # fmt: skip
         return cls(channels, **{**published, **options})
 
@@ -193,7 +194,7 @@ class UNet(nn.Module):
         published = {
             "widths": (192, 384, 576, 768), "blocks": 3, "attention": (1, 2, 3), "dropout": 0.1,
             "head_channels": 64, "modulation": "scale_shift", "resample": "block",
-            "out_channels": 2 * channels, "classes": 1000, "eps": 1e-5,
+            "out_channels": 2 * channels, "classes": 1000, "groups": 32, "eps": 1e-5,
         }  # fmt: skip
         return cls(channels, **{**published, **options})
 
