@@ -7,7 +7,8 @@ little, are stepped by Adam.
 
 PyTorch has ``torch.optim.Muon``. It iterates in bfloat16, which many processors have not, it takes
 matrices only, one at a time, and so needs a second optimizer beside it; this one works in the
-weights' own precision, with all matrices of one shape together, and takes all parameters.
+weights' own precision, or float32 where that is half, with all matrices of one shape together, and
+takes all parameters.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
     chosen for quick growth of the small ones.
     """
     tall = m.shape[-2] > m.shape[-1]
-    x = m.mT if tall else m
+    # half precision would make small eigenvalues of the Gram matrix negative, and those grow
+    x = (m.mT if tall else m).to(torch.promote_types(m.dtype, torch.float32))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     # x <- p(x xᵀ) x, so that all steps can be gathered in the small matrix q: its p commute with x xᵀ
     gram = x @ x.mT
@@ -40,7 +42,7 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
         q = p if q is None else p @ q
         if k < iterations - 1:
             gram = p @ gram @ p
-    x = x if q is None else q @ x
+    x = (x if q is None else q @ x).to(m.dtype)
     return x.mT if tall else x
 
 

@@ -196,7 +196,9 @@ def sample(
     """
     intervals = plan(predictor.schedule, steps)
     items = len(predictor.space.dim(x_T))
-    times = torch.tensor([at.t for at in intervals], dtype=x_T.dtype).to(x_T.device)
+    # no shorter than float32, which can tell a chain's steps apart
+    exact = torch.promote_types(x_T.dtype, torch.float32)
+    times = torch.tensor([at.t for at in intervals], dtype=exact).to(x_T.device)
     ts = times[:, None].expand(-1, items).unbind(0)
 
     bar = None

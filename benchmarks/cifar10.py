@@ -10,7 +10,8 @@ pictures with as many network calls, diffusers with its `DDPMScheduler` and its 
     python benchmarks/cifar10.py --root DIR --features weights.npz       # an hour and a half
     python benchmarks/cifar10.py --root DIR --features weights.npz --minutes 0.5 --num 60 --steps 5
 
-Run it on an idle machine. A run that was broken off goes on from its last checkpoint. Needs diffusers.
+Run it on an idle machine. A run that was broken off goes on from its last checkpoint, that of diffusers
+with other noise. Needs diffusers.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def anydiff(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Tensor, f
     command = [
         sys.executable, str(EXAMPLE), "--data", "cifar10", "--root", args.root,
         "--minutes", str(args.minutes), "--num", str(args.num), "--steps", str(args.steps),
-        "--seed", str(args.seed), "--out", str(folder), *resume,
+        "--batch-size", str(args.batch_size), "--seed", str(args.seed), "--out", str(folder), *resume,
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=sys.stderr)
     with np.load(folder / "samples.npz") as file:
@@ -172,7 +173,7 @@ def report(args: argparse.Namespace, images: Images, drawn: dict[str, tuple[Tens
         took = None if math.isnan(seconds) else seconds
         row = evaluate(pixels, *against, features=features, name=name, nfe=args.steps, seconds=took)
         rows.append(row)
-    noise = noise_images(drawn[name][0])
+    noise = noise_images(test)
     return table([*rows, evaluate(noise, *against, features=features, name="noise")])
 
 

@@ -48,6 +48,11 @@ def arguments() -> argparse.Namespace:
         help="where CIFAR-10 is, or is to be put; a folder of the user's cache if not given",
     )
     add("--size", type=int, help="bring the pictures to so many pixels a side")
+    add(
+        "--no-flip",
+        action="store_true",
+        help="don't mirror the pictures of cifar10 and of a folder",
+    )
     add("--classes", action="store_true", help="learn the labels too, and draw all of them in turn")
     add("--widths", type=int, nargs="+", help="channels of each level; by the size if not given")
     add("--blocks", type=int, default=1, help="residual blocks of a level")
@@ -61,33 +66,38 @@ def arguments() -> argparse.Namespace:
     add("--ema", type=float, default=0.998, help="decay of the averaged weights")
     add("--inception", metavar="FILE", help="weights of torch-fidelity's Inception v3, for FID")
     args = parse(flags, "size", "widths", "blocks", "groups")
-    if args.data and len(args.data) != 1 + (args.data[0] in ("mnist", "folder")):
+    kinds = {"cifar10": 1, "digits": 1, "mnist": 2, "folder": 2}  # and how many words they take
+    if args.data and len(args.data) != kinds.get(args.data[0]):
         flags.error(
             f"--data {' '.join(args.data)}: give cifar10, digits, mnist PATH or folder PATH"
         )
+    if args.root and args.data and args.data[0] != "cifar10":
+        flags.error(f"--root {args.root} is for cifar10; --data is {args.data[0]}")
     return args
 
 
 @lru_cache(maxsize=1)  # to learn from and to compare with
-def read(name: str, root: str | None, size: int | None) -> Images:
-    return load_images(name, root, size=size)
+def read(name: str, root: str | None, size: int | None, download: bool) -> Images:
+    return load_images(name, root, size=size, download=download)
 
 
-def source(args: argparse.Namespace) -> list:
-    name, *path = args.data or ["cifar10"]
-    return [name, path[0] if path else args.root if name == "cifar10" else None, args.size]
+def source(args: argparse.Namespace, kept: list | None = None) -> list:
+    """Name, path and size of the data: as the flags say, else as the model has kept them."""
+    name, path, size = kept or ["cifar10", None, None]
+    if args.data:
+        name, path = args.data[0], args.data[1] if len(args.data) > 1 else None
+    return [name, args.root or path, args.size or size]
 
 
 def train(args: argparse.Namespace, folder: Path) -> Path:
     """Train, or go on training, and return the file of the model."""
-    images = read(*source(args))
+    name, path, args.size = source(args)
+    images = read(name, path, args.size, True)
     parts = split(images)
     seed_everything(args.seed, verbose=False)
     small = max(images.shape[1:]) <= 16
     args.widths = args.widths or ([32, 64] if small else [32, 64, 128])
     args.batch_size = args.batch_size or (64 if small else 32)
-    if args.attention is None:
-        args.attention = [len(args.widths) - 1]
     if args.classes and images.labels is None:
         raise ValueError(f"{images.name} has no labels; leave --classes out.")
     classes = int(images.labels.max()) + 1 if args.classes else 0
@@ -109,11 +119,11 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         folder,
         loader(
             images.subset(parts.train), args.batch_size, seed=args.seed, labels=args.classes,
-            flip=source(args)[0] in ("cifar10", "folder"),  # digits have a left and a right
+            flip=name in ("cifar10", "folder") and not args.no_flip,  # digits have a left and a right
         ),
         loader(images.subset(parts.valid), args.batch_size, shuffle=False, labels=args.classes),
-        settings=training_settings(
-            args, "data", "size", "classes", "widths", "blocks", "attention", "groups", "dropout",
+        settings={"data": name} | training_settings(
+            args, "size", "no_flip", "classes", "widths", "blocks", "attention", "groups", "dropout",
             "prediction", "schedule", "optimizer", "constant", "ema",
         ),
         minutes=None if args.epochs else args.minutes,
@@ -126,7 +136,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     )  # fmt: skip
     if not run.is_global_zero:  # the other processes of several have done their part
         raise SystemExit
-    extra = {"shape": images.shape, "data": source(args)}
+    extra = {"shape": images.shape, "data": [name, path, args.size]}
     anydiff.save(folder / "model.safetensors", diffusion, extra)
     try:
         plot_curve(folder, folder / "curve.png")
@@ -137,8 +147,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
 
 def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, shape: list) -> tuple:
     """Images of uint8, their labels if there are any, and the path of the first eight from noise."""
-    device = "cuda" if args.accelerator == "gpu" else "cpu"
-    diffusion.to(device)
+    device = next(diffusion.parameters()).device
     classes = diffusion.denoiser.classes
     labels = torch.arange(args.num, device=device) % classes if classes else None
     parts, path = [], []
@@ -166,28 +175,34 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, shape: list) ->
 
 
 def measure(
-    args: argparse.Namespace, data: list, pixels: Tensor, labels: Tensor | None, seconds: float
+    args: argparse.Namespace,
+    data: list,
+    pixels: Tensor,
+    labels: Tensor | None,
+    seconds: float,
+    features: InceptionFeatures | None,
 ) -> str:
     """The table: the drawn images beside the floor, real ones, and the ceiling, noise."""
-    images = read(*data)
+    images = read(*data, not args.sample_only)
     parts = split(images)
-    if args.inception:
-        features = InceptionFeatures(args.inception)
-    else:
-        features = DigitFeatures.load() if data[0] == "digits" else PixelFeatures()
-    named = {"labels": labels} if data[0] == "digits" and labels is not None else {}
-    known, test = images.subset(parts.train), images.subset(parts.test[:2000])
-    some = slice(0, min(len(pixels), len(known)))
+    digits = data[0] == "digits" and images.shape == (1, 8, 8)
+    known, test = images.subset(parts.train[:10_000]), images.subset(parts.test[:2000])
+    pixels = pixels[: len(known)]  # the rows are of equally many
     return table(
         compare(
-            pixels[some], test, known, features=features, nfe=args.steps, seconds=seconds, **named
+            pixels, test, known,
+            features=features or (DigitFeatures.load() if digits else PixelFeatures()),
+            labels=labels[: len(pixels)] if digits and labels is not None and not features else None,
+            nfe=args.steps, seconds=seconds,
         )
-    )
+    )  # fmt: skip
 
 
 def main() -> None:
     args = arguments()
     try:
+        device = "cuda" if args.accelerator == "gpu" else "cpu"
+        inception = InceptionFeatures(args.inception, device=device) if args.inception else None
         folder = run_folder(args, "samples.npz")
         checkpoint = args.sample_only or train(args, folder)
         diffusion, extra = anydiff.load(checkpoint)
@@ -195,19 +210,11 @@ def main() -> None:
             raise ValueError(f"{checkpoint} is no model of images; give one that this trained.")
         print(f"drawing {args.num} images with {checkpoint}")
         start = time.perf_counter()
-        pixels, labels, path = draw(args, diffusion, extra["shape"])
+        pixels, labels, path = draw(args, diffusion.to(device), extra["shape"])
         seconds = (time.perf_counter() - start) / args.num
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
-
-    print("measuring ...")
-    try:
-        rows = measure(args, source(args) if args.data else extra["data"], pixels, labels, seconds)
-        print("", rows, "", sep="\n")
-        (folder / "table.txt").write_text(rows + "\n")
-    except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
-        print(f"nothing to compare with: {error}")
 
     arrays = {"pixels": pixels.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
     np.savez_compressed(folder / "samples.npz", **arrays)
@@ -216,6 +223,14 @@ def main() -> None:
     # more frames towards the end, where the images take shape
     frames = sorted({round((len(path) - 1) * (1 - (1 - k / 39) ** 2)) for k in range(40)})
     animate_denoising(folder / "denoising.gif", path[frames])
+
+    print("measuring ...")
+    try:
+        rows = measure(args, source(args, extra["data"]), pixels, labels, seconds, inception)
+        print("", rows, "", sep="\n")
+        (folder / "table.txt").write_text(rows + "\n")
+    except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
+        print(f"nothing to compare with: {error}")
     print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
 
 

@@ -128,6 +128,12 @@ def main() -> None:
     drawn, path = draw(args, diffusion, extra)
     seconds = (time.perf_counter() - start) / args.num
 
+    write_sdf(folder / "samples.sdf", to_rdkit(*drawn))
+    first = drawn[2] < 24
+    draw_grid(folder / "samples.png", *(d[first] for d in drawn), columns=min(8, args.num))
+    write_xyz(folder / "path.xyz", path)
+    animate(folder / "path.gif", *zip(*path[:: max(1, args.steps // 125)], path[-1], strict=True))
+
     print("counting ...")
     rows, of = [], {}
     try:
@@ -141,13 +147,7 @@ def main() -> None:
         print(f"nothing to compare with: {error}")
     rows.append(evaluate(*drawn, name="drawn", nfe=args.steps, seconds=seconds, **of))
     print("", table(rows), "", sep="\n")
-
     (folder / "table.txt").write_text(table(rows) + "\n")
-    write_sdf(folder / "samples.sdf", to_rdkit(*drawn))
-    first = drawn[2] < 24
-    draw_grid(folder / "samples.png", *(d[first] for d in drawn), columns=min(8, args.num))
-    write_xyz(folder / "path.xyz", path)
-    animate(folder / "path.gif", *zip(*path[:: max(1, args.steps // 125)], path[-1], strict=True))
     print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
 
 

@@ -171,14 +171,6 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
 
-    print("measuring ...")
-    try:
-        rows = table(measure(args, drawn, args.data or extra["data"], seconds))
-        print("", rows, "", sep="\n")
-        (folder / "table.txt").write_text(rows + "\n")
-    except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
-        print(f"nothing to compare with: {error}")
-
     write_ndjson(folder / "samples.ndjson", drawn)
     shown = drawn.subset(range(min(64, len(drawn))))
     draw_grid(folder / "samples.png", shown, columns=min(16, args.num))
@@ -186,6 +178,13 @@ def main() -> None:
     # more frames towards the end, where the strokes take shape
     frames = sorted({round((len(path) - 1) * (1 - (1 - k / 39) ** 2)) for k in range(40)})
     animate_denoising(folder / "denoising.gif", [path[k] for k in frames], size=180, fps=15)
+    print("measuring ...")
+    try:
+        rows = table(measure(args, drawn, args.data or extra["data"], seconds))
+        print("", rows, "", sep="\n")
+        (folder / "table.txt").write_text(rows + "\n")
+    except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
+        print(f"nothing to compare with: {error}")
     print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
 
 

@@ -130,7 +130,7 @@ def main() -> None:
         images, target = with_garbage(x, y, args.garbage)
         parts, total = torch.randperm(len(images)).split(64), 0.0
         for part in parts:
-            loss = cross_entropy(net(images[part]), target[part], label_smoothing=0.05)
+            loss = cross_entropy(net(images[part]), target[part])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

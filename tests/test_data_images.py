@@ -833,6 +833,14 @@ def test_a_failed_download_says_what_to_do(tmp_path, server):
         load_cifar10(tmp_path, source=source(server, raw))
 
 
+def test_a_log_in_page_in_place_of_the_file_says_what_to_do(tmp_path, server):
+    raw = random(1000).tobytes()
+    for length in (True, False):
+        server.update(raw=b"please log in" * 100, length=length)
+        with pytest.raises(ImageError, match=r"can't be downloaded .*Put .*--data digits"):
+            load_cifar10(tmp_path, source=source(server, raw))
+
+
 def test_processes_download_one_after_the_other(tmp_path, server):
     files, *_ = cifar_files()
     raw = server["raw"] = tar(files)

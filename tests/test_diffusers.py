@@ -120,8 +120,6 @@ def theirs_of(ours: UNet) -> dict[str, torch.Tensor]:
     }
     state = {}
     for name, value in ours.state_dict().items():
-        if name == "embed_time.0.w":
-            continue
         if ".qkv." in name:
             part = name.rsplit(".", 1)[1]
             for kind, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
@@ -137,7 +135,7 @@ def theirs_of(ours: UNet) -> dict[str, torch.Tensor]:
 def folder(tmp_path):
     """An older folder, its weights pickled by PyTorch; nothing of diffusers is needed."""
     torch.manual_seed(0)
-    ours = UNet(3, (8, 16), 1, groups=4, eps=1e-5, centered=True, head_channels=8)
+    ours = UNet(3, (8, 16), 1, (), groups=4, eps=1e-5, centered=True, head_channels=8)
     for p in ours.parameters():
         torch.nn.init.normal_(p, std=0.2)
     config = {
@@ -172,6 +170,7 @@ def test_older_names_and_pickled_weights(folder) -> None:
         ({"attn_norm_num_groups": 2}, "attn_norm_num_groups 2"),
         ({"block_out_channels": [8, 32]}, r"\(16, .* for down.1.*config.json has as \(32, "),
         ({"layers_per_block": 2}, "has no .*resnets.1"),
+        ({"norm_num_groups": None}, "norm_num_groups null"),
     ],
 )
 def test_what_is_not_a_unet_is_named(folder, change: dict, words: str) -> None:
@@ -180,6 +179,14 @@ def test_what_is_not_a_unet_is_named(folder, change: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words) as error:
         load_diffusers(path)
     assert str(path) in str(error.value)
+
+
+def test_weights_of_another_configuration_are_named(folder) -> None:
+    path, _, ours = folder
+    state = theirs_of(ours) | {"class_embedding.weight": torch.zeros(3, 32)}
+    torch.save(state, path / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"has class_embedding\.weight, which its config\.json"):
+        load_diffusers(path)
 
 
 def test_faulty_files_are_named(folder) -> None:
@@ -199,7 +206,7 @@ def test_faulty_files_are_named(folder) -> None:
     assert not (path / "hacked").exists()
 
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match="diffusion_pytorch_model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors"):
         load_diffusers(path)
     (path / "config.json").write_text("{")
     weights.write_bytes(b"")

@@ -1,8 +1,12 @@
 """The code in the pages runs."""
 
+import importlib.util
 import re
+import shlex
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 PAGES = Path(__file__).parents[1]
@@ -67,3 +71,24 @@ def test_digits_are_read_and_measured_as_on_the_page():
         exec(block, names)
     assert names["small"](torch.randn(1, 3, 12, 10), torch.rand(1)).shape == (1, 3, 12, 10)
     assert names["floor"].frechet < 2
+
+
+def commands():
+    for page in [
+        PAGES / "README.md",
+        *(PAGES / "docs").glob("*.md"),
+        *(PAGES / "examples").glob("*.py"),
+    ]:
+        for line in re.findall(r"^ *(python examples/.*)$", page.read_text(), re.M):
+            yield re.split(r" {2,}| # ", line)[0].replace(" S", " 1")
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_the_examples_take_the_flags_of_the_pages(command, monkeypatch):
+    path, *flags = shlex.split(command)[1:]
+    spec = importlib.util.spec_from_file_location("example", PAGES / path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(sys, "argv", [path, *flags])
+    args = example.arguments()
+    assert args.num > 0 and args.accelerator in ("cpu", "gpu")

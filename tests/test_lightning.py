@@ -168,6 +168,10 @@ def test_the_rate_rises_and_falls_to_zero(tmp_path):
     assert seen.rates[-1] < 1e-4
     assert all(a >= b for a, b in zip(seen.rates[5:], seen.rates[6:], strict=False))
 
+    seen = Rates()
+    fit(fresh(decay=False), tmp_path / "constant", epochs=10, callbacks=[seen])
+    assert seen.rates[:5] == sorted(seen.rates[:5]) and set(seen.rates[5:]) == {1e-2}
+
 
 def test_minutes_end_a_run(tmp_path):
     run = fit(fresh(), tmp_path, minutes=0.02)

@@ -104,3 +104,11 @@ def test_a_kernel_steps_as_the_matrix_of_its_rows():
     muon.step()
     assert torch.allclose(kernel.flatten(1), matrix, atol=1e-12)
     assert torch.allclose((few - before).abs(), torch.tensor(0.01, dtype=few.dtype), rtol=1e-4)
+
+
+def test_half_precision_is_iterated_in_more():
+    low = draw((64, 4)) @ draw((4, 64), 1)  # its Gram matrix has eigenvalues that are next to 0
+    for dtype in (torch.float16, torch.bfloat16):
+        found = orthogonalize((low / low.norm()).to(dtype))
+        assert found.dtype == dtype
+        assert torch.linalg.svdvals(found.float()).max() < 1.3

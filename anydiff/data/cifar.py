@@ -132,7 +132,11 @@ def _folder(root: Path, download: bool, source: Source) -> Path:
             with _alone(root):
                 if not archive.is_file():
                     fetch(source, archive)
-        except (OSError, HTTPException) as error:
+        except (
+            OSError,
+            HTTPException,
+            ImageError,
+        ) as error:  # the last: a log-in page, for instance
             raise ImageError(
                 f"CIFAR-10's files aren't all in {root} and can't be downloaded ({error}). {put}"
             ) from error

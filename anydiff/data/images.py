@@ -237,7 +237,7 @@ class ImageDataset(Dataset):
     def __getitem__(self, m: int) -> Tensor:
         if not -len(self) <= m < len(self):
             raise IndexError(f"item {m} of {len(self)}")
-        return self.__getitems__([m % len(self)]).pixels[0]
+        return self.__getitems__([m % len(self)]).pixels[0]  # a picture; batches have the labels
 
     def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
         # NumPy does the indexing: torch wakes its threads even for a few rows

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.denoisers.times import SinusoidalTime
 from anydiff.denoisers.unet import UNet
 
 __all__ = ["FromDiffusers", "load_diffusers"]
@@ -131,7 +130,7 @@ class FromDiffusers(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, *, label: Tensor | None = None, **cond: Any
     ) -> Tensor:
-        """The prediction, shaped like x_t.
+        """The prediction, shaped like x_t but for the network's own number of channels.
 
         Arguments:
             x_t: What the network takes, (B, C, H, W) mostly.
@@ -166,6 +165,8 @@ def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
         raise refuse(f"resolutions changed by {' and by '.join(sorted(ways))}")
     adaptive = config["resnet_time_scale_shift"] == "scale_shift"
     groups = config["norm_num_groups"]
+    if groups is None:
+        raise refuse("norm_num_groups null")
     middle = config["attn_norm_num_groups"] or (None if adaptive else groups)
     if middle != groups:
         raise refuse(f"attn_norm_num_groups {middle} where norm_num_groups is {groups}")
@@ -177,6 +178,7 @@ def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
         head_channels=config["attention_head_dim"],
         out_channels=config["out_channels"],
         steps=steps,
+        shift=config["freq_shift"],
         modulation="scale_shift" if adaptive else "add",
         resample="block" if ways == {"resnet"} else "conv",
         centered=config["downsample_padding"] == 1,
@@ -213,13 +215,13 @@ def _translate(
     theirs: dict[str, Tensor], network: UNet, config: dict[str, Any], path: Path
 ) -> dict[str, Tensor]:
     """Their weights under our names."""
-    width = config["block_out_channels"][0]
-    waves = SinusoidalTime(width, shift=config["freq_shift"])
-    ours: dict[str, Tensor] = {"embed_time.0.w": waves.w}
+    ours: dict[str, Tensor] = {}
+    left = set(theirs)
 
     def take(name: str) -> Tensor:
         if name not in theirs:
             raise ValueError(f"{path} has no {name}, which its config.json asks for.")
+        left.discard(name)
         return theirs[name]
 
     def both(ours_name: str, theirs_name: str) -> None:
@@ -252,7 +254,8 @@ def _translate(
     both("embed_time.1", "time_embedding.linear_1")
     both("embed_time.3", "time_embedding.linear_2")
     if config["flip_sin_to_cos"]:  # cosines first
-        ours["embed_time.1.weight"] = ours["embed_time.1.weight"].roll(width // 2, 1)
+        weight = ours["embed_time.1.weight"]
+        ours["embed_time.1.weight"] = weight.roll(weight.shape[1] // 2, 1)
     if network.classes:
         ours["embed_label.weight"] = take("class_embedding.weight")
     for name in ("conv_in", "conv_out"):
@@ -275,4 +278,9 @@ def _translate(
     block("mid.0", "mid_block.resnets.0")
     attention("mid.1", "mid_block.attentions.0")
     block("mid.2", "mid_block.resnets.1")
+    if left:
+        raise ValueError(
+            f"{path} has {sorted(left)[0]}, which its config.json does not ask for; they do not belong "
+            "together."
+        )
     return ours

@@ -40,15 +40,18 @@ class FourierTime(nn.Module):
         self.register_buffer("w", torch.randn(features // 2))
 
     def forward(self, t: Tensor) -> Tensor:
+        t = t.to(torch.promote_types(t.dtype, torch.float32))
         angles = 2 * math.pi * self.scale * t[:, None] * self.w
         return torch.cat([torch.sin(angles), torch.cos(angles)], 1)
 
 
 class SinusoidalTime(nn.Module):
-    r"""sin, cos(w k) of the step number k = 1000 t - 1, w falling from 1 in equal ratios, (B, features).
+    r"""sin, cos(w k) of the step number k = steps · t - 1, w falling from 1 by equal ratios.
+
+    (B,) -> (B, features).
 
     The numbers count a chain of so many steps from 0, as its authors do: networks that were trained on
-    one can be used as they are.
+    one can be used as they are. All is float32 or better: k has more digits than shorter numbers hold.
 
     Arguments:
         features: An even number.
@@ -61,19 +64,18 @@ class SinusoidalTime(nn.Module):
         Attention Is All You Need (Vaswani et al., 2017), shift 0. https://arxiv.org/abs/1706.03762
     """
 
-    w: Tensor
-
     def __init__(self, features: int, steps: int = 1000, shift: float = 1) -> None:
         super().__init__()
         if features < 4 or features % 2:
             raise ValueError(
                 f"features is {features}; give an even number from 4, half sines, half cosines."
             )
-        self.steps = steps
-        half = features // 2
-        powers = torch.arange(half, dtype=torch.float64) / (half - shift)
-        self.register_buffer("w", torch.exp(-math.log(10_000) * powers).float())
+        self.waves, self.steps, self.shift = features // 2, steps, shift
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = (self.steps * t - 1)[:, None] * self.w
+        t = t.to(torch.promote_types(t.dtype, torch.float32))
+        powers = torch.arange(self.waves, dtype=t.dtype, device=t.device) / (
+            self.waves - self.shift
+        )
+        angles = (self.steps * t - 1)[:, None] * torch.exp(-math.log(10_000) * powers)
         return torch.cat([torch.sin(angles), torch.cos(angles)], 1)

@@ -34,11 +34,13 @@ class UNet(nn.Module):
         channels: C, of the input.
         widths: Channels of each level, from the full resolution down; each next one has half of it.
         blocks: Residual blocks of a level on the way down; there is one more on the way up.
-        attention: The levels with self-attention after every block, from 0. The middle has it too.
+        attention: The levels with self-attention after every block, from 0; the last if None. The middle
+            has it in any case.
         head_channels: Channels of an attention head; one head if None.
         out_channels: Of the output, if not `channels`.
         time: "sinusoidal", waves of falling frequencies; or "fourier", of random ones.
-        steps: T of the chain in whose steps t is counted for the sinusoidal waves.
+        steps, shift: Of the sinusoidal waves, see `SinusoidalTime`: T of the chain in whose steps t is
+            counted, and which ratio the frequencies have.
         modulation: "add", the time is added between a block's convolutions; or "scale_shift", it
             scales and shifts there (adaptive group norm).
         resample: "conv", strided convolution and nearest neighbours with a convolution; or "block",
@@ -64,12 +66,13 @@ class UNet(nn.Module):
         channels: int = 3,
         widths: Sequence[int] = (32, 64, 128),
         blocks: int = 1,
-        attention: Sequence[int] = (2,),
+        attention: Sequence[int] | None = None,
         *,
         head_channels: int | None = None,
         out_channels: int | None = None,
         time: Literal["sinusoidal", "fourier"] = "sinusoidal",
         steps: int = 1000,
+        shift: float = 1,
         modulation: Literal["add", "scale_shift"] = "add",
         resample: Literal["conv", "block"] = "conv",
         centered: bool = False,
@@ -81,8 +84,9 @@ class UNet(nn.Module):
         dims: Literal[1, 2] = 2,
     ) -> None:
         super().__init__()
-        widths, attention = tuple(widths), tuple(attention)
-        _check(widths, blocks, attention, head_channels, groups, patch)
+        widths = tuple(widths)
+        attention = (len(widths) - 1,) if attention is None else tuple(attention)
+        _check(channels, classes, widths, blocks, attention, head_channels, groups, patch)
         for name, value, known in (
             ("time", time, ("sinusoidal", "fourier")),
             ("modulation", modulation, ("add", "scale_shift")),
@@ -100,6 +104,7 @@ class UNet(nn.Module):
             "out_channels": out_channels,
             "time": time,
             "steps": steps,
+            "shift": shift,
             "modulation": modulation,
             "resample": resample,
             "centered": centered,
@@ -114,7 +119,7 @@ class UNet(nn.Module):
 
         wide = 4 * widths[0]
         sinusoidal = time == "sinusoidal"
-        waves = SinusoidalTime(widths[0], steps) if sinusoidal else FourierTime(widths[0])
+        waves = SinusoidalTime(widths[0], steps, shift) if sinusoidal else FourierTime(widths[0])
         self.embed_time = nn.Sequential(
             waves, nn.Linear(widths[0], wide), nn.SiLU(), nn.Linear(wide, wide)
         )
@@ -189,12 +194,13 @@ class UNet(nn.Module):
 
     @classmethod
     def adm(cls, channels: int = 3, **options: Any) -> UNet:
-        """Dhariwal and Nichol's for ImageNet at 64 × 64, with 1,000 labels and a learned variance
-        beside the mean in the output, 296 million parameters; `options` replace its arguments."""
+        """Dhariwal and Nichol's for ImageNet at 64 × 64, with 1,000 labels, 296 million parameters;
+        `options` replace its arguments. The published one learns a variance too, which
+        `out_channels=2 * channels` has room for."""
         published = {
             "widths": (192, 384, 576, 768), "blocks": 3, "attention": (1, 2, 3), "dropout": 0.1,
             "head_channels": 64, "modulation": "scale_shift", "resample": "block",
-            "out_channels": 2 * channels, "classes": 1000, "groups": 32, "eps": 1e-5,
+            "shift": 0, "classes": 1000, "groups": 32, "eps": 1e-5,
         }  # fmt: skip
         return cls(channels, **{**published, **options})
 
@@ -204,24 +210,30 @@ class UNet(nn.Module):
         Arguments:
             x_t: (B, C, H, W), or (B, C, L) with dims=1.
             t: (B,), times in [0, 1].
-            label: (B,) integers in [0, classes), -1 for none; None for none at all.
+            label: (B,) integers in [0, classes), -1 for none; None for none at all. What a network says
+                without a label it has learnt from batches without, if there were any.
         """
         if x_t.ndim != self.dims + 2 or x_t.shape[1] != self.channels:
             raise ValueError(
                 f"x_t is {tuple(x_t.shape)}; this network takes (B, {self.channels}, "
                 f"{'L' if self.dims == 1 else 'H, W'})."
             )
-        c = self.embed_time(t.to(x_t.dtype))
+        x = x_t.to(self.conv_in.weight.dtype)
+        waves, *layers = self.embed_time
+        c = waves(t).to(x.dtype)  # of t as it is: 1000 t has more digits than half precision holds
+        for layer in layers:
+            c = layer(c)
         if label is not None:
-            if self.embed_label is None:
+            if self.embed_label is None or label.shape != t.shape:
                 raise ValueError(
-                    "a label was given and the network has none; build it with classes=."
+                    f"the label is {tuple(label.shape)} for {len(t)} items, and the network was built "
+                    f"with classes={self.classes}; give one label for each, to a network of classes."
                 )
             known = (label >= 0).to(c.dtype)[:, None]
             c = c + known * self.embed_label(label.clamp(min=0))
         c = F.silu(c)
 
-        x = x_t if self.dims == 2 else x_t[:, :, None]
+        x = x if self.dims == 2 else x[:, :, None]
         size = x.shape[2:]
         h = self.conv_in(
             _fold(x, self.patch, self.dims).contiguous(memory_format=torch.channels_last)
@@ -381,7 +393,7 @@ class Upsample(nn.Module):
         lines = [
             torch.stack([y[:, a : a + H, b : b + W, a, b] for b in (0, 1)], 3) for a in range(A)
         ]
-        y = torch.stack(lines, 2).view(B, A * H, 2 * W, C) + self.conv.bias  # type: ignore[operator]
+        y = torch.stack(lines, 2).view(B, A * H, 2 * W, C) + self.conv.bias.to(y.dtype)  # type: ignore[union-attr]
         y = y.permute(0, 3, 1, 2)  # channels-last again
         return y if size is None else y[:, :, : size[0], : size[1]]
 
@@ -429,6 +441,8 @@ def _unfold(y: Tensor, patch: int, dims: int, size: Size) -> Tensor:
 
 
 def _check(
+    channels: int,
+    classes: int,
     widths: tuple[int, ...],
     blocks: int,
     attention: tuple[int, ...],
@@ -436,11 +450,15 @@ def _check(
     groups: int,
     patch: int,
 ) -> None:
-    if not widths or min(blocks, patch, groups) < 1:
+    counts = {"channels": channels, "blocks": blocks, "groups": groups, "patch": patch}
+    counts["head_channels"] = 1 if head_channels is None else head_channels
+    if not widths or min(*widths, *counts.values()) < 1:
         raise ValueError(
-            f"widths are {widths}, blocks {blocks}, groups {groups} and patch {patch}; give one width "
-            "or more, and 1 or more of the others."
+            f"widths are {widths}, {', '.join(f'{k} {v}' for k, v in counts.items())}; give one width or "
+            "more, all of them 1 or more."
         )
+    if classes < 0:
+        raise ValueError(f"classes is {classes}; give the number of labels, 0 for none.")
     if wrong := [w for w in widths if w % groups]:
         raise ValueError(
             f"a width is {wrong[0]}; give multiples of the {groups} groups of the norms."

@@ -8,9 +8,9 @@ All are computed in float64. The Fréchet distance of finite samples is biased u
 of one standard normal by about :math:`(\frac{1}{n} + \frac{1}{m}) \frac{D^2 + 5 D}{4}`: compare only
 what was measured with equal n and m, or by `mmd`, whose mean does not depend on them.
 
-torchmetrics has the Fréchet distance and MMD as metrics of pictures with a network inside, not of
-features, the former without an answer of its own for covariances without full rank; they are what the
-tests compare with.
+torchmetrics has the Fréchet distance and MMD as metrics of pictures, and MMD as a mean over random
+subsets; :mod:`anydiff.metrics.images` takes them there, where figures are compared with others'. They
+are what the tests compare with.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class InceptionFeatures:
             )
         self.network = Inception()
         try:
-            weights = torch.load(io.BytesIO(data), weights_only=True)
+            weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             used = {name: value for name, value in weights.items() if not name.startswith("fc.")}
             self.network.load_state_dict(used)
         except (pickle.UnpicklingError, RuntimeError, AttributeError) as error:

@@ -30,6 +30,7 @@ from ..data.stroke_pictures import rasterize
 from ..data.strokes import Sketches, as_stroke
 from .distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
 from .sketch_features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
+from .tables import aligned, number
 
 __all__ = ["Differences", "Report", "evaluate", "noise_sketches", "statistics", "table"]
 
@@ -287,15 +288,15 @@ def table(reports: Sequence[Report]) -> str:
             (
                 row.name,
                 f"{row.num:,}",
-                _number(row.valid / row.num if row.num else None, ".3f"),
-                _number(row.frechet, ".2f"),
-                _number(1000 * row.mmd, ".2f"),
+                number(row.valid / row.num if row.num else None, ".3f"),
+                number(row.frechet, ".2f"),
+                number(1000 * row.mmd, ".2f"),
                 *(
-                    _number(v, ".3f")
+                    number(v, ".3f")
                     for v in (row.precision, row.recall, row.density, row.coverage, row.nearest)
                 ),
-                _number(row.nfe, "d"),
-                _number(row.seconds, ".3g"),
+                number(row.nfe, "d"),
+                number(row.seconds, ".3g"),
             )
             for row in reports
         ),
@@ -304,7 +305,7 @@ def table(reports: Sequence[Report]) -> str:
     second = [
         ("JS distance of ↓", *(name.replace("_", "-") for name in names)),
         *(
-            (row.name, *(_number(getattr(row.strokes, name), ".3f") for name in names))
+            (row.name, *(number(getattr(row.strokes, name), ".3f") for name in names))
             for row in reports
         ),
     ]
@@ -313,16 +314,4 @@ def table(reports: Sequence[Report]) -> str:
         f"k = {_NEIGHBOURS}; near: 1 as unseen data, 0 copies;\n↓ lower is better, ↑ higher; calls of "
         "the network and seconds for a sketch. Compare rows of equally many."
     )
-    return "\n\n".join([_aligned(first), _aligned(second), caption])
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    header, *body = (
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
-    )
-    return "\n".join([header, "-" * len(header), *body])
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "–" if value is None or value != value else format(value, spec)
+    return "\n\n".join([aligned(first), aligned(second), caption])
