@@ -22,7 +22,7 @@ from .shipped import read, write
 
 __all__ = ["FEATURES_HASH", "FEATURES_SIZE", "DigitFeatures"]
 
-FEATURES_HASH = "f4fb419662eb1f070b121b4347b0fbc51dcdbc88f2860824f5d3bb4f0fd4ee91"
+FEATURES_HASH = "92c9d6f069af121257dd13dda292b24171b8a7d642f55fb3a3d40d55e22de755"
 FEATURES_SIZE = 8  # pixels of a side
 
 _PATH = Path(__file__).with_name("digit_features.safetensors")
