@@ -156,8 +156,8 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, shape: list) ->
         if not parts:  # the first images of the first batch
             path.append(to_uint8(p.x_s[:8].nan_to_num().cpu()))
 
-    for start in range(0, args.num, 200):
-        count = min(200, args.num - start)
+    for start in range(0, args.num, 64):
+        count = min(64, args.num - start)
         cond = {} if labels is None else {"label": labels[start : start + count]}
         x = diffusion.sample(
             (count, *shape), sampler=DDPM() if args.sampler == "ddpm" else DDIM(), steps=args.steps,
