@@ -64,7 +64,8 @@ def anydiff(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Tensor, f
     resume = ["--resume"] if (folder / "last.ckpt").exists() else []
     command = [
         sys.executable, str(EXAMPLE), "--data", "cifar10", "--root", args.root,
-        "--minutes", str(args.minutes), "--num", str(args.num), "--sampler", args.sampler, "--steps", str(args.steps),
+        "--minutes", str(args.minutes), "--num", str(args.num), "--sampler", args.sampler,
+        "--steps", str(args.steps),
         "--batch-size", str(args.batch_size), "--seed", str(args.seed), "--out", str(folder), *resume,
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=sys.stderr)
