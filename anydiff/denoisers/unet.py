@@ -390,12 +390,33 @@ class Upsample(nn.Module):
 
         y = F.conv2d(x, taps, padding=(A - 1, 1)).permute(0, 2, 3, 1)
         y = y.view(B, H + A - 1, W + 1, A, 2, C)
+        y = Interleave.apply(y).view(B, A * H, 2 * W, C)
+        y = y + self.conv.bias.to(y.dtype)  # type: ignore[union-attr]
+        y = y.permute(0, 3, 1, 2)  # channels-last again
+        return y if size is None else y[:, :, : size[0], : size[1]]
+
+
+class Interleave(torch.autograd.Function):
+    """What lies at each place of a pixel, beside one another: (B, H + A - 1, W + 1, A, 2, C) ->
+    (B, H, A, W, 2, C). Its gradient is written once, where that of slices would be summed up."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.shape = y.shape
+        H, W, A = y.shape[1] - y.shape[3] + 1, y.shape[2] - 1, y.shape[3]
         lines = [
             torch.stack([y[:, a : a + H, b : b + W, a, b] for b in (0, 1)], 3) for a in range(A)
         ]
-        y = torch.stack(lines, 2).view(B, A * H, 2 * W, C) + self.conv.bias.to(y.dtype)  # type: ignore[union-attr]
-        y = y.permute(0, 3, 1, 2)  # channels-last again
-        return y if size is None else y[:, :, : size[0], : size[1]]
+        return torch.stack(lines, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        H, A, W = grad.shape[1:4]
+        whole = grad.new_zeros(ctx.shape)
+        for a in range(A):
+            for b in (0, 1):
+                whole[:, a : a + H, b : b + W, a, b] = grad[:, :, a, :, b]
+        return whole
 
 
 def _conv(before: int, after: int, dims: int) -> nn.Conv2d:
