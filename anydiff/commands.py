@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["TRAINER_FLAGS", "parse", "parser", "run_folder", "seeds", "training_settings"]
+__all__ = [
+    "TRAINER_FLAGS",
+    "moments",
+    "parse",
+    "parser",
+    "run_folder",
+    "seeds",
+    "training_settings",
+]
 
 TRAINER_FLAGS = ("accelerator", "devices", "precision", "strategy")
 """Those that go to Lightning's Trainer as they are."""
@@ -114,6 +122,11 @@ def run_folder(args: argparse.Namespace, drawn: str) -> Path:
 def seeds(args: argparse.Namespace, start: int, count: int) -> list[int]:
     """A seed for each item from `start` on: it is then the same in whatever batch it is drawn."""
     return [1_000_003 * args.seed + start + k for k in range(count)]
+
+
+def moments(count: int, most: int = 40) -> list[int]:
+    """Numbers of the steps that a film shows: more towards the end, where things take shape."""
+    return sorted({round((count - 1) * (1 - (1 - k / (most - 1)) ** 2)) for k in range(most)})
 
 
 def training_settings(args: argparse.Namespace, *names: str) -> dict[str, Any]:

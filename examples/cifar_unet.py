@@ -22,7 +22,15 @@ from torch import Tensor
 
 import anydiff
 from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Tabulated
-from anydiff.commands import TRAINER_FLAGS, parse, parser, run_folder, seeds, training_settings
+from anydiff.commands import (
+    TRAINER_FLAGS,
+    moments,
+    parse,
+    parser,
+    run_folder,
+    seeds,
+    training_settings,
+)
 from anydiff.data.image_pictures import animate_denoising, draw_grid, draw_strip
 from anydiff.data.images import Images, load_images, loader, split, to_uint8, unpack
 from anydiff.denoisers import UNet
@@ -220,9 +228,7 @@ def main() -> None:
     np.savez_compressed(folder / "samples.npz", **arrays)
     draw_grid(folder / "samples.png", pixels[:100], columns=min(10, len(pixels)))
     draw_strip(folder / "strip.png", path)
-    # more frames towards the end, where the images take shape
-    frames = sorted({round((len(path) - 1) * (1 - (1 - k / 39) ** 2)) for k in range(40)})
-    animate_denoising(folder / "denoising.gif", path[frames])
+    animate_denoising(folder / "denoising.gif", path[moments(len(path))])
 
     print("measuring ...")
     try:

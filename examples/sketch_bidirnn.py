@@ -19,7 +19,15 @@ from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Masked
-from anydiff.commands import TRAINER_FLAGS, parse, parser, run_folder, seeds, training_settings
+from anydiff.commands import (
+    TRAINER_FLAGS,
+    moments,
+    parse,
+    parser,
+    run_folder,
+    seeds,
+    training_settings,
+)
 from anydiff.data.kanji import load_sketches, split
 from anydiff.data.sequences import LengthDistribution, loader, split_items, unpack
 from anydiff.data.stroke_files import write_ndjson
@@ -175,9 +183,9 @@ def main() -> None:
     shown = drawn.subset(range(min(64, len(drawn))))
     draw_grid(folder / "samples.png", shown, columns=min(16, args.num))
     write_animated_svg(folder / "drawing.svg", drawn[0])
-    # more frames towards the end, where the strokes take shape
-    frames = sorted({round((len(path) - 1) * (1 - (1 - k / 39) ** 2)) for k in range(40)})
-    animate_denoising(folder / "denoising.gif", [path[k] for k in frames], size=180, fps=15)
+    animate_denoising(
+        folder / "denoising.gif", [path[k] for k in moments(len(path))], size=180, fps=15
+    )
     print("measuring ...")
     try:
         rows = table(measure(args, drawn, args.data or extra["data"], seconds))

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from anydiff.commands import parse, parser, run_folder, seeds, training_settings
+from anydiff.commands import moments, parse, parser, run_folder, seeds, training_settings
 
 
 def given(monkeypatch, *flags, positive=()):
@@ -46,6 +46,13 @@ def test_a_seed_for_each_item_wherever_it_is_drawn(monkeypatch):
     assert seeds(args, 0, 5)[2:] == seeds(args, 2, 3)
     other = given(monkeypatch, "--seed", 4)
     assert not set(seeds(args, 0, 1000)) & set(seeds(other, 0, 1000))
+
+
+def test_a_film_shows_both_ends_and_more_of_the_later():
+    shown = moments(100)
+    assert shown[0] == 0 and shown[-1] == 99 and len(shown) <= 40
+    assert sum(k >= 50 for k in shown) > sum(k < 50 for k in shown)
+    assert moments(1) == [0] and moments(3) == [0, 1, 2]
 
 
 def test_settings_are_those_that_shape_the_training(monkeypatch):
