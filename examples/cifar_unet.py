@@ -43,8 +43,8 @@ from anydiff.optimizers import Muon
 
 def arguments() -> argparse.Namespace:
     flags = parser(
-        __doc__, out="runs/cifar_unet", items="images", minutes=3.0, batch_size=None, num=400
-    )
+        __doc__, out="runs/cifar_unet", items="images", minutes=3.0, batch_size=None, lr=3e-3, num=400
+    )  # fmt: skip
     add = flags.add_argument
     add(
         "--data", nargs="+", metavar=("NAME", "PATH"),
