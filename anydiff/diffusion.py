@@ -10,14 +10,15 @@ the dimension, the denoiser :math:`\hat y`. Nothing here knows what the data are
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anydiff.predictions import Predictor, coefficients
-from anydiff.samplers import DDIM, Progress, Sampler, generators, sample
+from anydiff.predictions import PredictionType, Predictor, prediction_type
+from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Steps, generators, plan, sample
 from anydiff.schedules import Cosine, Schedule
 from anydiff.spaces import Dense, Generators, Space
 
@@ -44,7 +45,9 @@ class GaussianDiffusion(nn.Module):
         denoiser: Any module with ``forward(x_t, t, **cond)``, t being (B,) in [0, 1]. If its forward
             has a parameter ``space``, it is given the batch's space.
         schedule: t -> (alpha, sigma).
-        prediction: What the denoiser's output is: ``"eps"``, ``"x0"`` or ``"v"``.
+        prediction: What the denoiser's output is: ``"eps"``, ``"x0"``, ``"v"``, ``"score"``,
+            ``"velocity"`` or ``"karras"``, EDM's network; or a
+            :class:`~anydiff.predictions.PredictionType`.
         weighting: The weight w of the loss as a function of the log-SNR, (B,) -> (B,); None is 1.
         times: Where training looks: a rising map of [0, 1] onto itself that turns uniform draws into
             times, (B,) -> (B,); None is uniform. ``lambda u: u**1.5`` looks more at little noise.
@@ -61,24 +64,39 @@ class GaussianDiffusion(nn.Module):
         self,
         denoiser: nn.Module,
         schedule: Schedule = Cosine(),  # noqa: B008  (frozen)
-        prediction: str = "eps",
+        prediction: str | PredictionType = "eps",
         weighting: Callable[[Tensor], Tensor] | None = None,
         times: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.schedule = schedule
-        self.prediction = prediction
+        self.prediction = prediction if isinstance(prediction, str) else prediction.name
         self.weighting = weighting
         self.times = times
-        self.coefficients = coefficients(prediction, schedule)
+        self.predicts = prediction_type(prediction, schedule)
         self._takes_space = "space" in inspect.signature(denoiser.forward).parameters
 
-    def denoise(self, x_t: Tensor, t: Tensor, space: Space, **cond: Any) -> Tensor:
-        """The denoiser's output, projected onto the space, shaped like x_t."""
+    def denoise(
+        self, x_t: Tensor, t: Tensor, space: Space, **cond: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The denoiser's output, projected onto the space, shaped like x_t, and what it says besides.
+
+        An output of twice as many channels (or columns) as x_t is in two halves: the prediction, and
+        a learned variance.
+        """
         if self._takes_space:
             cond["space"] = space
-        return space.project(self.denoiser(x_t, t, **cond))
+        y, extra = self.denoiser(x_t, t, **cond), None
+        if y.shape != x_t.shape:
+            axis = next((k for k in range(y.ndim) if y.shape[k] == 2 * x_t.shape[k]), None)
+            if y.ndim != x_t.ndim or axis is None:
+                raise ValueError(
+                    f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; it has to give "
+                    "the same shape, or twice the channels for a learned variance."
+                )
+            y, extra = y.chunk(2, axis)
+        return space.project(y), extra
 
     def loss(
         self,
@@ -110,12 +128,11 @@ class GaussianDiffusion(nn.Module):
 
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise
-        alpha, sigma = (space.expand(c, x0) for c in self.schedule(t))
-        x_t = alpha * x0 + sigma * eps
+        at = self.schedule.at(t)
+        alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
+        p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 
-        a, b = self.coefficients(alpha, sigma)
-        y = a * x0 + b * eps
-        squares = space.sum((y - self.denoise(x_t, t, space, **cond)).square())
+        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
         error = squares / dim.clamp(min=1)  # an item of no dimension has no error, not 0 / 0
         return error if self.weighting is None else self.weighting(self.schedule.logsnr(t)) * error
 
@@ -123,7 +140,7 @@ class GaussianDiffusion(nn.Module):
         """The denoiser bound to a batch's space and conditions."""
         return Predictor(
             lambda x_t, t: self.denoise(x_t, t, space, **cond),
-            self.coefficients,
+            self.predicts,
             self.schedule,
             space,
         )
@@ -134,8 +151,9 @@ class GaussianDiffusion(nn.Module):
         shape: Sequence[int],
         *,
         space: Space = Dense(),  # noqa: B008
-        sampler: Sampler = DDIM(),  # noqa: B008
-        steps: int | Sequence[float] | Tensor = 50,
+        sampler: Sampler = DPMSolver(),  # noqa: B008
+        steps: Steps = 50,
+        grid: Grid | None = None,
         seed: int | Sequence[int] | None = None,
         progress: bool = False,
         callback: Callable[[Progress], None] | None = None,
@@ -147,7 +165,7 @@ class GaussianDiffusion(nn.Module):
             shape: The shape of what is drawn, batch included: (B, \\*) or, in a ragged space, (N, F).
             seed: An int makes the draw repeatable; a list with one per item makes each item's draw
                 independent of the batch it is in.
-            steps, sampler, progress, callback: See :func:`anydiff.sample`.
+            steps, sampler, grid, progress, callback: See :func:`anydiff.sample`.
             cond: Conditions, passed on to the denoiser.
         """
         parameter = next(self.parameters(), torch.empty(0))
@@ -157,11 +175,15 @@ class GaussianDiffusion(nn.Module):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()  # no dropout while drawing
         try:
+            first = plan(self.schedule, steps, grid, sampler)[0].t
+            deviation = math.hypot(first.alpha, first.sigma)
+            x_T = space.noise(like, generator)
             return sample(
                 self.predictor(space, **cond),
-                space.noise(like, generator),
+                x_T if deviation == 1 else deviation * x_T,
                 sampler,
                 steps,
+                grid=grid,
                 generator=generator,
                 callback=callback,
                 progress=progress,

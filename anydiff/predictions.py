@@ -20,45 +20,122 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from anydiff.schedules import Schedule
+from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Space
 
-__all__ = ["PREDICTIONS", "Coefficients", "Prediction", "Predictor", "coefficients"]
+__all__ = [
+    "PREDICTIONS",
+    "Preconditioned",
+    "Prediction",
+    "PredictionType",
+    "Predictor",
+    "prediction_type",
+]
 
-Coefficients = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]
+Coefficients = tuple[Any, Any]  # floats or tensors, as the level is
 
-PREDICTIONS: dict[str, Coefficients] = {
-    "eps": lambda alpha, sigma: (0.0, 1.0),
-    "x0": lambda alpha, sigma: (1.0, 0.0),
+
+@dataclass(frozen=True)
+class PredictionType:
+    """What a network's output is: two coefficients at a level.
+
+    Arguments:
+        name: As it is asked for and saved.
+        pair: The level -> (a, b).
+    """
+
+    name: str
+    pair: Callable[[Level], Coefficients]
+
+    def coefficients(self, at: Level) -> Coefficients:
+        """(a, b) at a level, floats or (B,) as the level is."""
+        return self.pair(at)
+
+    def input_scale(self, at: Level) -> Any:
+        """What the state is multiplied with before the network sees it."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Preconditioned(PredictionType):
+    r"""The network F of EDM, whose input and target have unit variance at every noise level.
+
+    .. math::
+        \hat x_0 = c_{skip}\, x_t + c_{out}\, F(c_{in}\, x_t), \qquad
+        c_{skip} = \frac{\alpha \sigma_d^2}{\alpha^2 \sigma_d^2 + \sigma^2}, \quad
+        c_{out} = \frac{\sigma \sigma_d}{\sqrt{\alpha^2 \sigma_d^2 + \sigma^2}}, \quad
+        c_{in} = \frac{1}{\sqrt{\alpha^2 \sigma_d^2 + \sigma^2}}
+
+    at any alpha; with alpha = 1 these are the published ones. For unit variance data and a
+    variance-preserving schedule F is −v.
+
+    Arguments:
+        sigma_data: The standard deviation of the data.
+
+    References:
+        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+        table 1. https://arxiv.org/abs/2206.00364
+    """
+
+    name: str = "karras"
+    pair: Callable[[Level], Coefficients] | None = None  # type: ignore[assignment]
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data is {self.sigma_data}; give the data's deviation.")
+
+    def coefficients(self, at: Level) -> Coefficients:
+        c_in = self.input_scale(at)
+        c_skip = at.alpha * self.sigma_data**2 * c_in**2
+        # 1 - c_skip alpha is written as what it is: near the data it has no digits otherwise
+        c_out = at.sigma * self.sigma_data * c_in
+        return at.sigma * c_in / self.sigma_data, -c_skip * at.sigma / c_out
+
+    def input_scale(self, at: Level) -> Any:
+        return (at.alpha**2 * self.sigma_data**2 + at.sigma**2) ** -0.5
+
+
+PREDICTIONS: dict[str, PredictionType] = {
+    "eps": PredictionType("eps", lambda at: (0.0, 1.0)),
+    "x0": PredictionType("x0", lambda at: (1.0, 0.0)),
     # Progressive Distillation (Salimans & Ho, 2022), appendix D. https://arxiv.org/abs/2202.00512
-    "v": lambda alpha, sigma: (-sigma, alpha),
+    "v": PredictionType("v", lambda at: (-at.sigma, at.alpha)),
+    # Generative Modeling by Estimating Gradients (Song & Ermon, 2019). https://arxiv.org/abs/1907.05600
+    "score": PredictionType("score", lambda at: (0.0, -1 / at.sigma)),
+    # Flow Matching (Lipman et al., 2023), of any path. https://arxiv.org/abs/2210.02747
+    "velocity": PredictionType("velocity", lambda at: at.rates),
+    "karras": Preconditioned(),
 }
 
 
-def coefficients(prediction: str, schedule: Schedule) -> Coefficients:
-    """The two coefficients of a prediction type, (alpha, sigma) -> (a, b).
+def prediction_type(prediction: str | PredictionType, schedule: Schedule) -> PredictionType:
+    """A prediction type by its name, checked against a schedule.
 
     Raises:
         ValueError: If the type is unknown, or says nothing of x0 at the schedule's noisy end.
     """
-    if prediction not in PREDICTIONS:
-        known = ", ".join(PREDICTIONS)
-        raise ValueError(f"prediction is {prediction!r}; choose one of {known}.")
+    if isinstance(prediction, str):
+        if prediction not in PREDICTIONS:
+            known = ", ".join(PREDICTIONS)
+            raise ValueError(f"prediction is {prediction!r}; choose one of {known}.")
+        prediction = PREDICTIONS[prediction]
 
-    pair = PREDICTIONS[prediction]
-    alpha, sigma = schedule(torch.ones((), dtype=torch.float64))
-    a, b = pair(alpha, sigma)
-    if abs(float(alpha * b - sigma * a)) < 1e-6:
+    at = schedule.levels(torch.ones(1))[0]
+    a, b = (float(c) for c in prediction.coefficients(at))
+    size = (a * a + b * b) ** 0.5 * (at.alpha**2 + at.sigma**2) ** 0.5
+    if not abs(at.alpha * b - at.sigma * a) > 1e-6 * size:
         raise ValueError(
-            f"prediction {prediction!r} does not determine x0 where {schedule} ends, at alpha = "
-            f"{float(alpha):.3g} and sigma = {float(sigma):.3g}; use 'v' or 'x0', or a schedule "
+            f"prediction {prediction.name!r} does not determine x0 where {schedule} ends, at alpha = "
+            f"{at.alpha:.3g} and sigma = {at.sigma:.3g}; use 'v', 'x0' or 'velocity', or a schedule "
             "that ends above pure noise."
         )
-    return pair
+    return prediction
 
 
 def _combine(c: Tensor | float, x: Tensor, d: Tensor | float, y: Tensor) -> Tensor:
@@ -82,14 +159,21 @@ class Prediction:
 
     x_t: Tensor
     y: Tensor
-    a: Tensor | float
-    b: Tensor | float
-    alpha: Tensor | float
-    sigma: Tensor | float
+    a: Any
+    b: Any
+    alpha: Any
+    sigma: Any
+    extra: Tensor | None = None
+    """What the network gave besides, shaped like x_t: a learned variance."""
 
     def at(self, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """The predicted state at another noise level, alpha x0 + sigma eps."""
         det = self.alpha * self.b - self.sigma * self.a
+        if not isinstance(det, Tensor) and det == 0:
+            raise ValueError(
+                f"at alpha = {self.alpha:.3g} and sigma = {self.sigma:.3g} the output does not "
+                "determine both x0 and eps; begin at another time, or predict 'v'."
+            )
         c = (alpha * self.b - sigma * self.a) / det
         d = (self.alpha * sigma - self.sigma * alpha) / det
         return _combine(c, self.x_t, d, self.y)
@@ -120,37 +204,43 @@ class Predictor:
     """A network bound to its batch, converted to x0 and eps.
 
     Arguments:
-        network: (x_t, t) -> y, where t is (B,).
-        coefficients: (alpha, sigma) -> (a, b), see :data:`PREDICTIONS`.
+        network: (x_t, t) -> y, where t is (B,); or -> (y, extra), see :class:`Prediction`.
+        predicts: What y is.
         schedule: The schedule that the network was trained with.
         space: The batch's space.
     """
 
-    network: Callable[[Tensor, Tensor], Tensor]
-    coefficients: Coefficients
+    network: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor | None]]
+    predicts: PredictionType
     schedule: Schedule
     space: Space
 
-    def predict(
-        self, x_t: Tensor, t: Tensor | float, level: tuple[float, float] | None = None
-    ) -> Prediction:
+    def predict(self, x_t: Tensor, t: Level | Tensor | float) -> Prediction:
         """What the network says of x_t.
 
         Arguments:
             x_t: The noisy state, in the space.
-            t: The time, (B,) or one for all.
-            level: (alpha_t, sigma_t) where they are known beforehand, as in a sampler's plan; the
-                schedule is then not asked.
+            t: The time, (B,) or one for all; or a level of the schedule, as a sampler plans it, whose
+                floats then need no operation on the device.
         """
-        if not isinstance(t, Tensor) or t.ndim == 0:
-            t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device).expand(
-                len(self.space.dim(x_t))
+        at = t if isinstance(t, Level) else self.schedule.at(self._times(x_t, t))
+        a, b = self.predicts.coefficients(at)
+        alpha, sigma, scale = at.alpha, at.sigma, self.predicts.input_scale(at)
+        if isinstance(at.t, Tensor):
+            alpha, sigma, a, b, scale = (
+                self.space.expand(c, x_t) for c in (alpha, sigma, a, b, scale)
             )
-        alpha: Tensor | float
-        sigma: Tensor | float
-        if level is None:
-            alpha, sigma = (self.space.expand(c, x_t) for c in self.schedule(t))
-        else:
-            alpha, sigma = level
-        a, b = self.coefficients(alpha, sigma)  # type: ignore[arg-type]
-        return Prediction(x_t, self.network(x_t, t), a, b, alpha, sigma)
+        seen = x_t if isinstance(scale, float) and scale == 1 else scale * x_t
+        y = self.network(seen, self._times(x_t, at.t))
+        y, extra = y if isinstance(y, tuple) else (y, None)
+        return Prediction(x_t, y, a, b, alpha, sigma, extra)
+
+    def _times(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        """One time for each item, (B,), of at least float32, which tells a chain's steps apart."""
+        if isinstance(t, Tensor) and t.ndim:
+            return t
+        items = getattr(self.space, "num_items", len(x_t))
+        dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
+        if isinstance(t, Tensor):
+            return t.to(x_t.device, dtype).expand(items).contiguous()
+        return torch.full((items,), t, dtype=dtype, device=x_t.device)

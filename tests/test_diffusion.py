@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from gaussian import GaussianDenoiser
 from test_spaces import draw, every_space
 from torch import nn
 
-from anydiff import Cosine, Dense, GaussianDiffusion, Masked, Ragged
+from anydiff import Cosine, Dense, GaussianDiffusion, Masked, Ragged, exact
 from anydiff.diffusion import stratified
 
 
@@ -37,7 +36,7 @@ def test_loss_of_saying_nothing_is_one(space, shape):
 
 
 @every_space
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "score", "velocity", "karras"])
 def test_loss_is_the_squared_error_of_the_target(space, shape, prediction):
     spy = Spy()
     diffusion = GaussianDiffusion(spy, Cosine(), prediction)
@@ -46,11 +45,21 @@ def test_loss_is_the_squared_error_of_the_target(space, shape, prediction):
     loss = diffusion.loss(x0, t, space=space, noise=eps, label=5)
 
     alpha, sigma = (space.expand(c, x0) for c in Cosine()(t))
-    target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[prediction]
+    rates = (space.expand(c, x0) for c in Cosine().rates(t))
+    c_in = (alpha**2 / 4 + sigma**2) ** -0.5  # sigma_data is 1/2
+    target = {
+        "eps": eps,
+        "x0": x0,
+        "v": alpha * eps - sigma * x0,
+        "score": -eps / sigma,
+        "velocity": next(rates) * x0 + next(rates) * eps,
+        "karras": (x0 - alpha * c_in**2 / 4 * (alpha * x0 + sigma * eps)) / (sigma * c_in / 2),
+    }[prediction]
     expected = space.sum((target - space.project(draw(shape, 9))) ** 2) / space.dim(x0)
     assert torch.allclose(loss, expected)
     x_t, time, given, label = spy.seen
-    assert torch.allclose(x_t, alpha * x0 + sigma * eps)
+    seen = alpha * x0 + sigma * eps
+    assert torch.allclose(x_t, c_in * seen if prediction == "karras" else seen)
     assert time is t and given is space and label == 5
 
 
@@ -68,7 +77,7 @@ def test_weighting_multiplies(space, shape):
 def test_the_exact_denoiser_has_the_least_loss():
     """The loss of the posterior mean is the posterior variance, sigma² s² / (alpha² s² + sigma²)."""
     schedule, std = Cosine(), 0.5
-    diffusion = GaussianDiffusion(GaussianDenoiser(schedule, "x0", std=std), schedule, "x0")
+    diffusion = exact.gaussian(schedule, "x0", std=std)
     x0 = std * draw((2000, 10))
     t = torch.full((2000,), 0.5, dtype=torch.float64)
     loss = diffusion.loss(x0, t, generator=torch.Generator().manual_seed(1)).mean()
@@ -112,7 +121,7 @@ def test_training_looks_where_it_is_told_to():
 def test_the_output_is_projected_onto_the_space():
     space = Ragged.from_sizes([3, 4], centered=3)
     diffusion = GaussianDiffusion(Spy())
-    y = diffusion.denoise(draw((7, 5)), torch.zeros(2), space)
+    y, _ = diffusion.denoise(draw((7, 5)), torch.zeros(2), space)
     assert torch.allclose(space.project(y), y, atol=1e-14)
 
 

@@ -3,71 +3,111 @@
 import pytest
 import torch
 
-from anydiff import Cosine, Dense, GaussianDiffusion, Linear, Polynomial, Predictor, Tabulated
-from anydiff.predictions import PREDICTIONS, Prediction, coefficients
+from anydiff import (
+    VE,
+    Cosine,
+    Dense,
+    Flow,
+    GaussianDiffusion,
+    Karras,
+    Linear,
+    Polynomial,
+    Predictor,
+    Tabulated,
+)
+from anydiff.predictions import PREDICTIONS, Preconditioned, Prediction, prediction_type
 
 every_prediction = pytest.mark.parametrize("name", PREDICTIONS)
 
 
 def triple(dtype=torch.float64, logsnr=0.0):
+    """x0, eps and the level of Cosine with that log-SNR."""
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(5, 3, generator=generator, dtype=dtype)
     eps = torch.randn(5, 3, generator=generator, dtype=dtype)
-    level = torch.tensor(logsnr, dtype=torch.float64)
-    return x0, eps, float(level.sigmoid().sqrt()), float((-level).sigmoid().sqrt())
+    time = Cosine().time(torch.tensor([logsnr], dtype=torch.float64))
+    return x0, eps, Cosine().levels(time)[0]
 
 
 @every_prediction
 @pytest.mark.parametrize("logsnr", [-4.0, 0.0, 4.0])
 def test_x0_and_eps_come_back_from_any_output(name, logsnr):
-    x0, eps, alpha, sigma = triple(torch.float32, logsnr)
-    a, b = PREDICTIONS[name](alpha, sigma)
-    p = Prediction(alpha * x0 + sigma * eps, a * x0 + b * eps, a, b, alpha, sigma)
+    x0, eps, at = triple(torch.float32, logsnr)
+    a, b = PREDICTIONS[name].coefficients(at)
+    p = Prediction(at.alpha * x0 + at.sigma * eps, a * x0 + b * eps, a, b, at.alpha, at.sigma)
     # float32 rounding of x_t and y, magnified by at most 1 / alpha or 1 / sigma, below 8 here
     assert torch.allclose(p.x0, x0, atol=3e-6)
     assert torch.allclose(p.eps, eps, atol=3e-6)
-    assert torch.allclose(p.v, alpha * eps - sigma * x0, atol=3e-6)
-    assert torch.allclose(p.score, -eps / sigma, atol=3e-5)
+    assert torch.allclose(p.v, at.alpha * eps - at.sigma * x0, atol=3e-6)
+    assert torch.allclose(p.score, -eps / at.sigma, atol=3e-5)
     assert torch.allclose(p.at(0.3, 0.8), 0.3 * x0 + 0.8 * eps, atol=3e-6)
 
 
 @every_prediction
 def test_tensor_levels_agree_with_floats(name):
-    x0, eps, alpha, sigma = triple()
-    a, b = PREDICTIONS[name](alpha, sigma)
-    x_t, y = alpha * x0 + sigma * eps, a * x0 + b * eps
-    as_tensor = torch.full((5, 1), alpha).double(), torch.full((5, 1), sigma).double()
-    p = Prediction(x_t, y, *PREDICTIONS[name](*as_tensor), *as_tensor)
+    x0, eps, at = triple()
+    a, b = PREDICTIONS[name].coefficients(at)
+    x_t, y = at.alpha * x0 + at.sigma * eps, a * x0 + b * eps
+    many = Cosine().at(torch.full((5,), at.t, dtype=torch.float64))
+    pair, levels = PREDICTIONS[name].coefficients(many), (many.alpha, many.sigma)
+    columns = [
+        c[:, None] if isinstance(c, torch.Tensor) and c.ndim else c for c in (*pair, *levels)
+    ]
+    p = Prediction(x_t, y, *columns)
     assert torch.allclose(p.x0, x0, atol=1e-6) and torch.allclose(p.eps, eps, atol=1e-6)
 
 
 def test_the_network_s_own_quantity_is_handed_through_untouched():
-    x0, eps, alpha, sigma = triple()
-    x_t = alpha * x0 + sigma * eps
-    assert Prediction(x_t, eps, 0.0, 1.0, alpha, sigma).eps is eps
-    assert Prediction(x_t, x0, 1.0, 0.0, alpha, sigma).x0 is x0
+    x0, eps, at = triple()
+    x_t, levels = at.alpha * x0 + at.sigma * eps, (at.alpha, at.sigma)
+    assert Prediction(x_t, eps, 0.0, 1.0, *levels).eps is eps
+    assert Prediction(x_t, x0, 1.0, 0.0, *levels).x0 is x0
 
 
-def test_predict_with_and_without_a_planned_level():
+@every_prediction
+def test_predict_with_and_without_a_planned_level(name):
     schedule = Cosine()
-    predictor = Predictor(lambda x, t: 0.1 * x + t[:, None], PREDICTIONS["v"], schedule, Dense())
+    predictor = Predictor(lambda x, t: 0.1 * x + t[:, None], PREDICTIONS[name], schedule, Dense())
     x_t, t = triple()[0], torch.full((5,), 0.4, dtype=torch.float64)
-    level = tuple(float(c) for c in schedule(t[0]))
-    planned = predictor.predict(x_t, t, level)
-    for time in (t, 0.4, torch.tensor(0.4, dtype=torch.float64)):
+    planned = predictor.predict(x_t, schedule.levels(t[:1])[0])
+    for time in (t, 0.4, t[0], schedule.at(t)):
         assert torch.allclose(predictor.predict(x_t, time).x0, planned.x0, atol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), Linear(), Polynomial(), Tabulated.linear()])
+@pytest.mark.parametrize(
+    "schedule", [Cosine(), Linear(), Polynomial(), Tabulated.linear(), VE(), Karras()]
+)
 @every_prediction
 def test_every_schedule_takes_every_prediction(name, schedule):
-    coefficients(name, schedule)
+    if name == "velocity" and isinstance(schedule, Polynomial):
+        with pytest.raises(ValueError, match="does not determine"):  # its last part stands still
+            prediction_type(name, schedule)
+    else:
+        prediction_type(name, schedule)
+
+
+def test_preconditioning_is_edm_s_table_and_minus_v_for_unit_data():
+    at = Karras().levels(torch.tensor([0.6]))[0]
+    sigma, data = at.sigma, 0.5
+    root = (sigma**2 + data**2) ** 0.5
+    a, b = Preconditioned(sigma_data=data).coefficients(at)
+    c_skip, c_out = data**2 / root**2, sigma * data / root  # table 1
+    assert a == pytest.approx((1 - c_skip) / c_out) and b == pytest.approx(-c_skip * sigma / c_out)
+    assert Preconditioned(sigma_data=data).input_scale(at) == pytest.approx(1 / root)
+
+    at = Cosine().levels(torch.tensor([0.6]))[0]
+    assert Preconditioned(sigma_data=1.0).coefficients(at) == pytest.approx((at.sigma, -at.alpha))
 
 
 def test_a_combination_that_cannot_work_is_an_error_at_construction():
     to_pure_noise = Cosine(logsnr_min=-80)
-    with pytest.raises(ValueError, match="use 'v' or 'x0'"):
+    with pytest.raises(ValueError, match="use 'v', 'x0' or"):
         GaussianDiffusion(torch.nn.Identity(), to_pure_noise, "eps")
     GaussianDiffusion(torch.nn.Identity(), to_pure_noise, "v")
-    with pytest.raises(ValueError, match="'epsilon'; choose one of eps, x0, v"):
+    with pytest.raises(ValueError, match="'epsilon'; choose one of eps, x0, v, score"):
         GaussianDiffusion(torch.nn.Identity(), prediction="epsilon")
+    for name in ("eps", "score"):
+        with pytest.raises(ValueError, match="does not determine x0"):
+            GaussianDiffusion(torch.nn.Identity(), Flow(), name)
+    for name in ("v", "x0", "velocity", "karras"):
+        GaussianDiffusion(torch.nn.Identity(), Flow(), name)

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from gaussian import GaussianDenoiser, flow
 from test_spaces import SIZES, draw, every_space
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,38 +14,40 @@ from anydiff import (
     DDPM,
     Cosine,
     Dense,
+    DPMSolver,
     GaussianDiffusion,
     Linear,
     Polynomial,
     Ragged,
     Tabulated,
+    Uniform,
+    exact,
     sample,
 )
 from anydiff.samplers import plan
 
 SCHEDULES = [Cosine(), Linear(), Polynomial(), Tabulated.linear()]
 SAMPLERS = [DDIM(), DDIM(0.5), DDIM(1.0), DDPM(), DDPM("large")]
+SAMPLERS += [DPMSolver(), DPMSolver(3), DPMSolver(eta=1.0)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 every_prediction = pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 
 
 def model(schedule=Cosine(), prediction="eps", mean=0.0, std=1.0):  # noqa: B008
-    denoiser = GaussianDenoiser(schedule, prediction, mean, std).double()
-    diffusion = GaussianDiffusion(denoiser, schedule, prediction)
-    diffusion.register_parameter("dtype", nn.Parameter(torch.zeros((), dtype=torch.float64)))
-    return diffusion
+    return exact.gaussian(schedule, prediction, mean=mean, std=std)
 
 
 @every_schedule
 @every_prediction
 def test_ddim_converges_to_the_probability_flow_at_first_order(schedule, prediction):
     x_T = draw((6, 4))
-    predictor = model(schedule, prediction, mean=0.7, std=0.5).predictor()
-    exact = flow(schedule, x_T, 0.7, 0.5)
+    diffusion = model(schedule, prediction, mean=0.7, std=0.5)
+    predictor = diffusion.predictor()
+    truth = diffusion.denoiser.flow(x_T, 1.0, 0.0)
     # from t = 1 to 0.02, so that the last jump, which is not of the order, is left out of the ratio
     errors = [
-        (sample(predictor, x_T, DDIM(), steps) - exact).abs().max().item()
+        (sample(predictor, x_T, DDIM(), steps) - truth).abs().max().item()
         for steps in (400, 800, 1600)
     ]
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
@@ -80,14 +81,14 @@ def test_one_step_of_ddpm_is_ho_s_formula():
     diffusion = GaussianDiffusion(nn.Identity(), Tabulated.linear())
     diffusion.denoiser.forward = lambda x_t, t: eps
     at = plan(Tabulated.linear(), 1000)[1000 - k]
-    assert at.t == pytest.approx(k / 1000) and at.s == pytest.approx((k - 1) / 1000)
+    assert at.t.t == pytest.approx(k / 1000) and at.s.t == pytest.approx((k - 1) / 1000)
 
     z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mean = (x_t - betas[k - 1] / (1 - abar[k - 1]).sqrt() * eps) / (1 - betas[k - 1]).sqrt()
     small = betas[k - 1] * (1 - abar[k - 2]) / (1 - abar[k - 1])
     for variance, beta in (("small", small), ("large", betas[k - 1])):
         x_s, _ = DDPM(variance).step(
-            diffusion.predictor(), x_t, torch.full((4,), at.t), at, torch.Generator().manual_seed(0)
+            diffusion.predictor(), x_t, at, generator=torch.Generator().manual_seed(0)
         )
         assert torch.allclose(x_s, mean + beta.sqrt() * z, atol=1e-10)
 
@@ -121,17 +122,22 @@ def test_a_seed_repeats_a_sample(sampler):
 @every_schedule
 def test_a_plan_ends_on_the_data(schedule):
     intervals = plan(schedule, 10)
-    assert len(intervals) == 10 and intervals[0].t == 1
-    assert intervals[-1][3:] == (0.0, 1.0, 0.0)
-    assert all(type(value) is float for at in intervals for value in at)
-    assert all(a[3:] == b[:3] for a, b in itertools.pairwise(intervals))
+    assert len(intervals) == 10 and intervals[0].t.t == 1
+    last = intervals[-1].s
+    assert (last.t, last.alpha, last.sigma) == (0.0, 1.0, 0.0)
+    values = [v for at in intervals for v in (at.t.t, at.t.alpha, at.t.sigma, *at.t.rates)]
+    assert all(type(value) is float for value in values)
+    assert all(a.s is b.t for a, b in itertools.pairwise(intervals))
 
 
 def test_times_may_be_given():
     given = plan(Cosine(), [1.0, 0.3, 0.0])
-    assert [at.t for at in given] == [1.0, 0.3] and given[-1].s == 0
+    assert [at.t.t for at in given] == [1.0, 0.3] and given[-1].s.t == 0
     uniform = torch.linspace(1, 0, 11, dtype=torch.float64)
-    assert plan(Cosine(), uniform) == plan(Cosine(), 10)
+    pairs = zip(plan(Cosine(), uniform), plan(Cosine(), 10, Uniform()), strict=True)
+    assert all(a.t.alpha == b.t.alpha and a.s.sigma == b.s.sigma for a, b in pairs)
+    part = plan(Cosine(), [0.2, 0.7])  # part of the way, and upwards
+    assert part[0].s.sigma > part[0].t.sigma > 0
 
 
 def test_the_callback_sees_every_step():
@@ -157,10 +163,10 @@ class Count(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("sampler, most", [(DDIM(), 2), (DDPM(), 4)], ids=str)
+@pytest.mark.parametrize("sampler, most", [(DDIM(), 3), (DDPM(), 5), (DPMSolver(), 6)], ids=str)
 @every_prediction
 def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, prediction):
-    """DDIM is two tensor operations; a stochastic step draws and adds its noise besides."""
+    """The network's times are one operation and DDIM two; noise is drawn and added besides."""
     diffusion = GaussianDiffusion(nn.Identity(), Cosine(), prediction)
     diffusion.denoiser.forward = lambda x_t, t: x_t
     predictor, x_T = diffusion.predictor(), draw((3, 4))
@@ -181,8 +187,10 @@ def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, predic
         (lambda: DDIM(1.5), "from 0"),
         (lambda: DDPM("medium"), "'small' or 'large'"),
         (lambda: plan(Cosine(), 0), "at least 1"),
-        (lambda: plan(Cosine(), [0.2, 0.5, 0.0]), "fall"),
-        (lambda: plan(Cosine(), [1.0, 0.5]), "ends at 0"),
+        (lambda: plan(Cosine(), [0.2, 0.5, 0.0]), "fall, or rise"),
+        (lambda: plan(Cosine(), [1.0, -0.5]), "between 0 and 1"),
+        (lambda: plan(Cosine(), [0.1, 0.9], sampler=DDPM()), "encode with a deterministic"),
+        (lambda: DPMSolver(4), "choose 1, 2 or 3"),
         (lambda: model().sample((3, 2), seed=[1, 2]), "2 generators for 3 items"),
     ],
 )

@@ -6,16 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from anydiff import Cosine, Linear, Polynomial, Tabulated
+from anydiff import VE, Cosine, Flow, Karras, Linear, Polynomial, Tabulated
+from anydiff.schedules import VariancePreserving
 
 TABLES = [Tabulated.linear(), Tabulated.linear(50)]
-SCHEDULES = [Cosine(), Linear(), Polynomial(), Polynomial(power=3), *TABLES]
+SCHEDULES = [Cosine(), Linear(), Polynomial(), Polynomial(power=3), *TABLES, VE(), Karras(), Flow()]
+preserving = pytest.mark.parametrize(
+    "schedule",
+    [s for s in SCHEDULES if isinstance(s, VariancePreserving)],
+    ids=lambda s: type(s).__name__,
+)
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 # away from 0, where some log-SNRs are infinite, and from the very end, where Polynomial is clipped
 TIMES = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
 
 
-@every_schedule
+@preserving
 def test_levels_are_on_the_unit_circle_and_end_near_noise(schedule):
     alpha, sigma = schedule(torch.linspace(0, 1, 101, dtype=torch.float64))
     assert torch.allclose(alpha**2 + sigma**2, torch.ones(101).double(), atol=1e-14)
@@ -55,6 +61,25 @@ def test_float32_times_lose_nothing_but_their_own_rounding(schedule):
     assert alpha.dtype == torch.float32
     assert torch.allclose(alpha.double(), exact[0], rtol=1e-6, atol=0)
     assert torch.allclose(sigma.double(), exact[1], rtol=1e-6, atol=0)
+
+
+@every_schedule
+def test_levels_of_floats_and_of_tensors_agree_with_the_sde(schedule):
+    """d(log alpha)/dt is the drift and d(sigma²)/dt = 2 f sigma² + g² (Song et al., 2021)."""
+    t = torch.tensor([0.1104, 0.5234, 0.8703], dtype=torch.float64)  # off the tables' rows
+    many = schedule.at(t)
+    for k, one in enumerate(schedule.levels(t)):
+        for name in ("alpha", "sigma", "logsnr", "drift", "diffusion2", "logsnr_rate"):
+            assert getattr(one, name) == pytest.approx(float(getattr(many, name)[k]), rel=1e-9)
+        assert one.noise_to_signal == pytest.approx(one.sigma / one.alpha)
+    h = 1e-5
+    later, earlier = schedule(t + h), schedule(t - h)
+    variance = (later[1] ** 2 - earlier[1] ** 2) / (2 * h)
+    assert torch.allclose(
+        variance, 2 * many.drift * many.sigma**2 + many.diffusion2, rtol=1e-3, atol=1e-4
+    )
+    logsnr = (schedule.logsnr(t + h) - schedule.logsnr(t - h)) / (2 * h)
+    assert torch.allclose(logsnr, many.logsnr_rate, rtol=1e-3)
 
 
 def test_polynomial_is_the_published_one():

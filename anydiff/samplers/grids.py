@@ -1,0 +1,130 @@
+r"""Where the times of a sampling run lie.
+
+A grid is a frozen object, (schedule, steps) -> the falling times, (steps + 1,), the last one 0. How
+they are spaced matters more than the solver: near the data and near pure noise a state hardly
+changes, and equal steps in t spend themselves there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from anydiff.schedules import Schedule
+
+__all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform"]
+
+
+class Grid(Protocol):
+    """A rule for the times of a run."""
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        """Falling times, (steps + 1,), float64, from 1 to 0."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Equal steps in t. A table's own chain, and every n-th row of it."""
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Steps that shrink towards the data, t = u².
+
+    References:
+        Denoising Diffusion Implicit Models (Song et al., 2021), appendix D.2.
+        https://arxiv.org/abs/2010.02502
+    """
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
+
+
+@dataclass(frozen=True)
+class LogSNR:
+    r"""Steps in the log-SNR, :math:`\lambda_k = \lambda_T + (\lambda_{max} - \lambda_T) (k / (n-1))^p`.
+
+    Arguments:
+        power: p. 1 is equal steps; below 1 the first steps, out of pure noise, are longer.
+        logsnr_max: Where the last but one time lies; then comes the data. No further than the
+            schedule goes.
+        logsnr_min: Where the run begins, if the schedule goes further; a run from pure noise makes
+            its first step from t = 1 all the same.
+
+    References:
+        DPM-Solver (Lu et al., 2022), section 3.3, with p = 1. https://arxiv.org/abs/2206.00927
+    """
+
+    power: float = 0.8
+    logsnr_max: float = 12.0
+    logsnr_min: float = -10.0
+
+    def __post_init__(self) -> None:
+        if not (self.power > 0 and self.logsnr_min < self.logsnr_max):
+            raise ValueError(
+                f"power is {self.power}, logsnr_min {self.logsnr_min} and logsnr_max "
+                f"{self.logsnr_max}; give a positive power and the smaller log-SNR first."
+            )
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        low, high = _ends(schedule, self.logsnr_min, self.logsnr_max)
+        u = torch.linspace(0, 1, steps, dtype=torch.float64) ** self.power
+        return _closed(schedule, low + (high - low) * u)
+
+
+@dataclass(frozen=True)
+class KarrasGrid:
+    r"""EDM's steps in :math:`\bar\sigma = \sigma / \alpha`: equal ones in :math:`\bar\sigma^{1 / \rho}`.
+
+    Arguments:
+        rho: 7 is the published power.
+        sigma_min, sigma_max: The last noise before the data and the first; no further
+            than the schedule goes.
+
+    References:
+        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), eq. 5.
+        https://arxiv.org/abs/2206.00364
+    """
+
+    rho: float = 7.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not (self.rho > 0 and 0 < self.sigma_min < self.sigma_max):
+            raise ValueError(
+                f"rho is {self.rho}, sigma_min {self.sigma_min} and sigma_max {self.sigma_max}; "
+                "give a positive rho and 0 < sigma_min < sigma_max."
+            )
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        ends = (-2 * torch.tensor([self.sigma_max, self.sigma_min]).double().log()).tolist()
+        first, last = (torch.tensor(_ends(schedule, *ends)) / (-2 * self.rho)).exp().tolist()
+        roots = torch.linspace(first, last, steps, dtype=torch.float64)
+        return _closed(schedule, -2 * self.rho * roots.log())
+
+
+def _ends(schedule: Schedule, low: float, high: float) -> tuple[float, float]:
+    """A range of log-SNR, cut to the schedule's."""
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    noisy, clean = schedule.logsnr(ends).tolist()
+    low, high = max(low, noisy), min(high, clean)
+    if not low < high:
+        raise ValueError(
+            f"the grid asks for log-SNRs above {low:g} and below {high:g}, and {schedule} goes from "
+            f"{noisy:g} to {clean:g}; widen the grid."
+        )
+    return low, high
+
+
+def _closed(schedule: Schedule, logsnr: Tensor) -> Tensor:
+    """The times of log-SNRs, from 1 to 0."""
+    times = schedule.time(logsnr)
+    times[0] = 1.0
+    return torch.cat([times, times.new_zeros(1)])

@@ -1,0 +1,144 @@
+r"""What a schedule is: how much data and how much noise there is at a time.
+
+.. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad t \in [0, 1]
+
+t = 0 is data, t = 1 is noise. The log signal-to-noise ratio,
+:math:`\lambda_t = \log \alpha_t^2 - \log \sigma_t^2`, falls with t. All of it is computed in float64
+and returned in the dtype of t: in float32, :math:`1 - \alpha^2` has lost its digits long before t
+reaches 0.
+
+A schedule is frozen and knows neither the data nor the number of sampling steps. A :class:`Level` is
+a schedule at one time: with it go its rates, from which the drift and the diffusion of its SDE follow.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Level", "Schedule", "VariancePreserving"]
+
+
+class Schedule(ABC):
+    """t -> (alpha, sigma), with a log-SNR that falls."""
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at the times t, both shaped like t and of its dtype."""
+        alpha, sigma = self._levels(t.double())
+        return alpha.to(t.dtype), sigma.to(t.dtype)
+
+    @abstractmethod
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at float64 times."""
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        """The log-SNR at float64 times."""
+        alpha, sigma = self._levels(t)
+        return 2 * (torch.log(alpha) - torch.log(sigma))
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        r""":math:`\log(\alpha_t^2 / \sigma_t^2)`, shaped like t."""
+        return self._logsnr(t.double()).to(t.dtype)
+
+    def time(self, logsnr: Tensor) -> Tensor:
+        """The t at which the log-SNR has the given value: the inverse of :meth:`logsnr`.
+
+        By bisection, to the last digit of a float64. Values outside the schedule's range give its
+        nearest end.
+        """
+        target = logsnr.double()
+        low, high = torch.zeros_like(target), torch.ones_like(target)
+        for _ in range(60):
+            middle = (low + high) / 2
+            noisier = self._logsnr(middle) < target  # then the time sought is earlier
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        # the ends themselves are never a midpoint
+        high = torch.where(self._logsnr(torch.ones_like(target)) >= target, 1.0, high)
+        return torch.where(low == 0, low, high).to(logsnr.dtype)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The time derivatives of alpha and sigma, both shaped like t."""
+        t64 = t.double()
+        alpha, sigma = torch.func.jvp(self._levels, (t64,), (torch.ones_like(t64),))[1]
+        return alpha.to(t.dtype), sigma.to(t.dtype)
+
+    def at(self, t: Tensor) -> Level:
+        """The levels at the times t, tensors shaped like t."""
+        return Level(t, *self(t), self)
+
+    def levels(self, times: Tensor) -> list[Level]:
+        """A level of floats for each of the times (n,): what a sampler plans with."""
+        t = times.detach().double().cpu()
+        with torch.no_grad():
+            columns = [c.tolist() for c in (t, *self(t), *self.rates(t))]
+        result = []
+        for time, alpha, sigma, *rates in zip(*columns, strict=True):
+            level = Level(time, alpha, sigma, self)
+            level.__dict__["rates"] = tuple(rates)
+            result.append(level)
+        return result
+
+
+class VariancePreserving(Schedule):
+    r"""A schedule with :math:`\alpha^2 + \sigma^2 = 1`, which its log-SNR says everything about."""
+
+    @abstractmethod
+    def _logsnr(self, t: Tensor) -> Tensor:
+        """The log-SNR at float64 times."""
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        logsnr = self._logsnr(t)
+        return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A schedule at one time, or at one for each item: floats, or tensors (B,)."""
+
+    # floats or tensors: typed loosely, so that formulas read the same for both
+    t: Any
+    alpha: Any
+    sigma: Any
+    schedule: Schedule
+
+    @cached_property
+    def rates(self) -> tuple[Any, Any]:
+        """The time derivatives of alpha and sigma. Levels of floats are made with theirs."""
+        return self.schedule.rates(self.t)
+
+    @property
+    def logsnr(self) -> Any:
+        r""":math:`\log(\alpha^2 / \sigma^2)`; infinite at either end of some schedules."""
+        if isinstance(self.alpha, Tensor):
+            return self.schedule.logsnr(self.t)
+        if self.alpha == 0 or self.sigma == 0:
+            return -math.inf if self.alpha == 0 else math.inf
+        return 2 * (math.log(self.alpha) - math.log(self.sigma))
+
+    @property
+    def noise_to_signal(self) -> Any:
+        """sigma / alpha: the noise level of EDM. Infinite where alpha is 0."""
+        if isinstance(self.alpha, Tensor) or self.alpha != 0:
+            return self.sigma / self.alpha
+        return math.inf
+
+    @property
+    def drift(self) -> Any:
+        r"""f of the forward SDE :math:`dx = f x\,dt + g\,dw`: :math:`\alpha' / \alpha`."""
+        return self.rates[0] / self.alpha
+
+    @property
+    def diffusion2(self) -> Any:
+        r""":math:`g^2 = 2 \sigma \sigma' - 2 f \sigma^2` of the forward SDE."""
+        return 2 * self.sigma * (self.rates[1] - self.drift * self.sigma)
+
+    @property
+    def logsnr_rate(self) -> Any:
+        """The time derivative of the log-SNR; negative."""
+        return 2 * (self.rates[0] / self.alpha - self.rates[1] / self.sigma)
