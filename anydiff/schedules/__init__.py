@@ -1,7 +1,10 @@
 """How much data and how much noise: t -> (alpha, sigma)."""
 
 from anydiff.schedules.base import Level, Schedule, VariancePreserving
-from anydiff.schedules.formulas import VE, Cosine, Flow, Karras, Linear, Polynomial
+from anydiff.schedules.changed import Shifted, ZeroTerminalSNR, shifted, zero_terminal_snr
+from anydiff.schedules.formulas import VE, Cosine, Flow, Karras, Polynomial, SigmoidAlphaBar
+from anydiff.schedules.learned import Learned
+from anydiff.schedules.rates import Linear, ScaledLinear, SigmoidBeta, SubVP
 from anydiff.schedules.tables import Tabulated
 
 __all__ = [
@@ -9,10 +12,19 @@ __all__ = [
     "Cosine",
     "Flow",
     "Karras",
+    "Learned",
     "Level",
     "Linear",
     "Polynomial",
+    "ScaledLinear",
     "Schedule",
+    "Shifted",
+    "SigmoidAlphaBar",
+    "SigmoidBeta",
+    "SubVP",
     "Tabulated",
     "VariancePreserving",
+    "ZeroTerminalSNR",
+    "shifted",
+    "zero_terminal_snr",
 ]

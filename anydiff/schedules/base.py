@@ -49,18 +49,24 @@ class Schedule(ABC):
     def time(self, logsnr: Tensor) -> Tensor:
         """The t at which the log-SNR has the given value: the inverse of :meth:`logsnr`.
 
-        By bisection, to the last digit of a float64. Values outside the schedule's range give its
-        nearest end.
+        Values outside the schedule's range give its nearest end.
         """
         target = logsnr.double()
-        low, high = torch.zeros_like(target), torch.ones_like(target)
+        clean = self._logsnr(torch.zeros_like(target))
+        noisy = self._logsnr(torch.ones_like(target))
+        t = self._time(target).clamp(0, 1)
+        t = torch.where(target < clean, t, 0.0)
+        return torch.where(target > noisy, t, 1.0).to(logsnr.dtype)
+
+    @torch.no_grad()
+    def _time(self, logsnr: Tensor) -> Tensor:
+        """The inverse at float64 values within the range: by bisection, to the last digit."""
+        low, high = torch.zeros_like(logsnr), torch.ones_like(logsnr)
         for _ in range(60):
             middle = (low + high) / 2
-            noisier = self._logsnr(middle) < target  # then the time sought is earlier
+            noisier = self._logsnr(middle) < logsnr  # then the time sought is earlier
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        # the ends themselves are never a midpoint
-        high = torch.where(self._logsnr(torch.ones_like(target)) >= target, 1.0, high)
-        return torch.where(low == 0, low, high).to(logsnr.dtype)
+        return low
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The time derivatives of alpha and sigma, both shaped like t."""
@@ -110,7 +116,10 @@ class Level:
     @cached_property
     def rates(self) -> tuple[Any, Any]:
         """The time derivatives of alpha and sigma. Levels of floats are made with theirs."""
-        return self.schedule.rates(self.t)
+        if isinstance(self.t, Tensor):
+            return self.schedule.rates(self.t)
+        (level,) = self.schedule.levels(torch.tensor([self.t], dtype=torch.float64))
+        return level.rates
 
     @property
     def logsnr(self) -> Any:

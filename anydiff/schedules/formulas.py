@@ -1,6 +1,7 @@
-r"""The schedules of the literature that are a formula.
+r"""The schedules of the literature that are a formula for alpha and sigma themselves.
 
-The names of their arguments are those of the papers; t runs from 0 to 1 in all.
+Those that are given by a rate of noise are in :mod:`anydiff.schedules.rates`. The names of their
+arguments are those of the papers; t runs from 0 to 1 in all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from anydiff.schedules.base import Schedule, VariancePreserving
 
-__all__ = ["VE", "Cosine", "Flow", "Karras", "Linear", "Polynomial"]
+__all__ = ["VE", "Cosine", "Flow", "Karras", "Polynomial", "SigmoidAlphaBar"]
 
 
 @dataclass(frozen=True)
@@ -44,36 +45,17 @@ class Cosine(VariancePreserving):
             )
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        start = math.atan(math.exp(-self.logsnr_max / 2))
-        stop = math.atan(math.exp(-self.logsnr_min / 2))
+        start, stop = self._angles()
         return -2 * torch.log(torch.tan(start + t * (stop - start)))
 
+    def _time(self, logsnr: Tensor) -> Tensor:
+        start, stop = self._angles()
+        return (torch.atan(torch.exp(-logsnr / 2)) - start) / (stop - start)
 
-@dataclass(frozen=True)
-class Linear(VariancePreserving):
-    r"""The variance-preserving SDE with a linear rate.
-
-    .. math::
-        \log \alpha_t = -\tfrac14 t^2 (\beta_{max} - \beta_{min}) - \tfrac12 t \beta_{min}
-
-    References:
-        Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 32.
-        https://arxiv.org/abs/2011.13456
-    """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max:
-            raise ValueError(
-                f"beta_min is {self.beta_min} and beta_max {self.beta_max}; "
-                "give 0 < beta_min <= beta_max."
-            )
-
-    def _logsnr(self, t: Tensor) -> Tensor:
-        log_alpha2 = -0.5 * t**2 * (self.beta_max - self.beta_min) - t * self.beta_min
-        return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
+    def _angles(self) -> tuple[float, float]:
+        ends = self.logsnr_max, self.logsnr_min
+        start, stop = (math.atan(math.exp(-logsnr / 2)) for logsnr in ends)
+        return start, stop
 
 
 @dataclass(frozen=True)
@@ -103,16 +85,77 @@ class Polynomial(VariancePreserving):
             )
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        s, u = self.precision, t**self.power
         # The published table clips the ratio of neighbouring squares at 0.001, which acts on the
         # last of its 1000 steps alone: the square there is 0.001 times the one before.
-        least = 1e-3 * (1 - (1 - 1e-3) ** self.power) ** 2
-        square = ((1 - u) ** 2).clamp(min=least)
-        alpha2 = (1 - 2 * s) * square + s
-        sigma2 = (1 - 2 * s) * torch.minimum(
-            u * (2 - u), 1 - square
-        ) + s  # 1 - alpha2, no digit lost
+        last = 1 - 1e-3**0.5 * (1 - (1 - 1e-3) ** self.power)
+        s, u = self.precision, (t**self.power).clamp(max=last)
+        alpha2 = (1 - 2 * s) * (1 - u) ** 2 + s
+        sigma2 = (1 - 2 * s) * u * (2 - u) + s  # 1 - alpha2, no digit lost
         return torch.log(alpha2) - torch.log(sigma2)
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        s = self.precision
+        noise = ((-logsnr).sigmoid() - s) / (1 - 2 * s)
+        return (noise / (1 + torch.sqrt(1 - noise))) ** (1 / self.power)
+
+
+@dataclass(frozen=True)
+class SigmoidAlphaBar(VariancePreserving):
+    r"""A level that is a sigmoid: the schedule of Jabri et al., ``"sigmoid"`` to many.
+
+    .. math::
+        \bar\alpha_t = (1 - m)\, \frac{S_1 - S_t}{S_1 - S_0} + m, \qquad
+        S_t = \mathrm{sigmoid}\bigl((start + t\,(end - start)) / \tau\bigr)
+
+    Others call "sigmoid" the schedule whose rate is one: :class:`~anydiff.schedules.SigmoidBeta`.
+
+    Arguments:
+        start, end, tau: As published; a lower tau is steeper.
+        minimum: m, where :math:`\bar\alpha` ends. The publication cuts off there; here the whole is
+            scaled to it, so that the SNR falls to the last.
+
+    References:
+        Scalable Adaptive Computation for Iterative Generation (Jabri et al., 2023), algorithm 4.
+        https://arxiv.org/abs/2212.11972
+    """
+
+    start: float = -3.0
+    end: float = 3.0
+    tau: float = 1.0
+    minimum: float = 1e-9
+
+    def __post_init__(self) -> None:
+        if not (self.tau > 0 and -300 < self.start / self.tau < self.end / self.tau < 300):
+            raise ValueError(
+                f"start is {self.start}, end {self.end} and tau {self.tau}; give start < end and a "
+                "positive tau, not below a 300th of either: the sigmoid would be a step."
+            )
+        if not 0 < self.minimum < 1:
+            raise ValueError(
+                f"minimum is {self.minimum}; give one above 0 and below 1. For an end in pure noise "
+                "take zero_terminal_snr(SigmoidAlphaBar())."
+            )
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        low, high, _ = self._ends()
+        x = low + t * (high - low)
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)), which loses no digit
+        noise = -x.sigmoid() * _sigmoid(-low) * torch.expm1(-t * (high - low))
+        data = -(-x).sigmoid() * _sigmoid(high) * torch.expm1((t - 1) * (high - low))
+        least = self.minimum / (1 - self.minimum) * (noise + data)
+        return torch.log(data + least) - torch.log(noise)
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        low, high, total = self._ends()
+        noise = (-logsnr).sigmoid() / (1 - self.minimum)
+        data = (logsnr.sigmoid() - self.minimum) / (1 - self.minimum)
+        x = torch.log(_sigmoid(low) + noise * total) - torch.log(_sigmoid(-high) + data * total)
+        return (x - low) / (high - low)
+
+    def _ends(self) -> tuple[float, float, float]:
+        """The sigmoid's arguments at t = 0 and 1, and its rise between them."""
+        low, high = self.start / self.tau, self.end / self.tau
+        return low, high, -_sigmoid(high) * _sigmoid(-low) * math.expm1(low - high)
 
 
 @dataclass(frozen=True)
@@ -134,6 +177,9 @@ class VE(Schedule):
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        return (-logsnr / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
 @dataclass(frozen=True)
@@ -159,8 +205,15 @@ class Karras(Schedule):
             raise ValueError(f"rho is {self.rho}; give a positive power, 7 is the published one.")
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        low, high = self._roots()
         return torch.ones_like(t), (low + t * (high - low)) ** self.rho
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        low, high = self._roots()
+        return (torch.exp(-logsnr / (2 * self.rho)) - low) / (high - low)
+
+    def _roots(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
 
 @dataclass(frozen=True)
@@ -178,6 +231,13 @@ class Flow(Schedule):
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t * 1.0
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        return (-logsnr / 2).sigmoid()
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def _check_sigmas(low: float, high: float) -> None:

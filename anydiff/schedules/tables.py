@@ -2,6 +2,7 @@ r"""Schedules that are a table of steps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from anydiff.schedules.base import VariancePreserving
 __all__ = ["Tabulated"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tabulated(VariancePreserving):
     r"""The chain of T steps that a table describes: row k is the time t = k / T.
 
@@ -38,6 +39,9 @@ class Tabulated(VariancePreserving):
         object.__setattr__(self, "alpha_bar", table)
         object.__setattr__(self, "_log_rows", rows.log())
 
+    def __repr__(self) -> str:
+        return f"Tabulated({len(self.alpha_bar)} steps to alpha_bar = {self.alpha_bar[-1]:.3g})"
+
     @classmethod
     def linear(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Tabulated:
         """Ho et al.'s table of linearly rising rates.
@@ -49,14 +53,62 @@ class Tabulated(VariancePreserving):
             Denoising Diffusion Probabilistic Models (Ho et al., 2020), section 4.
             https://arxiv.org/abs/2006.11239
         """
-        scale = 1000 / steps
-        if not 0 < scale * beta_min <= scale * beta_max < 1:
-            raise ValueError(
-                f"{steps} steps scale the rates to {scale * beta_min:g} and {scale * beta_max:g}; "
-                "they have to rise within (0, 1). Use more steps, or the continuous Linear()."
-            )
-        betas = torch.linspace(scale * beta_min, scale * beta_max, steps, dtype=torch.float64)
-        return cls(torch.cumprod(1 - betas, 0))
+        low, high = _scaled(steps, beta_min, beta_max, "Linear")
+        return cls.from_betas(torch.linspace(low, high, steps, dtype=torch.float64))
+
+    @classmethod
+    def scaled_linear(
+        cls, steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
+    ) -> Tabulated:
+        """Stable Diffusion's table, of rates whose roots rise linearly; scaled as :meth:`linear`.
+
+        References:
+            High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022), whose
+            code has the table. https://arxiv.org/abs/2112.10752
+        """
+        low, high = _scaled(steps, beta_min, beta_max, "ScaledLinear")
+        return cls.from_betas(torch.linspace(low**0.5, high**0.5, steps, dtype=torch.float64) ** 2)
+
+    @classmethod
+    def sigmoid(
+        cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, limit: float = 6.0
+    ) -> Tabulated:
+        """GeoDiff's table, of rates that rise as a sigmoid between ±limit; scaled as :meth:`linear`.
+
+        It is not the table of Jabri et al., whose levels are a sigmoid:
+        :class:`~anydiff.schedules.SigmoidAlphaBar`.
+
+        References:
+            GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation (Xu et al.,
+            2022), whose code has the table. https://arxiv.org/abs/2203.02923
+        """
+        low, high = _scaled(steps, beta_min, beta_max, "SigmoidBeta")
+        rise = torch.linspace(-limit, limit, steps, dtype=torch.float64).sigmoid()
+        return cls.from_betas(low + (high - low) * rise)
+
+    @classmethod
+    def cosine(
+        cls, steps: int = 1000, offset: float = 0.008, beta_limit: float = 0.999
+    ) -> Tabulated:
+        r"""Nichol & Dhariwal's table, whose levels are a squared cosine.
+
+        .. math:: \bar\alpha_t = f(t) / f(0), \qquad
+            f(t) = \cos^2\Bigl(\frac{t + s}{1 + s} \cdot \frac{\pi}{2}\Bigr)
+
+        It ends in pure noise, and would do so at a rate of 1: that is cut off.
+
+        Arguments:
+            steps: T, any number.
+            offset: s; keeps the first rates from vanishing.
+            beta_limit: The largest rate, which acts on the last steps.
+
+        References:
+            Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 17.
+            https://arxiv.org/abs/2102.09672
+        """
+        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        level = torch.cos((t + offset) / (1 + offset) * (math.pi / 2)) ** 2
+        return cls.from_betas((1 - level[1:] / level[:-1]).clamp(max=beta_limit))
 
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float]) -> Tabulated:
@@ -70,3 +122,21 @@ class Tabulated(VariancePreserving):
         k = position.floor().clamp(0, steps - 1).long()
         log_alpha2 = torch.lerp(rows[k], rows[k + 1], position - k)
         return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        rows = self._log_rows.to(logsnr.device)  # type: ignore[attr-defined]
+        log_alpha2 = torch.nn.functional.logsigmoid(logsnr)
+        k = torch.searchsorted(-rows, -log_alpha2).clamp(1, len(rows) - 1)  # the row it lies above
+        above = (rows[k - 1] - log_alpha2) / (rows[k - 1] - rows[k])
+        return (k - 1 + above) / (len(rows) - 1)
+
+
+def _scaled(steps: int, beta_min: float, beta_max: float, continuous: str) -> tuple[float, float]:
+    """The rates of a table of 1000 steps for one of another number."""
+    scale = 1000 / steps
+    if not 0 < scale * beta_min <= scale * beta_max < 1:
+        raise ValueError(
+            f"{steps} steps scale the rates to {scale * beta_min:g} and {scale * beta_max:g}; they "
+            f"have to rise within (0, 1). Use more steps, or the continuous {continuous}()."
+        )
+    return scale * beta_min, scale * beta_max

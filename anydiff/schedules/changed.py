@@ -1,0 +1,178 @@
+r"""Schedules made of another one.
+
+Both changes act on the ratio of data and noise, and keep what their schedule preserves:
+:math:`\alpha^2 + \sigma^2 = 1`, :math:`\alpha + \sigma = 1` or :math:`\alpha = 1`. They are schedules
+like any other, and can be changed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from anydiff.schedules.base import Schedule
+
+__all__ = ["Shifted", "ZeroTerminalSNR", "shifted", "zero_terminal_snr"]
+
+
+def zero_terminal_snr(schedule: Schedule) -> ZeroTerminalSNR:
+    r"""A variance-preserving schedule changed to end in pure noise.
+
+    .. math:: \alpha'_t = \alpha_0 \frac{\alpha_t - \alpha_1}{\alpha_0 - \alpha_1}, \qquad
+        \sigma'^2_t = 1 - \alpha'^2_t
+
+    A model that was trained with it can draw what differs from noise in its mean, very bright and very
+    dark among others. At its end eps says nothing of x0, and a diffusion with that prediction is
+    refused: predict "v" or "x0".
+
+    The publication keeps the first row of a table as it is; here it is the data, t = 0, of a table as of
+    any other schedule, which for a table of 1000 steps is the same to some 1e-5.
+
+    Raises:
+        ValueError: If the schedule does not preserve the variance, or has weights.
+
+    References:
+        Common Diffusion Noise Schedules and Sample Steps are Flawed (Lin et al., 2024), algorithm 1.
+        https://arxiv.org/abs/2305.08891
+    """
+    return ZeroTerminalSNR(schedule)
+
+
+def shifted(schedule: Schedule, factor: float) -> Shifted:
+    r"""A schedule with its log-SNR moved by a constant, for data of another resolution.
+
+    .. math:: \alpha'_t / \sigma'_t = c\, \alpha_t / \sigma_t, \qquad
+        \lambda'_t = \lambda_t + 2 \log c
+
+    with alpha' and sigma' of the length that the schedule preserves. With d times as many points along
+    each side the same noise hides less: c = 1 / d brings back the balance. For
+    :class:`~anydiff.schedules.Flow` this is the time shift of Stable Diffusion 3,
+    :math:`t' = s t / (1 + (s - 1) t)` with s = 1 / c.
+
+    Arguments:
+        schedule: One that preserves :math:`\alpha^2 + \sigma^2`, :math:`\alpha + \sigma` or
+            :math:`\alpha`.
+        factor: c; below 1 is more noise.
+
+    Raises:
+        ValueError: If the factor is not positive, or the schedule preserves none of these or has weights.
+
+    References:
+        simple diffusion (Hoogeboom et al., 2023), section 2.1. https://arxiv.org/abs/2301.11093
+        Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2.
+        https://arxiv.org/abs/2403.03206
+    """
+    return Shifted(schedule, factor)
+
+
+@dataclass(frozen=True)
+class ZeroTerminalSNR(Schedule):
+    """A schedule that ends in pure noise: what :func:`zero_terminal_snr` gives."""
+
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        if _length(self.schedule) is not _circle:
+            raise ValueError(
+                f"{self.schedule} does not keep alpha² + sigma² = 1, and this rule says nothing of it; "
+                "give a variance-preserving schedule. Flow() ends in pure noise as it is."
+            )
+
+    @cached_property
+    def _ends(self) -> tuple[float, float, float]:
+        """alpha at either end, and 1 - alpha at the clean one."""
+        clean, noisy = self.schedule.levels(torch.tensor([0.0, 1.0]))
+        return clean.alpha, noisy.alpha, clean.sigma**2 / (1 + clean.alpha)
+
+    def _change(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha, and 1 - alpha with the digits that a subtraction would lose near the data."""
+        first, last, less = self._ends
+        alpha, sigma = self.schedule._levels(t)
+        lost = first * sigma**2 / (1 + alpha) - last * less
+        return first * (alpha - last) / (first - last), lost / (first - last)
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, lost = self._change(t)
+        return alpha, torch.sqrt(lost * (1 + alpha))
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        return _ratio(*self._change(t))
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        first, last, less = self._ends
+        alpha, lost = logsnr.sigmoid().sqrt(), (-logsnr).sigmoid()
+        lost = (first - last) * lost / (1 + alpha) + last * less
+        return self.schedule.time(_ratio(last + (first - last) * alpha / first, lost / first))
+
+
+@dataclass(frozen=True)
+class Shifted(Schedule):
+    """A schedule whose log-SNR is moved: what :func:`shifted` gives."""
+
+    schedule: Schedule
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise ValueError(
+                f"factor is {self.factor}; give a positive one, below 1 for more noise."
+            )
+        _ = self._length  # raises where there is none
+
+    @cached_property
+    def _length(self) -> Callable[[Tensor, Tensor], Tensor]:
+        length = _length(self.schedule)
+        if length is None:
+            raise ValueError(
+                f"{self.schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = "
+                "1: a shift moves the ratio of alpha and sigma, and nothing says what each of them "
+                "becomes. Shift a variance-preserving schedule, Flow, VE or Karras."
+            )
+        return length
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.schedule._levels(t)
+        length = self._length(self.factor * alpha, sigma)
+        return self.factor * alpha / length, sigma / length
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        return self.schedule._logsnr(t) + 2 * math.log(self.factor)
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        return self.schedule.time(logsnr - 2 * math.log(self.factor))
+
+
+def _circle(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return torch.hypot(alpha, sigma)
+
+
+def _line(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return alpha + sigma
+
+
+def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return alpha
+
+
+def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The length that is 1 at all times of a schedule, if there is one."""
+    if isinstance(schedule, nn.Module):
+        raise ValueError(
+            f"{schedule} has weights, which would be hidden from the model around it; give its ends "
+            "other values instead."
+        )
+    alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
+    for length in (_circle, _line, _data):
+        if torch.allclose(length(alpha, sigma), torch.ones_like(alpha), rtol=0, atol=1e-9):
+            return length
+    return None
+
+
+def _ratio(alpha: Tensor, lost: Tensor) -> Tensor:
+    """The log-SNR where 1 - alpha = lost, variance preserved."""
+    return 2 * torch.log(alpha) - torch.log(lost) - torch.log1p(alpha)

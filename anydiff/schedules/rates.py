@@ -1,0 +1,182 @@
+r"""Schedules that a rate of noise gives.
+
+A forward SDE loses its data at the rate :math:`\beta(t)`, and with
+:math:`B_t = \int_0^t \beta(u)\, du` all is said:
+
+.. math:: \alpha_t = e^{-B_t / 2}, \qquad \sigma_t^2 = 1 - e^{-B_t}
+
+The rates are those of the unit of time: a table of 1000 steps has a thousandth of them in each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, sqrt
+
+import torch
+from torch import Tensor
+
+from anydiff.schedules.base import Schedule, VariancePreserving
+
+__all__ = ["Linear", "ScaledLinear", "SigmoidBeta", "SubVP"]
+
+
+@dataclass(frozen=True)
+class Linear(VariancePreserving):
+    r"""The variance-preserving SDE with a linear rate, the limit of the table of Ho et al.
+
+    .. math:: B_t = \tfrac12 t^2 (\beta_{max} - \beta_{min}) + t \beta_{min}
+
+    References:
+        Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 32.
+        https://arxiv.org/abs/2011.13456
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        _check(self.beta_min, self.beta_max)
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        return _logsnr(_linear(t, self.beta_min, self.beta_max))
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        return _linear_time(_integral(logsnr), self.beta_min, self.beta_max)
+
+
+@dataclass(frozen=True)
+class ScaledLinear(VariancePreserving):
+    r"""A rate whose root is linear, the limit of the table of Stable Diffusion.
+
+    .. math::
+        \beta(t) = (a + t d)^2, \quad a = \sqrt{\beta_{min}}, \quad d = \sqrt{\beta_{max}} - a,
+        \qquad B_t = a^2 t + a d\, t^2 + \tfrac13 d^2 t^3
+
+    It ends above pure noise, at :math:`\alpha_1 = 0.07`; see
+    :func:`~anydiff.schedules.zero_terminal_snr`.
+
+    References:
+        High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022), whose code
+        has the rate. https://arxiv.org/abs/2112.10752
+    """
+
+    beta_min: float = 0.85
+    beta_max: float = 12.0
+
+    def __post_init__(self) -> None:
+        _check(self.beta_min, self.beta_max)
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        a, d = self._roots()
+        return _logsnr(t * (a * a + t * (a * d + t * (d * d / 3))))
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        a, d = self._roots()
+        integral = _integral(logsnr)
+        root = (a**3 + 3 * d * integral) ** (1 / 3)  # a + t d
+        return 3 * integral / (root**2 + a * root + a**2)  # (root - a) / d, no digit lost
+
+    def _roots(self) -> tuple[float, float]:
+        return sqrt(self.beta_min), sqrt(self.beta_max) - sqrt(self.beta_min)
+
+
+@dataclass(frozen=True)
+class SigmoidBeta(VariancePreserving):
+    r"""A rate that is a sigmoid: the schedule of GeoDiff, and ``"sigmoid"`` in diffusers.
+
+    .. math::
+        \beta(t) = \beta_{min} + (\beta_{max} - \beta_{min})\, \mathrm{sigmoid}(c\,(2t - 1)), \qquad
+        B_t = \beta_{min} t + \frac{\beta_{max} - \beta_{min}}{2c}
+            \bigl[\mathrm{softplus}(c\,(2t - 1)) - \mathrm{softplus}(-c)\bigr]
+
+    Others call "sigmoid" the schedule whose :math:`\bar\alpha` is one:
+    :class:`~anydiff.schedules.SigmoidAlphaBar`.
+
+    Arguments:
+        beta_min, beta_max: The rates between which the sigmoid rises.
+        limit: c; the sigmoid is taken from -c to c.
+
+    References:
+        GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation (Xu et al., 2022),
+        whose code has the rate. https://arxiv.org/abs/2203.02923
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    limit: float = 6.0
+
+    def __post_init__(self) -> None:
+        _check(self.beta_min, self.beta_max)
+        if not 0 < self.limit < 300:
+            raise ValueError(
+                f"limit is {self.limit}; give a positive one, 6 is the published one. Above 300 the "
+                "sigmoid is a step."
+            )
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        # the difference in one piece, which keeps its digits where t is small
+        rise = torch.log1p(torch.expm1(2 * self.limit * t) / (1 + exp(self.limit)))
+        slope = (self.beta_max - self.beta_min) / (2 * self.limit)
+        return _logsnr(self.beta_min * t + slope * rise)
+
+
+@dataclass(frozen=True)
+class SubVP(Schedule):
+    r"""The sub-VP SDE: the data of :class:`Linear` with less noise.
+
+    .. math:: \alpha_t = e^{-B_t / 2}, \qquad \sigma_t = 1 - e^{-B_t}
+
+    so that :math:`\sigma = 1 - \alpha^2`, never above the :math:`\sqrt{1 - \alpha^2}` of its namesake.
+
+    References:
+        Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 29.
+        https://arxiv.org/abs/2011.13456
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        _check(self.beta_min, self.beta_max)
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        integral = _linear(t, self.beta_min, self.beta_max)
+        return torch.exp(-integral / 2), -torch.expm1(-integral)
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        integral = _linear(t, self.beta_min, self.beta_max)
+        return -integral - 2 * torch.log(-torch.expm1(-integral))
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        # alpha / (1 - alpha²) = r, a quadratic; where alpha is nearly 1, sigma has the digits
+        r = torch.exp(logsnr / 2)
+        root = 1 + torch.sqrt(1 + 4 * r * r)
+        noisy, clean = 2 * torch.log(2 * r / root), torch.log1p(-2 / root)
+        return _linear_time(-torch.where(r < 1, noisy, clean), self.beta_min, self.beta_max)
+
+
+def _logsnr(integral: Tensor) -> Tensor:
+    """The log-SNR where the rate has summed up to B, variance preserved."""
+    return -integral - torch.log(-torch.expm1(-integral))
+
+
+def _integral(logsnr: Tensor) -> Tensor:
+    """B, the inverse of it: the softplus of -logsnr, with all its digits."""
+    return torch.logaddexp(torch.zeros_like(logsnr), -logsnr)
+
+
+def _linear(t: Tensor, low: float, high: float) -> Tensor:
+    return 0.5 * t**2 * (high - low) + t * low
+
+
+def _linear_time(integral: Tensor, low: float, high: float) -> Tensor:
+    return 2 * integral / (low + torch.sqrt(low**2 + 2 * (high - low) * integral))
+
+
+def _check(low: float, high: float) -> None:
+    if not 0 < low <= high:
+        raise ValueError(
+            f"beta_min is {low} and beta_max {high}; give 0 < beta_min <= beta_max, per unit of time: "
+            "1000 times the rates of a table of 1000 steps."
+        )
