@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +21,13 @@ from anydiff.predictions import PredictionType, Predictor, prediction_type
 from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Steps, generators, plan, sample
 from anydiff.schedules import Cosine, Schedule
 from anydiff.spaces import Dense, Generators, Space
+from anydiff.times import Times, as_times
+from anydiff.weightings import LearnedUncertainty, Weighting, weighted
 
-__all__ = ["GaussianDiffusion", "stratified"]
+if TYPE_CHECKING:
+    from anydiff.likelihood.hybrid import Hybrid
 
-
-def stratified(num_items: int, *, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Times in [0, 1), one in each of `num_items` equal strata, in random order, (B,).
-
-    Each time is uniform by itself, and together they cover the interval evenly, which takes most of
-    the noise of t out of a batch's loss.
-    """
-    device = like.device if generator is None else generator.device
-    order = torch.randperm(num_items, generator=generator, device=device)
-    jitter = torch.rand(num_items, generator=generator, device=device, dtype=torch.float64)
-    # rounding to float32 may reach 1 itself, which every schedule allows
-    return ((order + jitter) / num_items).to(device=like.device, dtype=like.dtype)
+__all__ = ["GaussianDiffusion"]
 
 
 class GaussianDiffusion(nn.Module):
@@ -48,9 +40,14 @@ class GaussianDiffusion(nn.Module):
         prediction: What the denoiser's output is: ``"eps"``, ``"x0"``, ``"v"``, ``"score"``,
             ``"velocity"`` or ``"karras"``, EDM's network; or a
             :class:`~anydiff.predictions.PredictionType`.
-        weighting: The weight w of the loss as a function of the log-SNR, (B,) -> (B,); None is 1.
-        times: Where training looks: a rising map of [0, 1] onto itself that turns uniform draws into
-            times, (B,) -> (B,); None is uniform. ``lambda u: u**1.5`` looks more at little noise.
+        weighting: How much a level counts: a :class:`~anydiff.weightings.Weighting`, which means the same
+            whatever is predicted, as ``MinSNR()``; or a function of the log-SNR, (B,) -> (B,), that
+            multiplies the error of the denoiser's own output. None counts that error as it is.
+        times: Where training looks: a density, :class:`~anydiff.times.Times`, as ``LogNormal()``; or a
+            rising map of [0, 1] onto itself that turns uniform draws into times, (B,) -> (B,), as
+            ``lambda u: u**1.5``, which looks more at little noise. None is uniform.
+        hybrid: What trains a learned variance beside the prediction, :class:`~anydiff.likelihood.Hybrid`;
+            the denoiser then has twice the channels. Times are rounded up to a row of its chain.
 
     Raises:
         ValueError: If the prediction says nothing of x0 where the schedule ends.
@@ -65,15 +62,17 @@ class GaussianDiffusion(nn.Module):
         denoiser: nn.Module,
         schedule: Schedule = Cosine(),  # noqa: B008  (frozen)
         prediction: str | PredictionType = "eps",
-        weighting: Callable[[Tensor], Tensor] | None = None,
-        times: Callable[[Tensor], Tensor] | None = None,
+        weighting: Weighting | LearnedUncertainty | Callable[[Tensor], Tensor] | None = None,
+        times: Times | Callable[[Tensor], Tensor] | None = None,
+        hybrid: Hybrid | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.schedule = schedule
         self.prediction = prediction if isinstance(prediction, str) else prediction.name
         self.weighting = weighting
-        self.times = times
+        self.times = as_times(times)
+        self.hybrid = hybrid
         self.predicts = prediction_type(prediction, schedule)
         self._takes_space = "space" in inspect.signature(denoiser.forward).parameters
 
@@ -112,29 +111,31 @@ class GaussianDiffusion(nn.Module):
 
         Arguments:
             x0: Data; the part outside the space is dropped.
-            t: Times in [0, 1], (B,). Stratified draws, mapped by `times`, if None.
+            t: Times in [0, 1], (B,). Drawn from the density `times` if None.
             noise: The eps to use, in the space. Drawn if None.
             generator: Where noise and times come from; one per item asks for `t` too.
             cond: Conditions, passed on to the denoiser.
         """
-        dim = space.dim(x0)
+        dim, drawn = space.dim(x0), t is None
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
                 raise ValueError(
                     "one generator per item draws the noise; give the times t as well."
                 )
-            t = stratified(len(dim), like=x0, generator=generator)
-            t = t if self.times is None else self.times(t)
+            t = self.times.draw(len(dim), self.schedule, like=x0, generator=generator)
 
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise
-        at = self.schedule.at(t)
+        at = self.schedule.at(t if self.hybrid is None else self.hybrid.rows(t))
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 
         squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
         error = squares / dim.clamp(min=1)  # an item of no dimension has no error, not 0 / 0
-        return error if self.weighting is None else self.weighting(self.schedule.logsnr(t)) * error
+        loss = weighted(error, self.weighting, at, self.predicts)
+        if self.hybrid is not None:
+            loss = loss + self.hybrid.loss(p, x0, eps, at, space)
+        return self.times.reweigh(t, loss) if drawn else loss
 
     def predictor(self, space: Space = Dense(), **cond: Any) -> Predictor:  # noqa: B008
         """The denoiser bound to a batch's space and conditions."""

@@ -5,8 +5,9 @@ import torch
 from test_spaces import draw, every_space
 from torch import nn
 
-from anydiff import Cosine, Dense, GaussianDiffusion, Masked, Ragged, exact
-from anydiff.diffusion import stratified
+from anydiff import Cosine, Dense, GaussianDiffusion, Karras, Masked, Ragged, exact
+from anydiff.times import LogNormal, LossSecondMoment
+from anydiff.weightings import LearnedUncertainty, MinSNR
 
 
 class Zero(nn.Module):
@@ -103,12 +104,6 @@ def test_an_item_s_loss_does_not_depend_on_its_batch():
     assert torch.allclose(padded[0], short[0])
 
 
-def test_stratified_times_fill_every_stratum_in_random_order():
-    t = stratified(64, like=torch.empty(0).double(), generator=torch.Generator().manual_seed(0))
-    assert ((t * 64).long().sort().values == torch.arange(64)).all()
-    assert not (t.diff() > 0).all()
-
-
 def test_training_looks_where_it_is_told_to():
     spy = Spy()
     GaussianDiffusion(spy, times=lambda u: u**3).loss(draw((1000, 2)))
@@ -116,6 +111,36 @@ def test_training_looks_where_it_is_told_to():
     # stratified: the k-th smallest is within one stratum of its quantile
     quantiles = (torch.arange(1000) / 1000).double()
     assert ((t.sort().values ** (1 / 3) - quantiles).abs() < 1.1e-3).all()
+
+
+def test_edm_s_recipe_has_the_loss_one_everywhere():
+    """For data of deviation sigma_data F has nothing to add: its target is standard normal."""
+    diffusion = GaussianDiffusion(Zero(), Karras(), "karras", times=LogNormal())
+    x0 = 0.5 * draw((2000, 10))
+    losses = diffusion.loss(x0, generator=torch.Generator().manual_seed(1))
+    assert abs(losses.mean() - 1) < 5 * (2 / 20_000) ** 0.5  # chi-squared
+
+
+@every_space
+def test_weighting_and_times_work_together_and_are_saved(space, shape):
+    def make():
+        options = {"weighting": LearnedUncertainty(MinSNR()), "times": LossSecondMoment(2, 3)}
+        return GaussianDiffusion(Spy(), prediction="v", **options)
+
+    diffusion, x0 = make(), draw(shape)
+    for seed in range(9):
+        loss = diffusion.loss(x0, space=space, generator=torch.Generator().manual_seed(seed))
+    assert loss.isfinite().all() and diffusion.times.count.sum() == 36
+    loss.sum().backward()
+    assert diffusion.weighting.linear.bias.grad != 0
+
+    other = make()
+    other.load_state_dict(diffusion.state_dict())
+    once, again = (
+        d.loss(x0, space=space, generator=torch.Generator().manual_seed(1))
+        for d in (diffusion, other)
+    )
+    assert torch.equal(once, again)
 
 
 def test_the_output_is_projected_onto_the_space():

@@ -1,0 +1,28 @@
+"""How likely data are under a model: bounds, the probability-flow ODE, learned variances."""
+
+from anydiff.likelihood.bound import Bound, continuous_bound, variational_bound
+from anydiff.likelihood.decoders import (
+    ContinuousGaussian,
+    Decoder,
+    Dequantize,
+    DiscretizedGaussian,
+    bits_per_dim,
+)
+from anydiff.likelihood.flow import log_prob
+from anydiff.likelihood.hybrid import Hybrid
+from anydiff.likelihood.variances import log_variances, reverse_log_variance
+
+__all__ = [
+    "Bound",
+    "ContinuousGaussian",
+    "Decoder",
+    "Dequantize",
+    "DiscretizedGaussian",
+    "Hybrid",
+    "bits_per_dim",
+    "continuous_bound",
+    "log_prob",
+    "log_variances",
+    "reverse_log_variance",
+    "variational_bound",
+]

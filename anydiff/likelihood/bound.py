@@ -1,0 +1,286 @@
+r"""How many nats a model needs for an item, at most: the variational bound of -log p(x0).
+
+Of the chain of T steps, term by term (:func:`variational_bound`), or of the diffusion in continuous time
+(:func:`continuous_bound`),
+
+.. math::
+    L_\infty = KL(q(x_1 | x_0) \| p(x_1)) - E \log p(x_0 | x_{first})
+        + \tfrac12 \int_0^1 -\lambda'_t\, E \lVert \epsilon - \hat\epsilon \rVert^2 dt
+
+Every term is an estimate from one draw of noise for each item; means over data or over repeated calls are
+what is reported. The prior is what :meth:`anydiff.GaussianDiffusion.sample` starts from, a normal with
+the variance alpha² + sigma² of t = 1. Gradients flow: evaluate under ``torch.no_grad()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from anydiff.likelihood.chain import Chain, mistake
+from anydiff.likelihood.decoders import ContinuousGaussian, Decoder, bits_per_dim
+from anydiff.likelihood.gaussians import kl
+from anydiff.predictions import Prediction, Predictor
+from anydiff.schedules import Level, Schedule
+from anydiff.spaces import Dense, Generators, Space
+
+if TYPE_CHECKING:
+    from anydiff.diffusion import GaussianDiffusion
+
+__all__ = ["Bound", "as_predictor", "continuous_bound", "ends", "variational_bound"]
+
+
+class Bound(NamedTuple):
+    """An upper bound of -log p(x0) in nats, in its parts; all are (B,) but the last two."""
+
+    prior: Tensor
+    """How far the last state is from the noise that sampling starts with."""
+    diffusion: Tensor
+    """What the reverse steps cost together."""
+    reconstruction: Tensor
+    """What is left to say of x0 at the first level."""
+    dim: Tensor
+    """The dimension of each item."""
+    steps: Tensor
+    """(K, B): the divergence of each step; in continuous time, estimates whose mean is `diffusion`."""
+    times: Tensor
+    """(K, B): the times t that those belong to."""
+
+    @property
+    def total(self) -> Tensor:
+        """The bound, (B,)."""
+        return self.prior + self.diffusion + self.reconstruction
+
+    def bits_per_dim(self, width: float = 1.0) -> Tensor:
+        """The bound in bits per dimension, (B,).
+
+        Arguments:
+            width: The distance of neighbouring levels if the decoder is a density, see
+                :func:`~anydiff.likelihood.bits_per_dim`.
+        """
+        return bits_per_dim(-self.total, self.dim, width)
+
+
+def variational_bound(
+    model: GaussianDiffusion | Predictor,
+    x0: Tensor,
+    steps: int | Sequence[float] | Tensor = 1000,
+    *,
+    space: Space | None = None,
+    decoder: Decoder = ContinuousGaussian(),  # noqa: B008
+    variance: str = "small",
+    draws: int | None = None,
+    generator: Generators = None,
+    **cond: Any,
+) -> Bound:
+    r"""The variational bound of the chain of T steps, in nats, for each item.
+
+    .. math::
+        L = KL(q(x_T | x_0) \| p(x_T)) + \sum_{t > s} KL(q(x_s | x_t, x_0) \| p(x_s | x_t))
+          - \log p(x_0 | x_{first})
+
+    Where the schedule begins in the data, as a table does, the first step is the decoder, a normal around
+    the predicted x0 with the step's variance. Where it begins at some noise, the first step has its
+    divergence like the others, and the decoder is a normal around :math:`x_0 / \alpha_0`.
+
+    Arguments:
+        model: A diffusion; or a predictor, which is bound to its space and conditions already.
+        x0: Data; the part outside the space is dropped.
+        steps: T, even steps in t; or the times, falling or rising.
+        space: The batch's space, if the model is a diffusion; dense if None.
+        decoder: The likelihood of the data: a density, or :class:`DiscretizedGaussian`.
+        variance: Of the reverse steps: ``"small"``, ``"large"`` or ``"learned"``, as of :class:`DDPM`.
+        draws: Estimate the sum from this many random steps of each item; None takes all.
+        generator: Where noise and steps come from; one per item makes an item's bound independent of
+            the batch that it is in.
+        cond: Conditions, passed on to the denoiser.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 5 and section 3.3.
+        https://arxiv.org/abs/2006.11239
+        Variational Diffusion Models (Kingma et al., 2021), eq. 11-13. https://arxiv.org/abs/2107.00630
+    """
+    predictor = as_predictor(model, space, cond)
+    space, schedule = predictor.space, predictor.schedule
+    x0 = space.project(x0)
+    dim = space.dim(x0)
+    chain = Chain.of(schedule, steps, variance, x0.device)
+
+    def visit(k: Tensor) -> tuple[Prediction, Tensor]:
+        """What is predicted at the rows k (B,), and the noise there."""
+        at = schedule.at(chain.knots[k].to(x0.dtype))
+        eps = space.noise(x0, generator)
+        return predictor.predict(_noisy(x0, eps, at, space), at), eps
+
+    first, last = 1, len(chain)
+    if chain.level(0).sigma == 0:
+        k = torch.ones(len(dim), dtype=torch.long, device=x0.device)
+        p, _ = visit(k)
+        reconstruction = chain.decode(p, x0, k, decoder, space)
+        first = 2
+    else:
+        start = chain.knots[0].to(x0.dtype).expand(len(dim))
+        reconstruction = _reconstruction(x0, schedule.at(start), decoder, space, generator)
+
+    count = last + 1 - first
+    rows = torch.arange(first, last + 1, device=x0.device)[:, None].expand(count, len(dim))
+    if draws is not None and count:
+        u = _uniforms(draws, x0, len(dim), generator)
+        rows = first + (u * count).long().clamp(max=count - 1)
+    terms = [x0.new_zeros(0, len(dim))]
+    for k in rows:
+        p, eps = visit(k)
+        terms.append(chain.divergence(p, x0, eps, k, space)[None])
+    divergences = torch.cat(terms)
+
+    end = schedule.at(chain.knots[-1].to(x0.dtype).expand(len(dim)))
+    return Bound(
+        prior=_prior(x0, end, space),
+        diffusion=divergences.sum(0) * (count / max(len(rows), 1)),
+        reconstruction=reconstruction,
+        dim=dim,
+        steps=divergences,
+        times=chain.knots[rows].to(x0.dtype),
+    )
+
+
+def continuous_bound(
+    model: GaussianDiffusion | Predictor,
+    x0: Tensor,
+    *,
+    space: Space | None = None,
+    decoder: Decoder = ContinuousGaussian(),  # noqa: B008
+    u: Tensor | None = None,
+    draws: int = 1,
+    uniform: str = "time",
+    logsnr_min: float = -20.0,
+    logsnr_max: float = 20.0,
+    generator: Generators = None,
+    **cond: Any,
+) -> Bound:
+    r"""The variational bound in continuous time, in nats, for each item.
+
+    .. math::
+        L_\infty = KL(q(x_1 | x_0) \| p(x_1)) - \log p(x_0 | x_{first})
+            + \tfrac12 E_t \bigl[ -\lambda'_t \lVert \epsilon - \hat\epsilon \rVert^2 \bigr]
+
+    The decoder is a normal around :math:`x_{first} / \alpha`. Differentiable with respect to the denoiser
+    and, with ``uniform="time"``, to the schedule: the sum is the loss of a learned schedule's ends and
+    of its denoiser, the variance of `steps` that of its shape.
+
+    Arguments:
+        model, x0, space, decoder, generator, cond: As of :func:`variational_bound`.
+        u: Uniform draws in [0, 1], (B,) or (draws, B), which become times. Stratified draws if None.
+        draws: How many times for each item, if u is None.
+        uniform: What the draws are uniform in: ``"time"``, or ``"logsnr"``, whose estimates vary less
+            for a schedule that was not learned.
+        logsnr_min, logsnr_max: Where the bound is cut if the schedule goes further.
+
+    References:
+        Variational Diffusion Models (Kingma et al., 2021), eq. 11-18.
+        https://arxiv.org/abs/2107.00630
+    """
+    if uniform not in ("time", "logsnr"):
+        raise ValueError(f"uniform is {uniform!r}; choose 'time' or 'logsnr'.")
+    predictor = as_predictor(model, space, cond)
+    space, schedule = predictor.space, predictor.schedule
+    x0 = space.project(x0)
+    dim = space.dim(x0)
+
+    logsnr = ends(schedule, logsnr_min, logsnr_max, x0.device)
+    u = _uniforms(draws, x0, len(dim), generator) if u is None else u.reshape(-1, len(dim)).double()
+    with torch.no_grad():
+        start, stop = schedule.time(logsnr)
+        times = start + u * (stop - start)
+        if uniform == "logsnr":
+            times = schedule.time(logsnr[0] + u * (logsnr[1] - logsnr[0]))
+
+    terms = []
+    for t in times.to(x0.dtype):
+        at = schedule.at(t)
+        eps = space.noise(x0, generator)
+        p = predictor.predict(_noisy(x0, eps, at, space), at)
+        fall = logsnr[0] - logsnr[1] if uniform == "logsnr" else -at.logsnr_rate * (stop - start)
+        terms.append(0.5 * fall.to(x0.dtype) * space.sum(mistake(p, x0, eps)[1].square()))
+    integrals = torch.stack(terms)
+
+    start, stop = (t.to(x0.dtype).expand(len(dim)) for t in (start, stop))
+    return Bound(
+        prior=_prior(x0, schedule.at(stop), space),
+        diffusion=integrals.mean(0),
+        reconstruction=_reconstruction(x0, schedule.at(start), decoder, space, generator),
+        dim=dim,
+        steps=integrals,
+        times=times.to(x0.dtype),
+    )
+
+
+def as_predictor(
+    model: GaussianDiffusion | Predictor, space: Space | None, cond: dict[str, Any]
+) -> Predictor:
+    """A diffusion bound to a batch; or a predictor, which is already.
+
+    Raises:
+        ValueError: If a predictor comes with another space, or with conditions.
+    """
+    if not hasattr(model, "predict"):
+        return model.predictor(Dense() if space is None else space, **cond)  # type: ignore[union-attr]
+    if cond or not (space is None or space is model.space):  # type: ignore[union-attr]
+        given = ", ".join([*cond, *(["space"] if space is not None else [])])
+        raise ValueError(
+            f"a predictor is bound to its batch already, and {given} came as well; give them to "
+            "diffusion.predictor(space, ...)."
+        )
+    return model  # type: ignore[return-value]
+
+
+def _noisy(x0: Tensor, eps: Tensor, at: Level, space: Space) -> Tensor:
+    return space.expand(at.alpha, x0) * x0 + space.expand(at.sigma, x0) * eps
+
+
+def _prior(x0: Tensor, at: Level, space: Space) -> Tensor:
+    """KL(q(x_t | x0) || N(0, alpha² + sigma²)) at the noisy end, (B,)."""
+    scale2 = at.alpha**2 + at.sigma**2
+    away = space.expand(at.alpha * scale2**-0.5, x0) * x0
+    # log sigma² / (sigma² + alpha²); near pure noise the quotient has no digits
+    ratio = space.expand(-torch.log1p((at.alpha / at.sigma) ** 2), x0)
+    return kl(away, torch.zeros_like(ratio), ratio, space)
+
+
+def _reconstruction(
+    x0: Tensor, at: Level, decoder: Decoder, space: Space, generator: Generators
+) -> Tensor:
+    """-log p(x0 | x_t) at the clean end, (B,), by the normal that x_t / alpha is around x0."""
+    eps = space.noise(x0, generator)
+    mean = x0 + space.expand(at.noise_to_signal, x0) * eps
+    return -decoder(x0, mean, space.expand(-at.logsnr, x0), space)
+
+
+def ends(schedule: Schedule, low: float, high: float, device: torch.device) -> Tensor:
+    """The log-SNRs of the clean end and the noisy one, (2,), float64, within [low, high]."""
+    if not low < high:
+        raise ValueError(
+            f"logsnr_min is {low} and logsnr_max {high}; the minimum has to be the smaller."
+        )
+    with torch.no_grad():
+        times = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
+        return schedule.logsnr(times).clamp(low, high)
+
+
+def _uniforms(draws: int, x0: Tensor, items: int, generator: Generators) -> Tensor:
+    """Uniform draws in [0, 1], one of each item in each of `draws` strata, (draws, B)."""
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; take at least 1.")
+
+    def rand(shape: tuple[int, ...], g: Generator | None) -> Tensor:
+        device = x0.device if g is None else g.device
+        return torch.rand(shape, generator=g, dtype=torch.float64, device=device).to(x0.device)
+
+    if generator is None or isinstance(generator, Generator):
+        u = rand((draws, items), generator)
+    else:
+        u = torch.cat([rand((draws, 1), g) for g in generator], dim=1)
+    return (torch.arange(draws, device=x0.device)[:, None] + u) / draws

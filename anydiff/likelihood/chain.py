@@ -1,0 +1,154 @@
+r"""The chain of T steps, and the terms of its variational bound.
+
+.. math::
+    L = \underbrace{KL(q(x_T | x_0) \| p(x_T))}_{prior}
+      + \sum_t \underbrace{KL(q(x_s | x_t, x_0) \| p(x_s | x_t))}_{diffusion}
+      \underbrace{- \log p(x_0 | x_1)}_{reconstruction}
+
+Any rising times are a chain, of any schedule. Where the schedule begins in the data itself, as a table
+does, the first step decodes them (Ho et al.); where it begins at some noise, that step has its divergence
+too, and the decoder sees the state there (VDM). With the second rule the bound has a limit for T ->
+infinity; with the first it has one where steps near the data stay proportionate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anydiff.likelihood.decoders import Decoder
+from anydiff.likelihood.gaussians import kl
+from anydiff.likelihood.variances import between, log_variances, tied
+from anydiff.predictions import Prediction
+from anydiff.schedules import Level, Schedule
+from anydiff.spaces import Space
+
+__all__ = ["VARIANCES", "Chain", "mistake"]
+
+VARIANCES = ("small", "large", "learned")
+
+
+def mistake(p: Prediction, x0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """x0 and eps less what is predicted for them, both shaped like x0.
+
+    Both follow from the error of the output itself: near the data, or near noise, a difference of
+    predicted x0 or eps has lost digits.
+    """
+    error = p.a * x0 + p.b * eps - p.y
+    det = p.alpha * p.b - p.sigma * p.a
+    return (-p.sigma / det) * error, (p.alpha / det) * error
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Times of a schedule, and what a reverse step may have for a variance.
+
+    Arguments:
+        schedule: t -> (alpha, sigma).
+        knots: Rising times, (T + 1,), float64.
+        variance: ``"small"``, ``"large"`` or ``"learned"``, see
+            :func:`~anydiff.likelihood.variances.log_variances`.
+    """
+
+    schedule: Schedule
+    knots: Tensor
+    variance: str = "small"
+
+    def __post_init__(self) -> None:
+        if self.variance not in VARIANCES:
+            raise ValueError(
+                f"variance is {self.variance!r}; choose one of {', '.join(VARIANCES)}."
+            )
+
+    @classmethod
+    def of(
+        cls,
+        schedule: Schedule,
+        steps: int | Sequence[float] | Tensor,
+        variance: str,
+        device: torch.device,
+    ) -> Chain:
+        """The chain of T even steps, or of given times, rising or falling."""
+        if isinstance(steps, int):
+            if steps < 1:
+                raise ValueError(f"steps is {steps}; take at least 1.")
+            return cls(schedule, _even(steps, device), variance)
+        times = torch.as_tensor(steps, dtype=torch.float64)
+        times = times.flip(0) if times.ndim == 1 and len(times) and times[0] > times[-1] else times
+        if times.ndim != 1 or len(times) < 2 or not (times.diff() > 0).all():
+            raise ValueError(
+                f"the times are {times.tolist()}; give two or more that fall, or rise."
+            )
+        return cls(schedule, times.to(device), variance)
+
+    def __len__(self) -> int:
+        return len(self.knots) - 1
+
+    def level(self, k: Tensor | int) -> Level:
+        """The level of row k in float64, tensors shaped like k."""
+        return self.schedule.at(self.knots[k])
+
+    def log_variances(self, k: Tensor, p: Prediction, space: Space) -> tuple[Tensor, Tensor]:
+        """log q and log p of the step from row k to row k - 1; they broadcast with p.x_t."""
+        t, s = self.level(k), self.level(k - 1)
+        small, large = log_variances(t, s)
+        # The step onto the data: the posterior's variance is 0 there, and the next row's stands in,
+        # for "large" as well, as in the code of the papers.
+        first = large
+        if len(self) > 1:
+            first = log_variances(self.level(2), self.level(1))[0]
+        onto_data = s.sigma == 0
+        small = torch.where(onto_data, first, small)
+        if self.variance == "large":
+            large = torch.where(onto_data, first, large)
+
+        x = p.x_t
+        small, large = (space.expand(c.to(x.dtype), x) for c in (small, large))
+        if self.variance != "learned":
+            return small, small if self.variance == "small" else large
+        if p.extra is None:
+            raise ValueError(
+                "the denoiser gives no variance beside its prediction; give it twice the channels, "
+                "or use variance='small'."
+            )
+        return small, between(small, large, tied(p.extra, space))
+
+    def divergence(
+        self, p: Prediction, x0: Tensor, eps: Tensor, k: Tensor, space: Space, *, stop: bool = False
+    ) -> Tensor:
+        """KL(q(x_s | x_t, x0) || p(x_s | x_t)) of the step from row k to row k - 1, in nats, (B,).
+
+        Arguments:
+            p: What was predicted at row k, of alpha x0 + sigma eps there.
+            k: Rows, (B,), from 1 to T.
+            stop: Keep the gradient from the mean.
+        """
+        posterior, log_variance = self.log_variances(k, p, space)
+        t, s = self.level(k), self.level(k - 1)
+        # the means are alpha_s (1 - e^(logsnr_t - logsnr_s)) (x0 - x0_hat) apart
+        share = s.alpha * torch.exp(log_variances(t, s)[1]) / t.sigma**2
+        away = space.expand(share.to(x0.dtype), x0) * mistake(p, x0, eps)[0]
+        away = away.detach() if stop else away
+        return kl(away, log_variance, posterior - log_variance, space)
+
+    def decode(
+        self,
+        p: Prediction,
+        x0: Tensor,
+        k: Tensor,
+        decoder: Decoder,
+        space: Space,
+        *,
+        stop: bool = False,
+    ) -> Tensor:
+        """-log p(x0 | x_t) of the step from row k onto the data, in nats, (B,)."""
+        mean = p.x0.detach() if stop else p.x0
+        log_variance = self.log_variances(k, p, space)[1]
+        return -decoder(x0, mean, log_variance, space)
+
+
+def _even(steps: int, device: torch.device) -> Tensor:
+    return torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)

@@ -1,0 +1,177 @@
+r"""Objectives for models that are given as a score: x -> s(x), the gradient of log p(x).
+
+No noise level, schedule or prediction type is needed: data from p and a function that is to become its
+score. Hyvärinen's objective is the squared distance to the true score less a constant,
+
+.. math::
+    J = \mathbb E_p\bigl[\tfrac12 \lVert s(x) \rVert^2 + \operatorname{tr} \nabla s(x)\bigr]
+      = \tfrac12 \mathbb E_p \lVert s(x) - \nabla \log p(x) \rVert^2 + \text{const}
+
+:func:`exact` takes the trace, :func:`sliced` estimates it along random directions, :func:`denoising`
+needs no derivative and learns the score of data with a little noise added. The norm, the trace and the
+directions are those of the space. Each returns (B,), not divided by the dimension, to be minimised in
+the mean. A score has to treat the items of a batch apart: with batch norm these derivatives are wrong.
+To train by the first two it has to be differentiable twice, which fused layers and flash attention are
+not; the third trains any network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from anydiff.spaces import Dense, Generators, Space
+
+__all__ = ["denoising", "exact", "sliced"]
+
+Score = Callable[..., Tensor]  # x -> score, or (x, t) -> score
+
+
+def denoising(
+    score: Score,
+    x: Tensor,
+    sigma: Tensor | float,
+    t: Tensor | None = None,
+    *,
+    space: Space = Dense(),  # noqa: B008
+    noise: Tensor | None = None,
+    generator: Generators = None,
+) -> Tensor:
+    r"""Denoising score matching: the score of the data with noise added, (B,).
+
+    .. math:: L = \tfrac12 \Bigl\lVert s(x + \sigma \epsilon) + \frac{\epsilon}{\sigma} \Bigr\rVert^2
+
+    Its scale goes as sigma⁻²; multiply by sigma² to let several levels count alike.
+
+    Arguments:
+        score: x -> score, or (x, t) -> score, shaped like x.
+        x: Data; the part outside the space is dropped.
+        sigma: The noise's deviation, positive, one for all or (B,).
+        t: Given to the score if not None, (B,).
+        noise: The eps to use, in the space. Drawn if None.
+        generator: Where noise comes from: one generator, or one per item.
+
+    References:
+        A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011), section 4.
+        https://doi.org/10.1162/NECO_a_00142
+    """
+    x = space.project(x)
+    eps = space.noise(x, generator) if noise is None else noise
+    sigma = space.expand(sigma, x)  # type: ignore[type-var]
+    s = _bound(score, t, space)(x + sigma * eps)
+    return 0.5 * space.sum((s + eps / sigma).square())
+
+
+def sliced(
+    score: Score,
+    x: Tensor,
+    t: Tensor | None = None,
+    *,
+    projections: int = 1,
+    variance_reduced: bool = True,
+    space: Space = Dense(),  # noqa: B008
+    generator: Generators = None,
+) -> Tensor:
+    r"""Sliced score matching: an unbiased estimate of :func:`exact` for one backward pass, (B,).
+
+    .. math:: L = \tfrac12 \lVert s(x) \rVert^2 + v^\top \nabla s(x)\, v, \qquad v \sim N(0, I)
+
+    Arguments:
+        score: x -> score, or (x, t) -> score, shaped like x; differentiable twice if it is trained.
+        x: Data; the part outside the space is dropped.
+        t: Given to the score if not None, (B,).
+        projections: Directions v for each item, whose estimates are averaged.
+        variance_reduced: With the norm of s itself, as above; without, :math:`\tfrac12 (v^\top s)^2`
+            stands in its place, as in the general form.
+        generator: Where the directions come from: one generator, or one per item.
+
+    References:
+        Sliced Score Matching (Song et al., 2019), section 3. https://arxiv.org/abs/1905.07088
+    """
+    if projections < 1:
+        raise ValueError(f"projections is {projections}; take at least 1.")
+    x = space.project(x)
+    directions = torch.stack([space.noise(x, generator) for _ in range(projections)])
+    s, turn = _turn(_bound(score, t, space), x, directions)
+    if variance_reduced:
+        size = space.sum(s.square())
+    else:
+        size = torch.stack([space.sum(v * s).square() for v in directions]).mean(0)
+    return 0.5 * size + space.sum(turn) / projections
+
+
+def exact(
+    score: Score,
+    x: Tensor,
+    t: Tensor | None = None,
+    *,
+    space: Space = Dense(),  # noqa: B008
+    chunk_size: int = 1,
+) -> Tensor:
+    r"""Score matching with the whole trace: one backward pass for each entry of the largest item, (B,).
+
+    .. math:: L = \tfrac12 \lVert s(x) \rVert^2 + \operatorname{tr}(P\, \nabla s(x)\, P)
+
+    where P is the projection onto the space.
+
+    Arguments:
+        score: x -> score, or (x, t) -> score, shaped like x; differentiable twice if it is trained.
+        x: Data; the part outside the space is dropped.
+        t: Given to the score if not None, (B,).
+        chunk_size: How many directions go back through the score at once. More than one is faster
+            where autograd can vectorise each of the network's operations (``is_grads_batched``).
+
+    References:
+        Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005), eq. 4.
+        https://jmlr.org/papers/v6/hyvarinen05a.html
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; take at least 1.")
+    x = space.project(x)
+    # the score is projected, and tr(P J P) = tr(P J)
+    s, turn = _turn(_bound(score, t, space), x, _axes(x, space), chunk_size)
+    return 0.5 * space.sum(s.square()) + space.sum(turn)
+
+
+def _bound(score: Score, t: Tensor | None, space: Space) -> Callable[[Tensor], Tensor]:
+    """The score as a function of x alone, within the space."""
+    return lambda x: space.project(score(x) if t is None else score(x, t))
+
+
+def _turn(
+    score: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor, chunk_size: int = 1
+) -> tuple[Tensor, Tensor]:
+    """s(x), and the entries of the sum of v^T ∇s v over the directions v (n, \\*), both shaped like x.
+
+    In reverse mode, which every network has: the score runs once.
+    """
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        s = score(x) + 0 * x  # a constant score has a derivative too
+    total = torch.zeros_like(x)
+    for some in directions.split(chunk_size):
+        batched = len(some) > 1
+        (back,) = torch.autograd.grad(
+            s,
+            x,
+            some if batched else some[0],
+            is_grads_batched=batched,
+            retain_graph=True,
+            create_graph=graph,
+        )
+        total = total + ((some * back).sum(0) if batched else some[0] * back)
+    return (s, total) if graph else (s.detach(), total)
+
+
+def _axes(x: Tensor, space: Space) -> Tensor:
+    """Unit directions, (n, \\*): the k-th has a one at the k-th entry of every item that has so many."""
+    items = torch.arange(len(space.dim(x)), device=x.device)
+    item = space.expand(items, x).expand(x.shape).flatten()
+    owner, order = item.sort(stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=x.device) - torch.searchsorted(owner, owner)
+    k = torch.arange(int(rank.max()) + 1, device=x.device)
+    return (rank == k[:, None]).to(x.dtype).view(-1, *x.shape)

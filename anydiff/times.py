@@ -1,0 +1,277 @@
+r"""Where training looks: the density of the times that a loss is taken at.
+
+A rule for times is an inverse distribution function, a rising map of uniform draws u in [0, 1] to
+times. It is applied to one draw from each of B equal strata, so that a batch covers the density evenly,
+which takes most of the noise of t out of its loss.
+
+A density weighs too: the expected loss is :math:`\int p(t)\, w(t)\, L_t\, dt`, and the weightings of the
+literature are meant for uniform times, or for those of their paper. :class:`LossSecondMoment` alone
+divides its density out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from anydiff.schedules import Schedule
+
+__all__ = [
+    "LogNormal",
+    "LogitNormal",
+    "LossSecondMoment",
+    "Mapped",
+    "Times",
+    "UniformLogSNR",
+    "UniformTimes",
+    "as_times",
+    "stratified",
+]
+
+
+def stratified(num_items: int, *, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Times in [0, 1), one in each of `num_items` equal strata, in random order, (B,).
+
+    Each time is uniform by itself, and together they cover the interval evenly.
+    """
+    device = like.device if generator is None else generator.device
+    order = torch.randperm(num_items, generator=generator, device=device)
+    jitter = torch.rand(num_items, generator=generator, device=device, dtype=torch.float64)
+    # rounding to float32 may reach 1 itself, which every schedule allows
+    return ((order + jitter) / num_items).to(device=like.device, dtype=like.dtype)
+
+
+class Times:
+    """A density of times."""
+
+    stratified: bool = True
+    """Draw once from each of B equal strata of the density; else independently."""
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """The times of quantiles u, shaped like u, rising with it; float64."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def draw(
+        self,
+        num_items: int,
+        schedule: Schedule,
+        *,
+        like: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Times in [0, 1], (B,), of the dtype and on the device of `like`."""
+        u = self._uniform(num_items, like.new_empty(0, dtype=torch.float64), generator)
+        return self(u, schedule).clamp(0, 1).to(like.dtype)
+
+    def _uniform(
+        self, num_items: int, like: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        if self.stratified:
+            return stratified(num_items, like=like, generator=generator)
+        device = like.device if generator is None else generator.device
+        u = torch.rand(num_items, generator=generator, device=device, dtype=torch.float64)
+        return u.to(device=like.device, dtype=like.dtype)
+
+    def reweigh(self, t: Tensor, loss: Tensor) -> Tensor:
+        """The loss (B,) of times that were drawn here, divided by their density if that is to cancel."""
+        return loss
+
+
+@dataclass(frozen=True)
+class UniformTimes(Times):
+    """Every time alike."""
+
+    stratified: bool = True
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return u
+
+
+@dataclass(frozen=True)
+class Mapped(Times):
+    """A function of uniform draws, (B,) -> (B,), rising from 0 to 1."""
+
+    function: Callable[[Tensor], Tensor]
+    stratified: bool = True
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return self.function(u)
+
+    def draw(
+        self,
+        num_items: int,
+        schedule: Schedule,
+        *,
+        like: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        # a user's function sees the data's own dtype
+        return self.function(self._uniform(num_items, like, generator))
+
+
+def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
+    """A density from what a user gave: itself, a map of uniform draws, or None for uniform times."""
+    if times is None:
+        return UniformTimes()
+    return times if isinstance(times, Times) else Mapped(times)
+
+
+@dataclass(frozen=True)
+class LogNormal(Times):
+    r"""EDM's density: the logarithm of sigma / alpha is normal.
+
+    Levels outside the schedule's range become its ends.
+
+    Arguments:
+        mean, std: Of :math:`\ln(\sigma / \alpha)`; the defaults are for data of deviation 1/2.
+
+    References:
+        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), table 1.
+        https://arxiv.org/abs/2206.00364
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        _check_std(self.std)
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(u.double())))
+
+
+@dataclass(frozen=True)
+class LogitNormal(Times):
+    r"""The logit of t is normal: more of the middle, where the task is hardest.
+
+    Arguments:
+        mean: Of :math:`\ln \frac{t}{1 - t}`; above 0 looks more at noise.
+        std: Its deviation.
+
+    References:
+        Scaling Rectified Flow Transformers (Esser et al., 2024), section 3.1.
+        https://arxiv.org/abs/2403.03206
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        _check_std(self.std)
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.double()))
+
+
+@dataclass(frozen=True)
+class UniformLogSNR(Times):
+    """Every log-SNR between two ends alike, and so every ln(sigma / alpha).
+
+    Arguments:
+        logsnr_min, logsnr_max: The ends, no further than the schedule goes.
+    """
+
+    logsnr_min: float = -10.0
+    logsnr_max: float = 10.0
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.logsnr_min < self.logsnr_max:
+            raise ValueError(
+                f"logsnr_min is {self.logsnr_min} and logsnr_max {self.logsnr_max}; "
+                "the minimum has to be the smaller."
+            )
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        ends = torch.linspace(1, 0, 2, dtype=torch.float64, device=u.device)
+        low, high = schedule.logsnr(ends).clamp(self.logsnr_min, self.logsnr_max)
+        return schedule.time(torch.lerp(high, low, u.double()))
+
+
+class LossSecondMoment(nn.Module, Times):
+    r"""Look most where the loss is largest and most uncertain, without changing what is learned.
+
+    .. math::
+        p_k \propto \sqrt{\mathbb E[L_k^2]}, \qquad
+        \mathbb E_{k \sim p}\Bigl[\frac{L_k}{n\, p_k}\Bigr] = \frac1n \sum_k L_k
+
+    The second moments are those of the last losses in each of n equal bins of t. Until every bin has
+    its `history`, and in eval mode, times are uniform. The losses are buffers: they move and are saved
+    with the diffusion, and nothing is read from the device.
+
+    Arguments:
+        bins: n.
+        history: How many losses each bin remembers.
+        mixing: The part of the draws that stays uniform, which keeps the weights below 1 / mixing.
+
+    References:
+        Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), section 3.3.
+        https://arxiv.org/abs/2102.09672
+    """
+
+    losses: Tensor
+    count: Tensor
+
+    def __init__(
+        self, bins: int = 100, history: int = 10, mixing: float = 1e-3, stratified: bool = True
+    ) -> None:
+        super().__init__()
+        if not (bins >= 1 and history >= 1 and 0 < mixing <= 1):
+            raise ValueError(
+                f"bins is {bins}, history {history} and mixing {mixing}; give at least one bin, at least "
+                "one loss to remember, and a mixing above 0 and up to 1."
+            )
+        self.bins, self.history, self.mixing = bins, history, mixing
+        self.stratified = stratified
+        self.register_buffer("losses", torch.zeros(bins, history))
+        self.register_buffer("count", torch.zeros(bins, dtype=torch.long))
+
+    @property
+    def probabilities(self) -> Tensor:
+        """What each bin is drawn with, (bins,), float64."""
+        moments = self.losses.double().square().mean(1).sqrt()
+        total = moments.sum()
+        p = (1 - self.mixing) * moments / total + self.mixing / self.bins
+        ready = (self.count >= self.history).all() & (total > 0) & self.training
+        return torch.where(ready, p, 1 / self.bins)
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        p = self.probabilities
+        ends = p.cumsum(0)
+        k = torch.searchsorted(ends, u.double(), right=True).clamp(max=self.bins - 1)
+        within = (u - (ends - p)[k]) / p[k]
+        return (k + within.clamp(0, 1)) / self.bins
+
+    def reweigh(self, t: Tensor, loss: Tensor) -> Tensor:
+        k = (t.double() * self.bins).long().clamp(max=self.bins - 1)
+        weight = 1 / (self.bins * self.probabilities[k])
+        if self.training:
+            self._remember(k, loss.detach())
+        return weight.to(loss.dtype) * loss
+
+    def _remember(self, k: Tensor, loss: Tensor) -> None:
+        """Write losses (B,) over the oldest of their bins k (B,)."""
+        k, order = k.sort(stable=True)
+        loss = loss[order].to(self.losses.dtype)
+        items = torch.arange(len(k), device=k.device)
+        rank = items - torch.searchsorted(k, k)  # how many of the batch its bin has had already
+        cell = k * self.history + (self.count[k] + rank) % self.history
+
+        # where more than one loss falls into a cell the last one stays, on any device
+        last = torch.full_like(self.losses, -1, dtype=torch.long).flatten()
+        last = last.scatter_reduce(0, cell, items, "amax").view_as(self.losses)
+        new = loss[last.clamp(min=0)]
+        # a loss that overflowed would be remembered for ever: nothing could be drawn any more
+        self.losses.copy_(torch.where((last >= 0) & new.isfinite(), new, self.losses))
+        self.count.index_add_(0, k, torch.ones_like(k))
+
+
+def _check_std(std: float) -> None:
+    if not std > 0:
+        raise ValueError(f"std is {std}; give a positive deviation.")
