@@ -7,15 +7,17 @@ probability flow. With them a sampler, a guidance or a likelihood can be held ag
     model = exact.gaussian(Cosine(), "v", mean=0.7, std=0.5)
     x = model.sample((1000, 2), sampler=YourSampler(), steps=20, seed=0)     # mean 0.7, deviation 0.5
 
-Both live in any space: in a subspace, "normal" means the projection of one.
+Both live in any space: in a subspace, "normal" means the projection of one. They are right at both
+ends too, where alpha or sigma is 0.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.predictions import PredictionType, prediction_type
@@ -40,19 +42,49 @@ class _Exact(nn.Module):
         """E[x0 | x_t] and E[eps | x_t], both shaped like x_t; alpha and sigma are (B,)."""
         raise NotImplementedError
 
-    def log_prob(self, x: Tensor, t: Tensor | None = None, *, space: Space = Dense()) -> Tensor:  # noqa: B008
-        """The log-density of data, or of x_t at the times t (B,), in nats, (B,)."""
+    def log_prob(
+        self,
+        x: Tensor,
+        t: Tensor | float | None = None,
+        *,
+        space: Space = Dense(),  # noqa: B008
+    ) -> Tensor:
+        """The log-density in the space, in nats, (B,).
+
+        Arguments:
+            x: Data, or x_t, in the space.
+            t: None for data; the times of x_t, (B,) or one for all. Time 0 is where the schedule
+                starts, which for some still has noise.
+        """
+        raise NotImplementedError
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        *,
+        space: Space = Dense(),  # noqa: B008
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Data, of the shape given, batch included."""
         raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor, space: Space = Dense()) -> Tensor:  # noqa: B008
         """What a network of the prediction type should say, shaped like x_t."""
-        at = self.schedule.at(t.to(x_t.dtype))
-        scale = self.predicts.input_scale(at)
-        x_t = x_t / space.expand(scale, x_t) if isinstance(scale, Tensor) else x_t
-        alpha, sigma = at.alpha, at.sigma
-        x0, eps = self.posterior(x_t, alpha, sigma, space)
+        at = self.schedule.at(t.double())
+        # the data's own score is finite, and written as -eps / sigma
+        at = replace(at, sigma=at.sigma.clamp(min=1e-100))
+        x = x_t.double() / space.expand(self.predicts.input_scale(at), x_t)
+        x0, eps = self.posterior(x, at.alpha, at.sigma, space)
         a, b = (space.expand(c, x_t) for c in self.predicts.coefficients(at))
-        return a * x0 + b * eps
+        return (a * x0 + b * eps).to(x_t.dtype)
+
+    def _levels(self, t: Tensor | float | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma shaped like `like`, (B,); those of the data if t is None."""
+        if t is None:
+            return torch.ones_like(like), torch.zeros_like(like)
+        times = torch.as_tensor(t, dtype=torch.float64, device=like.device).expand(like.shape)
+        alpha, sigma = self.schedule(times)
+        return alpha.to(like.dtype), sigma.to(like.dtype)
 
 
 class Gaussian(_Exact):
@@ -60,10 +92,18 @@ class Gaussian(_Exact):
 
     Arguments:
         schedule, prediction: As of the :class:`~anydiff.GaussianDiffusion` around it.
-        mean: Broadcasts with x0 and lies in the space.
-        std: One, or one per column.
+        mean: Broadcasts with x0; the part outside the space is dropped.
+        std: Broadcasts with x0: one, or one per column. The same for all rows that a projection
+            mixes, as it is for the rows of a centred column.
         covariance: (D, D), of dense items of D entries; replaces std.
+
+    Raises:
+        ValueError: If the covariance is none.
     """
+
+    mean: Tensor
+    variance: Tensor
+    axes: Tensor | None
 
     def __init__(
         self,
@@ -77,21 +117,35 @@ class Gaussian(_Exact):
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64))
         variance, axes = torch.as_tensor(std, dtype=torch.float64) ** 2, None
         if covariance is not None:
-            variance, axes = torch.linalg.eigh(torch.as_tensor(covariance, dtype=torch.float64))
-            if variance.min() < 0:
+            matrix = torch.as_tensor(covariance, dtype=torch.float64)
+            square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+            if not (square and torch.allclose(matrix, matrix.T)):
                 raise ValueError(
-                    f"the covariance has the eigenvalue {variance.min():.3g}; give none below 0."
+                    f"the covariance is {tuple(matrix.shape)} or not symmetric; give a symmetric "
+                    "(D, D)."
                 )
+            variance, axes = torch.linalg.eigh(matrix)
+            if variance[0] < -1e-10 * variance[-1].abs():
+                raise ValueError(
+                    f"the covariance has the eigenvalue {variance[0]:.3g}; give none below 0."
+                )
+            variance = variance.clamp(min=0)  # a singular matrix has them to within rounding
         self.register_buffer("variance", variance)
         self.register_buffer("axes", axes)
 
-    mean: Tensor
-    variance: Tensor
-    axes: Tensor | None
+    def _mean(self, x: Tensor, space: Space) -> Tensor:
+        return space.project(self.mean.to(x.dtype) + torch.zeros_like(x))
 
-    def _into(self, x: Tensor) -> Tensor:
-        """Into the eigenvectors' frame."""
-        return x if self.axes is None else x.flatten(1) @ self.axes.to(x.dtype)
+    def _into(self, x: Tensor, space: Space) -> Tensor:
+        """Into the frame of the covariance's eigenvectors."""
+        if self.axes is None:
+            return x
+        if not isinstance(space, Dense) or x[:1].numel() != len(self.axes):
+            raise ValueError(
+                f"the covariance is of dense items with {len(self.axes)} entries and x is "
+                f"{tuple(x.shape)} in {type(space).__name__}; give a std."
+            )
+        return x.flatten(1) @ self.axes.to(x.dtype)
 
     def _back(self, z: Tensor, like: Tensor) -> Tensor:
         return z if self.axes is None else (z @ self.axes.to(z.dtype).T).view_as(like)
@@ -99,41 +153,50 @@ class Gaussian(_Exact):
     def posterior(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
     ) -> tuple[Tensor, Tensor]:
-        mean = self.mean.to(x_t.dtype)
-        away = x_t - space.expand(alpha, x_t) * mean
-        z = self._into(away)
+        mean, variance = self._mean(x_t, space), self.variance.to(x_t.dtype)
+        z = self._into(x_t - space.expand(alpha, x_t) * mean, space)
         alpha, sigma = (space.expand(c, z) for c in (alpha, sigma))
-        variance = self.variance.to(z.dtype)
-        z = z / (alpha**2 * variance + sigma**2)
-        x0 = space.project(mean + torch.zeros_like(x_t)) + self._back(alpha * variance * z, x_t)
-        return x0, self._back(sigma * z, x_t)
+        total = alpha**2 * variance + sigma**2
+        z = z / total.clamp(min=torch.finfo(z.dtype).tiny)  # a point without noise is 0 / 0
+        return mean + self._back(alpha * variance * z, x_t), self._back(sigma * z, x_t)
 
     def flow(self, x: Tensor, t: float, s: float, space: Space = Dense()) -> Tensor:  # noqa: B008
-        """Where the probability-flow ODE takes a state from time t to s; s = 0 is the data itself."""
-        here, there = self.schedule.levels(torch.tensor([t, s], dtype=torch.float64))
-        levels = [(h.alpha, h.sigma) if h.t != 0 else (1.0, 0.0) for h in (here, there)]
-        (a, c), (b, d) = levels
-        mean = space.project(self.mean.to(x.dtype) + torch.zeros_like(x))
-        z = self._into(x - a * mean)
-        variance = self.variance.to(x.dtype)
+        """Where the probability-flow ODE takes a state from time t to s; time 0 is the data itself."""
+        knots = self.schedule.levels(torch.tensor([t, s], dtype=torch.float64))
+        (a, c), (b, d) = ((k.alpha, k.sigma) if k.t != 0 else (1.0, 0.0) for k in knots)
+        mean, variance = self._mean(x, space), self.variance.to(x.dtype)
+        z = self._into(x - a * mean, space)
         z = z * torch.sqrt((b**2 * variance + d**2) / (a**2 * variance + c**2))
         return b * mean + self._back(z, x)
 
-    def log_prob(self, x: Tensor, t: Tensor | None = None, *, space: Space = Dense()) -> Tensor:  # noqa: B008
-        alpha, sigma = _levels(self.schedule, t, space.dim(x))
-        away = x - space.expand(alpha, x) * space.project(
-            self.mean.to(x.dtype) + torch.zeros_like(x)
-        )
-        z = self._into(away)
+    def log_prob(
+        self,
+        x: Tensor,
+        t: Tensor | float | None = None,
+        *,
+        space: Space = Dense(),  # noqa: B008
+    ) -> Tensor:
+        dim = space.dim(x)
+        alpha, sigma = self._levels(t, dim)
+        z = self._into(x - space.expand(alpha, x) * self._mean(x, space), space)
         variance = space.expand(alpha, z) ** 2 * self.variance.to(z.dtype)
         variance = (variance + space.expand(sigma, z) ** 2).expand_as(z)
-        volume = space.sum(variance.log())
-        centered = getattr(space, "centered", 0)  # such columns have one dimension less than rows
-        if centered:
-            first = torch.cat([torch.zeros(1, dtype=torch.long, device=x.device), space.ptr[1:-1]])  # type: ignore[attr-defined]
-            volume = volume - variance[first, :centered].log().sum(1)
-        squares = space.sum(z.square() / variance)
-        return -0.5 * (squares + volume + space.dim(x) * math.log(2 * math.pi))
+        if self.variance.numel() == 1:
+            volume = dim * (alpha**2 * self.variance.reshape(()).to(x.dtype) + sigma**2).log()
+        else:  # of a matrix that commutes with the projection
+            volume = space.sum(space.diagonal(z) * variance.log())  # type: ignore[attr-defined]
+        return -0.5 * (space.sum(z.square() / variance) + volume + dim * math.log(2 * math.pi))
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        *,
+        space: Space = Dense(),  # noqa: B008
+        generator: Generator | None = None,
+    ) -> Tensor:
+        z = space.noise(self.like.new_zeros(shape), generator)
+        spread = self._into(z, space) * self.variance.to(z.dtype).sqrt()
+        return self._mean(z, space) + self._back(spread, z)
 
 
 class GaussianMixture(_Exact):
@@ -141,9 +204,9 @@ class GaussianMixture(_Exact):
 
     Arguments:
         schedule, prediction: As of the :class:`~anydiff.GaussianDiffusion` around it.
-        means: (K, \\*), each broadcasts with x0's rows (or with an item of a dense batch) and lies in
-            the space.
-        stds: (K,), or one for all.
+        means: (K, \\*), each broadcasts with x0; the part outside the space is dropped.
+        stds: (K,), or one for all. Means with a deviation of 0 are a data set that has been learnt by
+            heart.
         weights: (K,), positive; equal ones if None.
     """
 
@@ -161,42 +224,55 @@ class GaussianMixture(_Exact):
     ) -> None:
         super().__init__(schedule, prediction)
         means = torch.as_tensor([[-1.0], [1.0]] if means is None else means, dtype=torch.float64)
-        weights = torch.ones(len(means)) if weights is None else weights
-        self.register_buffer("means", means)
-        self.register_buffer(
-            "stds", torch.as_tensor(stds, dtype=torch.float64).expand(len(means)).clone()
-        )
+        stds = torch.as_tensor(stds, dtype=torch.float64).expand(len(means)).clone()
+        weights = [1.0] * len(means) if weights is None else weights  # type: ignore[assignment]
         weights = torch.as_tensor(weights, dtype=torch.float64)
+        if weights.shape != (len(means),) or not (weights > 0).all():
+            raise ValueError(
+                f"the weights are {weights.tolist()}; give {len(means)}, one for each mean, above 0."
+            )
+        self.register_buffer("means", means)
+        self.register_buffer("stds", stds)
         self.register_buffer("weights", weights / weights.sum())
+
+    def _mean(self, k: int, x: Tensor, space: Space) -> Tensor:
+        return space.project(self.means[k].to(x.dtype) + torch.zeros_like(x))
 
     def _components(
         self, x: Tensor, alpha: Tensor, sigma: Tensor, space: Space
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Each component's means as items of x, its variance at the level (B,), its log-joint (K, B)."""
-        means, variances, joint = [], [], []
-        for mean, std, weight in zip(self.means, self.stds, self.weights, strict=True):
-            m = space.project(mean.to(x.dtype) + torch.zeros_like(x))
-            v = alpha**2 * std**2 + sigma**2
-            squares = space.sum((x - space.expand(alpha, x) * m).square()) / v
-            volume = space.dim(x) * (2 * math.pi * v).log()
-            means.append(m)
+        """Each component's x less its mean, its variance at the level (B,), its log-joint (K, B)."""
+        dim, away, variances, joint = space.dim(x), [], [], []
+        for k, (std, weight) in enumerate(zip(self.stds, self.weights, strict=True)):
+            z = x - space.expand(alpha, x) * self._mean(k, x, space)
+            v = (alpha**2 * std**2 + sigma**2).clamp(min=torch.finfo(x.dtype).tiny)
+            away.append(z)
             variances.append(v)
-            joint.append(weight.log() - 0.5 * (squares + volume))
-        return means, variances, torch.stack(joint)
+            volume = dim * (2 * math.pi * v).log()
+            joint.append(weight.log() - 0.5 * (space.sum(z.square()) / v + volume))
+        return away, variances, torch.stack(joint)
 
     def posterior(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
     ) -> tuple[Tensor, Tensor]:
-        means, variances, joint = self._components(x_t, alpha, sigma, space)
+        away, variances, joint = self._components(x_t, alpha, sigma, space)
         x0, eps = torch.zeros_like(x_t), torch.zeros_like(x_t)
-        for m, v, std, share in zip(means, variances, self.stds, joint.softmax(0), strict=True):
-            away = x_t - space.expand(alpha, x_t) * m
-            x0 = x0 + space.expand(share, x_t) * (m + space.expand(alpha * std**2 / v, x_t) * away)
-            eps = eps + space.expand(share * sigma / v, x_t) * away
+        for k, (z, v, share) in enumerate(zip(away, variances, joint.softmax(0), strict=True)):
+            inside = (
+                self._mean(k, x_t, space) + space.expand(alpha * self.stds[k] ** 2 / v, x_t) * z
+            )
+            x0 = x0 + space.expand(share, x_t) * inside
+            eps = eps + space.expand(share * sigma / v, x_t) * z
         return x0, eps
 
-    def log_prob(self, x: Tensor, t: Tensor | None = None, *, space: Space = Dense()) -> Tensor:  # noqa: B008
-        alpha, sigma = _levels(self.schedule, t, space.dim(x))
+    def log_prob(
+        self,
+        x: Tensor,
+        t: Tensor | float | None = None,
+        *,
+        space: Space = Dense(),  # noqa: B008
+    ) -> Tensor:
+        alpha, sigma = self._levels(t, space.dim(x))
         return self._components(x, alpha, sigma, space)[2].logsumexp(0)
 
     def draw(
@@ -204,40 +280,28 @@ class GaussianMixture(_Exact):
         shape: tuple[int, ...],
         *,
         space: Space = Dense(),  # noqa: B008
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> Tensor:
-        """Data, by drawing a component for each item."""
-        like = torch.zeros(shape, dtype=torch.float64)
+        like = self.like.new_zeros(shape)
         items = len(space.dim(like))
         which = torch.multinomial(self.weights, items, replacement=True, generator=generator)
         x = space.noise(like, generator) * space.expand(self.stds[which], like)
-        for k, mean in enumerate(self.means):
-            m = space.project(mean + torch.zeros_like(x))
-            x = x + space.expand((which == k).double(), x) * m
+        for k in range(len(self.means)):
+            x = x + space.expand((which == k).to(x.dtype), x) * self._mean(k, x, space)
         return x
-
-
-def _levels(schedule: Schedule, t: Tensor | None, dim: Tensor) -> tuple[Tensor, Tensor]:
-    return (torch.ones_like(dim), torch.zeros_like(dim)) if t is None else schedule(t.to(dim.dtype))
 
 
 def gaussian(
     schedule: Schedule, prediction: str | PredictionType = "v", **options: Tensor | float
 ) -> GaussianDiffusion:
     """A diffusion whose denoiser is :class:`Gaussian`."""
-    return GaussianDiffusion(
-        Gaussian(schedule, prediction, **options),  # type: ignore[arg-type]
-        schedule,
-        prediction,
-    )
+    denoiser = Gaussian(schedule, prediction, **options)  # type: ignore[arg-type]
+    return GaussianDiffusion(denoiser, schedule, prediction)
 
 
 def mixture(
     schedule: Schedule, prediction: str | PredictionType = "v", **options: Tensor | float
 ) -> GaussianDiffusion:
     """A diffusion whose denoiser is :class:`GaussianMixture`."""
-    return GaussianDiffusion(
-        GaussianMixture(schedule, prediction, **options),  # type: ignore[arg-type]
-        schedule,
-        prediction,
-    )
+    denoiser = GaussianMixture(schedule, prediction, **options)  # type: ignore[arg-type]
+    return GaussianDiffusion(denoiser, schedule, prediction)

@@ -3,19 +3,22 @@
 import pytest
 import torch
 
-from anydiff import Dense, Masked, Ragged
-from anydiff.spaces import Space
+from anydiff.spaces import Dense, Masked, Packed, Ragged, Space
 
 SIZES = [1, 4, 2, 7]
 MASK = torch.arange(7)[None] < torch.tensor(SIZES)[:, None]
 OBSERVED = torch.rand(4, 7, 3, generator=torch.Generator().manual_seed(5)) < 0.7
 OBSERVED[3, 2] = False  # a row of which nothing is known
+NODES = Ragged.from_sizes(SIZES, centered=3)
+EDGES = Ragged(NODES.index[NODES.edge_index[0]], 4)  # the first item, of one node, has none
+PACKED = Packed({"nodes": (NODES, (14, 5)), "edges": (EDGES, (56, 2)), "cell": (Dense(), (4, 3))})
 SPACES = {
     "dense": (Dense(), (4, 3, 5)),
     "masked": (Masked(MASK), (4, 7, 3)),
     "observed": (Masked(MASK, OBSERVED), (4, 7, 3)),
     "ragged": (Ragged.from_sizes(SIZES), (14, 5)),
-    "centered": (Ragged.from_sizes(SIZES, centered=3), (14, 5)),
+    "centered": (NODES, (14, 5)),
+    "packed": (PACKED, PACKED.shape),
 }
 every_space = pytest.mark.parametrize("space, shape", SPACES.values(), ids=SPACES.keys())
 
@@ -45,6 +48,27 @@ def test_dimension_is_the_trace_of_the_projection(space, shape):
 
 
 @every_space
+def test_the_diagonal_is_the_projection_s(space, shape):
+    n, x = torch.Size(shape).numel(), draw(shape)
+    matrix = torch.stack([space.project(e.reshape(shape)).flatten() for e in torch.eye(n).double()])
+    assert torch.allclose(space.diagonal(x).flatten(), matrix.diagonal(), atol=1e-14)
+    assert torch.allclose(space.sum(space.diagonal(x)), space.dim(x), atol=1e-12)
+
+
+@every_space
+def test_the_covariance_of_the_noise_is_the_projection(space, shape):
+    """E (u z)² = |P u|² for every direction u; chi-squared of one degree, five standard errors."""
+    n, x, draws = torch.Size(shape).numel(), torch.empty(shape, dtype=torch.float64), 4000
+    generator = torch.Generator().manual_seed(1)
+    z = torch.stack([space.noise(x, generator).flatten() for _ in range(draws)])
+    u = draw((6, n), 2)  # random directions, and their differences by the parallelogram law
+    u = torch.cat([u, u[:1] + u[1:], u[:1] - u[1:]])
+    measured = (z @ u.T).square().mean(0)
+    expected = torch.stack([space.project(v.reshape(shape)).square().sum() for v in u])
+    assert ((measured / expected - 1).abs() < 5 * (2 / draws) ** 0.5).all()
+
+
+@every_space
 def test_noise_is_standard_normal_in_the_space(space, shape):
     generator = torch.Generator().manual_seed(0)
     x = torch.empty(shape, dtype=torch.float64)
@@ -67,6 +91,12 @@ def test_an_items_noise_does_not_depend_on_its_batch(space, shape):
         observed = None if space.observed is None else space.observed[1:2, :4]
         alone = Masked(torch.ones(1, 4, dtype=torch.bool), observed)
         assert torch.equal(alone.noise(x[1:2, :4], generators()[1:2])[0], z[1, :4])
+    elif isinstance(space, Packed):
+        nodes, edges = Ragged.from_sizes([7], centered=3), Ragged.from_sizes([42])
+        alone = {"nodes": (nodes, (7, 5)), "edges": (edges, (42, 2)), "cell": (Dense(), (1, 3))}
+        alone, batch = Packed(alone), space.unpack(z)
+        for name, y in alone.unpack(alone.noise(x[: alone.shape[0]], generators()[3:])).items():
+            assert torch.equal(y, batch[name][-len(y) :])
     else:
         assert torch.equal(space.noise(x[2:3], generators()[2:3])[0], z[2])
     with pytest.raises(ValueError, match="2 generators for 4 items"):
@@ -157,9 +187,21 @@ def test_to_moves_the_structure_and_keeps_what_is_built():
     assert Masked(MASK, OBSERVED).to("meta").observed.is_meta
 
 
+def test_an_item_without_rows_has_no_dimension():
+    space = Ragged(torch.tensor([1, 1, 1]), 3, centered=2)
+    assert space.dim(draw((3, 4))).tolist() == [0.0, 10.0, 0.0]
+    assert space.noise(draw((3, 4)), generators()[:3]).isfinite().all()
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda: Ragged.from_sizes(SIZES, centered=3).dim(draw((14, 2))), "3 columns are centred"),
+        (lambda: Ragged.from_sizes(SIZES, centered=1).project(draw((14, 2, 2))), "give rows"),
+        (
+            lambda: Ragged(torch.tensor([0, 1, 0]), 2).noise(draw((3, 2)), generators()[:2]),
+            "sort the rows by item",
+        ),
         (lambda: Ragged.from_sizes([3, 0]), "at least 1"),
         (
             lambda: Ragged.from_sizes(SIZES).project(draw((13, 5))),

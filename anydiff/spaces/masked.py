@@ -1,0 +1,143 @@
+"""Sequences padded to a common length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from anydiff.spaces.base import Coefficient, Generators, check_count, randn
+
+__all__ = ["Masked"]
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """(B, N, C): items padded to a common length; padding is zero and does not count.
+
+    A value that was never observed is zero and doesn't count either, but its row stays a row in time.
+
+    Arguments:
+        mask: (B, N), True where a row is valid.
+        observed: (B, N, C), True where a value is known; all of a valid row's if None.
+    """
+
+    mask: Tensor
+    observed: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask.ndim != 2 or self.mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask is {tuple(self.mask.shape)} of {self.mask.dtype}; "
+                "give a boolean tensor (B, N) that is True where a position is valid."
+            )
+        seen = self.observed
+        if seen is not None and (
+            seen.ndim != 3 or seen.dtype != torch.bool or seen.shape[:2] != self.mask.shape
+        ):
+            batch, length = self.mask.shape
+            raise ValueError(
+                f"observed is {tuple(seen.shape)} of {seen.dtype}; give a boolean tensor "
+                f"({batch}, {length}, C) that is True where a value is known."
+            )
+
+    @classmethod
+    def from_lengths(
+        cls,
+        lengths: Tensor | Sequence[int],
+        size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> Masked:
+        """The space of items that are valid in their first `lengths` rows.
+
+        Arguments:
+            size: The common length N; the longest item's if None.
+        """
+        lengths = torch.as_tensor(lengths, dtype=torch.long)
+        if lengths.ndim != 1 or len(lengths) == 0 or bool((lengths < 1).any()):
+            raise ValueError(
+                f"lengths are {lengths.tolist()}; give a list of counts, each at least 1."
+            )
+        longest = int(lengths.max())
+        size = longest if size is None else size
+        if size < longest:
+            raise ValueError(
+                f"size is {size} but the longest item has {longest} rows; give at least that."
+            )
+        lengths = lengths.to(device or lengths.device)
+        return cls(torch.arange(size, device=lengths.device) < lengths[:, None])
+
+    def to(self, device: torch.device | str) -> Masked:
+        return Masked(
+            self.mask.to(device), None if self.observed is None else self.observed.to(device)
+        )
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Valid rows of each item, (B,)."""
+        return self.mask.sum(1)
+
+    @cached_property
+    def _counts(self) -> list[int]:  # read from the device once, not at every step
+        return self.lengths.tolist()
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self.mask.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """What belongs to the space, (B, N, C), or (B, N, 1) where all values are observed."""
+        rows = self.mask[..., None]
+        return rows if self.observed is None else rows & self.observed
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[:2] != self.mask.shape:
+            raise ValueError(
+                f"x is {tuple(x.shape)} but the mask is {tuple(self.mask.shape)}; "
+                "build the space from the same batch."
+            )
+        if self.observed is not None and x.shape != self.observed.shape:
+            raise ValueError(
+                f"x is {tuple(x.shape)} but observed is {tuple(self.observed.shape)}; "
+                "give one mask for each value."
+            )
+
+    def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
+        if isinstance(c, Tensor) and c.ndim > 0:
+            return c.reshape(c.shape + (1,) * (x.ndim - 1))
+        return c
+
+    def project(self, x: Tensor) -> Tensor:
+        self._check(x)
+        return x.masked_fill(~self.valid, 0)
+
+    def sum(self, x: Tensor) -> Tensor:
+        return self.project(x).flatten(1).sum(1)
+
+    def dim(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if self.observed is None:
+            return (self.lengths * x.shape[-1]).to(x.dtype)
+        return self.valid.sum((1, 2)).to(x.dtype)
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        """The diagonal of the projection's matrix, shaped like x: 1 where an entry counts."""
+        self._check(x)
+        return self.valid.expand_as(x).to(x.dtype)
+
+    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
+        self._check(x)
+        if generator is None or isinstance(generator, Generator):
+            return self.project(randn(x.shape, x, generator))
+        check_count(generator, len(x))
+        # drawn for the valid rows alone, so that the padding of a batch changes nothing
+        draws = [
+            randn((n, x.shape[-1]), x, g) for n, g in zip(self._counts, generator, strict=True)
+        ]
+        noise = x.new_zeros(self.mask.numel(), x.shape[-1])
+        noise = noise.index_copy_(0, self._rows, torch.cat(draws)).view_as(x)
+        return noise if self.observed is None else self.project(noise)

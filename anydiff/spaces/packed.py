@@ -1,0 +1,171 @@
+r"""Several fields of one item in one tensor: nodes and edges, points and the cell they lie in.
+
+The state of a diffusion is one tensor, flattened at the door as ODE solvers do with a tuple of states:
+a step of a sampler, a guidance or a loss is then the same few operations as for one field, and nothing
+of it knows that there are several. The fields come apart only where their difference matters, in
+the denoiser, which is given the space.
+
+The tensor has no batch axis, because the fields have none in common: an item has as many rows of nodes
+as it has nodes, and of edges as it has edges. All of the first field comes first, then all of the second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from anydiff.spaces.base import Coefficient, Generators, Space, check_count
+
+__all__ = ["Packed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """(M,): fields with spaces of their own, flattened one after the other.
+
+    .. code-block:: python
+
+        nodes = Ragged(index, num_items, centered=3)
+        edges = Ragged(index[nodes.edge_index[0]], num_items)
+        space = Packed({"nodes": (nodes, (N, 8)), "edges": (edges, (E, 2)), "cell": (Dense(), (B, 6))})
+
+        loss = diffusion.loss(space.pack({"nodes": x, "edges": e, "cell": c}), space=space)
+        drawn = space.unpack(diffusion.sample(space.shape, space=space))["nodes"]
+
+        def forward(self, x_t, t, space):                            # of the denoiser
+            fields = space.unpack(x_t)                               # "nodes": (N, 8), …
+            graph = space["nodes"].edge_index
+            …
+            return space.pack({"nodes": …, "edges": …, "cell": …})
+
+    An item's dimension is the sum of its fields', so that an entry of any field weighs the same in a
+    loss; scale the data of a field to say otherwise. A learned variance is packed like the prediction,
+    and follows it: ``torch.cat([space.pack(mean), space.pack(variance)])``.
+
+    Arguments:
+        fields: The space and the shape of each, by name. All have the same items in the same order. An
+            item may have nothing of a field, as a single node has no edges. Any space will do; to
+            move the whole with ``to``, each has to have that method.
+    """
+
+    fields: Mapping[str, tuple[Space, tuple[int, ...]]]
+
+    def __post_init__(self) -> None:
+        if not self.fields:
+            raise ValueError("there is no field; give each a name, a space and a shape.")
+        fields = {name: (space, tuple(shape)) for name, (space, shape) in self.fields.items()}
+        object.__setattr__(self, "fields", fields)  # a copy: the caller's may change
+        for name, (space, shape) in fields.items():
+            with _named(name):  # whatever the space itself finds wrong with the shape
+                items = len(space.dim(torch.empty(shape)))
+            if items != self.num_items:
+                raise ValueError(
+                    f"field {name!r} has {items} items and {next(iter(fields))!r} has "
+                    f"{self.num_items}; build all from the same batch."
+                )
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(M,), of the packed tensor."""
+        return (sum(self._counts),)
+
+    @cached_property
+    def num_items(self) -> int:
+        """The number of items B."""
+        space, shape = next(iter(self.fields.values()))
+        return len(space.dim(torch.empty(shape)))
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        return [math.prod(shape) for _, shape in self.fields.values()]
+
+    def __getitem__(self, name: str) -> Any:
+        """The space of a field; typed loosely, for what only its kind has: a mask, edges."""
+        if name not in self.fields:
+            raise KeyError(f"there is no field {name!r}; there are {', '.join(self.fields)}.")
+        return self.fields[name][0]
+
+    def to(self, device: torch.device | str) -> Packed:
+        return Packed({name: (self[name].to(device), s) for name, (_, s) in self.fields.items()})
+
+    def pack(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """One tensor of a tensor for each field, (M,)."""
+        if fields.keys() != self.fields.keys():
+            raise ValueError(
+                f"the fields are {', '.join(fields) or 'none'}; give {', '.join(self.fields)}."
+            )
+        first = next(iter(self.fields))
+        for name, (_, shape) in self.fields.items():
+            x = fields[name]
+            if x.shape != shape:
+                raise ValueError(
+                    f"field {name!r} is {tuple(x.shape)} and the space was made for {shape}; "
+                    "build the space from the same batch."
+                )
+            if x.dtype != fields[first].dtype or not x.is_floating_point():
+                raise ValueError(
+                    f"field {name!r} is {x.dtype} and {first!r} {fields[first].dtype}; one tensor "
+                    "holds them all, so give them one floating dtype."
+                )
+        return torch.cat([fields[name].flatten() for name in self.fields])
+
+    def unpack(self, x: Tensor) -> dict[str, Tensor]:
+        """The fields of a packed tensor, by name; they share its memory."""
+        if x.shape != self.shape:
+            sizes = ", ".join(f"{name} {shape}" for name, (_, shape) in self.fields.items())
+            raise ValueError(
+                f"x is {tuple(x.shape)} and the fields, {sizes}, fill {self.shape}; "
+                "pack them with the space of the same batch."
+            )
+        parts = zip(self.fields.items(), x.split(self._counts), strict=True)
+        return {name: part.view(shape) for (name, (_, shape)), part in parts}
+
+    def _each(self, x: Tensor) -> list[tuple[Space, Tensor]]:
+        return [(self.fields[name][0], part) for name, part in self.unpack(x).items()]
+
+    def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
+        return c[self._items(x)] if isinstance(c, Tensor) and c.ndim > 0 else c
+
+    def _items(self, x: Tensor) -> Tensor:
+        """The item that each entry belongs to, (M,): what the fields make of the items' numbers."""
+        known: Tensor | None = self.__dict__.get("_index")
+        if known is None or known.device != x.device:
+            numbers = torch.arange(self.num_items, device=x.device)
+            parts = [space.expand(numbers, part).expand_as(part) for space, part in self._each(x)]
+            known = self.__dict__["_index"] = torch.cat([part.flatten() for part in parts])
+        return known
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.cat([space.project(part).flatten() for space, part in self._each(x)])
+
+    def sum(self, x: Tensor) -> Tensor:
+        return torch.stack([space.sum(part) for space, part in self._each(x)]).sum(0)
+
+    def dim(self, x: Tensor) -> Tensor:
+        return torch.stack([space.dim(part) for space, part in self._each(x)]).sum(0)
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        """The diagonal of the projection's matrix, (M,)."""
+        return torch.cat([space.diagonal(part).flatten() for space, part in self._each(x)])  # type: ignore[attr-defined]
+
+    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
+        if not (generator is None or isinstance(generator, Generator)):
+            check_count(generator, self.num_items)
+        # field after field from the same generators: an item's are its own, whatever the batch
+        return torch.cat([space.noise(part, generator).flatten() for space, part in self._each(x)])
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """An error that says which field it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"field {name!r}: {error}") from error

@@ -1,0 +1,147 @@
+"""Items of different sizes, row after row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from anydiff.spaces.base import Coefficient, Generators, check_count, randn
+
+__all__ = ["Ragged"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """(N, F): items of different sizes, one after the other, in one tensor of rows.
+
+    Arguments:
+        index: (N,), the item that each row belongs to: 0, 0, 0, 1, 1, 2, … in ascending order.
+        num_items: The number of items B.
+        centered: The first `centered` columns have zero mean over each item's rows, as positions do
+            when nothing depends on where an item is. Such an item has `centered` dimensions less.
+
+    References:
+        Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 3.1.
+        https://arxiv.org/abs/2203.17003
+    """
+
+    index: Tensor
+    num_items: int
+    centered: int = 0
+
+    @classmethod
+    def from_sizes(
+        cls,
+        sizes: Tensor | Sequence[int],
+        centered: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Ragged:
+        """The space of items that have `sizes` rows each."""
+        sizes = torch.as_tensor(sizes, dtype=torch.long)
+        if sizes.ndim != 1 or bool((sizes < 1).any()):
+            raise ValueError(f"sizes are {sizes.tolist()}; give a list of counts, each at least 1.")
+        index = torch.repeat_interleave(sizes).to(device or sizes.device)
+        return cls(index, len(sizes), centered)
+
+    def to(self, device: torch.device | str) -> Ragged:
+        space = Ragged(self.index.to(device), self.num_items, self.centered)
+        for name in {"sizes", "ptr", "edge_index"} & self.__dict__.keys():  # what is already built
+            space.__dict__[name] = getattr(self, name).to(device)
+        return space
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Rows of each item, (B,)."""
+        return torch.bincount(self.index, minlength=self.num_items)
+
+    @cached_property
+    def _counts(self) -> list[int]:  # read from the device once, not at every step
+        if bool((self.index.diff() < 0).any()):
+            raise ValueError(
+                "the index is not in ascending order, and each item draws the noise of its own rows; "
+                "sort the rows by item, or give one generator for the batch."
+            )
+        return self.sizes.tolist()
+
+    @cached_property
+    def ptr(self) -> Tensor:
+        """Item b is rows ptr[b]:ptr[b + 1], (B + 1,)."""
+        return torch.nn.functional.pad(self.sizes.cumsum(0), (1, 0))
+
+    @cached_property
+    def edge_index(self) -> Tensor:
+        """Every ordered pair of different rows of the same item, (2, E), E = Σ n(n − 1).
+
+        Row 0 is the receiving row i, ascending; row 1 the sending row j.
+        """
+        degree = (self.sizes - 1)[self.index]
+        i = torch.repeat_interleave(degree)
+        first = degree.cumsum(0) - degree
+        j = torch.arange(len(i), device=i.device) - first[i]  # 0 … n − 2 within the item
+        j = j + self.ptr[self.index[i]]
+        return torch.stack([i, j + (j >= i)])  # step over the row itself
+
+    def _check(self, x: Tensor) -> None:
+        if len(x) != len(self.index):
+            raise ValueError(
+                f"x has {len(x)} rows but the space indexes {len(self.index)}; "
+                "build the space from the same batch."
+            )
+
+    def _check_columns(self, x: Tensor) -> None:
+        if x.ndim != 2 or x.shape[1] < self.centered:
+            raise ValueError(
+                f"x is {tuple(x.shape)} and the first {self.centered} columns are centred; give rows "
+                "(N, F) that have them."
+            )
+
+    def _total(self, x: Tensor) -> Tensor:
+        return x.new_zeros(self.num_items, *x.shape[1:]).index_add(0, self.index, x)
+
+    def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
+        if isinstance(c, Tensor) and c.ndim > 0:
+            return c[self.index].reshape((-1,) + (1,) * (x.ndim - 1))
+        return c
+
+    def center(self, x: Tensor) -> Tensor:
+        """x less its mean over each item's rows, column by column."""
+        mean = self._total(x) / self.sizes.to(x.dtype)[:, None]
+        return x - mean[self.index]
+
+    def project(self, x: Tensor) -> Tensor:
+        self._check(x)
+        self._check_columns(x)
+        if not self.centered:
+            return x
+        return torch.cat([self.center(x[:, : self.centered]), x[:, self.centered :]], dim=1)
+
+    def sum(self, x: Tensor) -> Tensor:
+        self._check(x)
+        return self._total(x.flatten(1).sum(1))
+
+    def dim(self, x: Tensor) -> Tensor:
+        self._check(x)
+        self._check_columns(x)
+        rows = self.sizes * x.shape[1]
+        return (rows - self.centered).clamp(min=0).to(x.dtype)  # an item may have no row: no edges
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        """The diagonal of the projection's matrix, shaped like x: 1 - 1 / n in a centred column."""
+        self._check(x)
+        self._check_columns(x)
+        share = torch.ones_like(x)
+        share[:, : self.centered] -= 1 / self.sizes.to(x.dtype)[self.index, None]
+        return share
+
+    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
+        if generator is None or isinstance(generator, Generator):
+            return self.project(randn(x.shape, x, generator))
+        check_count(generator, self.num_items)
+        draws = [
+            randn((n, *x.shape[1:]), x, g) for n, g in zip(self._counts, generator, strict=True)
+        ]
+        return self.project(torch.cat(draws))
