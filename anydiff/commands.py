@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 
+from anydiff.samplers import DDIM, DDPM, DPMSolver, Sampler
+
 __all__ = [
+    "SAMPLERS",
     "TRAINER_FLAGS",
     "moments",
     "parse",
@@ -26,6 +29,9 @@ __all__ = [
 
 TRAINER_FLAGS = ("accelerator", "devices", "precision", "strategy")
 """Those that go to Lightning's Trainer as they are."""
+
+SAMPLERS: dict[str, Sampler] = {"ddpm": DDPM(), "ddim": DDIM(), "dpm": DPMSolver()}
+"""What --sampler may be; each lays its steps on its own grid."""
 
 _POSITIVE = ("minutes", "epochs", "batch_size", "lr", "steps", "num")
 
@@ -64,7 +70,12 @@ def parser(
     by_size = "; by the size if not given" * (batch_size is None)
     add("--batch-size", type=int, default=batch_size, help=f"{items} in a batch{by_size}")
     add("--lr", type=float, default=lr, help="learning rate at its height")
-    add("--sampler", choices=["ddpm", "ddim"], default="ddpm", help="how to draw")
+    add(
+        "--sampler",
+        choices=SAMPLERS,
+        default="ddpm",
+        help="how to draw; dpm needs the fewest steps",
+    )
     add("--steps", type=int, default=steps, help="network calls to draw with")
     add("--num", type=int, default=num, help=f"{items} to draw")
     add("--seed", type=int, default=0, help="of the weights, the noise and the draw")

@@ -21,8 +21,9 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 
 import anydiff
-from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Tabulated
+from anydiff import Cosine, GaussianDiffusion, Tabulated
 from anydiff.commands import (
+    SAMPLERS,
     TRAINER_FLAGS,
     moments,
     parse,
@@ -168,7 +169,7 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, shape: list) ->
         count = min(64, args.num - start)
         cond = {} if labels is None else {"label": labels[start : start + count]}
         x = diffusion.sample(
-            (count, *shape), sampler=DDPM() if args.sampler == "ddpm" else DDIM(), steps=args.steps,
+            (count, *shape), sampler=SAMPLERS[args.sampler], steps=args.steps,
             seed=seeds(args, start, count), progress=True, callback=keep, **cond,
         )  # fmt: skip
         parts.append(x.cpu())

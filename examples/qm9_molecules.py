@@ -17,8 +17,16 @@ import torch
 from pytorch_lightning import seed_everything
 
 import anydiff
-from anydiff import DDIM, DDPM, GaussianDiffusion, Polynomial, Ragged
-from anydiff.commands import TRAINER_FLAGS, parse, parser, run_folder, seeds, training_settings
+from anydiff import GaussianDiffusion, Polynomial, Ragged
+from anydiff.commands import (
+    SAMPLERS,
+    TRAINER_FLAGS,
+    parse,
+    parser,
+    run_folder,
+    seeds,
+    training_settings,
+)
 from anydiff.data.molecule_files import write_sdf, write_xyz
 from anydiff.data.molecule_pictures import animate, draw_grid
 from anydiff.data.molecules import Atoms, SizeDistribution, loader
@@ -91,7 +99,7 @@ def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict) ->
     atoms = Atoms.from_config(extra["atoms"])
     generator = torch.Generator().manual_seed(args.seed)
     sizes = SizeDistribution(extra["sizes"]).sample(args.num, generator)
-    sampler = DDPM() if args.sampler == "ddpm" else DDIM()
+    sampler = SAMPLERS[args.sampler]
     rows, path = [], []
 
     def keep(p: anydiff.samplers.Progress) -> None:

@@ -18,8 +18,9 @@ import torch
 from pytorch_lightning import seed_everything
 
 import anydiff
-from anydiff import DDIM, DDPM, Cosine, GaussianDiffusion, Masked
+from anydiff import Cosine, GaussianDiffusion, Masked
 from anydiff.commands import (
+    SAMPLERS,
     TRAINER_FLAGS,
     moments,
     parse,
@@ -118,7 +119,7 @@ def draw(
     lengths = LengthDistribution(extra["lengths"]).sample(args.num, generator)
     if args.length:
         lengths = torch.full_like(lengths, args.length)
-    sampler = DDPM() if args.sampler == "ddpm" else DDIM()
+    sampler = SAMPLERS[args.sampler]
     parts, path = [], []
 
     def keep(p: anydiff.samplers.Progress) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import log, sqrt
 
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.base import Interval, Sampler, falling
+from anydiff.samplers.variance import OptimalVariance
 from anydiff.schedules import Level
-from anydiff.spaces import Generators
+from anydiff.spaces import Generators, Space
 
 __all__ = ["DDIM", "DDPM"]
+
+VARIANCES = ("small", "large", "learned")
 
 
 @dataclass(frozen=True)
@@ -24,26 +27,36 @@ class DDIM(Sampler):
         \tau = \eta^2 \left(1 - \frac{\alpha_t^2 \sigma_s^2}{\alpha_s^2 \sigma_t^2}\right), \qquad
         x_s = \alpha_s \hat x_0 + \sigma_s \sqrt{1 - \tau}\, \hat\epsilon + \sigma_s \sqrt{\tau}\, z
 
-    With rising times and eta = 0 it encodes data as noise.
+    With rising times and eta = 0 it encodes data as noise. On a table's own rows, every n-th
+    (:class:`Uniform`) or a square law of them (:class:`Quadratic`), it is FastDPM with
+    :math:`\kappa = \eta`.
 
     Arguments:
         eta: Stochasticity in [0, 1]; 0 is the probability-flow ODE, 1 is DDPM.
+        variance: An :class:`OptimalVariance` replaces the variance of the noise, and with it
+            eta = 0 draws noise too: Analytic-DDIM. The formula's own if None.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), eq. 12.
         https://arxiv.org/abs/2010.02502
+        On Fast Sampling of Diffusion Probabilistic Models (Kong & Ping, 2021), section 3.
+        https://arxiv.org/abs/2106.00132
+        Analytic-DPM (Bao et al., 2022). https://arxiv.org/abs/2201.06503
     """
 
     eta: float = 0.0
+    variance: OptimalVariance | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(
                 f"eta is {self.eta}; give a number from 0 (deterministic) to 1 (DDPM)."
             )
+        if not (self.variance is None or isinstance(self.variance, OptimalVariance)):
+            raise ValueError(f"variance is {self.variance!r}; give an OptimalVariance, or None.")
 
     def check(self, knots: Sequence[Level]) -> None:
-        if self.eta > 0:
+        if self.eta > 0 or self.variance is not None:
             falling(self, knots)
 
     def step(
@@ -58,10 +71,11 @@ class DDIM(Sampler):
         p = predictor.predict(x_t, t)
 
         tau = self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2) if self.eta else 0
-        x_s = p.at(s.alpha, s.sigma * sqrt(1 - tau))
-        if tau > 0 and s.sigma > 0:
-            x_s = x_s.add(predictor.space.noise(x_t, generator), alpha=s.sigma * sqrt(tau))
-        return x_s, p
+        kept = s.sigma * sqrt(1 - tau)
+        nu2 = s.sigma**2 * tau
+        if self.variance is not None:
+            nu2 = self.variance.nu2(t, s, kept)
+        return _noised(predictor.space, p.at(s.alpha, kept), s, nu2, generator), p
 
 
 @dataclass(frozen=True)
@@ -76,18 +90,27 @@ class DDPM(Sampler):
     Arguments:
         variance: ``"small"`` is the posterior's, :math:`\nu = \sigma_{ts} \sigma_s / \sigma_t`, right
             for data at a point; ``"large"`` is the forward step's, :math:`\nu = \sigma_{ts}`, right
-            for data that are standard normal.
+            for data that are standard normal. ``"learned"`` is between the two, entry by entry,
+            :math:`\log \nu^2 = v \log \nu_{large}^2 + (1 - v) \log \nu_{small}^2`, where 2 v − 1 is
+            what the denoiser says besides. An :class:`OptimalVariance` is the best one for all
+            entries, measured from data.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 7 and section 3.2.
         https://arxiv.org/abs/2006.11239
+        Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15.
+        https://arxiv.org/abs/2102.09672
+        Analytic-DPM (Bao et al., 2022). https://arxiv.org/abs/2201.06503
     """
 
-    variance: str = "small"
+    variance: str | OptimalVariance = "small"
 
     def __post_init__(self) -> None:
-        if self.variance not in ("small", "large"):
-            raise ValueError(f"variance is {self.variance!r}; choose 'small' or 'large'.")
+        if not isinstance(self.variance, OptimalVariance) and self.variance not in VARIANCES:
+            raise ValueError(
+                f"variance is {self.variance!r}; choose 'small' or 'large', 'learned', or give an "
+                "OptimalVariance."
+            )
 
     def check(self, knots: Sequence[Level]) -> None:
         falling(self, knots)
@@ -104,9 +127,39 @@ class DDPM(Sampler):
         p = predictor.predict(x_t, t)
 
         alpha_ts = t.alpha / s.alpha
-        sigma_ts = sqrt(max(t.sigma**2 - alpha_ts**2 * s.sigma**2, 0.0))
-        x_s = p.at(s.alpha, alpha_ts * s.sigma**2 / t.sigma)
-        if s.sigma > 0:
-            nu = sigma_ts * (s.sigma / t.sigma if self.variance == "small" else 1.0)
-            x_s = x_s.add(predictor.space.noise(x_t, generator), alpha=nu)
-        return x_s, p
+        large = max(t.sigma**2 - alpha_ts**2 * s.sigma**2, 0.0)
+        kept = alpha_ts * s.sigma**2 / t.sigma
+        x_s = p.at(s.alpha, kept)
+        if self.variance == "learned":
+            return _learned(predictor.space, x_s, p, at, large, generator), p
+
+        if isinstance(self.variance, OptimalVariance):
+            nu2 = self.variance.nu2(t, s, kept)
+        else:
+            nu2 = large * ((s.sigma / t.sigma) ** 2 if self.variance == "small" else 1.0)
+        return _noised(predictor.space, x_s, s, nu2, generator), p
+
+
+def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Generators) -> Tensor:
+    """The mean of x_s with noise, but for the step that lands on the data."""
+    if s.sigma == 0 or nu2 <= 0:
+        return mean
+    return mean.add(space.noise(mean, generator), alpha=sqrt(nu2))
+
+
+def _learned(
+    space: Space, mean: Tensor, p: Prediction, at: Interval, large: float, generator: Generators
+) -> Tensor:
+    if p.extra is None:
+        raise ValueError(
+            "DDPM('learned') needs a denoiser that gives a variance, twice the channels of x_t, and "
+            "this one gives none; use 'small', 'large' or an OptimalVariance."
+        )
+    if (
+        at.s.sigma == 0 or large == 0
+    ):  # at the data the small variance is 0, and its log is not asked
+        return mean
+    # nu = nu_large (sigma_s / sigma_t)^(1 - v), with 1 - v = (1 - extra) / 2
+    half = log(at.t.sigma / at.s.sigma) / 2
+    nu = (p.extra * half).exp_().mul_(sqrt(large * at.s.sigma / at.t.sigma))
+    return mean.add(space.project(nu.mul_(space.noise(mean, generator))))

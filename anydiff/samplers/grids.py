@@ -8,6 +8,7 @@ changes, and equal steps in t spend themselves there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp, log
 from typing import Protocol
 
 import torch
@@ -104,8 +105,8 @@ class KarrasGrid:
             )
 
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        ends = (-2 * torch.tensor([self.sigma_max, self.sigma_min]).double().log()).tolist()
-        first, last = (torch.tensor(_ends(schedule, *ends)) / (-2 * self.rho)).exp().tolist()
+        low, high = _ends(schedule, -2 * log(self.sigma_max), -2 * log(self.sigma_min))
+        first, last = exp(-low / (2 * self.rho)), exp(-high / (2 * self.rho))
         roots = torch.linspace(first, last, steps, dtype=torch.float64)
         return _closed(schedule, -2 * self.rho * roots.log())
 

@@ -1,19 +1,24 @@
 r"""Multistep solvers of the probability-flow ODE: one network call a step, and the ones before.
 
-All integrate, from :math:`\lambda_t` to :math:`\lambda_s`, with :math:`\lambda = \log(\alpha/\sigma)`,
+Two forms of the same ODE. In :math:`\lambda = \log(\alpha / \sigma)`, what x0 says is integrated against
+an exponential; in :math:`\bar\sigma = \sigma / \alpha`, what eps says is integrated as it is:
 
 .. math::
     x_s = \frac{\sigma_s}{\sigma_t} x_t
-        + \sigma_s \int_{\lambda_t}^{\lambda_s} e^\lambda\, \hat x_0(\lambda)\, d\lambda
+        + \sigma_s \int_{\lambda_t}^{\lambda_s} e^\lambda\, \hat x_0(\lambda)\, d\lambda, \qquad
+    \frac{x_s}{\alpha_s} = \frac{x_t}{\alpha_t}
+        + \int_{\bar\sigma_t}^{\bar\sigma_s} \hat\epsilon(\bar\sigma)\, d\bar\sigma
 
-or the same in eps; they differ in how they continue what the network said.
+All solvers here put a polynomial through what the network said at the last few levels, in units of
+the step: z = 0 at t, z = 1 at s. The weights are Python floats. A method of order p needs p levels, so
+that the first steps are of a lower order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import exp, expm1, log, sqrt
+from dataclasses import dataclass, replace
+from math import exp, expm1, factorial, inf, log, sqrt
 
 from torch import Tensor
 
@@ -23,22 +28,27 @@ from anydiff.samplers.grids import LogSNR
 from anydiff.schedules import Level
 from anydiff.spaces import Generators
 
-__all__ = ["DPMSolver"]
+__all__ = ["AdamsBashforth", "DPMSolver", "UniPC"]
 
 
 @dataclass(frozen=True)
 class DPMSolver(Sampler):
     r"""DPM-Solver++, multistep: 2M, 3M, and their SDE forms.
 
-    With :math:`h = \lambda_s - \lambda_t` and differences of the last predictions,
+    With :math:`h = \lambda_s - \lambda_t` and D, the mean over the step of the polynomial through the
+    last predictions of x0,
 
     .. math::
-        D = \hat x_0 + \frac{h}{2} \Delta_1 + \dots, \qquad
         x_s = \frac{\sigma_s}{\sigma_t} e^{-\eta h} x_t + \alpha_s \bigl(1 - e^{-(1 + \eta) h}\bigr) D
             + \sigma_s \sqrt{1 - e^{-2 \eta h}}\, z
 
+    The mean is weighted with :math:`e^{-(1 + \eta)(1 - z) h}`; that of a line is taken at the middle,
+    :math:`z = 1/2`, as published.
+
     Arguments:
-        order: 1, which is DDIM, 2 or 3. The first steps and the last are of a lower one.
+        order: 1, which is DDIM, 2 or 3. The first steps and the last are of a lower one. The third
+            is that of the exact integral; the published 3M has half of its quadratic term, which
+            leaves it at order 2.
         eta: 0 is the ODE, 1 the reverse SDE.
 
     References:
@@ -71,42 +81,199 @@ class DPMSolver(Sampler):
         past: tuple[Prediction, ...] = (),
         generator: Generators = None,
     ) -> tuple[Tensor, Prediction]:
-        t, s = at.t, at.s
-        p = predictor.predict(x_t, t)
-        # the last step lands on the data, where lambda is infinite, as the first may begin at -inf
-        past = () if s.sigma == 0 else tuple(q for q in past if q.alpha > 0)
+        p = predictor.predict(x_t, at.t)
+        if _meets_an_end(at):
+            return p.at(at.s.alpha, at.s.sigma), p
 
-        h = (s.logsnr - t.logsnr) / 2
-        weights, before = _differences(p, past, (1 + self.eta) * h, h)
-        keep = s.sigma / t.sigma * (exp(-self.eta * h) if self.eta else 1.0)
-        x_s = keep * x_t if keep else x_t * 0
-        for weight, q in zip(weights, (p, *before), strict=True):
-            x_s.add_(q.x0, alpha=s.alpha * weight)
-        if self.eta > 0 and s.sigma > 0:
-            nu = s.sigma * sqrt(-expm1(-2 * self.eta * h))
-            x_s.add_(predictor.space.noise(x_t, generator), alpha=nu)
+        p = _as_x0(p) if self.past else p
+        x_s = _follow(p, at.s, _latest_first(past), self.eta)
+        if self.eta > 0:
+            nu = at.s.sigma * sqrt(-expm1(-2 * self.eta * (lam(at.s) - lam(at.t))))
+            x_s = x_s.add(predictor.space.noise(x_t, generator), alpha=nu)
         return x_s, p
 
 
-def _differences(
-    p: Prediction, past: tuple[Prediction, ...], h: float, step: float
-) -> tuple[list[float], list[Prediction]]:
-    r"""The weights of x0 here and before in :math:`(1 - e^{-h}) D`, and who they belong to."""
-    phi1 = -expm1(-h)
-    if not past:
-        return [phi1], []
-    last = past[-1]
-    r0 = (lam(p) - lam(last)) / step
-    if len(past) == 1:  # 2M
-        return [phi1 * (1 + 0.5 / r0), -phi1 * 0.5 / r0], [last]
-    # 3M: the first and second difference quotients, in units of the step
-    r1 = (lam(last) - lam(past[-2])) / step
-    phi2 = 1 - phi1 / h
-    phi3 = phi2 / h - 0.5
-    near, far = phi2 + (phi2 * r0 - phi3) / (r0 + r1), -(phi2 * r0 - phi3) / (r0 + r1)
-    return [phi1 + near / r0, -near / r0 + far / r1, -far / r1], [last, past[-2]]
+@dataclass(frozen=True)
+class UniPC(Sampler):
+    r"""UniPC, in x0: each network output corrects the state it was asked at, then predicts the next.
+
+    The corrector UniC repeats the step that led to x_t, with a polynomial that also passes through
+    the new output; the predictor UniP goes on from the corrected state. The prediction that a step
+    returns has the corrected state, and the x0 that was said of the uncorrected one.
+
+    Arguments:
+        order: p of UniPC-p, 2 or 3: that of the predictor. The corrector adds one, so that the error
+            falls as steps ** -(p + 1). The first steps and the last are of a lower one.
+        variant: ``"bh2"`` has :math:`B(h) = e^h - 1`, ``"bh1"`` :math:`B(h) = h`. It matters in steps
+            through two levels alone, where :math:`B / 2` stands for the integral of the slope.
+
+    References:
+        UniPC (Zhao et al., 2023), algorithms 5 to 8. https://arxiv.org/abs/2302.04867
+    """
+
+    order: int = 2  # type: ignore[assignment]
+    variant: str = "bh2"
+    grid = LogSNR()
+
+    def __post_init__(self) -> None:
+        if self.order not in (2, 3):
+            raise ValueError(f"order is {self.order}; choose 2 or 3.")
+        if self.variant not in ("bh1", "bh2"):
+            raise ValueError(f"variant is {self.variant!r}; choose 'bh1' or 'bh2'.")
+
+    @property
+    def past(self) -> int:
+        return self.order
+
+    def step(
+        self,
+        predictor: Predictor,
+        x_t: Tensor,
+        at: Interval,
+        past: tuple[Prediction, ...] = (),
+        generator: Generators = None,
+    ) -> tuple[Tensor, Prediction]:
+        p = predictor.predict(x_t, at.t)
+        if at.t.sigma == 0 or at.t.alpha == 0:
+            return p.at(at.s.alpha, at.s.sigma), p
+
+        p, before = _as_x0(p), _latest_first(past)
+        if before:
+            last, *earlier = before
+            corrected = _follow(last, at.t, (*earlier, p), variant=self.variant)
+            p = replace(p, x_t=corrected)
+
+        if _meets_an_end(at):
+            return p.at(at.s.alpha, at.s.sigma), p
+        return _follow(p, at.s, before[: self.order - 1], variant=self.variant), p
 
 
-def lam(p: Prediction) -> float:
-    """Half the log-SNR that a prediction was made at."""
-    return log(p.alpha) - log(p.sigma)
+@dataclass(frozen=True)
+class AdamsBashforth(Sampler):
+    r"""Adams and Bashforth's method for :math:`d(x / \alpha) = \hat\epsilon\, d(\sigma / \alpha)`.
+
+    .. math::
+        \frac{x_s}{\alpha_s} = \frac{x_t}{\alpha_t}
+            + \sum_j \hat\epsilon_j \int_{\bar\sigma_t}^{\bar\sigma_s} \ell_j(\bar\sigma)\, d\bar\sigma,
+        \qquad \ell_j(\bar\sigma) = \prod_{k \ne j}
+            \frac{\bar\sigma - \bar\sigma_k}{\bar\sigma_j - \bar\sigma_k}
+
+    for levels at any distance; 1 is DDIM. Known as LMS in k-diffusion, as :math:`\rho`\ AB in DEIS, and
+    with weights for equal distances as PLMS.
+
+    Arguments:
+        order: 1 to 4. The first steps are of a lower one.
+
+    References:
+        Fast Sampling of Diffusion Models with Exponential Integrator (Zhang & Chen, 2023), section 3.
+        https://arxiv.org/abs/2204.13902
+        Pseudo Numerical Methods for Diffusion Models on Manifolds (Liu et al., 2022).
+        https://arxiv.org/abs/2202.09778
+    """
+
+    order: int = 2  # type: ignore[assignment]
+    grid = LogSNR()
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3, 4):
+            raise ValueError(f"order is {self.order}; choose 1, 2, 3 or 4.")
+
+    @property
+    def past(self) -> int:
+        return self.order - 1
+
+    def step(
+        self,
+        predictor: Predictor,
+        x_t: Tensor,
+        at: Interval,
+        past: tuple[Prediction, ...] = (),
+        generator: Generators = None,
+    ) -> tuple[Tensor, Prediction]:
+        t, s = at.t, at.s
+        p = predictor.predict(x_t, t)
+        if t.alpha == 0 or s.alpha == 0:
+            return p.at(s.alpha, s.sigma), p
+
+        p = replace(p, y=p.at(0.0, 1.0), a=0.0, b=1.0) if self.past else p
+        before = [q for q in reversed(past) if q.alpha > 0]
+        here, gap = t.noise_to_signal, s.noise_to_signal - t.noise_to_signal
+        nodes = [0.0, *((q.sigma / q.alpha - here) / gap for q in before)]
+        first, *rest = _lagrange(nodes, [1 / (k + 1) for k in range(len(nodes))])
+        x_s = p.at(s.alpha, s.alpha * (here + gap * first))
+        for weight, q in zip(rest, before, strict=True):
+            x_s = x_s.add(q.at(0.0, 1.0), alpha=s.alpha * gap * weight)
+        return x_s, p
+
+
+def lam(at: Level | Prediction) -> float:
+    """Half the log-SNR of a level of floats, or of what was predicted there; infinite at the ends."""
+    if at.alpha == 0 or at.sigma == 0:
+        return -inf if at.alpha == 0 else inf
+    return log(at.alpha) - log(at.sigma)
+
+
+def _meets_an_end(at: Interval) -> bool:
+    """Whether a step goes to where lambda is infinite, or comes from the data: it then is DDIM's.
+
+    One that comes from pure noise is by itself.
+    """
+    return at.s.sigma == 0 or at.s.alpha == 0 or at.t.sigma == 0
+
+
+def _latest_first(past: tuple[Prediction, ...]) -> tuple[Prediction, ...]:
+    """The predictions before, without those at an end, where lambda is infinite."""
+    return tuple(q for q in reversed(past) if q.alpha > 0 and q.sigma > 0)
+
+
+def _as_x0(p: Prediction) -> Prediction:
+    """The same, said in x0: made once, and the network's own output need not be kept."""
+    return replace(p, y=p.at(1.0, 0.0), a=1.0, b=0.0)
+
+
+def _follow(
+    p: Prediction,
+    s: Level | Prediction,
+    others: Sequence[Prediction],
+    eta: float = 0.0,
+    variant: str = "bh2",
+) -> Tensor:
+    """From where p was made to the level s, along the polynomial through the x0 of p and of others."""
+    h = lam(s) - lam(p)
+    nodes = [0.0, *((lam(q) - lam(p)) / h for q in others)]
+    moments = _moments((1 + eta) * h, len(nodes))
+    if len(nodes) == 2:
+        moments[1] = (h if variant == "bh1" else moments[0]) / 2
+    first, *rest = _lagrange(nodes, moments)
+
+    keep = s.sigma / p.sigma * (exp(-eta * h) if eta else 1.0)
+    x_s = p.at(keep * p.alpha + s.alpha * first, keep * p.sigma)
+    for weight, q in zip(rest, others, strict=True):
+        x_s = x_s.add(q.at(1.0, 0.0), alpha=s.alpha * weight)
+    return x_s
+
+
+def _moments(h: float, n: int) -> list[float]:
+    r""":math:`\int_0^1 h\, e^{-h (1 - z)} z^k\, dz` for k < n."""
+    if abs(h) < 1:  # where the recurrence loses its digits
+        return [
+            h * factorial(k) * sum((-h) ** j / factorial(k + j + 1) for j in range(18))
+            for k in range(n)
+        ]
+    moments = [-expm1(-h)]
+    for k in range(1, n):
+        moments.append(1 - k / h * moments[-1])
+    return moments
+
+
+def _lagrange(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """The weights of a polynomial's values at its nodes, from the moments of z ** k."""
+    weights = []
+    for j, here in enumerate(nodes):
+        basis = [1.0]  # coefficients of the polynomial that is 1 here and 0 at the other nodes
+        for k, node in enumerate(nodes):
+            if k != j:
+                shifted, scaled = [0.0, *basis], [*(node * c for c in basis), 0.0]
+                basis = [(a - b) / (here - node) for a, b in zip(shifted, scaled, strict=True)]
+        weights.append(sum(c * m for c, m in zip(basis, moments, strict=True)))
+    return weights

@@ -1,0 +1,339 @@
+r"""Solvers that choose their own steps, so that the error stays under a tolerance.
+
+Within one step of the sampling loop each takes as many of its own as it needs: ``steps=1`` covers the
+whole run. Whether a step was good enough is known on the device, and the loop depends on it: these two
+samplers read from the device once or more per step, which no other does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from anydiff.predictions import Prediction, Predictor
+from anydiff.samplers.base import Interval, Sampler, falling
+from anydiff.samplers.sde import with_signal
+from anydiff.schedules import Level, Schedule
+from anydiff.spaces import Generators, Space
+
+__all__ = ["AdaptiveODE", "AdaptiveSDE"]
+
+METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+
+
+@dataclass(frozen=True)
+class AdaptiveODE(Sampler):
+    r"""The probability flow by an adaptive Runge–Kutta method of torchdiffeq.
+
+    With :math:`\tan \phi = \sigma / \alpha` and the state :math:`x / \sqrt{\alpha^2 + \sigma^2}`,
+
+    .. math::
+        \hat x = \cos\phi\; x_0 + \sin\phi\; \epsilon, \qquad
+        \frac{d \hat x}{d \phi} = \cos\phi\; \hat\epsilon - \sin\phi\; \hat x_0,
+
+    which is regular from pure noise, :math:`\phi = \pi / 2`, to the data, :math:`\phi = 0`, whatever the
+    schedule. From the noise `sigma_min` the run lands on x0. Rising times encode.
+
+    It reads the error of each of its steps from the device. All items take the same ones, as small as
+    the worst item needs: another batch changes a sample by no more than the tolerance. Every step of
+    the sampling loop begins anew, so take ``steps=1``.
+
+    Arguments:
+        rtol, atol: The relative and the absolute tolerance of :math:`\hat x`, per step.
+        method: ``"dopri5"``, ``"dopri8"``, ``"bosh3"``, ``"fehlberg2"`` or ``"adaptive_heun"``.
+        sigma_min: The least noise, relative to the data, that the network is asked about; the
+            schedule's own if that is more.
+
+    Raises:
+        ImportError: If torchdiffeq is not installed.
+        ValueError: If no step is small enough, as with a network that is not finite.
+
+    References:
+        Score-Based Generative Modeling through SDEs (Song et al., 2021), section 4.3.
+        https://arxiv.org/abs/2011.13456
+        torchdiffeq (Chen, 2018). https://github.com/rtqichen/torchdiffeq
+    """
+
+    rtol: float = 1e-4
+    atol: float = 1e-4
+    method: str = "dopri5"
+    sigma_min: float = 1e-3
+    order = math.inf  # the error follows the tolerance, not the number of steps
+
+    def __post_init__(self) -> None:
+        _check_tolerances(self.rtol, self.atol, self.sigma_min)
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}.")
+
+    def check(self, knots: Sequence[Level]) -> None:
+        _torchdiffeq()
+
+    def step(
+        self,
+        predictor: Predictor,
+        x_t: Tensor,
+        at: Interval,
+        past: tuple[Prediction, ...] = (),
+        generator: Generators = None,
+    ) -> tuple[Tensor, Prediction]:
+        schedule, space = predictor.schedule, predictor.space
+        t, s = (_noisy(schedule, level, self.sigma_min) for level in (at.t, at.s))
+        if at.s.sigma == 0 and s.t > t.t:  # there is no way to go before the landing
+            s = t
+        start, stop = (math.atan2(level.sigma, level.alpha) for level in (t, s))
+        calls: list[Prediction] = []  # the first
+
+        def slope(phi: Tensor, x: Tensor) -> Tensor:
+            # in float32 phi may lie beyond the ends, as the nearest number to pi / 2 does
+            angle = min(max(phi.item(), min(start, stop)), max(start, stop))
+            level = _level(schedule, -2 * math.log(math.tan(angle)))
+            size = math.hypot(level.alpha, level.sigma)
+            p = predictor.predict(size * x, level)
+            calls.append(p)
+            del calls[1:]
+            return p.at(-level.sigma / size, level.alpha / size)
+
+        # a run that begins at the data begins a little above it, where x / alpha is the same
+        x = x_t * (t.alpha / at.t.alpha if at.t.sigma == 0 else 1.0) / math.hypot(t.alpha, t.sigma)
+        if start != stop:
+            phi = torch.tensor([start, stop], dtype=torch.float64, device=x_t.device)
+            try:
+                x = _torchdiffeq().odeint(
+                    slope,
+                    x,
+                    phi,
+                    rtol=self.rtol,
+                    atol=self.atol,
+                    method=self.method,
+                    options={"norm": _largest(space, x)},
+                )[-1]
+            except AssertionError as error:  # of a step too small, or not finite
+                raise ValueError(
+                    f"{self} found no step with an error under its tolerance ({error}); look for values "
+                    "of the network that are not finite, or raise rtol and atol."
+                ) from error
+        x = x * math.hypot(s.alpha, s.sigma)
+        if at.s.sigma == 0:
+            p = predictor.predict(x, s)
+            return p.x0, p
+        return x, calls[0] if calls else predictor.predict(x_t, t)
+
+
+@dataclass(frozen=True)
+class AdaptiveSDE(Sampler):
+    r"""The reverse SDE by steps of adaptive size, one size for each item.
+
+    Each step is made twice with the same noise, by Euler–Maruyama, x', and with the drift and the
+    diffusion at the point so reached, :math:`\tilde x`. With :math:`x'' = (x' + \tilde x) / 2`,
+
+    .. math::
+        \delta = \max\bigl(\epsilon_{abs},\, \epsilon_{rel} \max(|x'|, |x'_{prev}|)\bigr), \quad
+        E = \Bigl\lVert \frac{x' - x''}{\delta} \Bigr\rVert \Big/ \sqrt{\dim}, \quad
+        h \leftarrow \theta\, h\, E^{-r},
+
+    x'' is accepted where E is at most 1. From the noise `sigma_min` the run lands on x0. The published
+    algorithm draws the noise of a rejected step anew. Then large noise is rejected more often than
+    small, and in few dimensions what is accepted has too little of it; so here a Brownian bridge splits
+    the noise that there was, and each item follows one path, whatever its steps.
+
+    It reads from the device, once per step, whether there are items still on their way; the others
+    wait and do not change. An item's steps and noise are its own: with a generator per item its
+    sample does not depend on the batch. The network is called twice per step, with a time for each
+    item. ``steps=1`` covers the run.
+
+    Arguments:
+        rtol: :math:`\epsilon_{rel}`; 0.01 to 0.05 for quality, up to 0.5 for speed.
+        atol: :math:`\epsilon_{abs}`, in units of the data; the default is one of 256 levels in [−1, 1].
+        safety: :math:`\theta`.
+        exponent: r.
+        first: The size of the first step, in t.
+        sigma_min: The noise, relative to the data, from which the last step goes to x0; the schedule's
+            own if that is more.
+
+    Raises:
+        ValueError: If no step is small enough, as with a network that is not finite.
+
+    References:
+        Gotta Go Fast When Generating Data with Score-Based Models (Jolicoeur-Martineau et al., 2021),
+        algorithm 1. https://arxiv.org/abs/2105.14080
+        Adaptive Methods for Stochastic Differential Equations via Natural Embeddings and Rejection
+        Sampling with Memory (Rackauckas & Nie, 2017), RSwM1. https://arxiv.org/abs/1804.04344
+    """
+
+    rtol: float = 0.02
+    atol: float = 0.0078
+    safety: float = 0.9
+    exponent: float = 0.9
+    first: float = 0.01
+    sigma_min: float = 0.01
+    order = math.inf  # the error follows the tolerance, not the number of steps
+
+    def __post_init__(self) -> None:
+        _check_tolerances(self.rtol, self.atol, self.sigma_min)
+        if not (0 < self.safety < 1 and 0.5 <= self.exponent <= 1 and 0 < self.first <= 1):
+            raise ValueError(
+                f"safety is {self.safety}, exponent {self.exponent} and first {self.first}; give a "
+                "safety between 0 and 1, an exponent from 0.5 to 1 and a first step in (0, 1]."
+            )
+
+    def check(self, knots: Sequence[Level]) -> None:
+        falling(self, knots)
+        with_signal(self, knots)
+
+    def step(
+        self,
+        predictor: Predictor,
+        x_t: Tensor,
+        at: Interval,
+        past: tuple[Prediction, ...] = (),
+        generator: Generators = None,
+    ) -> tuple[Tensor, Prediction]:
+        schedule, space = predictor.schedule, predictor.space
+        last = _noisy(schedule, at.s, self.sigma_min)
+        if last.t > at.t.t:  # there is no way to go before the landing
+            last = at.t
+        dim = space.dim(x_t).clamp(min=1)
+        dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
+
+        # times are float64 whatever the state is: a small step must not vanish in a large time
+        t = torch.full_like(dim, at.t.t, dtype=torch.float64)
+        h = (t - last.t).clamp(max=self.first)
+        x, euler_before = x_t, x_t
+        path = _Path(space, x_t, len(dim))
+        first: Prediction | None = None
+        going = last.t < at.t.t
+        while going:
+            h, w = path.ahead(h, space.noise(x, generator))
+            s = t - h
+            p, move = _increment(predictor, x, schedule.at(t.to(dtype)), h, w)
+            euler = x + move
+            _, move = _increment(predictor, euler, schedule.at(s.to(dtype)), h, w)
+            improved = (euler + (x + move)) / 2
+            first = first or p
+
+            size = torch.maximum(euler.abs(), euler_before.abs())
+            scale = (self.rtol * size).clamp(min=self.atol)
+            error = (space.sum(((euler - improved) / scale).square()) / dim).sqrt().double()
+
+            accepted = (t > last.t) & (error <= 1)
+            chosen = space.expand(accepted, x)
+            x = torch.where(chosen, improved, x)
+            euler_before = torch.where(chosen, euler, euler_before)
+            path.follow(accepted)
+            t = torch.where(accepted, s, t)
+            t = torch.where(t - last.t < 1e-12, last.t, t)  # a rest that rounding left is none
+            growth = self.safety * error.clamp(min=1e-10) ** -self.exponent
+            h = torch.minimum(t - last.t, growth * h)
+
+            on_the_way = t > last.t
+            stuck = on_the_way & ~(h > 1e-10)  # not finite, or ever smaller
+            going, failed, full = torch.stack([on_the_way.any(), stuck.any(), path.full]).tolist()
+            if failed:
+                raise ValueError(
+                    f"{self} found no step with an error under its tolerance; look for values of the "
+                    "network that are not finite, or raise rtol and atol."
+                )
+            if full:
+                path.grow()
+        if at.s.sigma == 0:
+            p = predictor.predict(x, last)
+            return p.x0, p
+        return x, first or predictor.predict(x_t, at.t)
+
+
+def _increment(
+    predictor: Predictor, x: Tensor, at: Level, h: Tensor, w: Tensor
+) -> tuple[Prediction, Tensor]:
+    """What one Euler–Maruyama step of the reverse SDE adds to a state: h per item, w of variance h."""
+    p, space = predictor.predict(x, at), predictor.space
+    f, g2 = at.drift, at.diffusion2.clamp(min=0)  # rounding may leave less
+    h, f, g2 = (space.expand(c.to(x.dtype), x) for c in (h, f, g2))
+    drift = p.at(-h * f * p.alpha, -h * (f * p.sigma + g2 / p.sigma))
+    return p, drift.addcmul(g2.sqrt(), w)
+
+
+class _Path:
+    """The Brownian path of each item, as far ahead as a step that was rejected has looked.
+
+    A stack for each item of the lengths that were drawn and the moves over them, the next on top.
+    """
+
+    def __init__(self, space: Space, x: Tensor, items: int) -> None:
+        self.space = space
+        self.depth = torch.zeros(items, dtype=torch.long, device=x.device)
+        self.lengths = torch.zeros(8, items, dtype=torch.float64, device=x.device)
+        self.moves = x.new_zeros(8, *x.shape)
+
+    @property
+    def full(self) -> Tensor:
+        return (self.depth >= len(self.lengths)).any()
+
+    def grow(self) -> None:
+        self.lengths = torch.cat([self.lengths, torch.zeros_like(self.lengths)])
+        self.moves = torch.cat([self.moves, torch.zeros_like(self.moves)])
+
+    def ahead(self, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The next step of each item, at most h long (B,), and the move over it; z is fresh noise."""
+        top, expand = (self.depth - 1).clamp(min=0), self.space.expand
+        slot = expand(top, z).expand_as(z)[None]
+        length, move = self.lengths.gather(0, top[None])[0], self.moves.gather(0, slot)[0]
+
+        new = (
+            self.depth == 0
+        )  # nothing is known ahead; else a bridge to the end of the known length
+        whole = ~new & (h >= length * (1 - 1e-12))
+        h = torch.where(new, h, torch.minimum(h, length))
+        share = torch.where(whole, 1.0, h / length.clamp(min=1e-300)).masked_fill(new, 0.0)
+        spread = torch.where(new, h, h * (1 - share)).sqrt()
+        w = expand(share.to(z.dtype), z) * move + expand(spread.to(z.dtype), z) * z
+
+        # the rest stays where it was, and the step comes on top of it
+        self.lengths.scatter_(0, top[None], (length - h)[None])
+        self.moves.scatter_(0, slot, (move - w)[None])
+        top = torch.where(whole, top, self.depth)
+        self.lengths.scatter_(0, top[None], h[None])
+        self.moves.scatter_(0, expand(top, z).expand_as(z)[None], w[None])
+        self.depth = top + 1
+        return h, w
+
+    def follow(self, accepted: Tensor) -> None:
+        """Go on, the items where a step was accepted."""
+        self.depth = self.depth - accepted.long()
+
+
+def _noisy(schedule: Schedule, at: Level, sigma_min: float) -> Level:
+    """A level, or in place of the data the one with the noise sigma_min, or the schedule's least."""
+    return at if at.sigma > 0 else _level(schedule, -2 * math.log(sigma_min))
+
+
+def _level(schedule: Schedule, logsnr: float) -> Level:
+    """The level with a log-SNR, or the schedule's nearest."""
+    return schedule.levels(schedule.time(torch.tensor([logsnr], dtype=torch.float64)))[0]
+
+
+def _largest(space: Space, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """The norm in which errors are measured: the root mean square of the worst item."""
+    dim = space.dim(like).clamp(min=1)
+    return lambda x: (space.sum(x.square()) / dim).max().sqrt()
+
+
+def _check_tolerances(rtol: float, atol: float, sigma_min: float) -> None:
+    if not (rtol > 0 and atol > 0 and sigma_min > 0):
+        raise ValueError(
+            f"rtol is {rtol}, atol {atol} and sigma_min {sigma_min}; give positive numbers."
+        )
+
+
+def _torchdiffeq() -> ModuleType:
+    try:
+        import torchdiffeq
+    except ImportError as error:
+        raise ImportError(
+            'AdaptiveODE needs torchdiffeq; install it with: pip install "anydiff[ode]"'
+        ) from error
+    return torchdiffeq

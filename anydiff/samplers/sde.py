@@ -1,0 +1,74 @@
+r"""The reverse SDE, by Euler and Maruyama.
+
+The noising :math:`dx = f x\, dt + g\, dw` runs backwards as
+
+.. math:: dx = \bigl(f x - g^2 \nabla \log p_t(x)\bigr) dt + g\, d\bar w,
+
+where f and g are those of the schedule, and the score is what a network says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from torch import Tensor
+
+from anydiff.predictions import Prediction, Predictor
+from anydiff.samplers.base import Interval, Sampler, falling
+from anydiff.schedules import Level
+from anydiff.spaces import Generators
+
+__all__ = ["EulerMaruyama"]
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Sampler):
+    r"""The Euler–Maruyama step of the reverse SDE.
+
+    .. math::
+        x_s = x_t + \bigl(f x_t - g^2 \nabla \log p_t(x_t)\bigr)(s - t) + g \sqrt{t - s}\; z
+
+    The last step lands on the denoised mean, x0. In x0 and eps the drift is a predicted state at
+    another pair of coefficients, so a step is two operations and its noise. DDPM solves the same
+    equation with the linear part exact; this is the plain method, which wants many steps where the
+    schedule is steep. Weakly of order 1: so fall the errors of mean and variance.
+
+    References:
+        Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 6 and appendix E.
+        https://arxiv.org/abs/2011.13456
+    """
+
+    def check(self, knots: Sequence[Level]) -> None:
+        falling(self, knots)
+        with_signal(self, knots)
+
+    def step(
+        self,
+        predictor: Predictor,
+        x_t: Tensor,
+        at: Interval,
+        past: tuple[Prediction, ...] = (),
+        generator: Generators = None,
+    ) -> tuple[Tensor, Prediction]:
+        t, s = at.t, at.s
+        p = predictor.predict(x_t, t)
+        if s.sigma == 0:
+            return p.x0, p
+
+        h = t.t - s.t
+        keep, g2 = 1 - h * t.drift, t.diffusion2
+        x_s = p.at(keep * t.alpha, keep * t.sigma - h * g2 / t.sigma)
+        if g2 > 0:
+            x_s = x_s.add(predictor.space.noise(x_t, generator), alpha=sqrt(h * g2))
+        return x_s, p
+
+
+def with_signal(sampler: Sampler, knots: Sequence[Level]) -> None:
+    """Raise where a level is pure noise: for samplers that divide by alpha."""
+    if any(level.alpha == 0 for level in knots):
+        raise ValueError(
+            f"at t = {knots[0].t:g} alpha is 0, where {sampler} has no drift; begin below it, with "
+            "steps=[0.999, ...], or use DDPM() or DDIM(1.0)."
+        )

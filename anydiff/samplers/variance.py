@@ -1,0 +1,203 @@
+r"""The reverse variance that is best in likelihood, measured once from data.
+
+A sampler's Gaussian step leaves out that x0 is not known given x_t, only its mean is. The spread of
+x0, per dimension, is
+
+.. math::
+    V_t = \frac{\sigma_t^2}{\alpha_t^2} (1 - \Gamma_t), \qquad
+    \Gamma_t = \frac{1}{\dim} \mathbb{E} \lVert \hat\epsilon(x_t) \rVert^2,
+
+and a step that keeps c of the noise has to make up for it with the variance
+
+.. math:: \nu^2 = \sigma_s^2 - c^2 + \left(\alpha_s - c\, \frac{\alpha_t}{\sigma_t}\right)^2 V_t .
+
+:math:`\Gamma` depends on the log-SNR alone: one small table serves every schedule and every grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anydiff.predictions import Predictor
+from anydiff.schedules import Level
+from anydiff.spaces import Generators
+
+__all__ = ["OptimalVariance"]
+
+FORMAT = 1
+SURE = 1e-9  # an estimate reaches neither 0 nor 1, where a logit ends
+
+
+@dataclass(frozen=True)
+class OptimalVariance:
+    r"""The reverse variances of Analytic-DPM, for ``DDPM(variance=...)`` and ``DDIM(eta, variance=...)``.
+
+    Between the points of the table the logit of :math:`1 - \Gamma` is linear in the log-SNR, which is
+    exact where the data are normal. Beyond its noisy end the spread of x0 is held, beyond the other
+    :math:`\Gamma`.
+
+    Arguments:
+        logsnr: The table's log-SNRs, rising.
+        gamma: :math:`\Gamma` at each of them, in [0, 1].
+        span: b − a if the data are known to lie in [a, b]: then no spread is taken to be larger than
+            :math:`((b - a) / 2)^2`, the paper's upper bound. The other bounds, between the posterior's
+            variance and that of x0 = x_t / alpha, hold by themselves.
+
+    References:
+        Analytic-DPM (Bao et al., 2022), theorems 1 and 2, eq. 8. https://arxiv.org/abs/2201.06503
+    """
+
+    logsnr: tuple[float, ...] = field(repr=False)
+    gamma: tuple[float, ...] = field(repr=False)
+    span: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "logsnr", tuple(float(x) for x in self.logsnr))
+        object.__setattr__(self, "gamma", tuple(float(x) for x in self.gamma))
+        rising = all(a < b for a, b in pairwise(self.logsnr)) and bool(self.logsnr)
+        if not rising or not all(map(math.isfinite, self.logsnr)):
+            raise ValueError(f"the log-SNRs are {self.logsnr}; give finite ones that rise.")
+        inside = all(0 <= g <= 1 for g in self.gamma)
+        if len(self.gamma) != len(self.logsnr) or not inside:
+            raise ValueError(
+                f"gamma is {self.gamma}; give one number in [0, 1] for each of the "
+                f"{len(self.logsnr)} log-SNRs."
+            )
+        if self.span is not None and not self.span > 0:
+            raise ValueError(f"span is {self.span}; give the width of the data's range, b - a.")
+
+    @classmethod
+    @torch.no_grad()
+    def estimate(
+        cls,
+        batches: Iterable[tuple[Predictor, Tensor]],
+        *,
+        points: int = 50,
+        logsnr_min: float = -12.0,
+        logsnr_max: float = 14.0,
+        span: float | None = None,
+        generator: Generators = None,
+    ) -> OptimalVariance:
+        r"""Measure a model on data. It calls the network `points` times per batch.
+
+        For the mean that a perfect network says, :math:`\lVert\epsilon - \hat\epsilon\rVert^2` is
+        on average :math:`(1 - \Gamma) \dim`. That is what is measured: it is never negative, has as
+        many digits at much noise as at little, and for an imperfect network it is still the best
+        variance, which :math:`\lVert\hat\epsilon\rVert^2` is not.
+
+        Arguments:
+            batches: Predictors, each bound to its batch (and in eval mode), with the batch's data:
+                ``((diffusion.predictor(space, **cond), x0) for x0, space, cond in loader)``.
+            points: The size of the table.
+            logsnr_min, logsnr_max: Its ends; no further than the schedule goes.
+            span: See :class:`OptimalVariance`.
+            generator: Where noise comes from.
+
+        References:
+            Estimating the Optimal Covariance with Imperfect Mean (Bao et al., 2022), theorem 3.
+            https://arxiv.org/abs/2206.07309
+        """
+        if points < 2:
+            raise ValueError(f"points is {points}; take at least 2.")
+        levels: list[Level] = []
+        gaps: list[Tensor | float] = []
+        entries: Tensor | float = 0.0
+        for predictor, x0 in batches:
+            space = predictor.space
+            if not levels:
+                levels = _levels(predictor, points, logsnr_min, logsnr_max)
+                gaps = [0.0] * len(levels)
+            x0 = space.project(x0)
+            entries = entries + space.dim(x0).sum(dtype=torch.float64)
+            for k, at in enumerate(levels):
+                eps = space.noise(x0, generator)
+                p = predictor.predict(at.alpha * x0 + at.sigma * eps, at)
+                gaps[k] = gaps[k] + space.sum((eps - p.eps).square()).sum(dtype=torch.float64)
+        if not levels or not float(entries) > 0:
+            raise ValueError(
+                "there are no data to estimate from; give at least one batch (predictor, x0)."
+            )
+        gamma = (1 - torch.stack([torch.as_tensor(g) for g in gaps]) / entries).cpu()
+        if not gamma.isfinite().all():
+            raise ValueError("the network's eps is not finite; look at its weights and the data.")
+        return cls(
+            tuple(at.logsnr for at in levels), tuple(gamma.clamp(SURE, 1 - SURE).tolist()), span
+        )
+
+    def spread(self, at: Level) -> float:
+        """V, the variance of x0 given x_t, per dimension, at a level of floats."""
+        logsnr, table = at.logsnr, self.logsnr
+        if logsnr == math.inf:
+            return 0.0
+        if logsnr <= table[0]:
+            spread = (1 - self.gamma[0]) * math.exp(-table[0])
+        else:
+            k = bisect_right(table, logsnr)
+            logit = _logit(self.gamma[k - 1])
+            if k < len(table):
+                part = (logsnr - table[k - 1]) / (table[k] - table[k - 1])
+                logit += part * (_logit(self.gamma[k]) - logit)
+            spread = math.exp(-logsnr) / (1 + math.exp(-logit))
+        return spread if self.span is None else min(spread, (self.span / 2) ** 2)
+
+    def nu2(self, t: Level, s: Level, kept: float) -> float:
+        r"""The variance of the step from t to s whose mean is
+        :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`, c being `kept`."""
+        fresh = max(s.sigma**2 - kept**2, 0.0)
+        return fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t)
+
+    def bounded(self, span: float | None) -> OptimalVariance:
+        """The same table with another bound, or none."""
+        return replace(self, span=span)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as JSON."""
+        table = {"format": FORMAT, "logsnr": self.logsnr, "gamma": self.gamma, "span": self.span}
+        Path(path).write_text(json.dumps({"optimal_variance": table}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> OptimalVariance:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: If the file is not such a file.
+        """
+        try:
+            table = json.loads(Path(path).read_text())["optimal_variance"]
+            if table["format"] > FORMAT:
+                raise ValueError(
+                    f"format {table['format']} is newer than {FORMAT}; upgrade anydiff"
+                )
+            return cls(tuple(table["logsnr"]), tuple(table["gamma"]), table["span"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no table of variances ({error}); give one that OptimalVariance.save wrote."
+            ) from error
+
+
+def _levels(predictor: Predictor, points: int, low: float, high: float) -> list[Level]:
+    schedule = predictor.schedule
+    noisy, clean = schedule.logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    low, high = max(low, noisy), min(high, clean)
+    if not low < high:
+        raise ValueError(
+            f"the table would go from the log-SNR {low:g} to {high:g}, and {schedule} goes from "
+            f"{noisy:g} to {clean:g}; widen logsnr_min and logsnr_max."
+        )
+    return schedule.levels(schedule.time(torch.linspace(low, high, points, dtype=torch.float64)))
+
+
+def _logit(gamma: float) -> float:
+    """The logit of 1 - gamma."""
+    gamma = min(max(gamma, SURE), 1 - SURE)
+    return math.log1p(-gamma) - math.log(gamma)
