@@ -130,10 +130,11 @@ def prediction_type(prediction: str | PredictionType, schedule: Schedule) -> Pre
     a, b = (float(c) for c in prediction.coefficients(at))
     size = (a * a + b * b) ** 0.5 * (at.alpha**2 + at.sigma**2) ** 0.5
     if not abs(at.alpha * b - at.sigma * a) > 1e-6 * size:
+        others = ", ".join(repr(n) for n in ("v", "x0", "velocity") if n != prediction.name)
         raise ValueError(
             f"prediction {prediction.name!r} does not determine x0 where {schedule} ends, at alpha = "
-            f"{at.alpha:.3g} and sigma = {at.sigma:.3g}; use 'v', 'x0' or 'velocity', or a schedule "
-            "that ends above pure noise."
+            f"{at.alpha:.3g} and sigma = {at.sigma:.3g}; use one of {others}, or a schedule that ends "
+            "above pure noise."
         )
     return prediction
 

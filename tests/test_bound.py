@@ -19,7 +19,7 @@ from anydiff.likelihood import (
     variational_bound,
 )
 from anydiff.likelihood.chain import Chain, mistake
-from anydiff.likelihood.variances import tied
+from anydiff.variances import tied
 from anydiff.predictions import Prediction
 from anydiff.schedules import VariancePreserving
 

@@ -101,7 +101,7 @@ def test_preconditioning_is_edm_s_table_and_minus_v_for_unit_data():
 
 def test_a_combination_that_cannot_work_is_an_error_at_construction():
     to_pure_noise = Cosine(logsnr_min=-80)
-    with pytest.raises(ValueError, match="use 'v', 'x0' or"):
+    with pytest.raises(ValueError, match="use one of 'v', 'x0'"):
         GaussianDiffusion(torch.nn.Identity(), to_pure_noise, "eps")
     GaussianDiffusion(torch.nn.Identity(), to_pure_noise, "v")
     with pytest.raises(ValueError, match="'epsilon'; choose one of eps, x0, v, score"):

@@ -10,7 +10,7 @@ from anydiff.likelihood.decoders import (
 )
 from anydiff.likelihood.flow import log_prob
 from anydiff.likelihood.hybrid import Hybrid
-from anydiff.likelihood.variances import log_variances, reverse_log_variance
+from anydiff.variances import log_variances, reverse_log_variance
 
 __all__ = [
     "Bound",

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from anydiff.likelihood.decoders import Decoder
 from anydiff.likelihood.gaussians import kl
-from anydiff.likelihood.variances import between, log_variances, tied
 from anydiff.predictions import Prediction
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Space
+from anydiff.variances import between, log_variances, tied
 
 __all__ = ["VARIANCES", "Chain", "mistake"]
 
@@ -50,7 +50,7 @@ class Chain:
         schedule: t -> (alpha, sigma).
         knots: Rising times, (T + 1,), float64.
         variance: ``"small"``, ``"large"`` or ``"learned"``, see
-            :func:`~anydiff.likelihood.variances.log_variances`.
+            :func:`~anydiff.variances.log_variances`.
     """
 
     schedule: Schedule

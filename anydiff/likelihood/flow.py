@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -141,17 +142,19 @@ def _divergence(
         y = f(u) + 0 * u  # of u even where the network's answer is not
         total = torch.zeros_like(u)
         for d in directions():
-            batched = len(d) > 1
-            (back,) = torch.autograd.grad(
-                y,
-                u,
-                d if batched else d[0],
-                is_grads_batched=batched,
-                retain_graph=True,
-                create_graph=graph,
-            )
-            total = total + ((d * back).sum(0) if batched else d[0] * back)
+            total = total + (d * _backward(y, u, d, graph)).sum(0)
     return (y, total) if graph else (y.detach(), total.detach())
+
+
+def _backward(y: Tensor, u: Tensor, d: Tensor, graph: bool) -> Tensor:
+    """J^T d for each of the directions d, (n, …), at once where the network's kernels allow it."""
+    once = partial(torch.autograd.grad, y, u, retain_graph=True, create_graph=graph)
+    if len(d) > 1:
+        try:
+            return once(d, is_grads_batched=True)[0]
+        except RuntimeError:  # kernels of one's own, such as EGNN's, have no batching rule
+            pass
+    return torch.stack([once(direction)[0] for direction in d])
 
 
 def _directions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import sqrt
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from anydiff.samplers.base import Interval, Sampler, falling
 from anydiff.samplers.variance import OptimalVariance
 from anydiff.schedules import Level
 from anydiff.spaces import Generators, Space
+from anydiff.variances import reverse_log_variance
 
 __all__ = ["DDIM", "DDPM"]
 
@@ -155,11 +156,7 @@ def _learned(
             "DDPM('learned') needs a denoiser that gives a variance, twice the channels of x_t, and "
             "this one gives none; use 'small', 'large' or an OptimalVariance."
         )
-    if (
-        at.s.sigma == 0 or large == 0
-    ):  # at the data the small variance is 0, and its log is not asked
+    if at.s.sigma == 0 or large == 0:  # at the data, where there is no logarithm to learn
         return mean
-    # nu = nu_large (sigma_s / sigma_t)^(1 - v), with 1 - v = (1 - extra) / 2
-    half = log(at.t.sigma / at.s.sigma) / 2
-    nu = (p.extra * half).exp_().mul_(sqrt(large * at.s.sigma / at.t.sigma))
+    nu = (reverse_log_variance(at.t, at.s, p.extra, space) / 2).exp_()
     return mean.add(space.project(nu.mul_(space.noise(mean, generator))))
