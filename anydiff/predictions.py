@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -150,6 +149,20 @@ def _combine(c: Tensor | float, x: Tensor, d: Tensor | float, y: Tensor) -> Tens
     return (c * x).add_(y, alpha=d)
 
 
+class _once:
+    """A property that is computed when it is first asked for. Without the lock of functools', which a
+    compiler cannot trace: two threads do not share a prediction."""
+
+    def __init__(self, function: Callable[[Any], Tensor]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self.function.__name__] = self.function(instance)
+        return value
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What a network said of x_t: an output y with its coefficients, from which the rest follows.
@@ -179,22 +192,22 @@ class Prediction:
         d = (self.alpha * sigma - self.sigma * alpha) / det
         return _combine(c, self.x_t, d, self.y)
 
-    @cached_property
+    @_once
     def x0(self) -> Tensor:
         """The predicted data, shaped like x_t."""
         return self.at(1.0, 0.0)
 
-    @cached_property
+    @_once
     def eps(self) -> Tensor:
         """The predicted noise, shaped like x_t."""
         return self.at(0.0, 1.0)
 
-    @cached_property
+    @_once
     def v(self) -> Tensor:
         """alpha eps - sigma x0, shaped like x_t."""
         return self.at(-self.sigma, self.alpha)
 
-    @cached_property
+    @_once
     def score(self) -> Tensor:
         """The gradient of log p(x_t), -eps / sigma, shaped like x_t."""
         return self.at(0.0, -1 / self.sigma)
@@ -225,7 +238,7 @@ class Predictor:
                 floats then need no operation on the device.
         """
         at = t if isinstance(t, Level) else self.schedule.at(self._times(x_t, t))
-        a, b = self.predicts.coefficients(at)
+        a, b = self._coefficients(at)
         alpha, sigma, scale = at.alpha, at.sigma, self.predicts.input_scale(at)
         if isinstance(at.t, Tensor):
             alpha, sigma, a, b, scale = (
@@ -234,7 +247,19 @@ class Predictor:
         seen = x_t if isinstance(scale, float) and scale == 1 else scale * x_t
         y = self.network(seen, self._times(x_t, at.t))
         y, extra = y if isinstance(y, tuple) else (y, None)
-        return Prediction(x_t, y, a, b, alpha, sigma, extra)
+        return Prediction(x_t, y.to(x_t.dtype), a, b, alpha, sigma, extra)
+
+    def _coefficients(self, at: Level) -> Coefficients:
+        try:
+            a, b = self.predicts.coefficients(at)
+            if isinstance(at.t, Tensor) or (a == a and b == b):  # nan is not itself
+                return a, b
+        except ZeroDivisionError:
+            pass
+        raise ValueError(
+            f"prediction {self.predicts.name!r} says nothing at t = {at.t:.3g}, where sigma is "
+            f"{at.sigma:.3g}; begin at a later time, or predict 'v'."
+        )
 
     def _times(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         """One time for each item, (B,), of at least float32, which tells a chain's steps apart."""

@@ -70,8 +70,15 @@ class Schedule(ABC):
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The time derivatives of alpha and sigma, both shaped like t."""
-        t64 = t.double()
-        alpha, sigma = torch.func.jvp(self._levels, (t64,), (torch.ones_like(t64),))[1]
+        # in reverse mode: forward mode's state is global, and threads may sample at once
+        with torch.enable_grad():
+            t64 = t.detach().double().requires_grad_()
+            alpha, sigma = (
+                torch.autograd.grad(level.sum(), t64, retain_graph=True)[0]
+                if level.requires_grad
+                else torch.zeros_like(t64)
+                for level in self._levels(t64)
+            )
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
     def at(self, t: Tensor) -> Level:
