@@ -260,7 +260,7 @@ def samplers_table() -> str:
             calls, operations = per_step(sampler)
             annealed = isinstance(sampler, AnnealedLangevin)  # more levels do not make it exact
             order = "–" if annealed else whole(observed_order(sampler), 2)
-            declared = "–" if annealed else whole(sampler.order)
+            declared = "–" if annealed else whole(sampler.convergence)
             figures = [whole(calls), whole(operations), declared, order]
         kind = type(sampler)
         rows.append([f"`{name(sampler)}`", *figures, "" if kind in cited else sources(kind)])

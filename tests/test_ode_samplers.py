@@ -232,8 +232,7 @@ def test_the_order_is_the_same_towards_the_noise(method):
 
 @every_method
 def test_the_declaration_is_the_sampler_s(method):
-    corrected = isinstance(method.sampler, UniPC)  # its order is the predictor's
-    assert method.sampler.order + corrected == method.order
+    assert method.sampler.convergence == method.order
 
 
 @every_method

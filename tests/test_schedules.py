@@ -419,7 +419,9 @@ def test_zero_terminal_snr_of_a_table_is_the_published_one():
 
 @pytest.mark.parametrize("schedule", [Flow(), zero_terminal_snr(ScaledLinear())], ids=name)
 def test_eps_is_refused_where_a_schedule_ends_in_noise(schedule):
-    with pytest.raises(ValueError, match=r"'eps' does not determine x0 where .* use one of 'v', 'x0'"):
+    with pytest.raises(
+        ValueError, match=r"'eps' does not determine x0 where .* use one of 'v', 'x0'"
+    ):
         GaussianDiffusion(nn.Identity(), schedule, "eps")
     for prediction in ("v", "x0", "velocity", "karras"):
         x = exact.gaussian(schedule, prediction, mean=1.5, std=0.1).sample(

@@ -55,10 +55,15 @@ class Sampler:
     """A rule that goes from one noise level to the next."""
 
     order: float = 1.0
-    """The error in the data falls as (number of steps) ** -order, on a grid that is refined evenly."""
+    """The order of the method, as its paper counts it."""
 
     grid: Grid = Uniform()
     """Where a run's times lie if nothing else is said."""
+
+    @property
+    def convergence(self) -> float:
+        """The error falls as steps ** -convergence, or faster, on a grid that is refined evenly."""
+        return self.order
 
     @property
     def past(self) -> int:

@@ -70,6 +70,10 @@ class DPMSolver(Sampler):
             falling(self, knots)
 
     @property
+    def convergence(self) -> float:
+        return min(self.order, 2) if self.eta else self.order
+
+    @property
     def past(self) -> int:
         return self.order - 1
 
@@ -120,6 +124,10 @@ class UniPC(Sampler):
             raise ValueError(f"order is {self.order}; choose 2 or 3.")
         if self.variant not in ("bh1", "bh2"):
             raise ValueError(f"variant is {self.variant!r}; choose 'bh1' or 'bh2'.")
+
+    @property
+    def convergence(self) -> float:
+        return self.order + 1  # the corrector's
 
     @property
     def past(self) -> int:
