@@ -127,6 +127,6 @@ def _ends(schedule: Schedule, low: float, high: float) -> tuple[float, float]:
 def _closed(schedule: Schedule, logsnr: Tensor) -> Tensor:
     """The times of log-SNRs, from 1 to 0."""
     # the schedule's own clean end is a level with noise; the data after it are another
-    times = schedule.time(logsnr).clamp(min=1e-9)
+    times = schedule.time(logsnr).clamp(min=1e-15)
     times[0] = 1.0
     return torch.cat([times, times.new_zeros(1)])
