@@ -90,11 +90,10 @@ class Preconditioned(PredictionType):
             raise ValueError(f"sigma_data is {self.sigma_data}; give the data's deviation.")
 
     def coefficients(self, at: Level) -> Coefficients:
+        # 1 - c_skip alpha and c_skip sigma / c_out, as what they are: written so, the one has no digits
+        # near the data and the other divides by sigma
         c_in = self.input_scale(at)
-        c_skip = at.alpha * self.sigma_data**2 * c_in**2
-        # 1 - c_skip alpha is written as what it is: near the data it has no digits otherwise
-        c_out = at.sigma * self.sigma_data * c_in
-        return at.sigma * c_in / self.sigma_data, -c_skip * at.sigma / c_out
+        return at.sigma * c_in / self.sigma_data, -at.alpha * self.sigma_data * c_in
 
     def input_scale(self, at: Level) -> Any:
         return (at.alpha**2 * self.sigma_data**2 + at.sigma**2) ** -0.5

@@ -375,8 +375,8 @@ def test_draws_have_the_entropy_of_their_density():
             lambda: exact.GaussianMixture(Cosine(), weights=torch.tensor([1.0])),
             "give 2, one for each mean",
         ),
-        (lambda: exact.gaussian(Flow(), "eps"), "'v', 'x0' or 'velocity'"),
-        (lambda: exact.mixture(Flow(), "score"), "'v', 'x0' or 'velocity'"),
+        (lambda: exact.gaussian(Flow(), "eps"), "use one of 'v', 'x0', 'velocity'"),
+        (lambda: exact.mixture(Flow(), "score"), "use one of 'v', 'x0', 'velocity'"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(call, message):

@@ -82,14 +82,19 @@ def refused(sampler, schedule):
     return pure_noise(schedule) and isinstance(inner(sampler), DIVIDES_BY_ALPHA)
 
 
+def steep(sampler, schedule):
+    """Whether no step in t can follow the end, where alpha falls to nothing as a root does."""
+    return isinstance(schedule, SigmoidAlphaBar) and isinstance(inner(sampler), FOLLOWS_T)
+
+
 def times(sampler, schedule, steps):
     """A run's times: the sampler's own, or what its refusal says to take."""
     if isinstance(sampler, CHOOSES_ITS_STEPS):
         steps = 1
     knots = sampler.grid(schedule, steps)
-    # where alpha falls to nothing as a root, no step in t can follow its last thousandth
-    steep = isinstance(schedule, SigmoidAlphaBar) and isinstance(inner(sampler), FOLLOWS_T)
-    return knots.clamp(max=0.999) if steep or refused(sampler, schedule) else knots
+    if steep(sampler, schedule):
+        return knots * 0.99
+    return knots.clamp(max=0.999) if refused(sampler, schedule) else knots
 
 
 def bound(sampler, intervals: list[Interval]):
@@ -241,6 +246,9 @@ def test_a_sampler_that_cannot_start_is_refused_before_the_network_is_called(sam
             with pytest.raises(ValueError, match=r"begin below it.*or use DDPM"):
                 diffusion.sample((2, 1), sampler=sampler, steps=3)
             assert not calls
+        elif steep(sampler, schedule) and not isinstance(sampler, CHOOSES_ITS_STEPS):
+            with pytest.raises(ValueError, match="too long"):
+                plan(schedule, 3, sampler=sampler)
         else:
             plan(schedule, 3, sampler=sampler)
 

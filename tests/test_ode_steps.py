@@ -23,10 +23,11 @@ from anydiff import (
     Linear,
     Masked,
     Ragged,
+    SigmoidAlphaBar,
     exact,
     sample,
 )
-from anydiff.samplers import EDM, AdamsBashforth, Euler, Heun, UniPC, plan
+from anydiff.samplers import EDM, AdamsBashforth, Euler, EulerMaruyama, Heun, UniPC, plan
 
 CHURNED = EDM(churn=20.0, s_noise=1.003)
 every_one = pytest.mark.parametrize("sampler", [*SAMPLERS, CHURNED], ids=str)
@@ -332,3 +333,11 @@ def test_one_generator_per_item_goes_through_churn():
     both = sample(asked, draw((4, 3)), CHURNED, 5, generator=generators())
     again = sample(asked, draw((4, 3)), CHURNED, 5, generator=generators())
     assert torch.equal(both, again)
+
+
+@pytest.mark.parametrize("sampler", [Euler(), EulerMaruyama()], ids=str)
+def test_a_step_that_overshoots_is_refused(sampler):
+    """alpha of this schedule rises from its end as a root does: 0.02 further on, a tangent is at 47."""
+    with pytest.raises(ValueError, match=r"too long for .*; begin later"):
+        plan(SigmoidAlphaBar(), 50, sampler=sampler)
+    plan(SigmoidAlphaBar(), torch.linspace(0.99, 0, 50), sampler=sampler)

@@ -9,6 +9,7 @@ hold no state: a multistep method is handed the predictions of the steps before.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -192,6 +193,21 @@ def falling(sampler: Sampler, knots: Sequence[Level]) -> None:
         raise ValueError(
             f"the times rise, and {sampler} adds noise; encode with a deterministic sampler, DDIM()."
         )
+
+
+def gentle(sampler: Sampler, knots: Sequence[Level]) -> None:
+    """Raise where a step along the rates of alpha and sigma leaves what a state can be."""
+    for t, s in itertools.pairwise(knots):
+        h = s.t - t.t
+        ahead = math.hypot(t.alpha + h * t.rates[0], t.sigma + h * t.rates[1])
+        if s.sigma > 0 and not ahead < 3 * max(
+            math.hypot(t.alpha, t.sigma), math.hypot(s.alpha, s.sigma)
+        ):
+            raise ValueError(
+                f"from t = {t.t:.3g}, where alpha changes at a rate of {t.rates[0]:.3g} and sigma of "
+                f"{t.rates[1]:.3g}, a step to {s.t:.3g} is too long for {sampler}; begin later, with "
+                "steps=[0.99, ...], take more steps, or use DDIM() or DDPM()."
+            )
 
 
 def generators(seed: int | Sequence[int] | None, device: torch.device | str = "cpu") -> Generators:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.base import Interval, Sampler, falling
+from anydiff.samplers.base import Interval, Sampler, falling, gentle
 from anydiff.samplers.grids import KarrasGrid
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators
@@ -48,6 +48,7 @@ class Euler(Sampler):
                     f"the rates of {level.schedule} are {level.rates} at t = {level.t:.3g}, from where "
                     "Euler cannot go; start from another time, or take DDIM()."
                 )
+        gentle(self, knots)
 
     def step(
         self,

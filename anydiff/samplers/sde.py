@@ -16,7 +16,7 @@ from math import sqrt
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.base import Interval, Sampler, falling
+from anydiff.samplers.base import Interval, Sampler, falling, gentle
 from anydiff.schedules import Level
 from anydiff.spaces import Generators
 
@@ -43,6 +43,7 @@ class EulerMaruyama(Sampler):
     def check(self, knots: Sequence[Level]) -> None:
         falling(self, knots)
         with_signal(self, knots)
+        gentle(self, knots)
 
     def step(
         self,
