@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["Level", "Schedule", "VariancePreserving"]
 
@@ -69,12 +69,14 @@ class Schedule(ABC):
         return low
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The time derivatives of alpha and sigma, both shaped like t."""
+        """The time derivatives of alpha and sigma, both shaped like t, of which they are not a function
+        for autograd; of a learned schedule's weights they are."""
         # in reverse mode: forward mode's state is global, and threads may sample at once
+        learned = isinstance(self, nn.Module) and torch.is_grad_enabled()
         with torch.enable_grad():
             t64 = t.detach().double().requires_grad_()
             alpha, sigma = (
-                torch.autograd.grad(level.sum(), t64, retain_graph=True)[0]
+                torch.autograd.grad(level.sum(), t64, retain_graph=True, create_graph=learned)[0]
                 if level.requires_grad
                 else torch.zeros_like(t64)
                 for level in self._levels(t64)
