@@ -410,6 +410,9 @@ table, in as many *steps*, of which some take two calls.
 `DPMSolver(order=1)` takes the same steps as `DDIM()`, on another grid: even steps in t lose what is
 narrow in the data, even steps in the log-SNR do not. Give any sampler any grid with `grid=`.
 
+The default, `DPMSolver()` on `LogSNR()`, was chosen on this table's schedule, by these three deviations
+and four more; the rows of other libraries were not chosen so. On other schedules it errs as little.
+
 The adaptive samplers take the calls they need:
 
 {adaptive_table()}
