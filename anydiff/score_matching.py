@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from anydiff.spaces import Dense, Generators, Space
+from anydiff.traces import basis, divergence, ranks
 
 __all__ = ["denoising", "exact", "sliced"]
 
@@ -94,7 +95,8 @@ def sliced(
         raise ValueError(f"projections is {projections}; take at least 1.")
     x = space.project(x)
     directions = torch.stack([space.noise(x, generator) for _ in range(projections)])
-    s, turn = _turn(_bound(score, t, space), x, directions)
+    graph = torch.is_grad_enabled()
+    s, turn = divergence(_bound(score, t, space), x, directions.split(1), graph)
     if variance_reduced:
         size = space.sum(s.square())
     else:
@@ -120,8 +122,8 @@ def exact(
         score: x -> score, or (x, t) -> score, shaped like x; differentiable twice if it is trained.
         x: Data; the part outside the space is dropped.
         t: Given to the score if not None, (B,).
-        chunk_size: How many directions go back through the score at once. More than one is faster
-            where autograd can vectorise each of the network's operations (``is_grads_batched``).
+        chunk_size: How many directions go back through the score at once, where autograd can vectorise
+            each of the network's operations; one after the other where it cannot.
 
     References:
         Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005), eq. 4.
@@ -130,48 +132,11 @@ def exact(
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; take at least 1.")
     x = space.project(x)
-    # the score is projected, and tr(P J P) = tr(P J)
-    s, turn = _turn(_bound(score, t, space), x, _axes(x, space), chunk_size)
+    axes = basis(x, space, *ranks(x, space), chunk_size)
+    s, turn = divergence(_bound(score, t, space), x, axes, torch.is_grad_enabled())
     return 0.5 * space.sum(s.square()) + space.sum(turn)
 
 
 def _bound(score: Score, t: Tensor | None, space: Space) -> Callable[[Tensor], Tensor]:
     """The score as a function of x alone, within the space."""
     return lambda x: space.project(score(x) if t is None else score(x, t))
-
-
-def _turn(
-    score: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor, chunk_size: int = 1
-) -> tuple[Tensor, Tensor]:
-    """s(x), and the entries of the sum of v^T ∇s v over the directions v (n, \\*), both shaped like x.
-
-    In reverse mode, which every network has: the score runs once.
-    """
-    graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = x if x.requires_grad else x.detach().requires_grad_()
-        s = score(x) + 0 * x  # a constant score has a derivative too
-    total = torch.zeros_like(x)
-    for some in directions.split(chunk_size):
-        batched = len(some) > 1
-        (back,) = torch.autograd.grad(
-            s,
-            x,
-            some if batched else some[0],
-            is_grads_batched=batched,
-            retain_graph=True,
-            create_graph=graph,
-        )
-        total = total + ((some * back).sum(0) if batched else some[0] * back)
-    return (s, total) if graph else (s.detach(), total)
-
-
-def _axes(x: Tensor, space: Space) -> Tensor:
-    """Unit directions, (n, \\*): the k-th has a one at the k-th entry of every item that has so many."""
-    items = torch.arange(len(space.dim(x)), device=x.device)
-    item = space.expand(items, x).expand(x.shape).flatten()
-    owner, order = item.sort(stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=x.device) - torch.searchsorted(owner, owner)
-    k = torch.arange(int(rank.max()) + 1, device=x.device)
-    return (rank == k[:, None]).to(x.dtype).view(-1, *x.shape)

@@ -23,7 +23,8 @@ from anydiff import (
     exact,
 )
 from anydiff.likelihood import Dequantize, log_prob
-from anydiff.likelihood.flow import _basis, _directions, _divergence, _ranks
+from anydiff.likelihood.flow import CHUNK, _directions
+from anydiff.traces import basis, divergence, ranks
 
 # The prior is N(0, 1), and the last state is that of the data times alpha: at a log-SNR of -20, alpha
 # is 5e-5 and the difference below 1e-3 for any of these data.
@@ -74,16 +75,16 @@ def test_every_direction_of_an_item_once():
             return space.project((matrix @ u.flatten()).view_as(u)) + 2 * u
 
         directions, count = _directions(x, space, "exact", 1, None)
-        _, entries = _divergence(field, x, directions, False)
+        _, entries = divergence(field, x, directions(), False)
         units = torch.eye(x.numel(), dtype=torch.float64)
         p = torch.stack([space.project(e.view(shape)).flatten() for e in units])
         diagonal = (p @ matrix @ p + 2 * p).diagonal()
         total = torch.zeros(4).double().index_add(0, items, diagonal)
         assert count == 1 and torch.allclose(space.sum(entries), total)
         # as many directions as the largest item has entries, not as many as the batch
-        rank, most = _ranks(x, space)
+        rank, most = ranks(x, space)
         assert most == max((items == b).logical_and(p.diagonal() > 0).sum() for b in range(4))
-        assert sum(len(chunk) for chunk in _basis(x, space, rank, most)) == most
+        assert sum(len(chunk) for chunk in basis(x, space, rank, most, CHUNK)) == most
 
 
 @three_spaces
@@ -173,6 +174,29 @@ def test_a_hundred_dimensions_one_direction_after_the_other():
     found = log_prob(model, x0, trace="exact", **options)
     auto = log_prob(model, x0, generator=torch.Generator().manual_seed(0), **options)
     assert not torch.equal(auto, found)
+
+
+class Doubled(torch.autograd.Function):
+    """A kernel of one's own, which cannot be differentiated along several directions at once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        if torch._C._functorch.is_batchedtensor(grad):
+            raise RuntimeError("no batching rule")
+        return 2 * grad
+
+
+def test_kernels_without_a_batching_rule_are_followed_one_direction_after_the_other():
+    x = draw((3, 5))
+    directions = [torch.eye(5).double()[:, None].expand(5, 3, 5)]
+    plain = divergence(lambda x: (2 * x).sin(), x, directions, False)
+    own = divergence(lambda x: Doubled.apply(x).sin(), x, directions, False)
+    assert torch.equal(own[0], plain[0]) and torch.allclose(own[1], plain[1], atol=1e-14)
+    assert torch.allclose(own[1], 2 * (2 * x).cos(), atol=1e-14)
 
 
 def test_single_precision():

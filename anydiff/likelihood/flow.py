@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +27,7 @@ from anydiff.likelihood.bound import as_predictor, ends
 from anydiff.predictions import Predictor
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators, Space
+from anydiff.traces import basis, divergence, ranks
 
 if TYPE_CHECKING:
     from anydiff.diffusion import GaussianDiffusion
@@ -102,10 +102,10 @@ def log_prob(
 
     def flow(logsnr: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         at = _level(predictor.schedule, float(logsnr))
-        velocity, divergence = _divergence(
-            lambda u: _velocity(predictor, u, at), state[0], directions, graph
+        velocity, turn = divergence(
+            lambda u: _velocity(predictor, u, at), state[0], directions(), graph
         )
-        return velocity, space.sum(divergence) / count
+        return velocity, space.sum(turn) / count
 
     log_alpha = -0.5 * math.log1p(math.exp(-clean))
     span = torch.tensor([clean, noisy], dtype=torch.float64, device=x0.device)
@@ -130,33 +130,6 @@ def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
     return (-0.5 * alpha * sigma) * p.at(-sigma, alpha)
 
 
-def _divergence(
-    f: Callable[[Tensor], Tensor], u: Tensor, directions: Directions, graph: bool
-) -> tuple[Tensor, Tensor]:
-    """f(u), and the entries of the sum of d * (J^T d) over the directions d, both shaped like u.
-
-    In reverse mode, which every network that trains has: the network runs once.
-    """
-    with torch.enable_grad():
-        u = u if graph else u.detach().requires_grad_()
-        y = f(u) + 0 * u  # of u even where the network's answer is not
-        total = torch.zeros_like(u)
-        for d in directions():
-            total = total + (d * _backward(y, u, d, graph)).sum(0)
-    return (y, total) if graph else (y.detach(), total.detach())
-
-
-def _backward(y: Tensor, u: Tensor, d: Tensor, graph: bool) -> Tensor:
-    """J^T d for each of the directions d, (n, …), at once where the network's kernels allow it."""
-    once = partial(torch.autograd.grad, y, u, retain_graph=True, create_graph=graph)
-    if len(d) > 1:
-        try:
-            return once(d, is_grads_batched=True)[0]
-        except RuntimeError:  # kernels of one's own, such as EGNN's, have no batching rule
-            pass
-    return torch.stack([once(direction)[0] for direction in d])
-
-
 def _directions(
     x: Tensor, space: Space, trace: str, probes: int, generator: Generators
 ) -> tuple[Directions, int]:
@@ -164,9 +137,9 @@ def _directions(
     if trace not in ("auto", "exact", "hutchinson"):
         raise ValueError(f"trace is {trace!r}; choose 'auto', 'exact' or 'hutchinson'.")
     if trace != "hutchinson":
-        rank, count = _ranks(x, space)
+        rank, count = ranks(x, space)
         if trace == "exact" or count <= EXACT:
-            return lambda: _basis(x, space, rank, count), 1
+            return lambda: basis(x, space, rank, count, CHUNK), 1
 
     if probes < 1:
         raise ValueError(f"probes is {probes}; take at least 1.")
@@ -174,30 +147,6 @@ def _directions(
     if _entries_are_free(x, space):
         drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no noise
     return lambda: iter(drawn.split(CHUNK)), probes
-
-
-def _ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
-    """The place of each entry among those of its item, shaped like x, -1 for padding; and how many.
-
-    One direction touches the k-th entry of every item at once: items do not influence one another, so
-    that the batch takes as many directions as its largest item.
-    """
-    items = space.expand(torch.arange(len(space.dim(x)), device=x.device), x).expand_as(x).flatten()
-    # what has noise belongs to the space; a generator of its own leaves the caller's alone
-    live = space.noise(x, Generator().manual_seed(0)).flatten().nonzero()[:, 0]
-    items, order = items[live].sort(stable=True)
-    counts = torch.bincount(items, minlength=len(space.dim(x)))
-    place = torch.arange(len(items), device=x.device) - (counts.cumsum(0) - counts)[items]
-    rank = torch.full((x.numel(),), -1, device=x.device)
-    rank[live[order]] = place
-    return rank.view_as(x), int(counts.max())
-
-
-def _basis(x: Tensor, space: Space, rank: Tensor, count: int) -> Iterator[Tensor]:
-    """The projections of the unit vectors e: the sum of (P e)^T J (P e) is the trace of P J P."""
-    for k in torch.arange(count, device=x.device).split(CHUNK):
-        units = (rank == k.reshape(-1, *(1,) * x.ndim)).to(x.dtype)
-        yield torch.vmap(space.project)(units)
 
 
 def _entries_are_free(x: Tensor, space: Space) -> bool:

@@ -1,0 +1,70 @@
+r"""The trace of a Jacobian within a space, by reverse mode.
+
+One direction touches the k-th entry of every item at once, since items do not influence one another: a
+batch takes as many directions as its largest item has entries, and any number of random ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+
+from anydiff.spaces import Space
+
+__all__ = ["basis", "divergence", "ranks"]
+
+
+def divergence(
+    f: Callable[[Tensor], Tensor], x: Tensor, directions: Iterable[Tensor], graph: bool
+) -> tuple[Tensor, Tensor]:
+    """f(x), and the entries of the sum of d * (J^T d) over the directions d, both shaped like x.
+
+    In reverse mode, which every network that trains has: the network runs once.
+    """
+    with torch.enable_grad():
+        x = x if graph and x.requires_grad else x.detach().requires_grad_()
+        y = f(x) + 0 * x  # of x even where the network's answer is not
+        total = torch.zeros_like(x)
+        for d in directions:
+            total = total + (d * _backward(y, x, d, graph)).sum(0)
+    return (y, total) if graph else (y.detach(), total.detach())
+
+
+def _backward(y: Tensor, x: Tensor, d: Tensor, graph: bool) -> Tensor:
+    """J^T d for each of the directions d, (n, …), at once where the network's kernels allow it."""
+    once = partial(torch.autograd.grad, y, x, retain_graph=True, create_graph=graph)
+    if len(d) > 1:
+        try:
+            return once(d, is_grads_batched=True)[0]
+        except RuntimeError:  # kernels of one's own, such as EGNN's, have no batching rule
+            pass
+    return torch.stack([once(direction)[0] for direction in d])
+
+
+def ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
+    """The place of each entry among those of its item, shaped like x, -1 for padding; and how many.
+
+    One direction touches the k-th entry of every item at once: items do not influence one another, so
+    that the batch takes as many directions as its largest item.
+    """
+    items = space.expand(torch.arange(len(space.dim(x)), device=x.device), x).expand_as(x).flatten()
+    # what has noise belongs to the space; a generator of its own leaves the caller's alone
+    live = space.noise(x, Generator().manual_seed(0)).flatten().nonzero()[:, 0]
+    items, order = items[live].sort(stable=True)
+    counts = torch.bincount(items, minlength=len(space.dim(x)))
+    place = torch.arange(len(items), device=x.device) - (counts.cumsum(0) - counts)[items]
+    rank = torch.full((x.numel(),), -1, device=x.device)
+    rank[live[order]] = place
+    return rank.view_as(x), int(counts.max())
+
+
+def basis(
+    x: Tensor, space: Space, rank: Tensor, count: int, chunk: int
+) -> Iterator[Tensor]:
+    """The projections of the unit vectors e: the sum of (P e)^T J (P e) is the trace of P J P."""
+    for k in torch.arange(count, device=x.device).split(chunk) if count else ():
+        units = (rank == k.reshape(-1, *(1,) * x.ndim)).to(x.dtype)
+        yield torch.vmap(space.project)(units)
