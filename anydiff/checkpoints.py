@@ -173,7 +173,7 @@ def _describe_prediction(prediction: PredictionType) -> dict[str, Any]:
     config: dict[str, Any] | None = None  # then load asks for it
     if prediction == PREDICTIONS.get(prediction.name):
         config = {}
-    elif type(prediction) is Preconditioned and prediction.pair is None:
+    elif type(prediction) is Preconditioned:
         config = {"sigma_data": prediction.sigma_data}
     return {"name": prediction.name, "config": config}
 

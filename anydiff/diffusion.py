@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.predictions import PredictionType, Predictor, prediction_type
-from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Steps, generators, plan, sample
+from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Steps, follow, generators, plan
 from anydiff.schedules import Cosine, Schedule
 from anydiff.spaces import Dense, Generators, Space
 from anydiff.times import Times, as_times
@@ -176,19 +176,11 @@ class GaussianDiffusion(nn.Module):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()  # no dropout while drawing
         try:
-            first = plan(self.schedule, steps, grid, sampler)[0].t
-            deviation = math.hypot(first.alpha, first.sigma)
-            x_T = space.noise(like, generator)
-            return sample(
-                self.predictor(space, **cond),
-                x_T if deviation == 1 else deviation * x_T,
-                sampler,
-                steps,
-                grid=grid,
-                generator=generator,
-                callback=callback,
-                progress=progress,
-            )
+            intervals = plan(self.schedule, steps, grid, sampler)
+            first = intervals[0].t
+            x_T = space.noise(like, generator) * math.hypot(first.alpha, first.sigma)
+            predictor = self.predictor(space, **cond)
+            return follow(predictor, x_T, sampler, intervals, generator, callback, progress)
         finally:
             for module, training in modes:
                 module.training = training

@@ -18,7 +18,7 @@ a :class:`Prediction`. Samplers, guidance and editing see nothing else of a mode
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -81,8 +81,8 @@ class Preconditioned(PredictionType):
         table 1. https://arxiv.org/abs/2206.00364
     """
 
-    name: str = "karras"
-    pair: Callable[[Level], Coefficients] | None = None  # type: ignore[assignment]
+    name: str = field(default="karras", init=False)
+    pair: Callable[[Level], Coefficients] = field(default=None, init=False)  # type: ignore[assignment]
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:

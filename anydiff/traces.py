@@ -61,9 +61,7 @@ def ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
     return rank.view_as(x), int(counts.max())
 
 
-def basis(
-    x: Tensor, space: Space, rank: Tensor, count: int, chunk: int
-) -> Iterator[Tensor]:
+def basis(x: Tensor, space: Space, rank: Tensor, count: int, chunk: int) -> Iterator[Tensor]:
     """The projections of the unit vectors e: the sum of (P e)^T J (P e) is the trace of P J P."""
     for k in torch.arange(count, device=x.device).split(chunk) if count else ():
         units = (rank == k.reshape(-1, *(1,) * x.ndim)).to(x.dtype)

@@ -21,7 +21,11 @@ from torch import Tensor
 from anydiff.schedules import Level
 from anydiff.spaces import Space
 
-__all__ = ["log_variances", "reverse_log_variance", "tied"]
+__all__ = ["VARIANCES", "log_variances", "reverse_log_variance", "tied"]
+
+
+VARIANCES = ("small", "large", "learned")
+"""The first, the second, and between them."""
 
 
 def log_variances(t: Level, s: Level) -> tuple[Any, Any]:

@@ -97,7 +97,7 @@ def test_preconditioning_is_edm_s_table_and_minus_v_for_unit_data():
     a, b = Preconditioned(sigma_data=data).coefficients(at)
     c_skip, c_out = data**2 / root**2, sigma * data / root  # table 1
     assert a == pytest.approx((1 - c_skip) / c_out) and b == pytest.approx(-c_skip * sigma / c_out)
-    assert Preconditioned(sigma_data=data).input_scale(at) == pytest.approx(1 / root)
+    assert Preconditioned(data).input_scale(at) == pytest.approx(1 / root)
 
     at = Cosine().levels(torch.tensor([0.6]))[0]
     assert Preconditioned(sigma_data=1.0).coefficients(at) == pytest.approx((at.sigma, -at.alpha))

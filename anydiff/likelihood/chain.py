@@ -24,11 +24,9 @@ from anydiff.likelihood.gaussians import kl
 from anydiff.predictions import Prediction
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Space
-from anydiff.variances import between, log_variances, tied
+from anydiff.variances import VARIANCES, between, log_variances, tied
 
-__all__ = ["VARIANCES", "Chain", "mistake"]
-
-VARIANCES = ("small", "large", "learned")
+__all__ = ["Chain", "mistake"]
 
 
 def mistake(p: Prediction, x0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

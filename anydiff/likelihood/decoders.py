@@ -113,7 +113,7 @@ class Dequantize:
 
     .. code-block:: python
 
-        grid = Dequantize(bits=8)                      # pixels in [-1, 1]
+        grid = Dequantize(bits=8)                      # levels in [-1, 1]
         log_p = log_prob(diffusion, grid(x0))
         bits = grid.bits_per_dim(log_p, space.dim(x0))
 

@@ -34,7 +34,8 @@ class Hybrid:
     Arguments:
         steps: T. Training times are rounded up to a row of the chain, k / T.
         weight: The weight of the whole bound.
-        decoder: The likelihood in the first step; :class:`DiscretizedGaussian` for pixels.
+        decoder: The likelihood in the first step; :class:`DiscretizedGaussian` for data on a grid of
+            levels.
 
     References:
         Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), section 3.1.

@@ -2,7 +2,16 @@
 
 from anydiff.samplers.adaptive import AdaptiveODE, AdaptiveSDE
 from anydiff.samplers.ancestral import DDIM, DDPM
-from anydiff.samplers.base import Interval, Progress, Sampler, Steps, generators, plan, sample
+from anydiff.samplers.base import (
+    Interval,
+    Progress,
+    Sampler,
+    Steps,
+    follow,
+    generators,
+    plan,
+    sample,
+)
 from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform
 from anydiff.samplers.langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from anydiff.samplers.multistep import AdamsBashforth, DPMSolver, UniPC
@@ -35,6 +44,7 @@ __all__ = [
     "Steps",
     "UniPC",
     "Uniform",
+    "follow",
     "generators",
     "plan",
     "sample",

@@ -13,11 +13,9 @@ from anydiff.samplers.base import Interval, Sampler, falling
 from anydiff.samplers.variance import OptimalVariance
 from anydiff.schedules import Level
 from anydiff.spaces import Generators, Space
-from anydiff.variances import reverse_log_variance
+from anydiff.variances import VARIANCES, reverse_log_variance
 
 __all__ = ["DDIM", "DDPM"]
-
-VARIANCES = ("small", "large", "learned")
 
 
 @dataclass(frozen=True)

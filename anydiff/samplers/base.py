@@ -22,7 +22,7 @@ from anydiff.samplers.grids import Grid, Uniform
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators
 
-__all__ = ["Interval", "Progress", "Sampler", "Steps", "generators", "plan", "sample"]
+__all__ = ["Interval", "Progress", "Sampler", "Steps", "follow", "generators", "plan", "sample"]
 
 Steps = int | Sequence[float] | Tensor
 
@@ -138,7 +138,6 @@ def plan(
     ]
 
 
-@torch.no_grad()
 def sample(
     predictor: Predictor,
     x_T: Tensor,
@@ -168,6 +167,20 @@ def sample(
         The state at the last time, shaped like x_T: x0 where that is 0.
     """
     intervals = plan(predictor.schedule, steps, grid, sampler)
+    return follow(predictor, x_T, sampler, intervals, generator, callback, progress)
+
+
+@torch.no_grad()
+def follow(
+    predictor: Predictor,
+    x_T: Tensor,
+    sampler: Sampler,
+    intervals: Sequence[Interval],
+    generator: Generators = None,
+    callback: Callable[[Progress], None] | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """The loop: one step after the other of a run that :func:`plan` has laid out."""
     bar = None
     if progress:
         from tqdm.auto import tqdm

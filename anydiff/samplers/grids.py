@@ -74,7 +74,7 @@ class LogSNR:
             )
 
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        low, high = _ends(schedule, self.logsnr_min, self.logsnr_max)
+        low, high = schedule.within(self.logsnr_min, self.logsnr_max, "the grid")
         u = torch.linspace(0, 1, steps, dtype=torch.float64) ** self.power
         return _closed(schedule, low + (high - low) * u)
 
@@ -105,23 +105,10 @@ class KarrasGrid:
             )
 
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        low, high = _ends(schedule, -2 * log(self.sigma_max), -2 * log(self.sigma_min))
+        low, high = schedule.within(-2 * log(self.sigma_max), -2 * log(self.sigma_min), "the grid")
         first, last = exp(-low / (2 * self.rho)), exp(-high / (2 * self.rho))
         roots = torch.linspace(first, last, steps, dtype=torch.float64)
         return _closed(schedule, -2 * self.rho * roots.log())
-
-
-def _ends(schedule: Schedule, low: float, high: float) -> tuple[float, float]:
-    """A range of log-SNR, cut to the schedule's."""
-    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    noisy, clean = schedule.logsnr(ends).tolist()
-    low, high = max(low, noisy), min(high, clean)
-    if not low < high:
-        raise ValueError(
-            f"the grid asks for log-SNRs above {low:g} and below {high:g}, and {schedule} goes from "
-            f"{noisy:g} to {clean:g}; widen the grid."
-        )
-    return low, high
 
 
 def _closed(schedule: Schedule, logsnr: Tensor) -> Tensor:

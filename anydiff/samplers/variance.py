@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from anydiff.predictions import Predictor
-from anydiff.schedules import Level
+from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators
 
 __all__ = ["OptimalVariance"]
@@ -115,7 +115,7 @@ class OptimalVariance:
         for predictor, x0 in batches:
             space = predictor.space
             if not levels:
-                levels = _levels(predictor, points, logsnr_min, logsnr_max)
+                levels = _levels(predictor.schedule, points, logsnr_min, logsnr_max)
                 gaps = [0.0] * len(levels)
             x0 = space.project(x0)
             entries = entries + space.dim(x0).sum(dtype=torch.float64)
@@ -185,16 +185,10 @@ class OptimalVariance:
             ) from error
 
 
-def _levels(predictor: Predictor, points: int, low: float, high: float) -> list[Level]:
-    schedule = predictor.schedule
-    noisy, clean = schedule.logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-    low, high = max(low, noisy), min(high, clean)
-    if not low < high:
-        raise ValueError(
-            f"the table would go from the log-SNR {low:g} to {high:g}, and {schedule} goes from "
-            f"{noisy:g} to {clean:g}; widen logsnr_min and logsnr_max."
-        )
-    return schedule.levels(schedule.time(torch.linspace(low, high, points, dtype=torch.float64)))
+def _levels(schedule: Schedule, points: int, low: float, high: float) -> list[Level]:
+    ends = schedule.within(low, high, "logsnr_min and logsnr_max")
+    logsnr = torch.linspace(*ends, points, dtype=torch.float64)
+    return schedule.levels(schedule.time(logsnr))
 
 
 def _logit(gamma: float) -> float:

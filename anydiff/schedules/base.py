@@ -68,6 +68,25 @@ class Schedule(ABC):
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return low
 
+    def within(
+        self, logsnr_min: float, logsnr_max: float, widen: str = "the range"
+    ) -> tuple[float, float]:
+        """A range of log-SNR, cut to the schedule's own; `widen` says what an error asks to widen.
+
+        Raises:
+            ValueError: If nothing is left of it.
+        """
+        ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        with torch.no_grad():
+            noisy, clean = self.logsnr(ends).tolist()
+        low, high = max(logsnr_min, noisy), min(logsnr_max, clean)
+        if not low < high:
+            raise ValueError(
+                f"log-SNRs from {logsnr_min:g} to {logsnr_max:g} are asked for, and {self} goes from "
+                f"{noisy:g} to {clean:g}; widen {widen}."
+            )
+        return low, high
+
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The time derivatives of alpha and sigma, both shaped like t, of which they are not a function
         for autograd; of a learned schedule's weights they are."""

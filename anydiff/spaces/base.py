@@ -69,7 +69,7 @@ def check_count(generators: Sequence[Generator], num_items: int) -> None:
 
 @dataclass(frozen=True)
 class Dense:
-    """(B, \\*): every entry is free. Images, latents, vectors."""
+    """(B, \\*): every entry is free. Grids of values, latents, vectors."""
 
     def to(self, device: torch.device | str) -> Dense:
         return self
