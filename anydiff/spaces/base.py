@@ -30,6 +30,7 @@ class Space(Protocol):
     """What the core asks of a space. B is the number of items in the batch.
 
     Densities ask besides for ``diagonal(x)``, the diagonal of the projection's matrix, shaped like x.
+    A space whose tensors do not begin with one row for each item says ``num_items``.
     """
 
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
