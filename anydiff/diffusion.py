@@ -10,16 +10,17 @@ the dimension, the denoiser :math:`\hat y`. Nothing here knows what the data are
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from anydiff.predictions import PredictionType, Predictor, prediction_type
-from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Steps, follow, generators, plan
-from anydiff.schedules import Cosine, Schedule
+from anydiff import conditioning
+from anydiff.predictions import Network, Prediction, PredictionType, Predictor, prediction_type
+from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, Steps, sample
+from anydiff.schedules import Cosine, Level, Schedule
 from anydiff.spaces import Dense, Generators, Space
 from anydiff.times import Times, as_times
 from anydiff.weightings import LearnedUncertainty, Weighting, weighted
@@ -27,7 +28,7 @@ from anydiff.weightings import LearnedUncertainty, Weighting, weighted
 if TYPE_CHECKING:
     from anydiff.likelihood.hybrid import Hybrid
 
-__all__ = ["GaussianDiffusion"]
+__all__ = ["GaussianDiffusion", "Together"]
 
 
 class GaussianDiffusion(nn.Module):
@@ -48,9 +49,14 @@ class GaussianDiffusion(nn.Module):
             ``lambda u: u**1.5``, which looks more at little noise. None is uniform.
         hybrid: What trains a learned variance beside the prediction, :class:`~anydiff.likelihood.Hybrid`;
             the denoiser then has twice the channels. Times are rounded up to a row of its chain.
+        drop: The share of items that go without a condition in training, each condition by itself: one
+            share for all, or one for each by name, as ``{"label": 0.1}``. It is what classifier-free
+            guidance needs; see :mod:`anydiff.conditioning` for what the denoiser sees.
+        augment: Noise on conditions in training, by name: up to which time, as ``{"image": 0.5}``. The
+            denoiser is told the time as ``image_t``.
 
     Raises:
-        ValueError: If the prediction says nothing of x0 where the schedule ends.
+        ValueError: If the prediction says nothing of x0 where the schedule ends, or a share is none.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239
@@ -65,6 +71,8 @@ class GaussianDiffusion(nn.Module):
         weighting: Weighting | LearnedUncertainty | Callable[[Tensor], Tensor] | None = None,
         times: Times | Callable[[Tensor], Tensor] | None = None,
         hybrid: Hybrid | None = None,
+        drop: float | Mapping[str, float] | None = None,
+        augment: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -73,6 +81,8 @@ class GaussianDiffusion(nn.Module):
         self.weighting = weighting
         self.times = as_times(times)
         self.hybrid = hybrid
+        self.drop = conditioning.shares(drop, "drop")
+        self.augment = conditioning.shares(augment, "augment")
         self.predicts = prediction_type(prediction, schedule)
         self._takes_space = "space" in inspect.signature(denoiser.forward).parameters
 
@@ -114,7 +124,8 @@ class GaussianDiffusion(nn.Module):
             t: Times in [0, 1], (B,). Drawn from the density `times` if None.
             noise: The eps to use, in the space. Drawn if None.
             generator: Where noise and times come from; one per item asks for `t` too.
-            cond: Conditions, passed on to the denoiser.
+            cond: Conditions, passed on to the denoiser; in training mode some are dropped, or get
+                noise, as `drop` and `augment` say.
         """
         dim, drawn = space.dim(x0), t is None
         if t is None:
@@ -126,6 +137,9 @@ class GaussianDiffusion(nn.Module):
 
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise
+        if self.training:
+            cond = conditioning.augment(cond, self.augment, self.schedule, x0, space, generator)
+            cond = conditioning.drop(cond, self.drop, x0, space, generator)
         at = self.schedule.at(t if self.hybrid is None else self.hybrid.rows(t))
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
@@ -139,11 +153,16 @@ class GaussianDiffusion(nn.Module):
 
     def predictor(self, space: Space = Dense(), **cond: Any) -> Predictor:  # noqa: B008
         """The denoiser bound to a batch's space and conditions."""
+
+        def copies(n: int) -> Predictor:
+            return self.predictor(space.copies(n), **conditioning.join([cond] * n))  # type: ignore[attr-defined]
+
         return Predictor(
-            lambda x_t, t: self.denoise(x_t, t, space, **cond),
-            self.predicts,
+            Bound(self, space, cond),
             self.schedule,
             space,
+            (self,),
+            copies if hasattr(space, "copies") else None,
         )
 
     @torch.no_grad()
@@ -155,7 +174,7 @@ class GaussianDiffusion(nn.Module):
         sampler: Sampler = DPMSolver(),  # noqa: B008
         steps: Steps = 50,
         grid: Grid | None = None,
-        seed: int | Sequence[int] | None = None,
+        seed: Seed = None,
         progress: bool = False,
         callback: Callable[[Progress], None] | None = None,
         **cond: Any,
@@ -169,18 +188,69 @@ class GaussianDiffusion(nn.Module):
             steps, sampler, grid, progress, callback: See :func:`anydiff.sample`.
             cond: Conditions, passed on to the denoiser.
         """
-        parameter = next(self.parameters(), torch.empty(0))
-        like = torch.empty(tuple(shape), dtype=parameter.dtype, device=parameter.device)
-        generator = generators(seed, like.device)
+        predictor = self.predictor(space, **cond)
+        return sample(
+            predictor, shape, sampler, steps,
+            grid=grid, seed=seed, callback=callback, progress=progress,
+        )  # fmt: skip
 
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()  # no dropout while drawing
-        try:
-            intervals = plan(self.schedule, steps, grid, sampler)
-            first = intervals[0].t
-            x_T = space.noise(like, generator) * math.hypot(first.alpha, first.sigma)
-            predictor = self.predictor(space, **cond)
-            return follow(predictor, x_T, sampler, intervals, generator, callback, progress)
-        finally:
-            for module, training in modes:
-                module.training = training
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The answer of a diffusion whose denoiser is bound to a batch's space and conditions."""
+
+    diffusion: GaussianDiffusion
+    space: Space
+    cond: Mapping[str, Any]
+
+    def __call__(self, x_t: Tensor, at: Level) -> Prediction:
+        return self.network(x_t, at)
+
+    @property
+    def network(self) -> Network:
+        def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            return self.diffusion.denoise(x_t, t, self.space, **self.cond)
+
+        return Network(denoise, self.diffusion.predicts, self.space)
+
+
+class Together:
+    """Several predictors of one diffusion and one space, asked in one call of the denoiser.
+
+    It sees the batch as many times as there are predictors, each time with other conditions; one that a
+    predictor lacks is absent, see :mod:`anydiff.conditioning`.
+
+    Raises:
+        ValueError: If they are no such predictors.
+    """
+
+    def __init__(self, *predictors: Predictor) -> None:
+        bound = [p.answer for p in predictors if isinstance(p.answer, Bound)]
+        if (
+            len(bound) < len(predictors)
+            or any(b.diffusion is not bound[0].diffusion for b in bound)
+            or any(b.space is not bound[0].space and b.space != bound[0].space for b in bound)
+            or not hasattr(bound[0].space, "copies")
+        ):
+            raise ValueError(
+                "one call needs predictors of one diffusion, as `diffusion.predictor(space, ...)` gives "
+                "them, in one space that knows its copies; ask them one after the other with "
+                "batched=False."
+            )
+        self.single, self.num = bound[0].network, len(bound)
+        self.space: Any = bound[0].space
+        cond = conditioning.join([b.cond for b in bound])
+        self.joint = Bound(bound[0].diffusion, self.space.copies(self.num), cond)
+
+    def __call__(self, x_t: Tensor, at: Level) -> list[Prediction]:
+        """What each of them says."""
+        levels = at
+        if isinstance(at.t, Tensor):
+            levels = at.schedule.at(at.t.repeat(self.num))
+        p = self.joint(self.space.join([x_t] * self.num), levels)
+        coefficients = self.single.coefficients(x_t, at)
+        ys = self.space.separate(p.y, self.num)
+        extras: list[Tensor | None] = [None] * self.num
+        if p.extra is not None:
+            extras = self.space.separate(p.extra, self.num)
+        return [Prediction(x_t, y, *coefficients, e) for y, e in zip(ys, extras, strict=True)]

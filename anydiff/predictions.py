@@ -12,27 +12,30 @@ so that one 2 x 2 system gives x0 and eps from any output y:
     \hat \epsilon = (\alpha\, y - a\, x_t) / \Delta.
 
 A :class:`Predictor` is a network bound to its batch, to its space and conditions, that answers with
-a :class:`Prediction`. Samplers, guidance and editing see nothing else of a model.
+a :class:`Prediction`; or several of them, guided. Samplers, guidance and editing see nothing else of a
+model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Space
 
 __all__ = [
     "PREDICTIONS",
+    "Network",
     "Preconditioned",
     "Prediction",
     "PredictionType",
     "Predictor",
+    "item_times",
     "prediction_type",
 ]
 
@@ -191,6 +194,19 @@ class Prediction:
         d = (self.alpha * sigma - self.sigma * alpha) / det
         return _combine(c, self.x_t, d, self.y)
 
+    def shifted(self, score: Tensor) -> Prediction:
+        """With a term added to the score, shaped like x_t, which stays: guidance.
+
+        Where alpha is 0, x_t says nothing of the data, and no score can change that: leave it be there.
+        """
+        move = (self.sigma / self.alpha) * (self.alpha * self.b - self.sigma * self.a)
+        return replace(self, y=self.y - move * score)
+
+    def with_x0(self, x0: Tensor) -> Prediction:
+        """With other data, shaped like x_t, which stays: eps follows. sigma has to be above 0."""
+        move = (self.alpha * self.b - self.sigma * self.a) / self.sigma
+        return replace(self, y=self.y - move * (x0 - self.x0))
+
     @_once
     def x0(self) -> Tensor:
         """The predicted data, shaped like x_t."""
@@ -212,43 +228,75 @@ class Prediction:
         return self.at(0.0, -1 / self.sigma)
 
 
+Answer = Callable[[Tensor, Level], Prediction]
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A network bound to its batch, converted to x0 and eps.
+    """What is asked of x_t, and answers with x0 and eps: a model bound to its batch, or several, guided.
 
     Arguments:
-        network: (x_t, t) -> y, where t is (B,); or -> (y, extra), see :class:`Prediction`.
-        predicts: What y is.
-        schedule: The schedule that the network was trained with.
+        answer: (x_t, level) -> Prediction. The level is of floats where a sampler asks, and of one
+            value for each item, (B,), elsewhere.
+        schedule: The schedule of the levels.
         space: The batch's space.
+        models: The modules behind it. Sampling puts them in eval mode, and draws noise of the dtype and
+            on the device of the first one's parameters.
+        copies: n -> the same for n copies of the batch, one after the other in `space.copies(n)`;
+            None where that is unknown.
     """
 
-    network: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor | None]]
-    predicts: PredictionType
+    answer: Answer
     schedule: Schedule
     space: Space
+    models: tuple[nn.Module, ...] = ()
+    copies: Callable[[int], Predictor] | None = None
 
     def predict(self, x_t: Tensor, t: Level | Tensor | float) -> Prediction:
-        """What the network says of x_t.
+        """What is said of x_t.
 
         Arguments:
             x_t: The noisy state, in the space.
             t: The time, (B,) or one for all; or a level of the schedule, as a sampler plans it, whose
                 floats then need no operation on the device.
         """
-        at = t if isinstance(t, Level) else self.schedule.at(self._times(x_t, t))
-        a, b = self._coefficients(at)
-        alpha, sigma, scale = at.alpha, at.sigma, self.predicts.input_scale(at)
-        if isinstance(at.t, Tensor):
-            alpha, sigma, a, b, scale = (
-                self.space.expand(c, x_t) for c in (alpha, sigma, a, b, scale)
-            )
+        if not isinstance(t, Level):
+            t = self.schedule.at(item_times(x_t, t, self.space))
+        return self.answer(x_t, t)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The answer of one network.
+
+    Arguments:
+        network: (x_t, t) -> y, where t is (B,); or -> (y, extra), see :class:`Prediction`.
+        predicts: What y is.
+        space: The batch's space.
+    """
+
+    network: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor | None]]
+    predicts: PredictionType
+    space: Space
+
+    def __call__(self, x_t: Tensor, at: Level) -> Prediction:
+        a, b, alpha, sigma = self.coefficients(x_t, at)
+        scale = self._expand(self.predicts.input_scale(at), x_t, at)
         seen = x_t if isinstance(scale, float) and scale == 1 else scale * x_t
-        y = self.network(seen, self._times(x_t, at.t))
+        y = self.network(seen, item_times(x_t, at.t, self.space))
         y, extra = y if isinstance(y, tuple) else (y, None)
         return Prediction(x_t, y.to(x_t.dtype), a, b, alpha, sigma, extra)
 
-    def _coefficients(self, at: Level) -> Coefficients:
+    def coefficients(self, x_t: Tensor, at: Level) -> tuple[Any, Any, Any, Any]:
+        """a, b, alpha and sigma: floats, or tensors that broadcast with x_t, as the level is."""
+        pair = self._pair(at)
+        a, b, alpha, sigma = (self._expand(c, x_t, at) for c in (*pair, at.alpha, at.sigma))
+        return a, b, alpha, sigma
+
+    def _expand(self, c: Any, x_t: Tensor, at: Level) -> Any:
+        return self.space.expand(c, x_t) if isinstance(at.t, Tensor) else c
+
+    def _pair(self, at: Level) -> Coefficients:
         try:
             a, b = self.predicts.coefficients(at)
             if isinstance(at.t, Tensor) or (a == a and b == b):  # nan is not itself
@@ -260,12 +308,13 @@ class Predictor:
             f"{at.sigma:.3g}; begin at a later time, or predict 'v'."
         )
 
-    def _times(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        """One time for each item, (B,), of at least float32, which tells a chain's steps apart."""
-        if isinstance(t, Tensor) and t.ndim:
-            return t
-        items = getattr(self.space, "num_items", len(x_t))
-        dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
-        if isinstance(t, Tensor):
-            return t.to(x_t.device, dtype).expand(items).contiguous()
-        return torch.full((items,), t, dtype=dtype, device=x_t.device)
+
+def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
+    """One time for each item, (B,), of at least float32, which tells a chain's steps apart."""
+    if isinstance(t, Tensor) and t.ndim:
+        return t
+    items = getattr(space, "num_items", len(x_t))
+    dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
+    if isinstance(t, Tensor):
+        return t.to(x_t.device, dtype).expand(items).contiguous()
+    return torch.full((items,), t, dtype=dtype, device=x_t.device)

@@ -15,7 +15,7 @@ from anydiff import (
     Predictor,
     Tabulated,
 )
-from anydiff.predictions import PREDICTIONS, Preconditioned, Prediction, prediction_type
+from anydiff.predictions import PREDICTIONS, Network, Preconditioned, Prediction, prediction_type
 
 every_prediction = pytest.mark.parametrize("name", PREDICTIONS)
 
@@ -71,7 +71,8 @@ def test_the_network_s_own_quantity_is_handed_through_untouched():
 @every_prediction
 def test_predict_with_and_without_a_planned_level(name):
     schedule = Cosine()
-    predictor = Predictor(lambda x, t: 0.1 * x + t[:, None], PREDICTIONS[name], schedule, Dense())
+    network = Network(lambda x, t: 0.1 * x + t[:, None], PREDICTIONS[name], Dense())
+    predictor = Predictor(network, schedule, Dense())
     x_t, t = triple()[0], torch.full((5,), 0.4, dtype=torch.float64)
     planned = predictor.predict(x_t, schedule.levels(t[:1])[0])
     for time in (t, 0.4, t[0], schedule.at(t)):

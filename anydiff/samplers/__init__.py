@@ -7,15 +7,15 @@ from anydiff.samplers.base import (
     Progress,
     Sampler,
     Steps,
+    evaluating,
     follow,
-    generators,
     plan,
-    sample,
 )
 from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform
 from anydiff.samplers.langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from anydiff.samplers.multistep import AdamsBashforth, DPMSolver, UniPC
 from anydiff.samplers.ode import EDM, Euler, Heun
+from anydiff.samplers.runs import Seed, blank, generators, sample
 from anydiff.samplers.sde import EulerMaruyama
 from anydiff.samplers.variance import OptimalVariance
 
@@ -41,9 +41,12 @@ __all__ = [
     "Progress",
     "Quadratic",
     "Sampler",
+    "Seed",
     "Steps",
     "UniPC",
     "Uniform",
+    "blank",
+    "evaluating",
     "follow",
     "generators",
     "plan",

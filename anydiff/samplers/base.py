@@ -1,4 +1,4 @@
-r"""From noise to data: one loop, and what a sampler is.
+r"""One loop, and what a sampler is.
 
 A sampler is a frozen object whose ``step`` goes from x_t to x_s for one pair of times. The loop plans
 all times and noise levels once, in float64, as Python floats: no step reads anything back from the
@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid, Uniform
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators
 
-__all__ = ["Interval", "Progress", "Sampler", "Steps", "follow", "generators", "plan", "sample"]
+__all__ = ["Interval", "Progress", "Sampler", "Steps", "evaluating", "follow", "plan"]
 
 Steps = int | Sequence[float] | Tensor
 
@@ -98,21 +99,28 @@ class Sampler:
 
 
 def plan(
-    schedule: Schedule, steps: Steps, grid: Grid | None = None, sampler: Sampler | None = None
+    schedule: Schedule,
+    steps: Steps,
+    grid: Grid | None = None,
+    sampler: Sampler | None = None,
+    start: float = 1.0,
 ) -> list[Interval]:
     """The levels of a sampling run, as floats.
 
     Arguments:
-        steps: How many, laid by the grid from 1 to 0; or the times themselves, falling (sampling) or
-            rising (encoding).
+        steps: How many, laid by the grid from the start to 0; or the times themselves, falling
+            (sampling) or rising (encoding).
         grid: Where the times lie; the sampler's own if None.
         sampler: Asked for the times between, and whether it can work with the levels.
+        start: The first time of a grid, in (0, 1].
     """
+    if not 0 < start <= 1:
+        raise ValueError(f"the start is {start}; give a time above 0, up to 1.")
     if isinstance(steps, int):
         if steps < 1:
             raise ValueError(f"steps is {steps}; take at least 1.")
         grid = grid or (Uniform() if sampler is None else sampler.grid)
-        times = grid(schedule, steps)
+        times = grid(schedule, steps) if start == 1 else grid(schedule, steps, start)
     else:
         times = torch.as_tensor(steps, dtype=torch.float64).cpu()
         moves = times.diff() if times.ndim == 1 else times.new_zeros(1)
@@ -138,38 +146,6 @@ def plan(
     ]
 
 
-def sample(
-    predictor: Predictor,
-    x_T: Tensor,
-    sampler: Sampler,
-    steps: Steps,
-    *,
-    grid: Grid | None = None,
-    generator: Generators = None,
-    callback: Callable[[Progress], None] | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """Draw data by following a predictor from noise.
-
-    Arguments:
-        predictor: The model, bound to its batch.
-        x_T: The state at the first time: noise in the predictor's space, ``space.noise(...)``, with
-            the deviation sqrt(alpha² + sigma²) of that time.
-        sampler: The rule of one step.
-        steps: How many, laid by the grid; or the times themselves. Falling ones lead to the data,
-            rising ones encode data as noise, one sampler that is deterministic provided.
-        grid: Where the times lie, see :mod:`anydiff.samplers.grids`; the sampler's own if None.
-        generator: Where noise comes from: one generator, or one per item.
-        callback: Called after each step with a :class:`Progress`.
-        progress: Show a bar.
-
-    Returns:
-        The state at the last time, shaped like x_T: x0 where that is 0.
-    """
-    intervals = plan(predictor.schedule, steps, grid, sampler)
-    return follow(predictor, x_T, sampler, intervals, generator, callback, progress)
-
-
 @torch.no_grad()
 def follow(
     predictor: Predictor,
@@ -188,16 +164,30 @@ def follow(
         bar = tqdm(total=len(intervals), desc="sampling", unit="step", leave=False)
     x = x_T
     past: tuple[Prediction, ...] = ()
-    for k, at in enumerate(intervals, start=1):
-        x, p = sampler.step(predictor, x, at, past, generator)
-        past = (*past, p)[-sampler.past :] if sampler.past else ()
-        if callback is not None:
-            callback(Progress(k, len(intervals), at.t.t, at.s.t, x, p))  # type: ignore[arg-type]
-        if bar is not None:
-            bar.update()
+    with evaluating(predictor):
+        for k, at in enumerate(intervals, start=1):
+            x, p = sampler.step(predictor, x, at, past, generator)
+            past = (*past, p)[-sampler.past :] if sampler.past else ()
+            if callback is not None:
+                callback(Progress(k, len(intervals), at.t.t, at.s.t, x, p))  # type: ignore[arg-type]
+            if bar is not None:
+                bar.update()
     if bar is not None:
         bar.close()
     return x
+
+
+@contextmanager
+def evaluating(predictor: Predictor) -> Iterator[None]:
+    """The predictor's models in eval mode, without dropout, and back as they were."""
+    training = [m for model in predictor.models for m in model.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def falling(sampler: Sampler, knots: Sequence[Level]) -> None:
@@ -221,12 +211,3 @@ def gentle(sampler: Sampler, knots: Sequence[Level]) -> None:
                 f"{t.rates[1]:.3g}, a step to {s.t:.3g} is too long for {sampler}; begin later, with "
                 "steps=[0.99, ...], take more steps, or use DDIM() or DDPM()."
             )
-
-
-def generators(seed: int | Sequence[int] | None, device: torch.device | str = "cpu") -> Generators:
-    """One generator from one seed, or a list of them from a list, on a device."""
-    if seed is None:
-        return None
-    if isinstance(seed, int):
-        return Generator(device).manual_seed(seed)
-    return [Generator(device).manual_seed(int(s)) for s in seed]

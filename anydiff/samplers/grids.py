@@ -1,7 +1,7 @@
 r"""Where the times of a sampling run lie.
 
-A grid is a frozen object, (schedule, steps) -> the falling times, (steps + 1,), the last one 0. How
-they are spaced matters more than the solver: near the data and near pure noise a state hardly
+A grid is a frozen object, (schedule, steps) -> the falling times, (steps + 1,), the last one 0; for
+runs that begin amid the noise, as edits do, it takes their start too. How they are spaced matters more than the solver: near the data and near pure noise a state hardly
 changes, and equal steps in t spend themselves there.
 """
 
@@ -22,16 +22,17 @@ __all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform"]
 class Grid(Protocol):
     """A rule for the times of a run."""
 
-    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        """Falling times, (steps + 1,), float64, from 1 to 0."""
+    def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        """Falling times, (steps + 1,), float64, from `start` to 0. A grid that is only used for whole
+        runs need not take a start."""
 
 
 @dataclass(frozen=True)
 class Uniform:
     """Equal steps in t. A table's own chain, and every n-th row of it."""
 
-    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Quadratic:
         https://arxiv.org/abs/2010.02502
     """
 
-    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
+    def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        return torch.linspace(start**0.5, 0, steps + 1, dtype=torch.float64) ** 2
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class LogSNR:
                 f"{self.logsnr_max}; give a positive power and the smaller log-SNR first."
             )
 
-    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        low, high = schedule.within(self.logsnr_min, self.logsnr_max, "the grid")
+    def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        low, high = _range(schedule, self.logsnr_min, self.logsnr_max, start)
         u = torch.linspace(0, 1, steps, dtype=torch.float64) ** self.power
-        return _closed(schedule, low + (high - low) * u)
+        return _closed(schedule, low + (high - low) * u, start)
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,25 @@ class KarrasGrid:
                 "give a positive rho and 0 < sigma_min < sigma_max."
             )
 
-    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        low, high = schedule.within(-2 * log(self.sigma_max), -2 * log(self.sigma_min), "the grid")
+    def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        noisy, clean = -2 * log(self.sigma_max), -2 * log(self.sigma_min)
+        low, high = _range(schedule, noisy, clean, start)
         first, last = exp(-low / (2 * self.rho)), exp(-high / (2 * self.rho))
         roots = torch.linspace(first, last, steps, dtype=torch.float64)
-        return _closed(schedule, -2 * self.rho * roots.log())
+        return _closed(schedule, -2 * self.rho * roots.log(), start)
 
 
-def _closed(schedule: Schedule, logsnr: Tensor) -> Tensor:
-    """The times of log-SNRs, from 1 to 0."""
+def _range(schedule: Schedule, low: float, high: float, start: float) -> tuple[float, float]:
+    """The log-SNRs of a grid: within the schedule's own, and from where the run starts."""
+    if start < 1:
+        with torch.no_grad():
+            low = max(low, float(schedule.logsnr(torch.tensor(start, dtype=torch.float64))))
+    return schedule.within(low, high, "the grid, or start from more noise")
+
+
+def _closed(schedule: Schedule, logsnr: Tensor, start: float) -> Tensor:
+    """The times of log-SNRs, from the start to 0."""
     # the schedule's own clean end is a level with noise; the data after it are another
     times = schedule.time(logsnr).clamp(min=1e-15)
-    times[0] = 1.0
+    times[0] = start
     return torch.cat([times, times.new_zeros(1)])

@@ -29,7 +29,10 @@ Coefficient = TypeVar("Coefficient", Tensor, float)
 class Space(Protocol):
     """What the core asks of a space. B is the number of items in the batch.
 
-    Densities ask besides for ``diagonal(x)``, the diagonal of the projection's matrix, shaped like x.
+    Densities ask besides for ``diagonal(x)``, the diagonal of the projection's matrix, shaped like x;
+    editing for ``restrict(x, mask)``, the orthogonal projection onto those states of the space that are
+    zero outside a mask; several draws at once for ``copies(n)``, the space of n copies of the batch, with
+    ``join`` and ``separate`` for their states.
     A space whose tensors do not begin with one row for each item says ``num_items``.
     """
 
@@ -68,12 +71,32 @@ def check_count(generators: Sequence[Generator], num_items: int) -> None:
         )
 
 
+class Rows:
+    """States that begin with the items' rows: those of copies lie one after the other."""
+
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        """The states of n copies of the batch as one, in the space of ``copies(n)``."""
+        return torch.cat(tuple(states))
+
+    def separate(self, x: Tensor, n: int) -> list[Tensor]:
+        """The inverse of `join`."""
+        return list(x.chunk(n))
+
+
 @dataclass(frozen=True)
-class Dense:
+class Dense(Rows):
     """(B, \\*): every entry is free. Grids of values, latents, vectors."""
 
     def to(self, device: torch.device | str) -> Dense:
         return self
+
+    def copies(self, n: int) -> Dense:
+        """The space of n copies of the batch."""
+        return self
+
+    def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x where the mask, which broadcasts with x, is True, and 0 elsewhere."""
+        return x * mask
 
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
         if isinstance(c, Tensor) and c.ndim > 0:

@@ -9,13 +9,13 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.base import Coefficient, Generators, check_count, randn
+from anydiff.spaces.base import Coefficient, Generators, Rows, check_count, randn
 
 __all__ = ["Masked"]
 
 
 @dataclass(frozen=True, eq=False)
-class Masked:
+class Masked(Rows):
     """(B, N, C): items padded to a common length; padding is zero and does not count.
 
     A value that was never observed is zero and doesn't count either, but its row stays a row in time.
@@ -74,6 +74,19 @@ class Masked:
         return Masked(
             self.mask.to(device), None if self.observed is None else self.observed.to(device)
         )
+
+    def copies(self, n: int) -> Masked:
+        """The space of n copies of the batch."""
+        seen = None if self.observed is None else self.observed.repeat(n, 1, 1)
+        return Masked(self.mask.repeat(n, 1), seen)
+
+    def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x where it is valid and the mask is True, 0 elsewhere.
+
+        Arguments:
+            mask: (B, N) or (B, N, C) booleans.
+        """
+        return self.project(x) * (mask[..., None] if mask.ndim == 2 else mask)
 
     @cached_property
     def lengths(self) -> Tensor:

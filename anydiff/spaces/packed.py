@@ -12,7 +12,7 @@ as it has nodes, and of edges as it has edges. All of the first field comes firs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +94,29 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         return Packed({name: (self[name].to(device), s) for name, (_, s) in self.fields.items()})
+
+    def copies(self, n: int) -> Packed:
+        """The space of n copies of the batch."""
+        return Packed(
+            {name: (s.copies(n), (n * shape[0], *shape[1:])) for name, (s, shape) in self.fields.items()}  # type: ignore[attr-defined]
+        )
+
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        """The states of n copies of the batch as one, in the space of ``copies(n)``."""
+        parts = [self.unpack(x) for x in states]
+        fields = [self[name].join([part[name] for part in parts]) for name in self.fields]
+        return torch.cat([x.flatten() for x in fields])
+
+    def separate(self, x: Tensor, n: int) -> list[Tensor]:
+        """The inverse of `join`."""
+        sizes = [n * count for count in self._counts]
+        fields = [part.chunk(n) for part in x.split(sizes)]
+        return [torch.cat(parts) for parts in zip(*fields, strict=True)]
+
+    def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Each field restricted to its part of a packed mask, (M,) booleans."""
+        parts = zip(self._each(x), self._each(mask), strict=True)
+        return torch.cat([space.restrict(part, m).flatten() for (space, part), (_, m) in parts])  # type: ignore[attr-defined]
 
     def pack(self, fields: Mapping[str, Tensor]) -> Tensor:
         """One tensor of a tensor for each field, (M,)."""

@@ -9,13 +9,13 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.base import Coefficient, Generators, check_count, randn
+from anydiff.spaces.base import Coefficient, Generators, Rows, check_count, randn
 
 __all__ = ["Ragged"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ragged:
+class Ragged(Rows):
     """(N, F): items of different sizes, one after the other, in one tensor of rows.
 
     Arguments:
@@ -52,6 +52,32 @@ class Ragged:
         for name in {"sizes", "ptr", "edge_index"} & self.__dict__.keys():  # what is already built
             space.__dict__[name] = getattr(self, name).to(device)
         return space
+
+    def copies(self, n: int) -> Ragged:
+        """The space of n copies of the batch."""
+        first = self.num_items * torch.arange(n, device=self.index.device)
+        index = (first[:, None] + self.index).flatten()
+        return Ragged(index, n * self.num_items, self.centered)
+
+    def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What the rows (or entries) where the mask is True say by themselves; 0 elsewhere.
+
+        Of a centred column that is where they are relative to one another: x less its mean over the
+        item's rows in the mask. Where they are relative to the rest is left to the rest.
+
+        Arguments:
+            mask: (N,) or (N, F) booleans.
+        """
+        self._check(x)
+        mask = mask[:, None] if mask.ndim == 1 else mask
+        share = mask.to(x.dtype).expand_as(x)
+        x = x * share
+        if not self.centered:
+            return x
+        x_c, share_c = x[:, : self.centered], share[:, : self.centered]
+        mean = self._total(x_c) / self._total(share_c).clamp(min=1)
+        x_c = x_c - share_c * mean[self.index]
+        return torch.cat([x_c, x[:, self.centered :]], dim=1)
 
     @cached_property
     def sizes(self) -> Tensor:

@@ -1,0 +1,159 @@
+r"""Conditions: what a model is told besides x_t and t, and how it learns to do without.
+
+A condition is a tensor that is passed to the denoiser by its name: a label, values, tokens, a picture.
+One that is not there is written into it, item by item or entry by entry: -1 for integers, NaN for
+floating numbers. So one batch holds items with and without; a model that was trained with a share of
+them dropped knows p(x | c) and p(x) alike, which is what classifier-free guidance asks for; and
+guidance asks for both in one call.
+
+References:
+    Classifier-Free Diffusion Guidance (Ho & Salimans, 2022), algorithm 1.
+    https://arxiv.org/abs/2207.12598
+    Cascaded Diffusion Models (Ho et al., 2022), section 4.2, of noise on a condition.
+    https://arxiv.org/abs/2106.15282
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from anydiff.schedules import Schedule
+from anydiff.spaces import Dense, Generators, Space
+
+__all__ = ["absent", "augment", "drop", "join", "noise", "shares"]
+
+Shares = float | Mapping[str, float] | None
+
+
+def absent(value: Tensor) -> Tensor:
+    """A condition like this one that says nothing: -1 or NaN throughout; booleans stay as they are."""
+    if value.dtype == torch.bool:
+        return value
+    return torch.full_like(value, torch.nan if value.is_floating_point() else -1)
+
+
+def shares(values: Shares, what: str) -> Shares:
+    """Shares of items, checked: one for every condition, or one for each by name."""
+    for name, share in values.items() if isinstance(values, Mapping) else [(what, values)]:
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"{what} is {share} for {name!r}; give a number from 0 to 1.")
+    return values
+
+
+def drop(
+    cond: Mapping[str, Any], share: Shares, x: Tensor, space: Space, generator: Generators = None
+) -> dict[str, Any]:
+    """The conditions, each absent from its share of the items, independently of the others.
+
+    Arguments:
+        share: In [0, 1]: one for all conditions, or one for each by name; the others stay.
+        x: A state of the batch.
+        generator: Where the choice comes from: one, or one for each item.
+
+    Raises:
+        ValueError: A share for a condition that is not there.
+    """
+    if share is None:
+        return dict(cond)
+    if not isinstance(share, Mapping):
+        share = dict.fromkeys((k for k, v in cond.items() if _is_droppable(v)), share)
+    _check_names(share, cond, "drop")
+    dropped = dict(cond)
+    for name, p in share.items():
+        out = _uniform(len(space.dim(x)), x, generator) < p
+        dropped[name] = torch.where(_rows(out, cond[name], x, space), absent(cond[name]), cond[name])
+    return dropped
+
+
+def augment(
+    cond: Mapping[str, Any],
+    most: Mapping[str, float] | None,
+    schedule: Schedule,
+    x: Tensor,
+    space: Space,
+    generator: Generators = None,
+) -> dict[str, Any]:
+    r"""The conditions, with noise on those named, and how much it is: conditioning augmentation.
+
+    A condition c becomes :math:`\alpha_s c + \sigma_s \epsilon` with s uniform in [0, most], and the
+    denoiser is told s, (B,), as the condition ``{name}_t``.
+    """
+    _check_names(most or {}, cond, "augment")
+    noised = dict(cond)
+    for name, end in (most or {}).items():
+        s = end * _uniform(len(space.dim(x)), x, generator)
+        noised |= noise(name, cond[name], s, schedule, generator)
+    return noised
+
+
+def noise(
+    name: str, value: Tensor, s: Tensor, schedule: Schedule, generator: Generators = None
+) -> dict[str, Tensor]:
+    """A condition with noise of the levels s, (B,), and the levels, by their names."""
+    space = Dense()
+    alpha, sigma = (space.expand(c.to(value.dtype), value) for c in schedule(s))
+    return {name: alpha * value + sigma * space.noise(value, generator), f"{name}_t": s}
+
+
+def join(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The conditions of several copies of a batch as one batch's: tensors one after the other.
+
+    One that some of them lack is absent from those.
+    """
+    joined: dict[str, Any] = {}
+    for name in dict.fromkeys(name for cond in conditions for name in cond):
+        values = [cond.get(name) for cond in conditions]
+        known = next((v for v in values if v is not None), None)
+        if not isinstance(known, Tensor) or known.ndim == 0:
+            joined[name] = known
+            continue
+        filled = [absent(known) if v is None else v for v in values]
+        try:
+            joined[name] = torch.cat(filled)
+        except RuntimeError:
+            shapes = ", ".join(str(tuple(v.shape)) for v in filled)
+            raise ValueError(
+                f"the condition {name!r} is {shapes}; give one shape, or ask one after the other with "
+                "batched=False."
+            ) from None
+    return joined
+
+
+def _is_droppable(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype != torch.bool and value.ndim > 0
+
+
+def _check_names(given: Mapping[str, float], cond: Mapping[str, Any], what: str) -> None:
+    for name in given:
+        if not _is_droppable(cond.get(name)):
+            known = ", ".join(k for k, v in cond.items() if _is_droppable(v)) or "none"
+            raise ValueError(
+                f"{what} names {name!r}, and the conditions of this batch are {known}; correct the "
+                "name, or give the condition."
+            )
+
+
+def _uniform(items: int, x: Tensor, generator: Generators) -> Tensor:
+    """One number in [0, 1) for each item, (B,)."""
+    dtype = x.dtype if x.dtype.itemsize >= 4 else torch.float32
+    if generator is None or isinstance(generator, Generator):
+        device = x.device if generator is None else generator.device
+        return torch.rand(items, generator=generator, dtype=dtype, device=device).to(x.device)
+    draws = [torch.rand(1, generator=g, dtype=dtype, device=g.device) for g in generator]
+    return torch.cat(draws).to(x.device)
+
+
+def _rows(choice: Tensor, value: Tensor, x: Tensor, space: Space) -> Tensor:
+    """One value per item, (B,), for a condition of one row for each item, or one for each row of x."""
+    if len(value) == len(choice):
+        return choice.reshape(-1, *(1,) * (value.ndim - 1))
+    if len(value) == len(x):
+        return space.expand(choice, x).reshape(-1, *(1,) * (value.ndim - 1))
+    raise ValueError(
+        f"a condition is {tuple(value.shape)}; give one row for each of the {len(choice)} items, or for "
+        f"each of the {len(x)} rows of x0."
+    )
