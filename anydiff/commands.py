@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from anydiff.samplers import DDIM, DDPM, DPMSolver, Sampler
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.editing import edit, inpaint
+from anydiff.guidance import classifier_free
+from anydiff.samplers import DDIM, DDPM, DPMSolver, Progress, Sampler, sample
+from anydiff.spaces import Space
 
 __all__ = [
     "SAMPLERS",
     "TRAINER_FLAGS",
+    "draw",
     "moments",
     "parse",
     "parser",
@@ -33,7 +40,7 @@ TRAINER_FLAGS = ("accelerator", "devices", "precision", "strategy")
 SAMPLERS: dict[str, Sampler] = {"ddpm": DDPM(), "ddim": DDIM(), "dpm": DPMSolver()}
 """What --sampler may be; each lays its steps on its own grid."""
 
-_POSITIVE = ("minutes", "epochs", "batch_size", "lr", "steps", "num")
+_POSITIVE = ("minutes", "epochs", "batch_size", "lr", "steps", "num", "resamples", "edit")
 
 
 class Help(argparse.HelpFormatter):
@@ -78,6 +85,20 @@ def parser(
     )
     add("--steps", type=int, default=steps, help="network calls to draw with")
     add("--num", type=int, default=num, help=f"{items} to draw")
+    add(
+        "--guidance", type=float, default=1.0, metavar="W",
+        help="1 heeds a condition as it was learnt, more heeds it more, 0 not at all",
+    )  # fmt: skip
+    add(
+        "--inpaint",
+        action="store_true",
+        help=f"keep a part of {items} that were held out and draw the rest",
+    )
+    add("--resamples", type=int, default=5, help="how often --inpaint goes each step")
+    add(
+        "--edit", type=float, metavar="STRENGTH",
+        help=f"noise {items} that were held out, up to this time in (0, 1], and denoise them",
+    )  # fmt: skip
     add("--seed", type=int, default=0, help="of the weights, the noise and the draw")
     add("--out", type=Path, default=Path(out), help="folder for everything")
     add(
@@ -105,6 +126,10 @@ def parse(parser: argparse.ArgumentParser, *positive: str) -> argparse.Namespace
         for value in values if isinstance(values, list) else [values]:
             if value is not None and not value > 0:
                 parser.error(f"--{name.replace('_', '-')} is {value}; it must be positive")
+    if args.edit is not None and args.edit > 1:
+        parser.error(f"--edit is {args.edit}; it is a time, at most 1")
+    if args.edit is not None and args.inpaint:
+        parser.error("--edit and --inpaint are two ways to begin from data; give one")
     if args.accelerator == "auto":
         args.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -133,6 +158,47 @@ def run_folder(args: argparse.Namespace, drawn: str) -> Path:
 def seeds(args: argparse.Namespace, start: int, count: int) -> list[int]:
     """A seed for each item from `start` on: it is then the same in whatever batch it is drawn."""
     return [1_000_003 * args.seed + start + k for k in range(count)]
+
+
+def draw(
+    args: argparse.Namespace,
+    diffusion: GaussianDiffusion,
+    shape: Sequence[int],
+    space: Space,
+    start: int,
+    *,
+    cond: Mapping[str, Any] | None = None,
+    x: Tensor | None = None,
+    known: Tensor | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> Tensor:
+    """A batch as the flags say: from noise, from a part that is known, or from data; guided or not.
+
+    Arguments:
+        shape: Of the batch.
+        start: The number of its first item among all that are drawn.
+        cond: Conditions, which --guidance is about.
+        x: Data that --edit and --inpaint begin from, shaped so.
+        known: What --inpaint keeps of it.
+    """
+    predictor = diffusion.predictor(space, **(cond or {}))
+    if cond and args.guidance != 1:
+        predictor = classifier_free(predictor, diffusion.predictor(space), args.guidance)
+    items = getattr(space, "num_items", shape[0])
+    options: dict[str, Any] = {
+        "sampler": SAMPLERS[args.sampler],
+        "steps": args.steps,
+        "seed": seeds(args, start, items),
+        "progress": True,
+        "callback": callback,
+    }
+    if args.inpaint and x is not None and known is not None:
+        if args.sampler == "ddpm":  # the smaller variance falls short where steps are repeated
+            options["sampler"] = DDPM("large")
+        return inpaint(predictor, x, known, resamples=args.resamples, **options)
+    if args.edit and x is not None:
+        return edit(predictor, x, args.edit, **options)
+    return sample(predictor, shape, **options)
 
 
 def moments(count: int, most: int = 40) -> list[int]:

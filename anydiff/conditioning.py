@@ -65,7 +65,9 @@ def drop(
     dropped = dict(cond)
     for name, p in share.items():
         out = _uniform(len(space.dim(x)), x, generator) < p
-        dropped[name] = torch.where(_rows(out, cond[name], x, space), absent(cond[name]), cond[name])
+        dropped[name] = torch.where(
+            _rows(out, cond[name], x, space), absent(cond[name]), cond[name]
+        )
     return dropped
 
 

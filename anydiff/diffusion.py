@@ -82,7 +82,8 @@ class GaussianDiffusion(nn.Module):
         self.times = as_times(times)
         self.hybrid = hybrid
         self.drop = conditioning.shares(drop, "drop")
-        self.augment = conditioning.shares(augment, "augment")
+        conditioning.shares(augment, "augment")
+        self.augment = augment
         self.predicts = prediction_type(prediction, schedule)
         self._takes_space = "space" in inspect.signature(denoiser.forward).parameters
 

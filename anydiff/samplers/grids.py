@@ -1,8 +1,9 @@
 r"""Where the times of a sampling run lie.
 
 A grid is a frozen object, (schedule, steps) -> the falling times, (steps + 1,), the last one 0; for
-runs that begin amid the noise, as edits do, it takes their start too. How they are spaced matters more than the solver: near the data and near pure noise a state hardly
-changes, and equal steps in t spend themselves there.
+runs that begin amid the noise, as edits do, it takes their start too. How they are spaced matters more
+than the solver: near the data and near pure noise a state hardly changes, and equal steps in t spend
+themselves there.
 """
 
 from __future__ import annotations

@@ -76,6 +76,4 @@ def generators(seed: Seed, device: torch.device | str = "cpu") -> Generators:
         return seed
     if isinstance(seed, int):
         return Generator(device).manual_seed(seed)
-    return [
-        s if isinstance(s, Generator) else Generator(device).manual_seed(int(s)) for s in seed
-    ]
+    return [s if isinstance(s, Generator) else Generator(device).manual_seed(int(s)) for s in seed]

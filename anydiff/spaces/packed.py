@@ -97,9 +97,8 @@ class Packed:
 
     def copies(self, n: int) -> Packed:
         """The space of n copies of the batch."""
-        return Packed(
-            {name: (s.copies(n), (n * shape[0], *shape[1:])) for name, (s, shape) in self.fields.items()}  # type: ignore[attr-defined]
-        )
+        fields = self.fields.items()
+        return Packed({k: (self[k].copies(n), (n * s[0], *s[1:])) for k, (_, s) in fields})
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
         """The states of n copies of the batch as one, in the space of ``copies(n)``."""

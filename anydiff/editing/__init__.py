@@ -1,0 +1,41 @@
+r"""Editing: data changed with a model that was trained on nothing of the kind.
+
+All of it is made of the one sampling loop, of a predictor and of its space, so that the same calls serve
+any data. What is kept of an item is a projection within the space, Q: entries where a mask is True, and
+of centred columns where the masked rows are relative to one another. Replacing Q x by what is known,
+
+.. math:: x_s \leftarrow x_s - Q x_s + Q (\alpha_s x_0 + \sigma_s \epsilon),
+
+leaves a state in the space, with noise that is standard normal in it: nothing drifts.
+
+| | |
+|---|---|
+| :func:`inpaint` | what is known stays, the rest is drawn (replacement, or RePaint's resampling) |
+| :func:`impute`, :func:`forecast` | the same, several times, where values are missing or still to come |
+| :func:`edit`, :func:`variations` | noise up to a time, and back (SDEdit) |
+| :func:`ilvr` | what a low-pass operator sees stays |
+| :func:`encode`, :func:`decode`, :func:`interpolate` | along the probability flow, deterministically |
+| :func:`cascade` | from coarse to fine, one model after the other |
+
+Predictors may be guided. Seeds are as in :func:`anydiff.sample`: one per item, and an item's edit does
+not depend on its batch.
+"""
+
+from anydiff.editing.cascades import Stage, cascade
+from anydiff.editing.flow import decode, encode, interpolate
+from anydiff.editing.known import forecast, ilvr, impute, inpaint
+from anydiff.editing.noising import edit, variations
+
+__all__ = [
+    "Stage",
+    "cascade",
+    "decode",
+    "edit",
+    "encode",
+    "forecast",
+    "ilvr",
+    "impute",
+    "inpaint",
+    "interpolate",
+    "variations",
+]

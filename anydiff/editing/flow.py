@@ -1,0 +1,111 @@
+"""Along the probability flow: from data to noise, back, and between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anydiff.predictions import Predictor
+from anydiff.samplers import DPMSolver, Grid, Sampler, plan, sample
+from anydiff.spaces import Space
+
+__all__ = ["decode", "encode", "interpolate"]
+
+
+def encode(
+    predictor: Predictor,
+    x: Tensor,
+    *,
+    sampler: Sampler = DPMSolver(),  # noqa: B008
+    steps: int = 50,
+    grid: Grid | None = None,
+    end: float = 1.0,
+) -> Tensor:
+    """The noise that the probability flow leads from to x: DDIM's inversion, by any such sampler.
+
+    Arguments:
+        x: Data, in the space.
+        steps: How many, on the sampler's grid (or `grid`), backwards.
+        end: The time to stop at.
+
+    Returns:
+        The state at that time, for :func:`decode`.
+
+    References:
+        Denoising Diffusion Implicit Models (Song et al., 2021), section 5.4.
+        https://arxiv.org/abs/2010.02502
+    """
+    falling = plan(predictor.schedule, steps, grid, sampler, end)
+    times = [at.s.t for at in reversed(falling)] + [falling[0].t.t]
+    return sample(predictor, predictor.space.project(x), sampler, times)
+
+
+def decode(
+    predictor: Predictor,
+    z: Tensor,
+    *,
+    sampler: Sampler = DPMSolver(),  # noqa: B008
+    steps: int = 50,
+    grid: Grid | None = None,
+    start: float = 1.0,
+) -> Tensor:
+    """The data that noise, or a state at the time `start`, leads to: the inverse of :func:`encode`."""
+    return sample(predictor, z, sampler, steps, start=start, grid=grid)
+
+
+def interpolate(
+    predictor: Predictor,
+    a: Tensor,
+    b: Tensor,
+    weights: int | Sequence[float] = 8,
+    *,
+    sampler: Sampler = DPMSolver(),  # noqa: B008
+    steps: int = 50,
+    grid: Grid | None = None,
+) -> Tensor:
+    r"""Data between two items: their noises, on the great circle between them, decoded.
+
+    .. math:: z = \frac{\sin((1 - w)\,\theta)\, z_a + \sin(w\,\theta)\, z_b}{\sin\theta}
+
+    Arguments:
+        a, b: Data, two batches in the predictor's space; item for item.
+        weights: Of b, (n,); or how many, evenly from 0 to 1.
+
+    Returns:
+        (n, \*a.shape), from a to b, both as the flow gives them back.
+
+    References:
+        Denoising Diffusion Implicit Models (Song et al., 2021), section 5.3.
+        https://arxiv.org/abs/2010.02502
+    """
+    if isinstance(weights, int):
+        if weights < 2:
+            raise ValueError(f"weights is {weights}; give at least 2, or the weights themselves.")
+        weights = torch.linspace(0, 1, weights, dtype=torch.float64).tolist()
+    space: Any = predictor.space
+
+    def back(predictor: Predictor, z: Tensor) -> Tensor:
+        return decode(predictor, z, sampler=sampler, steps=steps, grid=grid)
+
+    z_a, z_b = (encode(predictor, x, sampler=sampler, steps=steps, grid=grid) for x in (a, b))
+    states = [_slerp(z_a, z_b, w, space) for w in weights]
+    together = predictor.copies(len(states)) if predictor.copies else None
+    if together is None:
+        return torch.stack([back(predictor, z) for z in states])
+    return torch.stack(space.separate(back(together, space.join(states)), len(states)))
+
+
+def _slerp(z_a: Tensor, z_b: Tensor, w: float, space: Space) -> Tensor:
+    """Between two states on their great circle, item by item; straight where they are one direction."""
+    lengths = (space.sum(z_a.square()) * space.sum(z_b.square())).sqrt()
+    cosine = (space.sum(z_a * z_b) / lengths.clamp(min=1e-12)).clamp(-1, 1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = sine < 1e-4
+    sine = torch.where(straight, 1.0, sine)
+    c = torch.where(straight, 1 - w, ((1 - w) * angle).sin() / sine)
+    d = torch.where(straight, w, (w * angle).sin() / sine)
+    return space.expand(c, z_a) * z_a + space.expand(d, z_b) * z_b

@@ -1,0 +1,214 @@
+"""What is known of an item stays, and the rest is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.editing.kept import Kept, Report, back, noise_at
+from anydiff.editing.several import several
+from anydiff.predictions import Predictor
+from anydiff.samplers import DDPM, Grid, Progress, Sampler, Seed, Steps, follow, generators, plan
+from anydiff.spaces import Masked, Space
+
+__all__ = ["forecast", "ilvr", "impute", "inpaint"]
+
+Callback = Callable[[Progress], None]
+
+
+def inpaint(
+    predictor: Predictor,
+    x: Tensor,
+    known: Tensor,
+    *,
+    sampler: Sampler = DDPM("large"),  # noqa: B008
+    steps: Steps = 50,
+    resamples: int = 5,
+    jump: int = 1,
+    grid: Grid | None = None,
+    seed: Seed = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    r"""Draw the rest of an item of which a part is known.
+
+    After every step the known part is replaced by what it is at that level of noise. RePaint goes each
+    stretch of `jump` steps several times: the state is noised back to where the stretch began, so that
+    what is drawn and what is known come to terms. It takes `steps` times `resamples` network calls.
+
+    Arguments:
+        x: The data, of which only the known part is looked at.
+        known: What is kept, True: booleans that the space's `restrict` takes, as (B, 1, H, W), (B, N),
+            or (N,) rows and (N, F) entries of a ragged batch.
+        resamples: How often a stretch is gone. 1 is plain replacement, which knows too late what it
+            should fit to.
+        jump: Steps of a stretch.
+        sampler: The larger of the two ancestral variances, since the smaller one, which falls short a
+            little in each step, adds up where steps are repeated.
+        steps, grid, seed, callback, progress: See :func:`anydiff.sample`.
+
+    Returns:
+        Shaped like x. The known part is x's to the last bit; of centred columns, relative to one another
+        and to rounding.
+
+    References:
+        RePaint (Lugmayr et al., 2022), algorithm 1 and section 4.2. https://arxiv.org/abs/2201.09865
+    """
+    if resamples < 1 or jump < 1:
+        raise ValueError(f"resamples is {resamples} and jump {jump}; give 1 or more.")
+    space: Any = predictor.space
+    if known.dtype != torch.bool:
+        raise ValueError(f"known is of {known.dtype}; give booleans, True where x stays.")
+    _check_restricts(space)
+
+    def part(z: Tensor) -> Tensor:
+        return space.restrict(z, known)
+
+    x0 = part(x.masked_fill(~_entries(known, x), 0))
+    kept = Kept(sampler, x0, part)
+    intervals = plan(predictor.schedule, steps, grid, kept)
+    generator = generators(seed, x.device)
+    z = kept.replaced(
+        noise_at(intervals[0].t, x, space, generator), intervals[0].t, space, generator
+    )
+
+    stretches = [intervals[k : k + jump] for k in range(0, len(intervals), jump)]
+    report = Report(callback, progress, resamples * len(intervals))
+    with report:
+        for stretch in stretches:
+            for again in range(resamples):
+                if again:
+                    z = back(z, stretch[-1].s, stretch[0].t, space, generator)
+                z = follow(predictor, z, kept, stretch, generator, report)
+    return z
+
+
+def impute(
+    predictor: Predictor,
+    x: Tensor,
+    n: int = 1,
+    *,
+    known: Tensor | None = None,
+    seed: Seed = None,
+    **options: Any,
+) -> Tensor:
+    """Draw what is missing, several times.
+
+    Arguments:
+        x: The data, NaN where a value is missing.
+        n: How many draws.
+        known: What is kept, if not all that is not NaN.
+        seed: One number, or one for each item; the draws differ.
+        options: Of :func:`inpaint`.
+
+    Returns:
+        All draws, (n, \\*x.shape).
+    """
+    seen = ~x.isnan()
+    known = seen if known is None else _entries(known, x) & seen
+    x, space = x.nan_to_num(), predictor.space
+    return several(
+        predictor,
+        n,
+        [x, known],
+        lambda p, x, known, seed: inpaint(p, x, known, seed=seed, **options),
+        seed,
+        len(space.dim(x)),
+    )
+
+
+def forecast(
+    diffusion: GaussianDiffusion,
+    history: Tensor,
+    horizon: int,
+    n: int = 1,
+    *,
+    space: Masked | None = None,
+    guide: Callable[[Predictor], Predictor] | None = None,
+    seed: Seed = None,
+    cond: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Draw the rows to come after those of each item, several times.
+
+    Arguments:
+        history: (B, N, C), NaN where a value is missing.
+        horizon: How many rows to draw after each item's last.
+        n: How many draws.
+        space: The space of the history, where items have different lengths or missing values.
+        guide: predictor -> predictor, a guidance.
+        cond: Conditions of the denoiser; those of rows are for all N + horizon.
+        options: Of :func:`inpaint`.
+
+    Returns:
+        All draws of the rows to come, (n, B, horizon, C).
+    """
+    if horizon < 1 or history.ndim != 3:
+        raise ValueError(
+            f"horizon is {horizon} and the history {tuple(history.shape)}; give at least one row, and "
+            "(B, N, C)."
+        )
+    B, N, C = history.shape
+    if space is None:
+        space = Masked(history.new_ones(B, N, dtype=torch.bool))
+    seen = ~history.isnan() & space.valid
+    rows = torch.arange(N + horizon, device=history.device)
+    longer = Masked(rows < (space.lengths + horizon)[:, None])
+    x, known = history.new_zeros(B, N + horizon, C), seen.new_zeros(B, N + horizon, C)
+    x[:, :N], known[:, :N] = history.nan_to_num(), seen
+
+    predictor = diffusion.predictor(longer, **(cond or {}))
+    predictor = predictor if guide is None else guide(predictor)
+    drawn = impute(predictor, x, n, known=known, seed=seed, **options)
+    ahead = space.lengths[:, None] + torch.arange(horizon, device=x.device)
+    return drawn.gather(2, ahead[None, :, :, None].expand(n, B, horizon, C))
+
+
+def ilvr(
+    predictor: Predictor,
+    reference: Tensor,
+    low_pass: Callable[[Tensor], Tensor],
+    *,
+    until: float = 0.0,
+    sampler: Sampler = DDPM(),  # noqa: B008
+    steps: Steps = 100,
+    grid: Grid | None = None,
+    seed: Seed = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    r"""Draw items that look like the reference to a low-pass operator.
+
+    .. math:: x_s \leftarrow x_s + \phi(\alpha_s y + \sigma_s \epsilon) - \phi(x_s)
+
+    Arguments:
+        reference: y, data.
+        low_pass: phi, linear, from states to states: down and up again, a smoothing.
+        until: The time down to which the reference is heeded; below, the model is free.
+        steps, sampler, grid, seed, callback, progress: See :func:`anydiff.sample`.
+
+    References:
+        ILVR (Choi et al., 2021), algorithm 1. https://arxiv.org/abs/2108.02938
+    """
+    space, generator = predictor.space, generators(seed, reference.device)
+    kept = Kept(sampler, space.project(reference), lambda z: space.project(low_pass(z)), until)
+    intervals = plan(predictor.schedule, steps, grid, kept)
+    z = noise_at(intervals[0].t, reference, space, generator)
+    return follow(predictor, z, kept, intervals, generator, callback, progress)
+
+
+def _entries(known: Tensor, x: Tensor) -> Tensor:
+    """A mask of rows or of entries, shaped like x."""
+    return known.reshape(known.shape + (1,) * (x.ndim - known.ndim)).expand_as(x)
+
+
+def _check_restricts(space: Space) -> None:
+    if not hasattr(space, "restrict"):
+        raise ValueError(
+            f"{type(space).__name__} has no method `restrict`, which says what a part of an item is; "
+            "write it: restrict(x, mask) projects onto the states that are zero outside the mask."
+        )

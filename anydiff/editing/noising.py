@@ -1,0 +1,68 @@
+"""Noise up to a time, and back to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anydiff.editing.several import several
+from anydiff.predictions import Predictor
+from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, generators, sample
+
+__all__ = ["edit", "variations"]
+
+Callback = Callable[[Progress], None]
+
+
+def edit(
+    predictor: Predictor,
+    x: Tensor,
+    strength: float = 0.5,
+    *,
+    sampler: Sampler = DPMSolver(),  # noqa: B008
+    steps: int = 25,
+    grid: Grid | None = None,
+    seed: Seed = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    r"""Noise up to a time, and back to the data: the more noise, the less is left of x.
+
+    Arguments:
+        x: Data, in the space: a rough sketch of what is wanted, or something to vary or to heal.
+        strength: The time, in (0, 1]. 1 leaves nothing of x.
+        steps: From there to the data.
+        sampler, grid, seed, callback, progress: See :func:`anydiff.sample`.
+
+    References:
+        SDEdit (Meng et al., 2022), algorithm 1. https://arxiv.org/abs/2108.01073
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}; give a time above 0, up to 1.")
+    space, generator = predictor.space, generators(seed, x.device)
+    (at,) = predictor.schedule.levels(torch.tensor([strength], dtype=torch.float64))
+    noised = at.alpha * space.project(x) + at.sigma * space.noise(x, generator)
+    return sample(
+        predictor, noised, sampler, steps,
+        start=strength, grid=grid, generator=generator, callback=callback, progress=progress,
+    )  # fmt: skip
+
+
+def variations(
+    predictor: Predictor,
+    x: Tensor,
+    n: int = 4,
+    strength: float = 0.5,
+    *,
+    seed: Seed = None,
+    **options: Any,
+) -> Tensor:
+    """Several edits of each item, (n, \\*x.shape); `options` are those of :func:`edit`."""
+
+    def one(p: Predictor, x: Tensor, seed: Seed) -> Tensor:
+        return edit(p, x, strength, seed=seed, **options)
+
+    return several(predictor, n, [x], one, seed, len(predictor.space.dim(x)))

@@ -1,0 +1,79 @@
+"""What guidances have in common: a predictor in place of others, and a term added to its score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anydiff.predictions import Prediction, Predictor
+from anydiff.schedules import Level
+
+__all__ = ["Scale", "guided", "towards", "value_at"]
+
+Scale = float | Tensor | Callable[[Any], Any]
+"""A number, one for each item (B,), or a function of the time, which is a number or (B,)."""
+
+
+def guided(
+    answer: Callable[[Tensor, Level], Prediction],
+    *predictors: Predictor,
+    remade: Callable[..., Predictor] | None = None,
+    scale: Scale = 1.0,
+) -> Predictor:
+    """A predictor in place of others, which it makes use of."""
+    first = predictors[0]
+    models = list(dict.fromkeys(m for p in predictors for m in p.models))
+
+    def copies(n: int) -> Predictor:
+        return remade(*(p.copies(n) for p in predictors))  # type: ignore[misc]
+
+    # a scale for each item would have to be copied too
+    can = remade and not isinstance(scale, Tensor) and all(p.copies for p in predictors)
+    return Predictor(answer, first.schedule, first.space, tuple(models), copies if can else None)
+
+
+def towards(
+    predictor: Predictor,
+    term: Callable[[Tensor, Level], tuple[Prediction | None, Tensor]],
+    scale: Scale,
+) -> Predictor:
+    """The predictor with w times the gradient of a term added to the score.
+
+    Arguments:
+        term: (x_t, level) -> the prediction, if it was needed, and the term of each item, (B,).
+    """
+    space = predictor.space
+
+    def answer(x_t: Tensor, at: Level) -> Prediction:
+        w = value_at(scale, at)
+        nothing = not isinstance(w, Tensor) and w == 0
+        if nothing or (not isinstance(at.alpha, Tensor) and at.alpha == 0):
+            return predictor.predict(x_t, at)
+        # differentiable in its turn, if a guidance around this one asks
+        outer = torch.is_grad_enabled() and x_t.requires_grad
+        with torch.enable_grad():
+            x = x_t if outer else x_t.detach().requires_grad_()
+            p, value = term(x, at)
+            items = len(space.dim(x_t))
+            if value.shape != (items,):
+                raise ValueError(
+                    f"the guidance is {tuple(value.shape)}; give one number for each item, ({items},)."
+                )
+            (score,) = torch.autograd.grad(value.sum(), x, create_graph=outer)
+        if p is None:
+            p = predictor.predict(x_t, at)
+        elif not outer:
+            extra = None if p.extra is None else p.extra.detach()
+            p = replace(p, x_t=x_t, y=p.y.detach(), extra=extra)
+        return p.shifted(space.project(score) * space.expand(w, x_t))
+
+    return guided(answer, predictor)
+
+
+def value_at(scale: Scale, at: Level) -> Any:
+    """The scale at a level: a number, or (B,)."""
+    return scale(at.t) if callable(scale) else scale
