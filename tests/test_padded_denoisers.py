@@ -286,7 +286,7 @@ def test_a_call_that_does_not_fit_says_how(kind):
     with pytest.raises(ValueError, match="a time for each item"):
         net(x_t, t[:2], space=space, **cond)
     with pytest.raises(ValueError, match="built with context=2"):
-        net(x_t, t, space=space)
+        net(x_t, t, space=space, context=cond["context"][:, :1])
     with pytest.raises(ValueError, match="observed=True"):
         missing = Masked(space.mask, torch.rand(x_t.shape) < 0.5)
         net(x_t, t, space=missing, **cond)

@@ -10,8 +10,13 @@ The input is the noisy rows, their differences ("velocities": position and veloc
 sequence say different things at different noises), and how many rows come before and after. The last
 map starts at zero beside a learned multiple of the input.
 
+After each block the rows may attend to tokens of the item's own, a text's for instance
+(`CrossAttention`). A label is added to c, flags of unknown context to the first h. How the conditions
+are left out is said in `anydiff.denoisers.conditions`.
+
 ``residual=False`` leaves the blocks out and is the network of ChiroDiff: recurrent layers one on the
-other, random Fourier features of t beside the input and again before the last map.
+other, random Fourier features of t beside the input and again before the last map. The embedding of a
+label goes the way of these features; flags of unknown context are added to the input.
 
 Rows beyond an item's length change nothing; an item's output is the same alone and in a batch.
 """
@@ -24,6 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anydiff.denoisers.conditions import (
+    CrossAttention,
+    Tokens,
+    check_counts,
+    flags_map,
+    heads_of,
+    label_rows,
+    read_tokens,
+)
 from anydiff.denoisers.padded import padded_input
 from anydiff.denoisers.recurrent import BiRecurrent
 from anydiff.denoisers.times import FourierTime, time_features
@@ -71,6 +85,8 @@ class BiRNN(nn.Module):
         residual: Blocks with residuals, norms, FiLM and the item's mean; False is ChiroDiff's stack.
         observed: The batches have missing values: the mask ``space.observed`` is a further input.
         context: Columns of conditions.
+        classes: Number of labels; 0 for none.
+        tokens: Width of the tokens that the rows attend to; 0 for none.
 
     References:
         ChiroDiff: Modelling chirographic data with Diffusion Models (Das et al., 2023).
@@ -91,8 +107,16 @@ class BiRNN(nn.Module):
         residual: bool = True,
         observed: bool = False,
         context: int = 0,
+        classes: int = 0,
+        tokens: int = 0,
     ) -> None:
         super().__init__()
+        check_counts(context=context, classes=classes, tokens=tokens)
+        if tokens and not residual:
+            raise ValueError(
+                f"tokens is {tokens}, and ChiroDiff's stack has no attention; build the network with "
+                "residual=True, or give what the tokens say as context."
+            )
         velocity = channels if velocity is None else velocity
         if not 0 <= velocity <= channels:
             raise ValueError(
@@ -107,9 +131,12 @@ class BiRNN(nn.Module):
             "residual": residual,
             "observed": observed,
             "context": context,
+            "classes": classes,
+            "tokens": tokens,
         }
         self.channels, self.velocity = channels, velocity
         self.residual, self.observed, self.context = residual, observed, context
+        self.tokens = tokens
 
         inputs = channels + velocity + channels * observed + context
         self.layers = nn.ModuleList()
@@ -126,10 +153,16 @@ class BiRNN(nn.Module):
         else:
             features = 8
             self.time = FourierTime(features)
+            features += hidden * (classes > 0)
             widths = [inputs + features, *[2 * hidden] * (layers - 1)]
             self.layers.extend(BiRecurrent(width, hidden, cell) for width in widths)
             self.merge = nn.Linear(2 * hidden, hidden)
             self.head = nn.Linear(hidden + features + context, channels)
+        self.embed_label = nn.Embedding(classes, hidden) if classes else None
+        self.unknown = flags_map(context, hidden if residual else inputs + features)
+        self.crosses = nn.ModuleList(
+            CrossAttention(hidden, tokens, heads_of(hidden)) for _ in range(layers if tokens else 0)
+        )
 
     def forward(
         self,
@@ -137,7 +170,10 @@ class BiRNN(nn.Module):
         t: Tensor,
         *,
         space: Masked | None = None,
+        label: Tensor | None = None,
         context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
     ) -> Tensor:
         """The prediction, shaped like x_t; zero outside the space.
 
@@ -145,20 +181,36 @@ class BiRNN(nn.Module):
             x_t: (B, N, C). An item's valid rows are its first ones.
             t: (B,), times in [0, 1].
             space: The batch's space; without one, all rows of all items are valid.
-            context: (B, context) or (B, N, context), where the network was built with any.
+            label: (B,) integers in [0, classes), -1 for none.
+            context: (B, context) or (B, N, context), NaN where unknown.
+            tokens: (B, L, tokens); a row with a NaN is none.
+            tokens_mask: (B, L), True where a token is valid; all are if None.
+
+        None for a condition is none of it for any item, in a network that was built with it.
         """
-        x_t, space, more = padded_input(
+        x_t, space, more, unknown = padded_input(
             x_t, t, space, context,
             channels=self.channels, observed=self.observed, columns=self.context,
         )  # fmt: skip
         t = t.to(x_t.dtype)
         inputs = torch.cat([x_t, self._velocity(x_t, space), *more], dim=2)
+        named = label_rows(self.embed_label, label, len(t))
+        told = read_tokens(tokens, tokens_mask, len(t), self.tokens, x_t)
+        # for the first hidden features, or the first layer's input
+        flags = None if self.unknown is None else self.unknown(unknown)
 
         if self.residual:
-            y = self._blocks(x_t, inputs, self.time(time_features(t)), space)
+            c = self.time(time_features(t))
+            c = c if named is None else c + named
+            y = self._blocks(x_t, inputs, c, flags, told, space)
         else:
-            time = self.time(t)[:, None].expand(*x_t.shape[:2], -1)
+            time = self.time(t)
+            if self.embed_label is not None:
+                none = time.new_zeros(len(t), self.embed_label.embedding_dim)
+                time = torch.cat([time, none if named is None else named], dim=1)
+            time = time[:, None].expand(*x_t.shape[:2], -1)
             h = torch.cat([inputs, time], dim=2)
+            h = h if flags is None else h + flags
             for layer in self.layers:
                 h = layer(h, space.lengths)
             again = more[self.observed :]  # the context, if there is any
@@ -172,7 +224,15 @@ class BiRNN(nn.Module):
         known = space.valid[..., :v]
         return F.pad(step.masked_fill(~(known[:, 1:] & known[:, :-1]), 0), (0, 0, 1, 0))
 
-    def _blocks(self, x_t: Tensor, inputs: Tensor, c: Tensor, space: Masked) -> Tensor:
+    def _blocks(
+        self,
+        x_t: Tensor,
+        inputs: Tensor,
+        c: Tensor,
+        flags: Tensor | None,
+        told: Tokens | None,
+        space: Masked,
+    ) -> Tensor:
         valid = space.mask[..., None].to(x_t.dtype)
         lengths = space.lengths[:, None, None]
         share = valid.mT / lengths.clamp(min=1)  # (B, 1, N), the mean as a product
@@ -183,6 +243,9 @@ class BiRNN(nn.Module):
         place = torch.cat([n.log1p(), left.log1p(), (n / (n + left)).nan_to_num()], dim=2)
 
         h = self.embedding(torch.cat([inputs, place], dim=2)) + c[:, None]
-        for layer in self.layers:
+        h = h if flags is None else h + flags
+        for k, layer in enumerate(self.layers):
             h = layer(h, c, valid, share, space.lengths)
+            if told is not None:
+                h = self.crosses[k](h, told)
         return self.head(self.norm(h)) + self.skip(c)[:, None] * x_t

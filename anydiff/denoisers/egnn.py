@@ -14,6 +14,10 @@ The edge networks take nearly all of the time, and here they take little of it: 
 the pairs are formed, W1 [h_i, h_j, e] = P_i + Q_j + W_e e; only real edges exist; and the backward
 pass of an edge network needs two tensors of size (E, F), in memory that is used again in the next
 step. None of this changes the function.
+
+Beyond EDM: a label and flags of unknown context are added to the first h, and after a block h may
+attend to tokens of the item's own, a text's for instance (`CrossAttention`). How the conditions are
+left out is said in `anydiff.denoisers.conditions`.
 """
 
 from __future__ import annotations
@@ -26,8 +30,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from anydiff.denoisers.conditions import (
+    CrossAttention,
+    check_counts,
+    flags_map,
+    heads_of,
+    label_rows,
+    read_tokens,
+)
 from anydiff.denoisers.edges import EdgeScalar, EdgeSum, Graph, graph_of
-from anydiff.denoisers.rows import check_rows, context_rows
+from anydiff.denoisers.rows import attend, check_rows, context_rows
 from anydiff.spaces import Ragged
 
 __all__ = ["EGNN"]
@@ -136,6 +148,8 @@ class EGNN(nn.Module):
         norm_constant: Added to the distance in Å that divides x_i − x_j.
         normalization_factor: Divides sums over neighbours.
         sublayers: Message layers in each block.
+        classes: Number of labels; 0 for none.
+        tokens: Width of the tokens that the points attend to; 0 for none.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
@@ -157,8 +171,11 @@ class EGNN(nn.Module):
         norm_constant: float = 1.0,
         normalization_factor: float = 1.0,
         sublayers: int = 1,
+        classes: int = 0,
+        tokens: int = 0,
     ) -> None:
         super().__init__()
+        check_counts(context=context, classes=classes, tokens=tokens)
         self.config: dict[str, Any] = {
             "features": features,
             "hidden": hidden,
@@ -170,9 +187,12 @@ class EGNN(nn.Module):
             "norm_constant": norm_constant,
             "normalization_factor": normalization_factor,
             "sublayers": sublayers,
+            "classes": classes,
+            "tokens": tokens,
         }
         self.features = features
         self.context = context
+        self.tokens = tokens
         self.norm_constant = norm_constant
 
         columns = features + 1 + context
@@ -185,9 +205,22 @@ class EGNN(nn.Module):
             for _ in range(layers)
         )
         self.readout = nn.Linear(hidden, columns)
+        self.embed_label = nn.Embedding(classes, hidden) if classes else None
+        self.unknown = flags_map(context, hidden)
+        self.crosses = nn.ModuleList(
+            CrossAttention(hidden, tokens, heads_of(hidden)) for _ in range(layers if tokens else 0)
+        )
 
     def forward(
-        self, x_t: Tensor, t: Tensor, *, space: Ragged, context: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Ragged,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
     ) -> Tensor:
         """The prediction for rows [position | features], shaped like x_t.
 
@@ -195,17 +228,25 @@ class EGNN(nn.Module):
             x_t: (N, 3 + features), positions in Å.
             t: (B,), times in [0, 1].
             space: The batch's space; gives its items and edges.
-            context: (N, context) or (B, context) conditions, where the network was built with any.
+            label: (B,) integers in [0, classes), -1 for none.
+            context: (N, context) or (B, context), NaN where unknown.
+            tokens: (B, L, tokens); a row with a NaN is none.
+            tokens_mask: (B, L), True where a token is valid; all are if None.
+
+        None for a condition is none of it for any item, in a network that was built with it.
         """
         check_rows(x_t, t, space, context, self.features, self.context)
+        told = read_tokens(tokens, tokens_mask, space.num_items, self.tokens, x_t)
         graph = graph_of(space)
 
         # (3, N): sums and products along rows of three are slow
         x, h = x_t[:, :3].t().contiguous(), x_t[:, 3:]
-        columns = [h, space.expand(t.to(x_t.dtype), x_t)]
-        if context is not None:
-            columns.append(context_rows(context, space, x_t))
-        h = self.embedding(torch.cat(columns, dim=1))
+        values, unknown = context_rows(context, self.context, space, x_t)
+        h = self.embedding(torch.cat([h, space.expand(t.to(x_t.dtype), x_t), values], dim=1))
+        if self.unknown is not None:
+            h = h + self.unknown(unknown)
+        if (named := label_rows(self.embed_label, label, space.num_items)) is not None:
+            h = h + named[space.index]
 
         d, u = d0, _ = geometry(graph, x, self.norm_constant)
         x_l = x
@@ -213,6 +254,8 @@ class EGNN(nn.Module):
             if k > 0:
                 d, u = geometry(graph, x_l, self.norm_constant)
             h, x_l = block(graph, h, x_l, d, d0, u)
+            if told is not None:
+                h = attend(self.crosses[k], h, told, space)
 
         velocity = space.center((x_l - x).t())
         return torch.cat([velocity, self.readout(h)[:, : self.features].to(x.dtype)], dim=1)
@@ -228,7 +271,8 @@ class EGNN(nn.Module):
             state_dict: Weights named ``egnn.embedding.weight``, ``egnn.e_block_0.gcl_0…`` or the
                 same behind ``dynamics.``; entries of other modules are ignored.
             context: How many of the input columns are conditions.
-            **overrides: Further arguments of the constructor.
+            **overrides: Further arguments of the constructor. The weights of conditions that EDM does
+                not have stay as they begin, and change nothing until a label is given.
 
         Raises:
             ValueError: Names or shapes are not those of such a network.
@@ -257,12 +301,14 @@ class EGNN(nn.Module):
         }
         net = cls(**{**config, **overrides}).to(embedding.dtype)
 
-        names = {name: _published_name(name) for name in net.state_dict()}
+        first = net.state_dict()
+        ours = {name: first.pop(name) for name in list(first) if name.startswith(_BEYOND_EDM)}
+        names = {name: _published_name(name) for name in first}
         missing = [f"egnn.{name}" for name in names.values() if name not in weights]
         odd = [f"egnn.{name}" for name in weights if name not in names.values()]
         shapes = [
             f"egnn.{names[name]} is {tuple(weights[names[name]].shape)}, not {tuple(own.shape)}"
-            for name, own in net.state_dict().items()
+            for name, own in first.items()
             if names[name] in weights and weights[names[name]].shape != own.shape
         ]
         if missing or odd or shapes:
@@ -270,8 +316,11 @@ class EGNN(nn.Module):
                 f"the weights are not those of EGNN(**{net.config}): "
                 f"missing {missing}; unknown {odd}; other shapes {shapes}."
             )
-        net.load_state_dict({name: weights[published] for name, published in names.items()})
+        net.load_state_dict(ours | {name: weights[theirs] for name, theirs in names.items()})
         return net
+
+
+_BEYOND_EDM = ("embed_label.", "unknown.", "crosses.")
 
 
 def _published_name(name: str) -> str:

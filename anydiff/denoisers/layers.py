@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Attention", "Downsample", "Level", "ResBlock", "Upsample"]
+from anydiff.denoisers.conditions import CrossAttention, Tokens
+
+__all__ = ["Attention", "Downsample", "Level", "NoAttention", "ResBlock", "Upsample"]
 
 Size = tuple[int, ...]
 
@@ -80,9 +82,15 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every pixel attends to every other of its picture, beside the input."""
+    """Every pixel attends to every other of its picture, and then to its tokens, beside the input.
 
-    def __init__(self, width: int, head_channels: int | None, groups: int, eps: float) -> None:
+    Arguments:
+        tokens: Width of the tokens; 0 for none.
+    """
+
+    def __init__(
+        self, width: int, head_channels: int | None, groups: int, eps: float, tokens: int = 0
+    ) -> None:
         super().__init__()
         self.heads = 1 if head_channels is None else width // head_channels
         self.norm = nn.GroupNorm(groups, width, eps)
@@ -90,15 +98,26 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.cross = CrossAttention(width, tokens, self.heads) if tokens else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
         B, C, H, W = x.shape
-        tokens = self.norm(x).flatten(2).mT  # (B, H W, C), a view of channels-last
+        pixels = self.norm(x).flatten(2).mT  # (B, H W, C), a view of channels-last
         q, k, v = (
-            self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+            self.qkv(pixels).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         )
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
-        return x + self.out(h).mT.view(B, C, H, W)
+        x = x + self.out(h).mT.view(B, C, H, W)
+        if self.cross is None or tokens is None:
+            return x
+        return self.cross(x.flatten(2).mT, tokens).mT.view(B, C, H, W)
+
+
+class NoAttention(nn.Identity):
+    """What the levels without attention have in its place."""
+
+    def forward(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
+        return x
 
 
 class Downsample(nn.Module):

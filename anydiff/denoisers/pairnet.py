@@ -17,6 +17,8 @@ angles.
 Everything is built from distances, differences and linear maps of vectors, so the output rotates,
 reflects and permutes with the input. The geometry is that of the input in every layer: its part of
 the graph needs no gradient in training, and wide matrices act on points, of which there are few.
+After a layer h_i may attend to tokens of the item's own, a text's for instance (`CrossAttention`);
+what the conditions say is invariant. How they are left out is said in `anydiff.denoisers.conditions`.
 It leaves out: cutoffs (all pairs interact) and any update of the positions between layers.
 """
 
@@ -30,7 +32,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from anydiff.denoisers.rows import Bags, check_rows, context_rows, total
+from anydiff.denoisers.conditions import (
+    CrossAttention,
+    check_counts,
+    flags_map,
+    heads_of,
+    label_rows,
+    read_tokens,
+)
+from anydiff.denoisers.rows import Bags, attend, check_rows, context_rows, total
 from anydiff.denoisers.times import time_features
 from anydiff.spaces import Ragged
 
@@ -164,6 +174,8 @@ class PairNet(nn.Module):
         layers: Number of layers.
         bases: Number of Gaussians that see a distance.
         context: Columns of conditions.
+        classes: Number of labels; 0 for none.
+        tokens: Width of the tokens that the points attend to; 0 for none.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
@@ -184,8 +196,11 @@ class PairNet(nn.Module):
         layers: int = 6,
         bases: int = 32,
         context: int = 0,
+        classes: int = 0,
+        tokens: int = 0,
     ) -> None:
         super().__init__()
+        check_counts(context=context, classes=classes, tokens=tokens)
         self.config: dict[str, Any] = {
             "features": features,
             "hidden": hidden,
@@ -194,11 +209,14 @@ class PairNet(nn.Module):
             "layers": layers,
             "bases": bases,
             "context": context,
+            "classes": classes,
+            "tokens": tokens,
         }
         self.features = features
         self.vectors = vectors
         self.bases = bases
         self.context = context
+        self.tokens = tokens
 
         self.time = nn.Sequential(nn.Linear(25, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.embedding = nn.Linear(features + 64 + context, hidden)
@@ -215,9 +233,22 @@ class PairNet(nn.Module):
             p for m in (self.readout[2], self.pull, self.skip) for p in m.parameters()
         ):
             nn.init.zeros_(parameter)
+        self.embed_label = nn.Embedding(classes, hidden) if classes else None
+        self.unknown = flags_map(context, hidden)
+        self.crosses = nn.ModuleList(
+            CrossAttention(hidden, tokens, heads_of(hidden)) for _ in range(layers if tokens else 0)
+        )
 
     def forward(
-        self, x_t: Tensor, t: Tensor, *, space: Ragged, context: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Ragged,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
     ) -> Tensor:
         """The prediction for rows [position | features], shaped like x_t.
 
@@ -225,9 +256,15 @@ class PairNet(nn.Module):
             x_t: (N, 3 + features), positions in Å.
             t: (B,), times in [0, 1].
             space: The batch's space; gives its items and pairs.
-            context: (N, context) or (B, context) conditions, where the network was built with any.
+            label: (B,) integers in [0, classes), -1 for none.
+            context: (N, context) or (B, context), NaN where unknown.
+            tokens: (B, L, tokens); a row with a NaN is none.
+            tokens_mask: (B, L), True where a token is valid; all are if None.
+
+        None for a condition is none of it for any item, in a network that was built with it.
         """
         check_rows(x_t, t, space, context, self.features, self.context)
+        told = read_tokens(tokens, tokens_mask, space.num_items, self.tokens, x_t)
         pairs = pairs_of(space)
         x, f = x_t[:, :3], x_t[:, 3:]
         t = t.to(x_t.dtype)
@@ -239,15 +276,19 @@ class PairNet(nn.Module):
         p = self.distance(self._bases(d))
 
         time = self.time(time_features(t))
-        columns = [2 * f, time[space.index]]
-        if context is not None:
-            columns.append(context_rows(context, space, x_t))
-        h = self.embedding(torch.cat(columns, dim=1))
+        values, unknown = context_rows(context, self.context, space, x_t)
+        h = self.embedding(torch.cat([2 * f, time[space.index], values], dim=1))
+        if self.unknown is not None:
+            h = h + self.unknown(unknown)
+        if (named := label_rows(self.embed_label, label, space.num_items)) is not None:
+            h = h + named[space.index]
 
         V = h.new_zeros(len(h), 3, self.vectors)
         z = F.silu(p)
-        for layer in self.layers:
+        for k, layer in enumerate(self.layers):
             h, V, p, z = layer(pairs, u, scale, h, V, p, z)
+            if told is not None:
+                h = attend(self.crosses[k], h, told, space)
 
         out_f, g = self.readout(self.norm(h)).split([self.features, self.vectors], dim=1)
         out_x = (V * g[:, None]).sum(2) + scale * ToRows.apply(

@@ -1,14 +1,18 @@
-"""What networks on ragged rows [position | features] share: sums over bags, and their input."""
+"""What networks on ragged rows [position | features] share: sums over bags, conditions, their input."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anydiff.denoisers.conditions import Tokens, check_context, flagged
 from anydiff.spaces import Ragged
 
-__all__ = ["Bags", "bags", "check_rows", "context_rows", "total"]
+__all__ = ["Bags", "attend", "bags", "check_rows", "context_rows", "total"]
 
 Bags = tuple[Tensor, Tensor]  # (order, starts): bag k is the rows order[starts[k]:starts[k + 1]]
 
@@ -29,10 +33,41 @@ def total(x: Tensor, bags: Bags, weight: Tensor | None = None) -> Tensor:
     return F.embedding_bag(order, x.contiguous(), starts, mode="sum", per_sample_weights=weight)
 
 
-def context_rows(context: Tensor, space: Ragged, like: Tensor) -> Tensor:
-    """Conditions (B, C) or (N, C) as one row for each of the rows `like`."""
-    context = context.to(like.dtype)
-    return context if len(context) == len(like) else context[space.index]
+def context_rows(
+    context: Tensor | None, columns: int, space: Ragged, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Conditions (B, C) or (N, C) as one row for each of the rows `like`, and 1 where unknown."""
+    values, unknown = flagged(context, space.num_items, columns, like)
+    if len(values) == len(like):
+        return values, unknown
+    return values[space.index], unknown[space.index]
+
+
+class Slots(NamedTuple):
+    """Where the rows of a batch lie when its items are padded to the longest's length."""
+
+    slot: Tensor  # (N,), row by row, in B · longest
+    longest: int
+
+
+_slots: WeakKeyDictionary[Ragged, Slots] = WeakKeyDictionary()
+
+
+def slots_of(space: Ragged) -> Slots:
+    """The slots of a batch, built once for all steps that share the space."""
+    if space not in _slots:
+        longest = int(space.sizes.max()) if space.num_items else 0
+        place = torch.arange(len(space.index), device=space.index.device) - space.ptr[space.index]
+        _slots[space] = Slots(space.index * longest + place, longest)
+    return _slots[space]
+
+
+def attend(cross: nn.Module, h: Tensor, tokens: Tokens, space: Ragged) -> Tensor:
+    """Rows (N, F) attend to the tokens of their items, (N, F)."""
+    slot, longest = slots_of(space)
+    padded = h.new_zeros(space.num_items * longest, h.shape[1]).index_copy(0, slot, h)
+    padded = cross(padded.unflatten(0, (space.num_items, longest)), tokens)
+    return padded.flatten(0, 1).index_select(0, slot)
 
 
 def check_rows(
@@ -53,14 +88,4 @@ def check_rows(
         raise ValueError(
             f"t is {tuple(t.shape)}; expected ({space.num_items},), one time for each item."
         )
-    given = 0 if context is None else context.shape[-1]
-    if given != columns:
-        raise ValueError(
-            f"context has {given} columns but the network was built with context={columns}; "
-            f"give (N, {columns}) or (B, {columns})."
-        )
-    if context is not None and len(context) not in (len(x_t), space.num_items):
-        raise ValueError(
-            f"context has {len(context)} rows; give one for each of the {len(x_t)} rows of x_t or "
-            f"one for each of the {space.num_items} items."
-        )
+    check_context(context, columns, (space.num_items,), (len(x_t),))

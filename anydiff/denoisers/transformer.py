@@ -4,6 +4,9 @@ It is PyTorch's own encoder (norms first, GELU). A row enters as a linear map of
 sines and cosines of how many rows come before it and after it, plus an embedding of t, which also
 scales and shifts the last norm. The last map starts at zero beside a learned multiple of the input.
 
+After each layer the rows may attend to tokens of the item's own, a text's for instance
+(`CrossAttention`). How the conditions are left out is said in `anydiff.denoisers.conditions`.
+
 Rows beyond an item's length are attended by none; an item's output is the same alone and in a
 batch. The cost grows with the square of the length. It leaves out relative positions: a network
 that was trained on short sequences should not be asked for long ones.
@@ -17,6 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anydiff.denoisers.conditions import (
+    CrossAttention,
+    check_counts,
+    flags_map,
+    label_rows,
+    read_tokens,
+)
 from anydiff.denoisers.padded import padded_input
 from anydiff.denoisers.times import time_features
 from anydiff.spaces import Masked
@@ -44,6 +54,8 @@ class Transformer(nn.Module):
         dropout: Share of activations dropped in training.
         observed: The batches have missing values: the mask ``space.observed`` is a further input.
         context: Columns of conditions.
+        classes: Number of labels; 0 for none.
+        tokens: Width of the tokens that the rows attend to; 0 for none.
 
     References:
         Attention Is All You Need (Vaswani et al., 2017). https://arxiv.org/abs/1706.03762
@@ -63,8 +75,11 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
         observed: bool = False,
         context: int = 0,
+        classes: int = 0,
+        tokens: int = 0,
     ) -> None:
         super().__init__()
+        check_counts(context=context, classes=classes, tokens=tokens)
         if hidden % 4 or hidden % heads:
             raise ValueError(
                 f"hidden is {hidden}; give a multiple of 4, for the waves of the positions, and of "
@@ -79,9 +94,11 @@ class Transformer(nn.Module):
             "dropout": dropout,
             "observed": observed,
             "context": context,
+            "classes": classes,
+            "tokens": tokens,
         }
         self.channels, self.hidden = channels, hidden
-        self.observed, self.context = observed, context
+        self.observed, self.context, self.tokens = observed, context, tokens
 
         def layer() -> nn.TransformerEncoderLayer:
             return nn.TransformerEncoderLayer(
@@ -108,6 +125,11 @@ class Transformer(nn.Module):
         for module in (self.film, self.head, self.skip):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
+        self.embed_label = nn.Embedding(classes, hidden) if classes else None
+        self.unknown = flags_map(context, hidden)
+        self.crosses = nn.ModuleList(
+            CrossAttention(hidden, tokens, heads) for _ in range(layers if tokens else 0)
+        )
 
     def forward(
         self,
@@ -115,7 +137,10 @@ class Transformer(nn.Module):
         t: Tensor,
         *,
         space: Masked | None = None,
+        label: Tensor | None = None,
         context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
     ) -> Tensor:
         """The prediction, shaped like x_t; zero outside the space.
 
@@ -123,24 +148,38 @@ class Transformer(nn.Module):
             x_t: (B, N, C), zero at padding. An item's valid rows are its first ones.
             t: (B,), times in [0, 1].
             space: The batch's space; without one, all rows of all items are valid.
-            context: (B, context) or (B, N, context), where the network was built with any.
+            label: (B,) integers in [0, classes), -1 for none.
+            context: (B, context) or (B, N, context), NaN where unknown.
+            tokens: (B, L, tokens); a row with a NaN is none.
+            tokens_mask: (B, L), True where a token is valid; all are if None.
+
+        None for a condition is none of it for any item, in a network that was built with it.
         """
-        x_t, space, more = padded_input(
+        x_t, space, more, unknown = padded_input(
             x_t, t, space, context,
             channels=self.channels, observed=self.observed, columns=self.context,
         )  # fmt: skip
         t = t.to(x_t.dtype)
         B, N, _ = x_t.shape
+        told = read_tokens(tokens, tokens_mask, B, self.tokens, x_t)
 
         before = torch.arange(N, dtype=x_t.dtype, device=x_t.device).expand(B, N)
         after = space.lengths[:, None] - 1 - before
         position = torch.cat([waves(before, self.hidden // 2), waves(after, self.hidden // 2)], 2)
         c = self.time(time_features(t))
+        if (named := label_rows(self.embed_label, label, B)) is not None:
+            c = c + named
         h = self.embedding(torch.cat([x_t, *more], dim=2)) + position + c[:, None]
+        if self.unknown is not None:
+            h = h + self.unknown(unknown)
 
         # an item without rows attends to its padding: the softmax of nothing may be NaN
         ignored = ~space.mask & (space.lengths > 0)[:, None]
-        h = self.norm(self.encoder(h, src_key_padding_mask=ignored))
+        for k, layer in enumerate(self.encoder.layers):
+            h = layer(h, src_key_padding_mask=ignored)
+            if told is not None:
+                h = self.crosses[k](h, told)
+        h = self.norm(h)
         scale, shift = self.film(c)[:, None].chunk(2, dim=2)
         y = self.head(h * (1 + scale) + shift) + self.skip(c)[:, None] * x_t
         return space.project(y)

@@ -6,6 +6,10 @@ every block. `UNet.ddpm` and `UNet.adm` are the two published networks, everythi
 argument. Any number of channels, any height and width: a level halves a side and rounds up, and the
 way back crops.
 
+Conditions: an image lies beside the input; labels, context and the image's noise are added to the time's
+embedding; where pixels attend to one another, they attend to tokens next (`CrossAttention`). How they
+are left out is said in `anydiff.denoisers.conditions`.
+
 Weights and activations lie channels-last, in which convolutions, norms and attention need no copy of
 them. A signal (dims=1) is a picture one pixel high. Upsampling and the convolution after it are one
 convolution of four times the channels at the lower resolution, the same sums in 4/9 of the products.
@@ -20,10 +24,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anydiff.denoisers.conditions import (
+    check_context,
+    check_counts,
+    check_image,
+    flagged,
+    label_rows,
+    read_image,
+    read_tokens,
+)
 from anydiff.denoisers.layers import (
     Attention,
     Downsample,
     Level,
+    NoAttention,
     ResBlock,
     Size,
     Upsample,
@@ -60,6 +74,10 @@ class UNet(nn.Module):
         groups, eps: Of the group norms.
         patch: The network sees patches of so many pixels a side as channels: at 2 it costs a quarter.
         dims: 2, or 1.
+        context: Columns of conditions; 0 for none.
+        tokens: Width of the tokens that the pixels attend to; 0 for none.
+        image: Channels of an image beside the input: a smaller one, its greys, classes as one-hot
+            channels; 0 for none.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), appendix B.
@@ -67,6 +85,11 @@ class UNet(nn.Module):
 
         Diffusion Models Beat GANs on Image Synthesis (Dhariwal & Nichol, 2021), section 3.
         https://arxiv.org/abs/2105.05233
+
+        Image Super-Resolution via Iterative Refinement (Saharia et al., 2021): `image`.
+        https://arxiv.org/abs/2104.07636
+
+        Cascaded Diffusion Models (Ho et al., 2022): `image_t`. https://arxiv.org/abs/2106.15282
     """
 
     def __init__(
@@ -90,11 +113,15 @@ class UNet(nn.Module):
         eps: float = 1e-6,
         patch: int = 1,
         dims: Literal[1, 2] = 2,
+        context: int = 0,
+        tokens: int = 0,
+        image: int = 0,
     ) -> None:
         super().__init__()
         widths = tuple(widths)
         attention = (len(widths) - 1,) if attention is None else tuple(attention)
-        _check(channels, classes, widths, blocks, attention, head_channels, groups, patch)
+        check_counts(classes=classes, context=context, tokens=tokens, image=image)
+        _check(channels, widths, blocks, attention, head_channels, groups, patch)
         for name, value, known in (
             ("time", time, ("sinusoidal", "fourier")),
             ("modulation", modulation, ("add", "scale_shift")),
@@ -122,16 +149,25 @@ class UNet(nn.Module):
             "eps": eps,
             "patch": patch,
             "dims": dims,
+            "context": context,
+            "tokens": tokens,
+            "image": image,
         }
         self.channels, self.classes, self.dims, self.patch = channels, classes, dims, patch
+        self.context, self.tokens, self.image = context, tokens, image
 
         wide = 4 * widths[0]
-        sinusoidal = time == "sinusoidal"
-        waves = SinusoidalTime(widths[0], steps, shift) if sinusoidal else FourierTime(widths[0])
-        self.embed_time = nn.Sequential(
-            waves, nn.Linear(widths[0], wide), nn.SiLU(), nn.Linear(wide, wide)
-        )
+
+        def embed() -> nn.Sequential:
+            first = widths[0]
+            sinusoidal = time == "sinusoidal"
+            waves = SinusoidalTime(first, steps, shift) if sinusoidal else FourierTime(first)
+            return nn.Sequential(waves, nn.Linear(first, wide), nn.SiLU(), nn.Linear(wide, wide))
+
+        self.embed_time = embed()
         self.embed_label = nn.Embedding(classes, wide) if classes else None
+        self.embed_context = nn.Linear(2 * context, wide) if context else None  # values, flags
+        self.embed_image_t = embed() if image else None
 
         def block(before: int, after: int, change: str | None = None) -> ResBlock:
             return ResBlock(
@@ -142,8 +178,8 @@ class UNet(nn.Module):
 
         def attend(level: int) -> nn.Module:
             if level not in attention:
-                return nn.Identity()
-            return Attention(widths[level], head_channels, groups, eps)
+                return NoAttention()
+            return Attention(widths[level], head_channels, groups, eps, tokens)
 
         def down(width: int) -> nn.Module:
             return (
@@ -157,7 +193,8 @@ class UNet(nn.Module):
 
         last = len(widths) - 1
         cells = patch**dims
-        self.conv_in = conv(channels * cells, widths[0], dims)
+        told = image + 1 if image else 0  # and where it is unknown
+        self.conv_in = conv((channels + told) * cells, widths[0], dims)
         skips = [widths[0]]  # channels of what is kept for the way up
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
@@ -172,7 +209,7 @@ class UNet(nn.Module):
         self.mid = nn.ModuleList(
             [
                 block(widths[-1], widths[-1]),
-                Attention(widths[-1], head_channels, groups, eps),
+                Attention(widths[-1], head_channels, groups, eps, tokens),
                 block(widths[-1], widths[-1]),
             ]
         )
@@ -212,14 +249,33 @@ class UNet(nn.Module):
         }  # fmt: skip
         return cls(channels, **{**published, **options})
 
-    def forward(self, x_t: Tensor, t: Tensor, *, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
+        image: Tensor | None = None,
+        image_t: Tensor | None = None,
+    ) -> Tensor:
         """The prediction, (B, out_channels, H, W).
 
         Arguments:
             x_t: (B, C, H, W), or (B, C, L) with dims=1.
             t: (B,), times in [0, 1].
-            label: (B,) integers in [0, classes), -1 for none; None for none at all. What a network says
-                without a label it has learnt from batches without, if there were any.
+            label: (B,) integers in [0, classes), -1 for none.
+            context: (B, context), NaN where unknown.
+            tokens: (B, L, tokens); a row with a NaN is none.
+            tokens_mask: (B, L), True where a token is valid; all are if None.
+            image: (B, image, h, w), or (B, image, l) with dims=1; a pixel with a NaN is unknown. Another
+                size than that of x_t is resized to it, see `read_image`.
+            image_t: (B,), the time in [0, 1] to which the image was noised; 0 if None, or NaN.
+
+        None for a condition is none of it for any item. What a network says without it has learnt from
+        batches without, if there were any.
         """
         if x_t.ndim != self.dims + 2 or x_t.shape[1] != self.channels:
             raise ValueError(
@@ -227,22 +283,25 @@ class UNet(nn.Module):
                 f"{'L' if self.dims == 1 else 'H, W'})."
             )
         x = x_t.to(self.conv_in.weight.dtype)
-        waves, *layers = self.embed_time
-        c = waves(t).to(x.dtype)  # of t as it is: 1000 t has more digits than half precision holds
-        for layer in layers:
-            c = layer(c)
-        if label is not None:
-            if self.embed_label is None or label.shape != t.shape:
-                raise ValueError(
-                    f"the label is {tuple(label.shape)} for {len(t)} items, and the network was built "
-                    f"with classes={self.classes}; give one label for each, to a network of classes."
-                )
-            known = (label >= 0).to(c.dtype)[:, None]
-            c = c + known * self.embed_label(label.clamp(min=0))
+        check_context(context, self.context, tuple(t.shape))
+        check_image(image, image_t, self.image, len(t), self.dims)
+        told = read_tokens(tokens, tokens_mask, len(t), self.tokens, x)
+
+        c = _embed(self.embed_time, t, x.dtype)
+        if (named := label_rows(self.embed_label, label, len(t))) is not None:
+            c = c + named
+        if self.embed_context is not None:
+            columns = torch.cat(flagged(context, len(t), self.context, x), 1)
+            c = c + self.embed_context(columns)
+        if self.embed_image_t is not None:
+            clean = torch.zeros_like(t) if image_t is None else image_t
+            c = c + _embed(self.embed_image_t, clean.masked_fill(clean.isnan(), 0), x.dtype)
         c = F.silu(c)
 
         x = x if self.dims == 2 else x[:, :, None]
         size = x.shape[2:]
+        if self.image:
+            x = torch.cat([x, read_image(image, self.image, x)], 1)
         h = self.conv_in(
             _fold(x, self.patch, self.dims).contiguous(memory_format=torch.channels_last)
         )
@@ -250,24 +309,32 @@ class UNet(nn.Module):
         level: Any
         for level in self.down:
             for block, attend in zip(level.blocks, level.attentions, strict=True):
-                h = attend(block(h, c))
+                h = attend(block(h, c), told)
                 skips.append(h)
             if level.resample is not None:
                 h = level.resample(h, c, None)
                 skips.append(h)
 
         first, attend, second = self.mid
-        h = second(attend(first(h, c)), c)
+        h = second(attend(first(h, c), told), c)
 
         for level in self.up:
             for block, attend in zip(level.blocks, level.attentions, strict=True):
-                h = attend(block(torch.cat([h, skips.pop()], 1), c))
+                h = attend(block(torch.cat([h, skips.pop()], 1), c), told)
             if level.resample is not None:
                 h = level.resample(h, c, skips[-1].shape[2:])
 
         y = self.conv_out(F.silu(self.norm_out(h)))
         y = _unfold(y, self.patch, self.dims, size)
         return y.contiguous() if self.dims == 2 else y[:, :, 0]
+
+
+def _embed(layers: nn.Sequential, t: Tensor, dtype: torch.dtype) -> Tensor:
+    waves, *rest = layers
+    c = waves(t).to(dtype)  # of t as it is: 1000 t has more digits than half precision holds
+    for layer in rest:
+        c = layer(c)
+    return c
 
 
 def _fold(x: Tensor, patch: int, dims: int) -> Tensor:
@@ -293,7 +360,6 @@ def _unfold(y: Tensor, patch: int, dims: int, size: Size) -> Tensor:
 
 def _check(
     channels: int,
-    classes: int,
     widths: tuple[int, ...],
     blocks: int,
     attention: tuple[int, ...],
@@ -308,8 +374,6 @@ def _check(
             f"widths are {widths}, {', '.join(f'{k} {v}' for k, v in counts.items())}; give one width or "
             "more, all of them 1 or more."
         )
-    if classes < 0:
-        raise ValueError(f"classes is {classes}; give the number of labels, 0 for none.")
     if wrong := [w for w in widths if w % groups]:
         raise ValueError(
             f"a width is {wrong[0]}; give multiples of the {groups} groups of the norms."
