@@ -37,7 +37,7 @@ class _Exact(nn.Module):
         self.like = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
 
     def posterior(
-        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space, **cond: Tensor
     ) -> tuple[Tensor, Tensor]:
         """E[x0 | x_t] and E[eps | x_t], both shaped like x_t; alpha and sigma are (B,)."""
         raise NotImplementedError
@@ -68,13 +68,13 @@ class _Exact(nn.Module):
         """Data, of the shape given, batch included."""
         raise NotImplementedError
 
-    def forward(self, x_t: Tensor, t: Tensor, space: Space = Dense()) -> Tensor:  # noqa: B008
+    def forward(self, x_t: Tensor, t: Tensor, space: Space = Dense(), **cond: Tensor) -> Tensor:  # noqa: B008
         """What a network of the prediction type should say, shaped like x_t."""
         at = self.schedule.at(t.double())
         # the data's own score is finite, and written as -eps / sigma
         at = replace(at, sigma=at.sigma.clamp(min=1e-100))
         x = x_t.double() / space.expand(self.predicts.input_scale(at), x_t)
-        x0, eps = self.posterior(x, at.alpha, at.sigma, space)
+        x0, eps = self.posterior(x, at.alpha, at.sigma, space, **cond)
         a, b = (space.expand(c, x_t) for c in self.predicts.coefficients(at))
         return (a * x0 + b * eps).to(x_t.dtype)
 
@@ -151,7 +151,7 @@ class Gaussian(_Exact):
         return z if self.axes is None else (z @ self.axes.to(z.dtype).T).view_as(like)
 
     def posterior(
-        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space, **cond: Tensor
     ) -> tuple[Tensor, Tensor]:
         mean, variance = self._mean(x_t, space), self.variance.to(x_t.dtype)
         z = self._into(x_t - space.expand(alpha, x_t) * mean, space)
@@ -201,6 +201,9 @@ class Gaussian(_Exact):
 
 class GaussianMixture(_Exact):
     """x0 ~ sum of weights times N(means, stds² P): which one, each item draws as a whole.
+
+    The condition `label`, (B,) integers, says which one it is, -1 that it is unknown: the exact model
+    of classifier-free guidance. :meth:`log_label` is the exact classifier.
 
     Arguments:
         schedule, prediction: As of the :class:`~anydiff.GaussianDiffusion` around it.
@@ -253,9 +256,13 @@ class GaussianMixture(_Exact):
         return away, variances, torch.stack(joint)
 
     def posterior(
-        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space, **cond: Tensor
     ) -> tuple[Tensor, Tensor]:
         away, variances, joint = self._components(x_t, alpha, sigma, space)
+        if cond:
+            label = cond["label"]
+            others = torch.arange(len(joint), device=label.device)[:, None] != label
+            joint = joint.masked_fill(others & (label >= 0), -torch.inf)
         x0, eps = torch.zeros_like(x_t), torch.zeros_like(x_t)
         for k, (z, v, share) in enumerate(zip(away, variances, joint.softmax(0), strict=True)):
             inside = (
@@ -274,6 +281,11 @@ class GaussianMixture(_Exact):
     ) -> Tensor:
         alpha, sigma = self._levels(t, space.dim(x))
         return self._components(x, alpha, sigma, space)[2].logsumexp(0)
+
+    def log_label(self, x: Tensor, t: Tensor | float, *, space: Space = Dense()) -> Tensor:  # noqa: B008
+        """The log-probability of each label given x_t, (B, K); t is (B,) or one for all."""
+        alpha, sigma = self._levels(t, space.dim(x))
+        return self._components(x, alpha, sigma, space)[2].log_softmax(0).T
 
     def draw(
         self,

@@ -63,7 +63,9 @@ def classifier_free(
 
     def answer(x_t: Tensor, at: Level) -> Prediction:
         w = value_at(scale, at)
-        if isinstance(at.t, Tensor):
+        if (low, high) == (0, 1):
+            pass
+        elif isinstance(at.t, Tensor):
             w = torch.where((at.t >= low) & (at.t <= high), w, 1.0)
         elif not low <= at.t <= high:
             w = 1.0
@@ -108,12 +110,14 @@ def _extrapolate(start: Tensor, end: Tensor, w: Any) -> Tensor:
 
 def _in_terms_of(p: Prediction, q: Prediction) -> Tensor:
     """What q would have said, if it predicted what p does, of the same x_t."""
-    same = (p.a is q.a or not isinstance(p.a, Tensor)) and (
-        p.b is q.b or not isinstance(p.b, Tensor)
-    )
-    if same and p.a == q.a and p.b == q.b:
+    if _same(p.a, q.a) and _same(p.b, q.b):
         return q.y
     return p.a * q.x0 + p.b * q.eps
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two coefficients are known to be equal, without a look at the device."""
+    return a is b or (not (isinstance(a, Tensor) or isinstance(b, Tensor)) and a == b)
 
 
 def _check_pair(p: Predictor, q: Predictor) -> None:
