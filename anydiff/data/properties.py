@@ -1,0 +1,236 @@
+r"""Properties of molecules as conditions: in units of their spread, and drawn as they occur.
+
+A network is told a property c as
+
+.. math:: \frac{c - \text{mean}}{\text{MAD}}, \qquad \text{MAD} = \text{mean}\,|c - \text{mean}|
+
+with the numbers of the training molecules, which :class:`Properties` keeps. :func:`with_properties`
+makes the condition from a batch. To generate, sizes and properties are asked for together, for they
+depend on one another (a polarizability of 100 bohr³ takes some twenty atoms):
+:class:`PropertyDistribution` draws them. A value that isn't known is NaN throughout.
+
+:func:`halves` is the protocol for measuring whether molecules have what was asked for: who judges
+learnt from other molecules than who generates.
+
+References:
+    Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), sections 4 and 5.2.
+    https://arxiv.org/abs/2203.17003
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from .molecules import Molecules
+
+__all__ = ["Properties", "PropertyDistribution", "halves", "with_properties"]
+
+Unpack = Callable[[Any], tuple[Tensor, Any, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Properties:
+    """Which properties, in which order, and the units in which a network is told them.
+
+    Arguments:
+        names: P names.
+        mean: The mean of each, in the property's own unit.
+        mad: The mean absolute deviation from it.
+    """
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    mad: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        for key in ("mean", "mad"):
+            object.__setattr__(self, key, tuple(float(value) for value in getattr(self, key)))
+        P = len(self.names)
+        if not P or len(set(self.names)) != P or {len(self.mean), len(self.mad)} != {P}:
+            raise ValueError(
+                f"names {self.names}, mean {self.mean}, mad {self.mad}; give one or more different "
+                "names and as many numbers."
+            )
+        for name, mean, mad in zip(self.names, self.mean, self.mad, strict=True):
+            if not (math.isfinite(mean) and 0 < mad < math.inf):
+                raise ValueError(
+                    f"{name} has mean {mean} and mean absolute deviation {mad}; a condition needs "
+                    "finite values that differ."
+                )
+
+    @classmethod
+    def from_molecules(cls, molecules: Molecules, names: str | Sequence[str]) -> Properties:
+        """The properties of these names, with the molecules' mean and MAD; unknown values don't count.
+
+        Raises:
+            ValueError: A property that the molecules haven't, or whose known values are all the same.
+        """
+        names = (names,) if isinstance(names, str) else tuple(names)
+        values = molecules_values(molecules, names)
+        known = np.isfinite(values)
+        count = known.sum(0)
+        if (count == 0).any():
+            raise ValueError(
+                f"{molecules.name}: no value of {names[int(count.argmin())]} is known."
+            )
+        mean = np.where(known, values, 0).sum(0) / count
+        mad = np.where(known, abs(values - mean), 0).sum(0) / count
+        return cls(names, tuple(mean), tuple(mad))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments, ready for JSON."""
+        return {"names": list(self.names), "mean": list(self.mean), "mad": list(self.mad)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Properties:
+        return cls(**config)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Values (*, P) in their own units -> (value − mean) / MAD; NaN stays NaN."""
+        self._check(values)
+        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.mad)
+
+    def decode(self, c: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        self._check(c)
+        return c * c.new_tensor(self.mad) + c.new_tensor(self.mean)
+
+    def _check(self, values: Tensor) -> None:
+        if values.ndim == 0 or values.shape[-1] != len(self.names):
+            raise ValueError(
+                f"values are {tuple(values.shape)}; give (*, {len(self.names)}), a column each for "
+                f"{', '.join(self.names)}."
+            )
+
+
+def columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
+    """Where the names are among the known ones."""
+    for name in names:
+        if name not in known:
+            has = f"the properties {', '.join(known)}" if known else "no properties"
+            raise ValueError(f"{where}: there is no property {name!r}; there are {has}.")
+    return [list(known).index(name) for name in names]
+
+
+def molecules_values(molecules: Molecules, names: Sequence[str]) -> np.ndarray:
+    """The values of the named properties, (M, P) in float64."""
+    known = () if molecules.props is None else molecules.prop_names
+    picked = columns(names, known, molecules.name)
+    assert molecules.props is not None
+    return molecules.props[:, picked].astype(np.float64)
+
+
+def with_properties(unpack: Unpack, properties: Properties, prop_names: Sequence[str]) -> Unpack:
+    """An unpack that also makes the condition: (x, space, {..., "context": (B, P)}).
+
+        unpack = with_properties(atoms.unpack, properties, molecules.prop_names)
+
+    Arguments:
+        unpack: batch -> (x, space, cond), such as `Atoms.unpack`.
+        properties: What to tell, of what is in `batch.y`.
+        prop_names: The names of the columns of `batch.y`: those of the molecules.
+    """
+    picked = columns(properties.names, prop_names, "with_properties")
+
+    def unpack_with_properties(batch: Any) -> tuple[Tensor, Any, dict[str, Any]]:
+        x, space, cond = unpack(batch)
+        if batch.y is None or batch.y.shape[1:] != (len(prop_names),):
+            found = "none" if batch.y is None else tuple(batch.y.shape)
+            raise ValueError(
+                f"batch.y is {found}; expected (B, {len(prop_names)}): {', '.join(prop_names)}."
+            )
+        return x, space, {**cond, "context": properties.encode(batch.y[:, picked])}
+
+    return unpack_with_properties
+
+
+@dataclass(frozen=True, eq=False)
+class PropertyDistribution:
+    """Sizes and properties of molecules together, to draw targets from.
+
+    It is the pairs themselves, and a draw is one of them. The published protocol draws from a histogram
+    instead, for each size and property, of 1,000 bins over the range that occurs. Bins as narrow as
+    that give nearly the same numbers; but the pairs need no choice of bins, keep several properties of
+    a molecule together, and are two tensors to put into a checkpoint:
+
+        anydiff.save(path, diffusion, {"sizes": targets.sizes, "values": targets.values})
+
+    Molecules with an unknown value are among them, and a draw may have it: NaN.
+
+    Arguments:
+        sizes: (M,), atoms of each molecule.
+        values: (M, P), its properties in their own units.
+    """
+
+    sizes: Tensor
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        sizes, values = torch.as_tensor(self.sizes), torch.as_tensor(self.values)
+        if sizes.ndim != 1 or len(sizes) == 0 or values.ndim != 2 or len(values) != len(sizes):
+            raise ValueError(
+                f"sizes are {tuple(sizes.shape)} and values {tuple(values.shape)}; give (M,) and (M, P)."
+            )
+        if bool((sizes < 1).any()):
+            raise ValueError(f"there is the size {int(sizes.min())}; sizes must be at least 1.")
+        order = sizes.argsort(stable=True).cpu()  # so that those of one size are a range
+        object.__setattr__(self, "sizes", sizes.to(torch.int32).cpu()[order])
+        object.__setattr__(self, "values", values.to(torch.float32).cpu()[order])
+
+    @classmethod
+    def from_molecules(
+        cls, molecules: Molecules, names: str | Sequence[str]
+    ) -> PropertyDistribution:
+        names = (names,) if isinstance(names, str) else tuple(names)
+        values = molecules_values(molecules, names)
+        return cls(torch.from_numpy(molecules.sizes), torch.from_numpy(values))
+
+    def sample(self, num: int, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`num` sizes (num,) and values (num, P) that belong together."""
+        picked = (self._uniform(num, generator) * len(self.sizes)).long()
+        return self.sizes[picked].long(), self.values[picked]
+
+    def given(self, sizes: Tensor, generator: Generator | None = None) -> Tensor:
+        """Values (num, P) for the sizes (num,): draws from p(c | n).
+
+        Raises:
+            ValueError: A size that no molecule has.
+        """
+        wanted = torch.as_tensor(sizes).to(self.sizes)
+        first = torch.searchsorted(self.sizes, wanted)
+        count = torch.searchsorted(self.sizes, wanted, right=True) - first
+        if bool((count == 0).any()):
+            raise ValueError(
+                f"no molecule has {int(wanted[count == 0][0])} atoms; there are "
+                f"{', '.join(map(str, self.sizes.unique().tolist()))}."
+            )
+        return self.values[first + (self._uniform(len(wanted), generator) * count).long()]
+
+    @staticmethod
+    def _uniform(num: int, generator: Generator | None) -> Tensor:
+        device = "cpu" if generator is None else generator.device
+        # float64, for in float32 1 − 2⁻²⁴ times a count would round to the count
+        return torch.rand(num, generator=generator, dtype=torch.float64, device=device).cpu()
+
+
+def halves(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The training part in two: the first half for who judges, the second for who generates.
+
+    A judge that had learnt from the generator's molecules would know by heart what it is shown. Of the
+    full QM9's 100,000 (:func:`anydiff.data.qm9.split`), 50,000 each. The published halves are others,
+    for they were shuffled once more; both are random.
+    """
+    if len(train) < 2:
+        raise ValueError(
+            f"the training part has {len(train)} molecules; two halves need at least 2."
+        )
+    return train[: len(train) // 2], train[len(train) // 2 :]

@@ -1,0 +1,201 @@
+r"""Properties of molecules predicted from positions and elements: the judge of generated ones.
+
+Whether a molecule has the property that was asked for would take a quantum-chemical calculation. The
+published protocol asks a network instead, which learnt from half of the training molecules while the
+generator learnt from the other half (:func:`anydiff.data.properties.halves`). With ρ = sum or mean over
+the atoms of a molecule and e_i the one-hot element,
+
+.. math:: \frac{\hat c - \text{mean}}{\text{MAD}} = A\,\rho_i\, e_i + b + s\, \rho_i\, f_i
+
+The first part is a linear regression on the composition, fitted in closed form; f_i are columns of
+features that :class:`~anydiff.denoisers.PairNet` returns for each atom, and s is the spread of what the
+regression leaves over. These columns don't change when a molecule is moved, turned or mirrored, and
+they follow their atoms, so the prediction is the molecule's own.
+
+No judge comes with the package: `scripts/train_property_model.py` trains one, and says what it is worth.
+A number measured with it is to be given beside its own error on unseen molecules.
+
+References:
+    Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5.2.
+    https://arxiv.org/abs/2203.17003
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.files import PathLike, whole
+from ..data.molecules import Molecules
+from ..data.properties import Properties, molecules_values
+from ..denoisers.pairnet import PairNet
+from ..spaces import Ragged
+from .bonds import Array, as_arrays
+
+__all__ = ["PropertyModel"]
+
+_KEY = "property_model"  # in the file's header
+
+
+class PropertyModel(nn.Module):
+    """Predicts properties of molecules; invariant to motions, reflections and the atoms' order.
+
+    Arguments:
+        properties: What it predicts, and in which units it learns.
+        elements: Atomic numbers that it knows.
+        pool: "sum" for what grows with a molecule (alpha, Cv), "mean" for what doesn't (gap, mu).
+        hidden, pair, vectors, layers, bases: Of the :class:`~anydiff.denoisers.PairNet`.
+    """
+
+    composition: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        properties: Properties,
+        elements: tuple[int, ...] = (1, 6, 7, 8, 9),
+        pool: str = "mean",
+        hidden: int = 128,
+        pair: int = 64,
+        vectors: int = 16,
+        layers: int = 4,
+        bases: int = 32,
+    ) -> None:
+        super().__init__()
+        if pool not in ("sum", "mean"):
+            raise ValueError(f"pool is {pool!r}; give 'sum' or 'mean'.")
+        self.properties = properties
+        self.elements = tuple(int(z) for z in elements)
+        self.pool = pool
+        self.about: dict[str, Any] = {}  # notes that came with the file
+        self.config: dict[str, Any] = {
+            "properties": properties.config,
+            "elements": list(self.elements),
+            "pool": pool,
+            "hidden": hidden,
+            "pair": pair,
+            "vectors": vectors,
+            "layers": layers,
+            "bases": bases,
+        }
+        E, P = len(self.elements), len(properties.names)
+        self.net = PairNet(E + P, hidden, pair, vectors, layers, bases)
+        self.register_buffer("composition", torch.zeros(E + 1, P))  # A and b
+        self.register_buffer("spread", torch.ones(P))
+
+    def forward(self, pos: Tensor, z: Tensor, space: Ragged) -> Tensor:
+        """Predictions (B, P) in units of MAD from the mean.
+
+        Arguments:
+            pos: (N, 3), positions in Å.
+            z: (N,), atomic numbers.
+            space: Which molecule each row belongs to.
+        """
+        one_hot = self._one_hot(z).to(pos.dtype)
+        P = len(self.properties.names)
+        # features in: elements and nothing; features out: nothing and contributions
+        x = torch.cat([pos, one_hot, pos.new_zeros(len(pos), P)], dim=1)
+        f = self.net(x, pos.new_zeros(space.num_items), space=space)[:, -P:]
+        pooled = self._pooled(torch.cat([one_hot, self.spread * f], dim=1), space)
+        return self._regression(pooled[:, :-P]) + pooled[:, -P:]
+
+    def _one_hot(self, z: Tensor) -> Tensor:
+        one_hot = z[:, None] == torch.tensor(self.elements, device=z.device)
+        if z.device.type == "cpu" and not bool(one_hot.any(1).all()):  # no read from an accelerator
+            raise ValueError(
+                f"there is atomic number {int(z[~one_hot.any(1)][0])}; this model knows "
+                f"{', '.join(map(str, self.elements))}."
+            )
+        return one_hot
+
+    def _pooled(self, rows: Tensor, space: Ragged) -> Tensor:
+        total = rows.new_zeros(space.num_items, rows.shape[1]).index_add(0, space.index, rows)
+        return total if self.pool == "sum" else total / space.sizes.to(rows.dtype)[:, None]
+
+    def _regression(self, pooled: Tensor) -> Tensor:
+        return pooled @ self.composition[:-1] + self.composition[-1]
+
+    @torch.no_grad()
+    def fit_composition(self, molecules: Molecules) -> None:
+        """Fit A and b by least squares, and the spread of the rest, before training begins."""
+        space = Ragged.from_sizes(torch.from_numpy(molecules.sizes))
+        one_hot = self._one_hot(torch.from_numpy(molecules.z).long()).double()
+        pooled = self._pooled(one_hot, space)
+        ones = torch.nn.functional.pad(pooled, (0, 1), value=1.0).numpy()
+        values = torch.from_numpy(molecules_values(molecules, self.properties.names))
+        for p, y in enumerate(self.properties.encode(values).numpy().T):
+            known = np.isfinite(y)
+            # an element may be missing, and fractions sum to one: the smallest solution
+            solution = np.linalg.lstsq(ones[known], y[known], rcond=None)[0]
+            rest = np.abs(y - ones @ solution)[known].mean()
+            self.composition[:, p] = torch.from_numpy(solution)
+            self.spread[p] = max(float(rest), 1e-6)
+
+    @torch.no_grad()
+    def predict(self, pos: Array, z: Array, index: Array, batch_size: int = 256) -> Tensor:
+        """The properties of molecules, (M, P) on the CPU, in their own units.
+
+        Where positions aren't finite they are nan, for that molecule alone.
+
+        Arguments:
+            pos: (N, 3), positions in Å.
+            z: (N,), atomic numbers.
+            index: (N,), the molecule of each row, ascending; M are different.
+            batch_size: Molecules at a time.
+        """
+        pos, z, sizes = as_arrays(pos, z, index)
+        ends = np.cumsum(sizes)
+        like, predictions = self.spread, [torch.zeros(0, len(self.properties.names))]
+        for start in range(0, len(sizes), batch_size):
+            part = sizes[start : start + batch_size]
+            rows = slice(int(ends[start] - sizes[start]), int(ends[start + len(part) - 1]))
+            space = Ragged.from_sizes(torch.from_numpy(part), device=like.device)
+            elements = torch.from_numpy(z[rows]).to(like.device)
+            c = self(torch.from_numpy(pos[rows]).to(like), elements, space)
+            predictions.append(self.properties.decode(c).cpu())
+        return torch.cat(predictions)
+
+    def save(self, path: PathLike, about: Mapping[str, Any] | None = None) -> None:
+        """Write the model to a .safetensors file, whole or not at all, with notes `about` it."""
+        from safetensors.torch import save as to_bytes
+
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        header = json.dumps({"config": self.config, "about": dict(about or {})})
+        with whole(path, ".safetensors") as temporary:
+            Path(temporary).write_bytes(to_bytes(weights, {_KEY: header}))
+
+    @classmethod
+    def load(cls, path: PathLike) -> PropertyModel:
+        """A model that `save` wrote, in evaluation mode on the CPU; its notes are `.about`.
+
+        Raises:
+            ValueError: It is another file, or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"{path}: no such file; scripts/train_property_model.py makes one."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = (file.metadata() or {}).get(_KEY)
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a safetensors file, or is damaged ({error})."
+            ) from error
+        if header is None:
+            raise ValueError(f"{path} holds no PropertyModel; give a file that its `save` wrote.")
+        described = json.loads(header)
+        config = described["config"]
+        model = cls(**{**config, "properties": Properties.from_config(config["properties"])})
+        model.load_state_dict(weights)
+        model.about = described["about"]
+        return model.eval().requires_grad_(False)

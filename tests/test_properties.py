@@ -1,0 +1,370 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from e3nn import o3
+
+import anydiff
+from anydiff import GaussianDiffusion, Polynomial
+from anydiff.data.molecules import Atoms, Molecules, loader
+from anydiff.data.properties import Properties, PropertyDistribution, halves, with_properties
+from anydiff.data.qm9 import load_qm9, split
+from anydiff.denoisers import PairNet
+from anydiff.metrics.property_model import PropertyModel
+from anydiff.optimizers import Muon
+
+NAMES = ("gap", "alpha")  # not in the order of the data
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    return load_qm9()
+
+
+@pytest.fixture(scope="module")
+def properties(molecules):
+    return Properties.from_molecules(molecules, NAMES)
+
+
+def with_props(molecules, props):
+    return Molecules(
+        molecules.z, molecules.pos, molecules.offsets, props=props, prop_names=molecules.prop_names
+    )
+
+
+# units --------------------
+
+
+def test_mean_and_mad_are_what_they_say(molecules, properties):
+    for k, name in enumerate(NAMES):
+        values = molecules.property(name).tolist()
+        mean = math.fsum(values) / len(values)
+        mad = math.fsum(abs(v - mean) for v in values) / len(values)
+        assert properties.mean[k] == pytest.approx(mean, rel=1e-12)
+        assert properties.mad[k] == pytest.approx(mad, rel=1e-12)
+    assert Properties.from_molecules(molecules, "gap") == Properties.from_molecules(
+        molecules, ["gap"]
+    )
+
+
+def test_encoding_normalises_and_decoding_undoes_it(molecules, properties):
+    values = torch.from_numpy(np.stack([molecules.property(n) for n in NAMES], 1))
+    c = properties.encode(values)
+    torch.testing.assert_close(c.mean(0), torch.zeros(2).double(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(c.abs().mean(0), torch.ones(2).double())
+    torch.testing.assert_close(properties.decode(c), values)
+    assert properties.encode(values.float()).dtype == torch.float32
+
+
+def test_what_is_unknown_stays_so_and_does_not_count(molecules):
+    props = molecules.props[:4].copy()
+    props[1, 1] = np.nan
+    part = with_props(molecules.subset([0, 1, 2, 3]), props)
+    gaps = Properties.from_molecules(part, NAMES)
+    whole = Properties.from_molecules(part.subset([0, 2, 3]), "alpha")
+    assert gaps.mean[1] == pytest.approx(whole.mean[0]) and gaps.mad[1] == pytest.approx(
+        whole.mad[0]
+    )
+    c = gaps.encode(torch.tensor([[0.2, math.nan]]))
+    assert c.isnan().tolist() == [[False, True]]
+
+
+def test_the_config_goes_through_json(properties):
+    assert Properties.from_config(json.loads(json.dumps(properties.config))) == properties
+
+
+def test_errors_name_the_property_and_what_there_is(molecules, properties):
+    with pytest.raises(ValueError, match=r"'colour'; there are the properties mu, alpha, .*Cv"):
+        Properties.from_molecules(molecules, ["alpha", "colour"])
+    bare = Molecules(molecules.z, molecules.pos, molecules.offsets, name="bare")
+    with pytest.raises(ValueError, match=r"bare: .*'alpha'; there are no properties"):
+        PropertyDistribution.from_molecules(bare, "alpha")
+    with pytest.raises(ValueError, match=r"alpha has mean .* differ"):
+        Properties.from_molecules(molecules.subset([5]), "alpha")
+    lost = with_props(molecules.subset([0, 1]), np.full((2, 12), np.nan))
+    with pytest.raises(ValueError, match="no value of gap is known"):
+        Properties.from_molecules(lost, NAMES)
+    with pytest.raises(ValueError, match=r"a column each for gap, alpha"):
+        properties.encode(torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="different names"):
+        Properties(("a", "a"), (0, 0), (1, 1))
+    with pytest.raises(ValueError, match="as many numbers"):
+        Properties(("a", "b"), (0,), (1, 1))
+
+
+# the condition --------------------
+
+
+def test_unpacking_makes_the_condition_of_each_molecule(molecules, properties):
+    atoms = Atoms()
+    unpack = with_properties(atoms.unpack, properties, molecules.prop_names)
+    batch = next(iter(loader(molecules, 6, shuffle=False)))
+    x, space, cond = unpack(batch)
+    plain = atoms.unpack(batch)
+    assert torch.equal(x, plain[0]) and torch.equal(space.index, plain[1].index)
+    assert set(cond) == {"context"} and cond["context"].shape == (6, 2)
+    own = torch.stack([torch.tensor(molecules.property(n)[:6]) for n in NAMES], 1)
+    # y is float32: 6e-8 of alpha, 75, in units of 6
+    torch.testing.assert_close(
+        properties.decode(cond["context"]).double(), own, rtol=1e-6, atol=1e-6
+    )
+
+    kept = with_properties(lambda b: (*plain[:2], {"other": 1}), properties, molecules.prop_names)
+    assert set(kept(batch)[2]) == {"other", "context"}
+
+
+def test_a_network_takes_the_condition(molecules, properties):
+    atoms = Atoms()
+    unpack = with_properties(atoms.unpack, properties, molecules.prop_names)
+    x, space, cond = unpack(next(iter(loader(molecules, 4))))
+    net = PairNet(atoms.features - 3, 16, 8, 4, layers=1, bases=8, context=2)
+    loss = GaussianDiffusion(net, Polynomial(), "eps").loss(x, space=space, **cond)
+    assert loss.shape == (4,) and loss.isfinite().all()
+
+
+def test_a_batch_that_has_other_properties_is_refused(molecules, properties):
+    batch = next(iter(loader(molecules, 3)))
+    unpack = Atoms().unpack
+    with pytest.raises(ValueError, match=r"'gap'; there are the properties alpha"):
+        with_properties(unpack, properties, ["alpha"])
+    with pytest.raises(ValueError, match=r"batch.y is \(3, 12\); expected \(B, 2\)"):
+        with_properties(unpack, properties, ["alpha", "gap"])(batch)
+    bare = Molecules(molecules.z, molecules.pos, molecules.offsets)
+    with pytest.raises(ValueError, match=r"batch\.y is none"):
+        with_properties(unpack, properties, NAMES)(next(iter(loader(bare, 3))))
+
+
+# targets --------------------
+
+
+def test_drawn_pairs_follow_the_data(molecules):
+    targets = PropertyDistribution.from_molecules(molecules, NAMES)
+    sizes, values = targets.sample(20_000, torch.Generator().manual_seed(0))
+    assert sizes.dtype == torch.long and values.shape == (20_000, 2)
+    alpha = molecules.property("alpha")
+    for n in (15, 17, 19, 21):
+        own, drawn = alpha[molecules.sizes == n], values[sizes == n, 1]
+        share, expected = (sizes == n).float().mean(), (molecules.sizes == n).mean()
+        # five standard errors
+        assert abs(share - expected) < 5 * math.sqrt(expected / 20_000)
+        assert abs(drawn.mean() - own.mean()) < 5 * own.std() / math.sqrt(len(drawn))
+        assert abs(drawn.std() - own.std()) < 0.1 * own.std()
+    # the two properties of a draw are one molecule's
+    pairs = set(map(tuple, molecules.props[:, [4, 1]].astype(np.float32).tolist()))
+    assert all(tuple(pair) in pairs for pair in values[:500].tolist())
+
+
+def test_values_given_a_size_are_those_of_that_size(molecules):
+    targets = PropertyDistribution.from_molecules(molecules, "alpha")
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.tensor([18, 12, 25] * 3000)
+    values = targets.given(wanted, generator)[:, 0]
+    for n in (18, 12, 25):
+        own = molecules.property("alpha")[molecules.sizes == n].astype(np.float32)
+        drawn = values[wanted == n]
+        assert set(drawn.tolist()) <= set(own.tolist())
+        assert abs(drawn.mean() - own.mean()) < 5 * own.std() / math.sqrt(3000)
+        if n == 12:  # of few, each is drawn, the first and the last too
+            assert set(drawn.tolist()) == set(own.tolist())
+    with pytest.raises(ValueError, match="no molecule has 4 atoms; there are 3, 5, 6"):
+        targets.given(torch.tensor([18, 4]))
+
+
+def test_targets_travel_with_a_checkpoint(molecules, properties, tmp_path):
+    targets = PropertyDistribution.from_molecules(molecules, NAMES)
+    net = PairNet(5, 16, 8, 4, layers=1, bases=8, context=2)
+    extra = {"properties": properties.config, "sizes": targets.sizes, "values": targets.values}
+    anydiff.save(tmp_path / "m.safetensors", GaussianDiffusion(net, Polynomial(), "eps"), extra)
+    _, extra = anydiff.load(tmp_path / "m.safetensors")
+    again = PropertyDistribution(extra["sizes"], extra["values"])
+    assert Properties.from_config(extra["properties"]) == properties
+    draws = [t.sample(50, torch.Generator().manual_seed(3)) for t in (targets, again)]
+    assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
+
+
+def test_pairs_that_do_not_fit_are_refused():
+    for sizes, values in (([3, 4], [[1.0]]), ([], np.zeros((0, 1))), ([3], [1.0])):
+        with pytest.raises(ValueError, match=r"give \(M,\) and \(M, P\)"):
+            PropertyDistribution(torch.tensor(sizes), torch.tensor(values))
+    with pytest.raises(ValueError, match="size 0"):
+        PropertyDistribution(torch.tensor([0]), torch.tensor([[1.0]]))
+
+
+def test_the_judge_and_the_generator_share_no_molecule():
+    train = split().train
+    judge, generator = halves(train)
+    assert len(judge) == len(generator) == 50_000
+    assert (np.concatenate([judge, generator]) == train).all()
+    assert not set(judge.tolist()) & set(generator.tolist())
+    assert list(map(len, halves(split(5000).train))) == [1910, 1911]
+    with pytest.raises(ValueError, match="at least 2"):
+        halves(train[:1])
+
+
+# the judge --------------------
+
+SMALL = {"hidden": 16, "pair": 12, "vectors": 5, "layers": 2, "bases": 8}
+
+
+@pytest.fixture(params=["sum", "mean"])
+def judge(request, molecules, properties):
+    """A small model with every path awake, also those that start at zero, in float64."""
+    torch.manual_seed(0)
+    model = PropertyModel(properties, pool=request.param, **SMALL).double()
+    model.fit_composition(molecules)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def rows(molecules, indices=range(8)):
+    part = molecules.subset(list(indices))
+    return part.pos.astype(np.float64), part.z, part.index
+
+
+def same(a, b):  # float64
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_motions_and_reflections_change_no_prediction(judge, molecules):
+    pos, z, index = rows(molecules)
+    before = judge.predict(pos, z, index)
+    assert before.std(0).min() > 1e-3  # there is something to change
+    # the network has a say, beside the composition
+    assert (judge.predict(1.1 * pos, z, index) - before).abs().min() > 1e-6
+    rotation = o3.rand_matrix(dtype=torch.float64).numpy()
+    for matrix in (rotation, -rotation):
+        same(judge.predict(pos @ matrix.T, z, index), before)
+    shift = 3 * np.random.default_rng(0).normal(size=(8, 3))
+    same(judge.predict(pos + shift[index], z, index), before)
+
+
+def test_the_order_of_atoms_changes_no_prediction(judge, molecules):
+    pos, z, index = rows(molecules)
+    order = np.lexsort((np.random.default_rng(0).random(len(z)), index))
+    assert (order != np.arange(len(z))).any()
+    same(judge.predict(pos[order], z[order], index), judge.predict(pos, z, index))
+
+
+def test_a_molecule_is_judged_alike_alone_and_in_company(judge, molecules):
+    pos, z, index = rows(molecules)
+    together = judge.predict(pos, z, index)
+    for m in range(8):
+        own = index == m
+        same(judge.predict(pos[own], z[own], index[own])[0], together[m])
+    same(judge.predict(pos, z, index, batch_size=3), together)
+    tensors = map(torch.from_numpy, (pos, z, index))
+    same(judge.predict(*tensors), together)
+    assert judge.predict(pos[:0], z[:0], index[:0]).shape == (0, 2)
+
+
+def test_a_diverged_sample_spoils_no_other(judge, molecules):
+    pos, z, index = rows(molecules)
+    before = judge.predict(pos, z, index)
+    pos[index == 2] = np.nan
+    after = judge.predict(pos, z, index)
+    assert after[2].isnan().all()
+    others = [0, 1, 3, 4, 5, 6, 7]
+    same(after[others], before[others])
+
+
+def test_two_far_copies_count_twice_if_summed(molecules, properties):
+    """The pooling does what it says: what is far away adds, or averages."""
+    pos, z, _ = rows(molecules, [3])
+    twice = np.concatenate([pos, pos + 1e4]), np.concatenate([z, z]), np.zeros(2 * len(z), int)
+    for pool, factor in (("sum", 2), ("mean", 1)):
+        model = PropertyModel(properties, pool=pool, **SMALL).double()
+        torch.nn.init.zeros_(model.net.readout[2].weight)
+        model.composition[:-1] = torch.arange(5.0)[:, None]
+        torch.nn.init.constant_(model.net.readout[2].bias, 0.3)
+        one, two = (
+            model.properties.encode(model.predict(*r)) for r in ((pos, z, 0 * z.astype(int)), twice)
+        )
+        same(two, factor * one)
+
+
+def test_an_atom_alone_is_judged(judge):
+    assert judge.predict(np.zeros((1, 3)), np.array([6]), np.array([0])).isfinite().all()
+
+
+def test_what_the_judge_does_not_know_is_refused(judge, properties):
+    with pytest.raises(ValueError, match="atomic number 17; this model knows 1, 6, 7, 8, 9"):
+        judge.predict(np.zeros((1, 3)), np.array([17]), np.array([0]))
+    with pytest.raises(ValueError, match="'sum' or 'mean'"):
+        PropertyModel(properties, pool="max")
+
+
+def test_the_composition_is_fitted_by_least_squares(molecules, properties):
+    molecules = molecules.subset(np.arange(0, 5000, 5))
+    for pool in ("sum", "mean"):
+        model = PropertyModel(properties, pool=pool, **SMALL)
+        model.fit_composition(molecules)
+        own = np.stack([molecules.property(n) for n in NAMES], 1)
+        rest = own - model.predict(molecules.pos, molecules.z, molecules.index).numpy()
+        rest /= np.array(properties.mad)  # the network is silent at first
+        assert np.abs(rest).mean(0) == pytest.approx(model.spread.numpy(), rel=1e-3)
+        # nothing of the counts of atoms is left in it, to float32's precision
+        counts = np.stack(
+            [
+                np.bincount(molecules.index[molecules.z == e], minlength=1000)
+                for e in (1, 6, 7, 8, 9)
+            ],
+            1,
+        )
+        if pool == "mean":
+            counts = counts / molecules.sizes[:, None]
+        for r in rest.T:
+            assert abs(r.mean()) < 1e-4
+            assert np.abs((counts - counts.mean(0)).T @ r).max() / 1000 < 1e-3
+
+
+def test_a_file_gives_the_same_judge(judge, molecules, tmp_path):
+    path = tmp_path / "judge.safetensors"
+    judge.float().save(path, {"steps": 3})
+    again = PropertyModel.load(path)
+    assert torch.equal(again.predict(*rows(molecules)), judge.predict(*rows(molecules)))
+    assert again.about == {"steps": 3} and again.properties == judge.properties
+    assert not again.training and not any(p.requires_grad for p in again.parameters())
+    assert [p.name for p in tmp_path.iterdir()] == ["judge.safetensors"]
+
+
+def test_a_file_that_is_no_judge_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "other.safetensors"
+    with pytest.raises(FileNotFoundError, match="train_property_model"):
+        PropertyModel.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="holds no PropertyModel"):
+        PropertyModel.load(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="damaged"):
+        PropertyModel.load(path)
+
+
+def test_a_few_molecules_are_learnt_beyond_their_composition(molecules):
+    torch.manual_seed(0)
+    properties = Properties.from_molecules(molecules, "alpha")
+    model = PropertyModel(properties, pool="sum", hidden=32, pair=32, vectors=8, layers=2, bases=24)
+    model.fit_composition(molecules)
+    few = molecules.subset(np.arange(0, 5000, 210))
+    own = torch.from_numpy(few.property("alpha"))[:, None]
+
+    def error():
+        return float((model.predict(few.pos, few.z, few.index) - own).abs().mean())
+
+    unpack = with_properties(Atoms().unpack, properties, few.prop_names)
+    batch = next(iter(loader(few, len(few), shuffle=False)))
+    _, space, cond = unpack(batch)
+    before, optimizer = error(), Muon(model.parameters(), 0.01)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, 100)
+    for _ in range(100):
+        loss = (model(batch.pos, batch.z, space) - cond["context"]).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        falling.step()
+    assert 1 < before < 4  # bohr³, of the composition alone; of the mean it is 6
+    assert error() < 0.25 * before
