@@ -73,6 +73,13 @@ def test_digits_are_read_and_measured_as_on_the_page():
     assert names["floor"].frechet < 2
 
 
+def test_the_methods_of_one_s_own_do_what_the_page_asks_of_them():
+    names = {}
+    for block in blocks("docs/extending.md"):
+        exec(block, names)
+    assert {"Tempered", "Straight", "Labelled", "Symmetric", "with_total", "translate"} <= names.keys()
+
+
 def commands():
     for page in [
         PAGES / "README.md",

@@ -40,6 +40,9 @@ def dps(
     such a step moves x by :math:`g_t^2 / T` times the score, g² being the SDE's diffusion. Norms are
     of single items.
 
+    Either is too sure of x0 amid the noise: for a small :math:`\sigma_y`, or a large w, few steps
+    overshoot and may run away. :func:`pigdm` does not, for linear A.
+
     Arguments:
         operator: A, of any kind that autograd can follow, linear or not.
         y: What was measured.
