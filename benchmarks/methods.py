@@ -27,7 +27,9 @@ from anydiff import (
     Cosine,
     GaussianDiffusion,
     Tabulated,
+    editing,
     exact,
+    guidance,
     likelihood,
     sample,
     score_matching,
@@ -347,13 +349,21 @@ def grids_table() -> str:
     return table(["grid", "what it is", "source"], rows)
 
 
-def others_table() -> str:
+def training_table() -> str:
     kinds = {
         "weighting": [w for w in public(weightings) if isinstance(w, type)],
         "density of times": [t for t in public(times) if isinstance(t, type)],
         "likelihood": list(public(likelihood)),
         "score matching": list(public(score_matching)),
     }
+    return named(kinds)
+
+
+def steering_table() -> str:
+    return named({"guidance": list(public(guidance)), "editing": list(public(editing))})
+
+
+def named(kinds: dict[str, list]) -> str:
     rows = []
     for kind, things in kinds.items():
         for thing in things:
@@ -439,9 +449,15 @@ Where the times of a run lie.
 
 {grids_table()}
 
+## Guidance and editing
+
+How to use them, and how near they come to what is known exactly: [steering](steering.md).
+
+{steering_table()}
+
 ## Training and likelihood
 
-{others_table()}
+{training_table()}
 """
 
 

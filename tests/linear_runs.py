@@ -11,12 +11,13 @@ A sampler or a schedule is here by being exported; its variants by a line below.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
-from anydiff import Dense, sample, samplers, schedules
+from anydiff import Dense, Predictor, sample, samplers, schedules
+from anydiff.predictions import Network
 from anydiff.samplers import (
     DDIM,
     DDPM,
@@ -117,7 +118,8 @@ def response(model, sampler, knots):
         return sample(predictor, x_T, sampler, knots)[:, 0]
 
     space = Probe()
-    run(replace(model.predictor(space), network=lambda x_t, t: x_t), 3)  # how often it draws
+    network = Network(lambda x_t, t: x_t, model.predicts, space)
+    run(Predictor(network, model.schedule, space), 3)  # how often it draws
     y = run(model.predictor(Probe()), 3 + len(space.drawn))
     offset, gain = y[0].item(), (y[1] - y[0]).item()
     assert abs(y[2].item() - (offset - 2 * gain)) < 1e-9 * (1 + abs(gain)), "the run is not linear"

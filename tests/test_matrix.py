@@ -17,7 +17,7 @@ from linear_runs import SAMPLERS, SCHEDULES, response
 from test_packed import EVERYTHING
 from test_spaces import every_space, generators
 
-from anydiff import exact, sample
+from anydiff import editing, exact, guidance, sample
 from anydiff.predictions import PREDICTIONS
 from anydiff.samplers import (
     AdaptiveODE,
@@ -261,3 +261,7 @@ def test_every_method_is_on_the_page():
         assert re.search(rf"`{made_by}\b", page), (
             f"{kind}: run python benchmarks/methods.py --write"
         )
+    for method in (*guidance.__all__, *editing.__all__):
+        documented = getattr(guidance, method, None) or getattr(editing, method)
+        if "References:" in (documented.__doc__ or ""):
+            assert f"`{method}`" in page, f"{method}: run python benchmarks/methods.py --write"

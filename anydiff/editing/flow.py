@@ -92,7 +92,8 @@ def interpolate(
 
     z_a, z_b = (encode(predictor, x, sampler=sampler, steps=steps, grid=grid) for x in (a, b))
     states = [_slerp(z_a, z_b, w, space) for w in weights]
-    together = predictor.copies(len(states)) if predictor.copies else None
+    copies = getattr(predictor, "copies", None)
+    together = copies(len(states)) if copies else None
     if together is None:
         return torch.stack([back(predictor, z) for z in states])
     return torch.stack(space.separate(back(together, space.join(states)), len(states)))

@@ -30,9 +30,10 @@ def several(
     if not (isinstance(seed, int | torch.Generator) or seed is None):
         # the k-th draw of an item is seeded by the item's seed and k, not by its place
         each = [_child(s, k) for k in range(n) for s in seed]
-    if predictor.copies is not None:
+    copies = getattr(predictor, "copies", None)  # a predictor of one's own may have none
+    if copies is not None:
         x = [space.join([x] * n) for x in states]
-        drawn = draw(predictor.copies(n), *x, seed=seed if each is None else each)
+        drawn = draw(copies(n), *x, seed=seed if each is None else each)
         return torch.stack(space.separate(drawn, n))
 
     def one(k: int) -> Tensor:

@@ -26,13 +26,17 @@ def guided(
 ) -> Predictor:
     """A predictor in place of others, which it makes use of."""
     first = predictors[0]
-    models = list(dict.fromkeys(m for p in predictors for m in p.models))
+    models = dict.fromkeys(m for p in predictors for m in getattr(p, "models", ()))
 
     def copies(n: int) -> Predictor:
         return remade(*(p.copies(n) for p in predictors))  # type: ignore[misc]
 
     # a scale for each item would have to be copied too
-    can = remade and not isinstance(scale, Tensor) and all(p.copies for p in predictors)
+    can = (
+        remade
+        and not isinstance(scale, Tensor)
+        and all(getattr(p, "copies", None) for p in predictors)
+    )
     return Predictor(answer, first.schedule, first.space, tuple(models), copies if can else None)
 
 

@@ -180,7 +180,8 @@ def follow(
 @contextmanager
 def evaluating(predictor: Predictor) -> Iterator[None]:
     """The predictor's models in eval mode, without dropout, and back as they were."""
-    training = [m for model in predictor.models for m in model.modules() if m.training]
+    models = getattr(predictor, "models", ())  # a predictor of one's own may have none
+    training = [m for model in models for m in model.modules() if m.training]
     for module in training:
         module.training = False
     try:

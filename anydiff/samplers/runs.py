@@ -65,7 +65,8 @@ def sample(
 
 def blank(predictor: Predictor, shape: Sequence[int]) -> Tensor:
     """An empty tensor of a shape, as the predictor's models have theirs."""
-    parameters = (p for model in predictor.models for p in model.parameters())
+    models = getattr(predictor, "models", ())
+    parameters = (p for model in models for p in model.parameters())
     parameter = next(parameters, torch.empty(0))
     return torch.empty(tuple(shape), dtype=parameter.dtype, device=parameter.device)
 
