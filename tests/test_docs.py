@@ -19,9 +19,45 @@ def blocks(page):
 def test_the_readme_s_lines_run():
     index = torch.tensor([0, 0, 0, 1, 1])
     names = {"x0": torch.randn(5, 8), "index": index, "num_items": 2}
-    (block,) = blocks("README.md")
+    block = blocks("README.md")[-1]
     exec(block.replace("steps=250", "steps=3"), names)
     assert names["x"].shape == (44, 8) and names["loss"].isfinite()
+
+
+def test_the_readme_s_steering_runs():
+    """Each snippet with a network that has learnt nothing, on the data that it speaks of."""
+    import anydiff
+    from anydiff.data.kanji import load_kanji
+    from anydiff.data.molecules import Atoms, loader
+    from anydiff.data.qm9 import load_qm9
+    from anydiff.data.sequences import pad
+    from anydiff.data.stroke_rows import StrokeRows
+    from anydiff.denoisers import BiRNN, PairNet, UNet
+
+    atoms, kanji = Atoms(charge_scale=None), load_kanji().subset(range(4))
+    rows = StrokeRows.fit(kanji)
+    batch = next(iter(loader(load_qm9("5k").subset(range(3)), 3, shuffle=False)))
+    names = {
+        **vars(anydiff), "torch": torch, "pad": pad, "atoms": atoms, "batch": batch, "rows": rows,
+        "scaffold": batch.z > 1, "sketches": kanji, "history": torch.randn(2, 30, 1),
+        "kept": torch.as_tensor(rows.encode(kanji).sizes) // 2,
+    }  # fmt: skip
+    networks = [
+        PairNet(5, hidden=16, pair=8, vectors=4, layers=1),
+        BiRNN(rows.channels, hidden=8, layers=1),
+        UNet(1, (8, 16), classes=10),
+        BiRNN(1, hidden=8, layers=1),
+    ]
+    snippets = blocks("README.md")[:-1]
+    assert len(snippets) == len(networks)
+    for block, network in zip(snippets, networks, strict=True):
+        assert len(block.strip().splitlines()) <= 5
+        names["diffusion"] = anydiff.GaussianDiffusion(network, anydiff.Cosine(), "v").eval()
+        short = block.replace("resamples=10", "resamples=1, steps=3").replace("steps=25", "steps=3")
+        exec(short, names)
+    assert names["grown"].shape == (3, len(batch.z), 8) and len(names["z"]) == len(batch.z)
+    assert len(names["finished"]) == 4 and names["digits"].shape == (10, 1, 8, 8)
+    assert names["days"].shape == (32, 2, 24, 1) and (names["low"] < names["high"]).all()
 
 
 def test_nothing_is_left_to_fill_in():
@@ -55,6 +91,12 @@ def test_strokes_are_drawn_as_on_the_page():
         exec(block.replace("steps=100", "steps=3"), names)
     assert len(names["back"]) == len(names["kanji"]) and len(names["sketches"]) == 4
     assert names["loss"].isfinite()
+    x0, known, mask = (names[name] for name in ("x0", "known", "mask"))
+    for drawn in names["drawn"]:
+        assert torch.equal(drawn[known], x0[known]) and not known[mask].all()
+    for name in ("healed", "redrawn"):
+        assert names[name].shape == x0.shape and names[name].isfinite().all()
+    assert names["blended"].shape[:2] == (7, len(names["a"]))
 
 
 def test_a_circle_is_learned_from_the_page():
@@ -77,7 +119,22 @@ def test_the_methods_of_one_s_own_do_what_the_page_asks_of_them():
     names = {}
     for block in blocks("docs/extending.md"):
         exec(block, names)
-    assert {"Tempered", "Straight", "Labelled", "Symmetric", "with_total", "translate"} <= names.keys()
+    assert {
+        "Tempered",
+        "Straight",
+        "Labelled",
+        "Symmetric",
+        "with_total",
+        "translate",
+    } <= names.keys()
+
+
+def test_points_are_steered_as_on_the_page():
+    names = {}
+    for block in blocks("docs/steering.md"):
+        exec(block, names)
+    assert names["draws"].shape == (8, 50, 2) and names["between"].shape == (5, 25, 2)
+    assert names["loss"].isfinite().all()
 
 
 def commands():
