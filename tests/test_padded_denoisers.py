@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import anydiff
-from anydiff import DDPM, Cosine, GaussianDiffusion, Masked
+from anydiff import DDPM, Cosine, Dense, GaussianDiffusion, Masked
 from anydiff.denoisers import BiRNN, Transformer
 
 LENGTHS = [7, 1, 12, 4]
@@ -140,6 +140,7 @@ def test_all_rows_are_valid_without_a_space(kind):
     net, x_t, t = network(kind), torch.randn(2, 5, 3), torch.rand(2)
     full = Masked(torch.ones(2, 5, dtype=torch.bool))
     torch.testing.assert_close(net(x_t, t), net(x_t, t, space=full), rtol=0, atol=0)
+    torch.testing.assert_close(net(x_t, t, space=Dense()), net(x_t, t), rtol=0, atol=0)
 
 
 @every_two

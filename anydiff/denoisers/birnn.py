@@ -41,7 +41,7 @@ from anydiff.denoisers.conditions import (
 from anydiff.denoisers.padded import padded_input
 from anydiff.denoisers.recurrent import BiRecurrent
 from anydiff.denoisers.times import FourierTime, time_features
-from anydiff.spaces import Masked
+from anydiff.spaces import Dense, Masked
 
 __all__ = ["BiRNN"]
 
@@ -169,7 +169,7 @@ class BiRNN(nn.Module):
         x_t: Tensor,
         t: Tensor,
         *,
-        space: Masked | None = None,
+        space: Masked | Dense | None = None,
         label: Tensor | None = None,
         context: Tensor | None = None,
         tokens: Tensor | None = None,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from anydiff.denoisers.conditions import check_context, flagged
-from anydiff.spaces import Masked
+from anydiff.spaces import Dense, Masked
 
 __all__ = ["padded_input"]
 
@@ -14,7 +14,7 @@ __all__ = ["padded_input"]
 def padded_input(
     x_t: Tensor,
     t: Tensor,
-    space: Masked | None,
+    space: Masked | Dense | None,
     context: Tensor | None,
     *,
     channels: int,
@@ -24,7 +24,7 @@ def padded_input(
     """The rows to read, zero outside the space; the space; and what else a network is told of each row.
 
     Arguments:
-        space: The batch's space; all rows of all items if None.
+        space: The batch's space; all rows of all items if None, or `Dense`.
         context: (B, columns) or (B, N, columns), NaN where unknown; all of it if None.
         observed: The network is told which values were observed: (B, N, channels) of 0 and 1.
 
@@ -40,7 +40,7 @@ def padded_input(
     if t.shape != x_t.shape[:1]:
         raise ValueError(f"t is {tuple(t.shape)}; expected ({len(x_t)},), a time for each item.")
     check_context(context, columns, tuple(x_t.shape[:1]), tuple(x_t.shape[:2]))
-    if space is None:
+    if space is None or isinstance(space, Dense):
         space = Masked(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
     if space.observed is not None and not observed:
         raise ValueError(

@@ -29,7 +29,7 @@ from anydiff.denoisers.conditions import (
 )
 from anydiff.denoisers.padded import padded_input
 from anydiff.denoisers.times import time_features
-from anydiff.spaces import Masked
+from anydiff.spaces import Dense, Masked
 
 __all__ = ["Transformer"]
 
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
         x_t: Tensor,
         t: Tensor,
         *,
-        space: Masked | None = None,
+        space: Masked | Dense | None = None,
         label: Tensor | None = None,
         context: Tensor | None = None,
         tokens: Tensor | None = None,
