@@ -20,18 +20,22 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, inpaint
 from anydiff.guidance import classifier_free
 from anydiff.samplers import DDIM, DDPM, DPMSolver, Progress, Sampler, sample
-from anydiff.spaces import Space
+from anydiff.spaces import Dense, Space
 
 __all__ = [
     "SAMPLERS",
     "TRAINER_FLAGS",
+    "calls",
     "draw",
+    "draw_all",
+    "labels_in_turn",
     "moments",
     "parse",
     "parser",
     "run_folder",
     "seeds",
     "training_settings",
+    "which_finite",
 ]
 
 TRAINER_FLAGS = ("accelerator", "devices", "precision", "strategy")
@@ -199,6 +203,97 @@ def draw(
     if args.edit and x is not None:
         return edit(predictor, x, args.edit, **options)
     return sample(predictor, shape, **options)
+
+
+def draw_all(
+    args: argparse.Namespace,
+    diffusion: GaussianDiffusion,
+    shape: Sequence[int],
+    cond: Mapping[str, Tensor] | None = None,
+    *,
+    x: Tensor | None = None,
+    known: Tensor | None = None,
+    batch: int = 64,
+    shown: int = 8,
+) -> tuple[Tensor, Tensor]:
+    """--num items of one shape as the flags say, batch after batch, and the way of the first ones.
+
+    Arguments:
+        shape: Of one item.
+        cond: Conditions, of one row for each item.
+        x, known: As :func:`draw` has them, a row for each item.
+        batch: Items drawn at once.
+        shown: How many are watched.
+
+    Returns:
+        The items, (num, \\*shape), and the states of the first ones after each step,
+        (steps, shown, \\*shape); on the CPU.
+    """
+    device = next(diffusion.parameters()).device
+    drawn: list[Tensor] = []
+    path: list[Tensor] = []
+
+    def keep(p: Progress) -> None:
+        if not drawn:  # of the first batch
+            path.append(p.x_s[:shown].cpu())
+
+    for start in range(0, args.num, batch):
+        some = slice(start, min(start + batch, args.num))
+
+        def of(value: Tensor | None, some: slice = some) -> Any:
+            return None if value is None else value[some].to(device)
+
+        drawn.append(
+            draw(
+                args, diffusion, (some.stop - start, *shape), Dense(), start,
+                cond={name: of(value) for name, value in (cond or {}).items()},
+                x=of(x), known=of(known), callback=keep,
+            ).cpu()
+        )  # fmt: skip
+    return torch.cat(drawn), torch.stack(path)
+
+
+def labels_in_turn(args: argparse.Namespace, classes: int) -> Tensor | None:
+    """The label of each of --num items: those of --label in turn, all if not given; None of no classes.
+
+    Arguments:
+        classes: How many the model knows.
+
+    Raises:
+        ValueError: Labels or guidance are asked for that the model doesn't know.
+    """
+    if not classes:
+        if args.label or args.guidance != 1:
+            flag = "label" if args.label else "guidance"
+            raise ValueError(
+                f"the model knows no classes, which --{flag} is about; train one with --classes, or "
+                f"leave --{flag} out."
+            )
+        return None
+    wanted = args.label or list(range(classes))
+    if wrong := [n for n in wanted if not 0 <= n < classes]:
+        raise ValueError(f"--label is {wrong[0]}; the model knows the labels 0 to {classes - 1}.")
+    return torch.tensor(wanted)[torch.arange(args.num) % len(wanted)]
+
+
+def which_finite(drawn: Tensor, items: str) -> Tensor:
+    """Which of what was drawn are finite, (num,) of booleans; the command says how many are not.
+
+    Raises:
+        ValueError: None is.
+    """
+    finite = drawn.isfinite().flatten(1).all(1)
+    if not finite.any():
+        raise ValueError(f"none of the {items} came out finite: the training diverged; lower --lr.")
+    if not finite.all():
+        print(f"{int((~finite).sum())} of the {items} are left out: not finite")
+    return finite
+
+
+def calls(args: argparse.Namespace, guided: bool) -> int:
+    """Network calls for an item, `guided` if there is a condition that --guidance is about."""
+    twice = guided and args.guidance not in (0, 1)  # with the condition, and without
+    return args.steps * (args.resamples if args.inpaint else 1) * (2 if twice else 1)
 
 
 def moments(count: int, most: int = 40) -> list[int]:

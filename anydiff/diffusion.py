@@ -139,8 +139,9 @@ class GaussianDiffusion(nn.Module):
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise
         if self.training:
-            cond = conditioning.augment(cond, self.augment, self.schedule, x0, space, generator)
+            # first, so that no image that is there goes without its time
             cond = conditioning.drop(cond, self.drop, x0, space, generator)
+            cond = conditioning.augment(cond, self.augment, self.schedule, x0, space, generator)
         at = self.schedule.at(t if self.hybrid is None else self.hybrid.rows(t))
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)

@@ -3,14 +3,29 @@
 import sys
 
 import pytest
+import torch
+from torch import nn
 
-from anydiff.commands import moments, parse, parser, run_folder, seeds, training_settings
+from anydiff import GaussianDiffusion
+from anydiff.commands import (
+    calls,
+    draw_all,
+    labels_in_turn,
+    moments,
+    parse,
+    parser,
+    run_folder,
+    seeds,
+    training_settings,
+    which_finite,
+)
 
 
 def given(monkeypatch, *flags, positive=()):
     monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
     made = parser("What it does.\n\nMore.", out="runs/x", items="things", num=7)
     made.add_argument("--widths", type=int, nargs="+")
+    made.add_argument("--label", type=int, nargs="+")
     made.add_argument("--quiet", action="store_true", help="say less")
     return parse(made, *positive)
 
@@ -76,3 +91,101 @@ def test_the_folder_of_a_run(monkeypatch, tmp_path):
     (out / "drawn").touch()  # there are results, which nothing overwrites
     assert run_folder(given(monkeypatch, "--out", out), "drawn") == tmp_path / "run-2"
     assert run_folder(given(monkeypatch, "--out", out, "--resume"), "drawn") == out
+
+
+# drawing --------------------
+
+
+class Remembers(nn.Module):
+    """A denoiser of v that keeps the labels it was told."""
+
+    classes = 4
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.told = []
+
+    def forward(self, x_t, t, label=None):
+        self.told.append(label)
+        shift = 0.0 if label is None else label.reshape(-1, 1, 1, 1)
+        return self.scale * x_t + shift
+
+
+def drawn(args, cond=None, **options):
+    diffusion = GaussianDiffusion(Remembers(), prediction="v")
+    return diffusion.denoiser, *draw_all(args, diffusion, (1, 2, 4), cond, **options)
+
+
+def test_items_are_the_same_however_they_are_batched(monkeypatch):
+    args = given(monkeypatch, "--steps", 3)
+    cond = {"label": torch.arange(7) % 4}
+    _, x, path = drawn(args, cond, shown=2)
+    assert x.shape == (7, 1, 2, 4) and path.shape == (3, 2, 1, 2, 4)
+    assert torch.equal(path[-1], x[:2])  # it ends where they are
+    denoiser, again, _ = drawn(args, cond, batch=3, shown=2)
+    torch.testing.assert_close(again, x)  # to the rounding of another batch size
+    assert torch.equal(torch.cat(denoiser.told[::3]), cond["label"])
+
+
+def test_guidance_goes_beyond_what_labels_say(monkeypatch):
+    cond = {"label": torch.full((7,), 3)}
+    by = {w: drawn(given(monkeypatch, "--steps", 3, "--guidance", w), cond)[1] for w in (0, 1, 2)}
+    torch.testing.assert_close(by[0], drawn(given(monkeypatch, "--steps", 3))[1])
+    torch.testing.assert_close(by[2], 2 * by[1] - by[0])  # the network is linear in its label
+    assert not torch.allclose(by[1], by[0])
+
+
+def test_what_is_known_stays_and_edits_are_near(monkeypatch):
+    x = torch.linspace(-1, 1, 56).reshape(7, 1, 2, 4)
+    known = (torch.arange(4) < 2).expand_as(x)
+    args = given(monkeypatch, "--steps", 3, "--inpaint", "--resamples", 2)
+    _, whole, path = drawn(args, x=x, known=known, batch=3)
+    assert torch.equal(whole[known], x[known]) and not torch.equal(whole, x)
+    assert len(path) == 6  # each step twice
+    little = drawn(given(monkeypatch, "--edit", 0.02), x=x)[1]
+    assert (little - x).abs().max() < 0.3 < (drawn(given(monkeypatch))[1] - x).abs().max()
+
+
+def test_labels_come_in_turn(monkeypatch):
+    args = given(monkeypatch)
+    assert labels_in_turn(args, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert labels_in_turn(args, 0) is None
+    args.label = [2, 0]
+    assert labels_in_turn(args, 3).tolist() == [2, 0, 2, 0, 2, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("label", "flags", "classes", "message"),
+    [
+        ([2, 3], [], 3, "--label is 3; .* 0 to 2"),
+        ([-1], [], 3, "--label is -1"),
+        ([0], [], 0, "no classes, which --label is about.*--classes"),
+        (None, ["--guidance", 2], 0, "no classes, which --guidance is about"),
+    ],
+)
+def test_labels_that_a_model_does_not_know(label, flags, classes, message, monkeypatch):
+    args = given(monkeypatch, *flags)
+    args.label = label
+    with pytest.raises(ValueError, match=message):
+        labels_in_turn(args, classes)
+
+
+def test_calls_of_the_network_are_counted(monkeypatch):
+    for flags in ([], ["--guidance", 2], ["--guidance", 0], ["--inpaint", "--guidance", 3]):
+        args = given(monkeypatch, "--steps", 4, "--resamples", 2, "--num", 5, *flags)
+        x = torch.zeros(5, 1, 2, 4)
+        cond = {"label": torch.arange(5) % 4}
+        denoiser, _, _ = drawn(args, cond, x=x, known=torch.ones_like(x, dtype=torch.bool))
+        assert calls(args, guided=True) == len(denoiser.told), flags
+    assert calls(args, guided=False) == 8
+
+
+def test_what_is_not_finite_is_left_out(capsys):
+    x = torch.zeros(3, 1, 2, 2)
+    assert which_finite(x, "images").all() and capsys.readouterr().out == ""
+    x[1, 0, 0, 0], x[2, 0, 1, 1] = torch.nan, torch.inf
+    assert which_finite(x, "images").tolist() == [True, False, False]
+    assert "2 of the images" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"none of the images.*--lr"):
+        which_finite(x[1:], "images")

@@ -94,6 +94,16 @@ def test_a_loss_without_drops_draws_what_it_drew():
     assert torch.equal(*losses)  # the noise and the times come first
 
 
+def test_no_noised_condition_goes_without_its_time():
+    network = Recorder()
+    diffusion = GaussianDiffusion(network, Cosine(), "v", drop=0.5, augment={"image": 0.6})
+    diffusion.loss(torch.zeros(64, 2, 3), image=torch.ones(64, 4))
+    told = network.told
+    there = ~missing(told["image"])
+    assert 0 < there.sum() < 64
+    assert not told["image_t"][there].isnan().any()
+
+
 def test_augmented_conditions_have_the_noise_of_the_level_they_are_told_with():
     schedule, c = Cosine(), torch.full((2000, 4, 4), 0.7)
     x, generator = torch.randn(2000, 3), torch.Generator().manual_seed(0)

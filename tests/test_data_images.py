@@ -24,6 +24,7 @@ from anydiff.data.images import (
     ImageError,
     Images,
     from_uint8,
+    held_out,
     load_images,
     loader,
     split,
@@ -107,6 +108,16 @@ def test_parts_share_no_picture_and_are_the_same_each_time(num, num_test, sizes)
 def test_too_few_pictures_make_no_parts(num, num_test):
     with pytest.raises(ImageError, match=f"{num} pictures, {num_test} of them"):
         split(some(num, num_test=num_test))
+
+
+def test_as_many_are_held_out_as_are_wanted():
+    images = some(20)
+    test = split(images).test
+    chosen = held_out(images, 7, [3, 4, 4])
+    assert torch.equal(chosen.pixels, images.pixels[np.resize(test, 7)])
+    assert torch.equal(chosen.labels, images.labels[np.resize(test, 7)])
+    with pytest.raises(ImageError, match=r"\(3, 4, 4\) and the model draws \(1, 8, 8\)"):
+        held_out(images, 7, [1, 8, 8])
 
 
 # scale --------------------

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anydiff.data.image_pictures import animate_denoising, draw_grid, draw_strip, sheet
+from anydiff.data.image_pictures import animate_denoising, draw_grid, draw_rows, draw_strip, sheet
 
 GROUND = 226
 
@@ -72,6 +72,29 @@ def test_a_grid_is_the_sheet(tmp_path):
         assert picture.format == "PNG"
         assert np.array_equal(np.asarray(picture), sheet(pixels, 4, 3))
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_rows_lie_beside_their_captions(tmp_path):
+    rows = {"a": random(3, 1, 4, 4), "a longer caption": random(3, 1, 4, 4, seed=1)}
+    draw_rows(tmp_path / "a.png", rows, scale=6)
+    with Image.open(tmp_path / "a.png") as picture:
+        picture = np.asarray(picture)
+    images = sheet(torch.cat(list(rows.values())), 3, 6)
+    margin = picture.shape[1] - images.shape[1]
+    assert np.array_equal(picture[:, margin:], images)
+    dark = picture[:, :margin, 0] < 100
+    down, along = np.nonzero(dark)
+    middle = len(images) // 2
+    assert (down < middle).any() and (down > middle).any()  # each beside its own
+    assert along.min() > 0 and along.max() < margin - 5
+    assert along[down > middle].max() > 2 * along[down < middle].max()
+    for wrong, words in (
+        ({}, "rows are none"),
+        (rows | {"b": random(2, 1, 4, 4)}, r"\(2, 1, 4, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            draw_rows(tmp_path / "b.png", wrong)
+    assert not (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize(

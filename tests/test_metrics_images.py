@@ -16,7 +16,15 @@ from anydiff.metrics import digit_features, image_features
 from anydiff.metrics.digit_features import FEATURES_HASH, DigitFeatures
 from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
 from anydiff.metrics.image_features import INCEPTION, InceptionFeatures, PixelFeatures
-from anydiff.metrics.images import Classifier, Report, compare, evaluate, noise_images, table
+from anydiff.metrics.images import (
+    Classifier,
+    Report,
+    compare,
+    compare_parts,
+    evaluate,
+    noise_images,
+    table,
+)
 from anydiff.metrics.inception import Inception, resize
 
 ROOT = Path(__file__).parents[1]
@@ -381,6 +389,21 @@ def test_rows_lie_between_the_floor_and_the_ceiling(features, parts):
     assert alone == rows[1]
     spared = evaluate(drawn, features.features(test.pixels), features=features)
     assert spared.frechet == alone.frechet and spared.nearest is None
+
+
+def test_what_a_model_of_the_training_part_drew_is_compared_with_the_test_part(net, parts):
+    train, valid, test = parts
+    digits = load_images("digits")
+    drawn, labels = valid.pixels, valid.labels
+    rows = compare_parts(drawn, digits, labels=labels, nfe=50)
+    assert rows == compare(drawn, test, train, features=net, labels=labels, nfe=50)
+    assert rows[1].accuracy > 0.97
+    plain = compare_parts(drawn, digits, labels=labels, features=PixelFeatures())
+    assert plain[1].accuracy is None and plain[1].features == PixelFeatures().name
+    named = Images(digits.pixels, digits.labels, name="mine")  # whose network is nobody's
+    assert compare_parts(drawn, named)[1].features == PixelFeatures().name
+    many = digits.pixels[: len(train) + 9]
+    assert compare_parts(many, digits, labels=digits.labels[: len(many)])[1].num == len(train)
 
 
 def test_noise_is_uniform_and_repeats(parts):

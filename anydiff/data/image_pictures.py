@@ -8,7 +8,7 @@ around them, is a thin even gap of light grey. Writing is atomic: a file is ther
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from .files import PathLike, whole
 
-__all__ = ["animate_denoising", "draw_grid", "draw_strip", "sheet", "write_gif"]
+__all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet", "write_gif"]
 
 _GROUND = 226  # the grey of the gaps
 _WIDTH, _FILM = 760, 400  # about the pixels of a sheet's and a film's width
 _SIDE = 256  # the most of an enlarged image's side
+_LETTER = 15  # the size of a caption
 
 
 def _array(pixels: Tensor, axes: str) -> np.ndarray:
@@ -121,6 +122,38 @@ def draw_strip(
     moments = np.linspace(0, len(frames) - 1, count).round() if count > 1 else [len(frames) - 1]
     shown = frames[torch.as_tensor(np.asarray(moments, np.int64))]
     draw_grid(path, shown.transpose(0, 1).flatten(0, 1), columns=count, scale=scale)
+
+
+def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None = None) -> None:
+    """Rows of images as a PNG, each under its caption's name at the left.
+
+    Arguments:
+        rows: caption -> (B, C, H, W) of uint8, of one shape.
+        scale: As :func:`sheet` has it.
+
+    Raises:
+        ValueError: There is no row, or they are of different shapes; or as :func:`sheet` has it.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    shapes = {tuple(pixels.shape) for pixels in rows.values()}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"the rows are {', '.join(map(str, sorted(shapes))) or 'none'}; give at least one, all of "
+            "one shape (B, C, H, W)."
+        )
+    (num, *_), *_ = shapes
+    images = sheet(torch.cat(list(rows.values())), num, scale)
+    gap = len(images) // len(rows)  # from one caption to the next
+    font = ImageFont.load_default(_LETTER)
+    margin = 2 * _LETTER + round(max(font.getlength(caption) for caption in rows))
+    picture = Image.new("RGB", (margin + images.shape[1], len(images)), (_GROUND,) * 3)
+    picture.paste(Image.fromarray(np.ascontiguousarray(images)), (margin, 0))
+    draw = ImageDraw.Draw(picture)
+    for k, caption in enumerate(rows):
+        draw.text((_LETTER, (k + 0.5) * gap), caption, (0, 0, 0), font, anchor="lm")
+    with whole(path, ".png") as temporary:
+        picture.save(temporary, "PNG", optimize=True)
 
 
 # films --------------------

@@ -32,6 +32,7 @@ __all__ = [
     "ImageError",
     "Images",
     "from_uint8",
+    "held_out",
     "load_images",
     "loader",
     "split",
@@ -149,6 +150,24 @@ def split(images: Images) -> Split:
             "give at least ten besides the test part."
         )
     return parts
+
+
+def held_out(images: Images, num: int, shape: Sequence[int]) -> Images:
+    """The first pictures of the test part, over again where there are fewer than `num`.
+
+    Arguments:
+        shape: (C, H, W), which a model draws.
+
+    Raises:
+        ImageError: The pictures have another shape.
+    """
+    if tuple(shape) != images.shape:
+        raise ImageError(
+            f"{images.name}: the pictures are {images.shape} and the model draws {tuple(shape)}; give "
+            "the data that it was trained on."
+        )
+    test = split(images).test
+    return images.subset([test[k % len(test)] for k in range(num)])
 
 
 # scale --------------------
