@@ -1,6 +1,7 @@
 r"""Conditions: what a model is told besides x_t and t, and how it learns to do without.
 
-A condition is a tensor that is passed to the denoiser by its name: a label, values, tokens, a picture.
+A condition is a tensor that is passed to the denoiser by its name: a label, values, tokens, arrays. It
+has one row for each item, or one for each row of x.
 One that is not there is written into it, item by item or entry by entry: -1 for integers, NaN for
 floating numbers. So one batch holds items with and without; a model that was trained with a share of
 them dropped knows p(x | c) and p(x) alike, which is what classifier-free guidance asks for; and
@@ -24,7 +25,7 @@ from torch import Generator, Tensor
 from anydiff.schedules import Schedule
 from anydiff.spaces import Dense, Generators, Space
 
-__all__ = ["absent", "augment", "drop", "join", "noise", "shares"]
+__all__ = ["absent", "augment", "drop", "join", "joinable", "noise", "shares"]
 
 Shares = float | Mapping[str, float] | None
 
@@ -33,6 +34,8 @@ def absent(value: Tensor) -> Tensor:
     """A condition like this one that says nothing: -1 or NaN throughout; booleans stay as they are."""
     if value.dtype == torch.bool:
         return value
+    if value.dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
+        raise ValueError(f"a condition is of {value.dtype}, which has no -1 for none; give int64.")
     return torch.full_like(value, torch.nan if value.is_floating_point() else -1)
 
 
@@ -86,42 +89,82 @@ def augment(
     """
     _check_names(most or {}, cond, "augment")
     noised = dict(cond)
+    items = len(space.dim(x))
     for name, end in (most or {}).items():
-        s = end * _uniform(len(space.dim(x)), x, generator)
-        noised |= noise(name, cond[name], s, schedule, generator)
+        if len(cond[name]) != items:
+            raise ValueError(
+                f"augment names {name!r}, which is {tuple(cond[name].shape)}; it needs one row for each "
+                f"of the {items} items."
+            )
+        s = end * _uniform(items, x, generator)
+        noised |= noise(name, cond[name], s, schedule, generator=generator)
     return noised
 
 
 def noise(
-    name: str, value: Tensor, s: Tensor, schedule: Schedule, generator: Generators = None
+    name: str,
+    value: Tensor,
+    s: Tensor,
+    schedule: Schedule,
+    space: Space = Dense(),  # noqa: B008
+    generator: Generators = None,
 ) -> dict[str, Tensor]:
-    """A condition with noise of the levels s, (B,), and the levels, by their names."""
-    space = Dense()
-    alpha, sigma = (space.expand(c.to(value.dtype), value) for c in schedule(s))
+    """A condition in a space with noise of the levels s, (B,), and the levels, by their names."""
+    alpha, sigma = (space.expand(c.detach().to(value.dtype), value) for c in schedule(s))
     return {name: alpha * value + sigma * space.noise(value, generator), f"{name}_t": s}
+
+
+def joinable(cond: Mapping[str, Any]) -> bool:
+    """Whether copies of a batch can have these conditions: tensors by item or row, and single values."""
+    return all(
+        value is None
+        or isinstance(value, _SINGLE)
+        or (isinstance(value, Tensor) and value.ndim > 0)
+        for value in cond.values()
+    )
+
+
+_SINGLE = (bool, int, float, str)  # what is the same for the whole batch
 
 
 def join(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The conditions of several copies of a batch as one batch's: tensors one after the other.
 
     One that some of them lack is absent from those.
+
+    Raises:
+        ValueError: One that is not of rows and not the same for all, or booleans that some lack.
     """
     joined: dict[str, Any] = {}
     for name in dict.fromkeys(name for cond in conditions for name in cond):
         values = [cond.get(name) for cond in conditions]
         known = next((v for v in values if v is not None), None)
         if not isinstance(known, Tensor) or known.ndim == 0:
+            if not (known is None or isinstance(known, _SINGLE)) or any(v != known for v in values):
+                raise ValueError(
+                    f"the condition {name!r} is {known!r} or the like; one call takes rows, or a value "
+                    "for all. Ask one after the other, with batched=False."
+                )
             joined[name] = known
             continue
-        filled = [absent(known) if v is None else v for v in values]
-        try:
-            joined[name] = torch.cat(filled)
-        except RuntimeError:
-            shapes = ", ".join(str(tuple(v.shape)) for v in filled)
+        lacking = [k for k, v in enumerate(values) if v is None]
+        masked = name.removesuffix("_mask")  # a mask says nothing where there is nothing to mask
+        if known.dtype == torch.bool and any(
+            conditions[k].get(masked) is not None for k in lacking
+        ):
+            masked = name
+        if known.dtype == torch.bool and lacking and masked == name:
+            raise ValueError(
+                f"the condition {name!r} is of booleans, which have no value for none, and some lack it; "
+                "give it to all, or ask one after the other with batched=False."
+            )
+        if any(v is not None and v.shape != known.shape for v in values):
+            shapes = ", ".join(str(tuple(v.shape)) for v in values if v is not None)
             raise ValueError(
                 f"the condition {name!r} is {shapes}; give one shape, or ask one after the other with "
                 "batched=False."
-            ) from None
+            )
+        joined[name] = torch.cat([absent(known) if v is None else v for v in values])
     return joined
 
 

@@ -21,7 +21,7 @@ from anydiff import conditioning
 from anydiff.predictions import Network, Prediction, PredictionType, Predictor, prediction_type
 from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, Steps, sample
 from anydiff.schedules import Cosine, Level, Schedule
-from anydiff.spaces import Dense, Generators, Space
+from anydiff.spaces import Dense, Generators, Space, supports
 from anydiff.times import Times, as_times
 from anydiff.weightings import LearnedUncertainty, Weighting, weighted
 
@@ -139,7 +139,7 @@ class GaussianDiffusion(nn.Module):
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise
         if self.training:
-            # first, so that no image that is there goes without its time
+            # first, so that no condition that is there goes without its time
             cond = conditioning.drop(cond, self.drop, x0, space, generator)
             cond = conditioning.augment(cond, self.augment, self.schedule, x0, space, generator)
         at = self.schedule.at(t if self.hybrid is None else self.hybrid.rows(t))
@@ -164,7 +164,7 @@ class GaussianDiffusion(nn.Module):
             self.schedule,
             space,
             (self,),
-            copies if hasattr(space, "copies") else None,
+            copies if supports(space, "copies") and conditioning.joinable(cond) else None,
         )
 
     @torch.no_grad()
@@ -227,12 +227,13 @@ class Together:
     """
 
     def __init__(self, *predictors: Predictor) -> None:
-        bound = [p.answer for p in predictors if isinstance(p.answer, Bound)]
+        answers = [getattr(p, "answer", None) for p in predictors]
+        bound = [a for a in answers if isinstance(a, Bound)]
         if (
             len(bound) < len(predictors)
             or any(b.diffusion is not bound[0].diffusion for b in bound)
             or any(b.space is not bound[0].space and b.space != bound[0].space for b in bound)
-            or not hasattr(bound[0].space, "copies")
+            or not supports(bound[0].space, "copies")
         ):
             raise ValueError(
                 "one call needs predictors of one diffusion, as `diffusion.predictor(space, ...)` gives "
@@ -240,7 +241,7 @@ class Together:
                 "batched=False."
             )
         self.single, self.num = bound[0].network, len(bound)
-        self.space: Any = bound[0].space
+        self.space: Any = bound[0].space  # typed loosely: copies are optional
         cond = conditioning.join([b.cond for b in bound])
         self.joint = Bound(bound[0].diffusion, self.space.copies(self.num), cond)
 

@@ -200,10 +200,17 @@ class Prediction:
         Where alpha is 0, x_t says nothing of the data, and no score can change that: leave it be there.
         """
         move = (self.sigma / self.alpha) * (self.alpha * self.b - self.sigma * self.a)
+        if isinstance(move, Tensor):
+            move = torch.where(torch.as_tensor(self.alpha > 0), move, 0.0)
         return replace(self, y=self.y - move * score)
 
     def with_x0(self, x0: Tensor) -> Prediction:
-        """With other data, shaped like x_t, which stays: eps follows. sigma has to be above 0."""
+        """With other data, shaped like x_t, which stays: eps follows.
+
+        Without noise, sigma = 0, x_t is the data, and nothing changes.
+        """
+        if not isinstance(self.sigma, Tensor) and self.sigma == 0:
+            return self
         move = (self.alpha * self.b - self.sigma * self.a) / self.sigma
         return replace(self, y=self.y - move * (x0 - self.x0))
 

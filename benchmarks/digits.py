@@ -202,7 +202,10 @@ def stages(m: Models, b: Batch, noise: float = 0.0) -> list[Tensor]:
     """A label -> 2 × 2 means -> 8 × 8 pixels."""
     first, second = (len(b.x0), 1, 2, 2), tuple(b.x0.shape)
     told: Any = {"cond": {"label": b.label}, "options": {"steps": STEPS}}
-    both = [Stage(m.coarse, first, **told), Stage(m.superres, second, noise=noise, **told)]
+    both = [
+        Stage(m.coarse, first, **told),
+        Stage(m.superres, second, name="image", noise=noise, **told),
+    ]
     return cascade(both, seed=b.seed)
 
 

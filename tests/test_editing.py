@@ -13,11 +13,13 @@ from anydiff import (
     AdamsBashforth,
     Cosine,
     Dense,
+    DPMSolver,
     GaussianDiffusion,
     Heun,
     Linear,
     LogSNR,
     Masked,
+    Packed,
     Ragged,
     Stage,
     cascade,
@@ -89,7 +91,7 @@ def test_copies_are_the_batch_again(kind):
     x, y = draw(shape, 0), draw(shape, 1)
     twice = space.copies(2)
     joined = space.join([x, y])
-    assert [torch.equal(a, b) for a, b in zip(space.separate(joined, 2), (x, y), strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(space.separate(joined, 2), (x, y), strict=True))
     for whole, parts in (
         (twice.project(joined), [space.project(x), space.project(y)]),
         (twice.expand(draw((8,), 5), joined) * joined, None),
@@ -305,6 +307,69 @@ def test_guided_predictors_have_copies_where_theirs_have():
         assert torch.allclose(p.x0[3 * k : 3 * k + 3], guided.predict(moved, 0.5).x0, atol=1e-12)
 
 
+@every_kind
+def test_guided_predictors_have_copies_in_every_space(kind):
+    space, shape = SPACES[kind]
+    mixture = exact.mixture(Cosine(), "v", means=torch.tensor([0.5, -0.5]), stds=0.4)
+    c = mixture.predictor(space, label=torch.tensor([0, 1, 1, 0]))
+    guided = classifier_free(c, mixture.predictor(space), 2.0)
+    x = space.project(draw(shape))
+    y = variations(guided, x, 3, 0.5, steps=3, seed=0)
+    assert y.shape == (3, *shape) and space.copies(3) is space.copies(3)
+    p = guided.copies(2).predict(space.join([x, -x]), 0.5)
+    for part, moved in zip(space.separate(p.x0, 2), (x, -x), strict=True):
+        assert torch.allclose(part, guided.predict(moved, 0.5).x0, atol=1e-12)
+
+
+def test_generators_draw_on_and_apart():
+    x = draw((2, 3))
+    gens = [torch.Generator().manual_seed(s) for s in (5, 6)]
+    one, two = (variations(GAUSSIAN_4.predictor(), x, 3, 0.5, steps=3, seed=gens) for _ in range(2))
+    assert not torch.isclose(one, two).any()  # as generators do
+    z = (one - one.mean(0)).flatten(0, 1)
+    assert (torch.cdist(z, z) + torch.eye(6) > 1e-6).all()  # no draw is another item's
+
+
+def test_a_space_of_one_s_own_in_a_packed_one_draws_one_after_the_other():
+    space = Packed({"a": (Bare(), (3, 2)), "b": (Dense(), (3, 1))})
+    p = GAUSSIAN_4.predictor(space)
+    assert p.copies is None
+    assert variations(p, draw((9,)), 2, 0.5, steps=3, seed=0).shape == (2, 9)
+    with pytest.raises(ValueError, match="restrict"):
+        inpaint(p, draw((9,)), draw((9,)) > 0)
+
+
+def test_a_multistep_sampler_looks_back_where_nothing_is_repeated():
+    lengths = []
+
+    class Spy(DPMSolver):
+        def step(self, predictor, x_t, at, past=(), generator=None):
+            lengths.append(len(past))
+            return super().step(predictor, x_t, at, past, generator)
+
+    known = torch.tensor([True, False]).expand(3, 2)
+    inpaint(GAUSSIAN_4.predictor(), draw((3, 2)), known, sampler=Spy(), steps=4, resamples=1)
+    assert lengths == [0, 1, 1, 1]
+
+
+def test_a_cascade_of_ragged_items_has_a_level_for_each_item():
+    space = Ragged.from_sizes([2, 3])
+    told = []
+
+    class Told(nn.Module):
+        def forward(self, x_t, t, coarse=None, coarse_t=None, space=None):
+            told.append((coarse, coarse_t))
+            return 0 * x_t
+
+    d = GaussianDiffusion(Told(), Cosine(), "v")
+    stages = [
+        Stage(d, (5, 2), space=space, options={"steps": 2}),
+        Stage(d, (5, 2), space=space, name="coarse", noise=0.3, options={"steps": 2}),
+    ]
+    cascade(stages, seed=[1, 2])
+    assert told[-1][1].tolist() == pytest.approx([0.3, 0.3]) and told[-1][0].shape == (5, 2)
+
+
 AR = 0.8
 
 
@@ -461,7 +526,7 @@ def test_a_cascade_gives_each_stage_what_the_one_before_drew():
     label = torch.arange(3)
     stages = [
         Stage(first, (3, 1, 2, 2), {"label": label}, options={"steps": 2}),
-        Stage(second, (3, 1, 8, 8), noise=0.2, options={"steps": 3}),
+        Stage(second, (3, 1, 8, 8), name="image", noise=0.2, options={"steps": 3}),
     ]
     low, high = cascade(stages, seed=0)
     assert low.shape == (3, 1, 2, 2) and high.shape == (3, 1, 8, 8)
@@ -494,6 +559,16 @@ class Bare:
     "call, message",
     [
         (lambda p, x, k: inpaint(p, x, k.double()), "booleans"),
+        (lambda p, x, k: inpaint(p, x, k[0]), "first axes"),
+        (lambda p, x, k: inpaint(p, x, k, steps=[0.0, 0.5, 1.0], sampler=DDIM()), "rise"),
+        (lambda p, x, k: inpaint(p, k.int(), k), "floating"),
+        (lambda p, x, k: edit(p, k.int(), 0.5), "floating"),
+        (lambda p, x, k: edit(p, x, 0.5, steps=[0.5, 0.0]), "how many"),
+        (lambda p, x, k: encode(p, x, steps=[0.0, 1.0]), "how many"),
+        (lambda p, x, k: variations(p, x, 2, seed=[1, 2]), "2 generators for 3 items"),
+        (lambda p, x, k: cascade([Stage(GAUSSIAN_4, (3, 4))], x), "name of the condition"),
+        (lambda p, x, k: sample(p, (3, 4), steps=[1.0, 0.0], start=0.5), "begin them there"),
+        (lambda p, x, k: sample(p, (3, 4), seed=1, generator=torch.Generator()), "give one"),
         (lambda p, x, k: inpaint(p, x, k, resamples=0), "1 or more"),
         (lambda p, x, k: inpaint(GAUSSIAN_4.predictor(Bare()), x, k), "restrict"),
         (lambda p, x, k: impute(p, x, 0), "at least once"),

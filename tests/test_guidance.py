@@ -14,13 +14,17 @@ from anydiff import (
     Cosine,
     Dense,
     DPMSolver,
+    Flow,
     GaussianDiffusion,
     Linear,
+    Masked,
+    Tabulated,
     autoguidance,
     classifier,
     classifier_free,
     clip,
     dps,
+    encode,
     exact,
     pigdm,
     sample,
@@ -78,7 +82,7 @@ def guidances(space=None, items=4, scale=1.5):
     def squares(x, t=None):
         return -sum_of.sum((x - 0.3).square())
 
-    def encode(x):
+    def embed(x):
         return torch.stack([sum_of.sum(x), sum_of.sum(x.square()), sum_of.sum(x**3)], 1) + 0.1
 
     def operator(x):
@@ -92,7 +96,7 @@ def guidances(space=None, items=4, scale=1.5):
             "interval": classifier_free(p, weak, scale, interval=(0.2, 0.8)),
             "autoguidance": autoguidance(p, weak, scale),
             "classifier": classifier(p, squares, scale),
-            "clip": clip(p, (encode, lambda prompt: prompt), aim, scale),
+            "clip": clip(p, (embed, lambda prompt: prompt.to(y.dtype)), aim, scale),
             "dps": dps(p, operator, y, noise=0.5, scale=scale, measured=sum_of),
             "dps published": dps(p, operator, y, scale=1e-3 * scale, measured=sum_of),
             "pigdm": pigdm(p, operator, y, noise=0.5, scale=scale, measured=sum_of),
@@ -465,6 +469,104 @@ def test_models_draw_in_eval_mode_and_are_put_back():
     x = sample(guided, (4, 6), steps=3, seed=0)
     assert x.dtype == torch.float64 and not any(modes)
     assert strong.training and weak.denoiser.training
+
+
+def network_predictor(dtype=torch.float32):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 6), nn.Tanh()).to(dtype)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network
+
+        def forward(self, x_t, t, label=None):
+            y = self.body(x_t.to(dtype))
+            return y if label is None else y + torch.where(label[:, None] >= 0, 0.3, 0.0).to(dtype)
+
+    return GaussianDiffusion(Net(), Cosine(), "v")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@every_guidance
+def test_every_precision_is_guided(name, dtype):
+    p = network_predictor(dtype).predictor(label=torch.tensor([0, 1, -1, 2]))
+    weak = network_predictor(dtype).predictor()
+    like = torch.zeros(4, 6, dtype=dtype)
+    guided = guidances(scale=0.8)(Like(p, like), Like(weak, like))
+    # the prompt's embedding and the goals of one precision with the data
+    x_t, guided = draw((4, 6)).to(dtype), guided[name]
+    for t in (level(0.5), 0.5):
+        p = guided.predict(x_t, t)
+        assert p.x0.isfinite().all() and p.y.isfinite().all()
+        if t != 0.5:  # of floats; one time for each item is of float32, and so is what it scales
+            assert p.x0.dtype == dtype
+
+
+def test_guidance_in_inference_mode():
+    predictor = network_predictor().predictor()
+    with torch.inference_mode():
+        guided = dps(predictor, lambda x: x, torch.zeros(4, 6), noise=1.0)
+        x = sample(guided, (4, 6), steps=5, seed=0)
+    again = dps(predictor, lambda x: x, torch.zeros(4, 6), noise=1.0)
+    assert torch.allclose(x, sample(again, (4, 6), steps=5, seed=0), atol=1e-6)
+
+
+def test_times_at_the_ends_are_left_as_they_are():
+    model = exact.gaussian(zero_terminal_snr(Linear()), "v", std=0.5)
+    p, x_t = model.predictor(), draw((3, 2))
+    t = torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64)  # alpha is 0 at 1
+    for guided in (
+        classifier(p, lambda x, t: -x.square().sum(1)),
+        pigdm(p, lambda x: x, torch.ones(3, 2).double(), covariance="tweedie", noise=0.1),
+    ):
+        got, free = guided.predict(x_t, t), p.predict(x_t, t)
+        assert torch.equal(got.x0[[0, 2]], free.x0[[0, 2]]) and got.x0.isfinite().all()
+        assert not torch.allclose(got.x0[1], free.x0[1], atol=1e-3)
+    flow = exact.gaussian(Flow(), "v", std=0.5)  # and sigma is 0 at 0: x_t is the data
+    c = flow.predictor()
+    for guided in (classifier_free(c, c, 2.0, rescale=0.5), dps(c, lambda x: x, x_t)):
+        assert encode(guided, draw((3, 2)), steps=10).isfinite().all()
+
+
+def test_what_is_not_measured_is_not_looked_at():
+    """Unknown values of y are NaN, here as everywhere."""
+    observed = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0)) < 0.6
+    space = Masked(torch.ones(2, 4, dtype=torch.bool), observed)
+    y = draw((2, 4, 3)).masked_fill(~observed, torch.nan)
+    p = exact.gaussian(Cosine(), "v").predictor()
+    for guided in (
+        dps(p, lambda x: x, y, noise=0.5, measured=space),
+        pigdm(p, lambda x: x * observed, y, noise=0.5, measured=space),
+    ):
+        assert guided.predict(draw((2, 4, 3), 1), 0.4).x0.isfinite().all()
+
+
+def test_one_call_refuses_what_it_cannot_tell_apart():
+    class Prompted(nn.Module):
+        def forward(self, x_t, t, prompt=None, flag=None):
+            return x_t * len(prompt or "")
+
+    d = GaussianDiffusion(Prompted(), Cosine(), "v")
+    flag = torch.tensor([True, False])
+    for c, u in (
+        (d.predictor(prompt="cat"), d.predictor(prompt="mouse")),
+        (d.predictor(prompt="cat"), d.predictor()),
+        (d.predictor(flag=flag), d.predictor()),
+    ):
+        with pytest.raises(ValueError, match="batched=False"):
+            classifier_free(c, u, 2.0, batched=True)
+    same = d.predictor(prompt="cat")
+    assert classifier_free(same, same, 2.0, batched=True).predict(draw((2, 3)), 0.5).y.shape == (
+        2,
+        3,
+    )
+    assert d.predictor(prompt=["a", "b"]).copies is None and same.copies is not None
+
+
+def test_schedules_that_are_the_same_function_are_one_schedule():
+    models = [exact.gaussian(Tabulated.linear(100), "eps") for _ in range(2)]
+    autoguidance(models[0].predictor(), models[1].predictor())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from anydiff import conditioning
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.predictions import Predictor
 from anydiff.samplers import Seed, generators, sample
-from anydiff.spaces import Generators, Space
+from anydiff.spaces import Dense, Generators, Space
 
 __all__ = ["Stage", "cascade"]
 
@@ -26,7 +26,8 @@ class Stage:
         diffusion: The model.
         shape: Of what it draws, batch included.
         cond: Its conditions, besides what the stage before drew.
-        name: The condition that the stage before is given as; the denoiser brings it to size.
+        name: The condition that the stage before is given as; the denoiser brings it to size. None for
+            a first stage that is given nothing.
         noise: The time up to which that is noised, which hides what is wrong with it: conditioning
             augmentation. The model has to be trained with `augment`; 0 gives it as it is.
         guide: predictor -> predictor, a guidance.
@@ -37,7 +38,7 @@ class Stage:
     diffusion: GaussianDiffusion
     shape: Sequence[int]
     cond: Mapping[str, Any] = field(default_factory=dict)
-    name: str = "image"
+    name: str | None = None
     noise: float = 0.0
     guide: Callable[[Predictor], Predictor] | None = None
     space: Space | None = None
@@ -63,19 +64,25 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
     """
     drawn: list[Tensor] = []
     generator: Generators = None
+    before: Space = Dense()
     for stage in stages:
         parameter = next(stage.diffusion.parameters(), torch.empty(0))
         if generator is None:
             generator = generators(seed, parameter.device)
         cond = dict(stage.cond)
         if x is not None:
+            if stage.name is None:
+                raise ValueError(
+                    "a stage that comes after something needs the name of the condition to give it as; "
+                    'such as "image".'
+                )
             cond[stage.name] = x
             if stage.noise:
-                level = x.new_full((len(x),), stage.noise)
+                level = torch.full_like(before.dim(x), stage.noise)
                 schedule = stage.diffusion.schedule
-                cond |= conditioning.noise(stage.name, x, level, schedule, generator)
-        bind = stage.diffusion.predictor
-        predictor = bind(**cond) if stage.space is None else bind(stage.space, **cond)
+                cond |= conditioning.noise(stage.name, x, level, schedule, before, generator)
+        before = Dense() if stage.space is None else stage.space
+        predictor = stage.diffusion.predictor(before, **cond)
         predictor = predictor if stage.guide is None else stage.guide(predictor)
         x = sample(predictor, tuple(stage.shape), generator=generator, **stage.options)
         drawn.append(x)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.editing.kept import check_floating
 from anydiff.predictions import Predictor
 from anydiff.samplers import DPMSolver, Grid, Sampler, plan, sample
 from anydiff.spaces import Space
@@ -38,6 +39,9 @@ def encode(
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.4.
         https://arxiv.org/abs/2010.02502
     """
+    if not isinstance(steps, int):
+        raise ValueError(f"steps is {steps}; give how many, `end` says where they lead.")
+    check_floating(x)
     falling = plan(predictor.schedule, steps, grid, sampler, end)
     times = [at.s.t for at in reversed(falling)] + [falling[0].t.t]
     return sample(predictor, predictor.space.project(x), sampler, times)
@@ -100,13 +104,15 @@ def interpolate(
 
 
 def _slerp(z_a: Tensor, z_b: Tensor, w: float, space: Space) -> Tensor:
-    """Between two states on their great circle, item by item; straight where they are one direction."""
-    lengths = (space.sum(z_a.square()) * space.sum(z_b.square())).sqrt()
-    cosine = (space.sum(z_a * z_b) / lengths.clamp(min=1e-12)).clamp(-1, 1)
+    """Between two states on their great circle, item by item; straight where they are one direction, or
+    opposite ones, through which there is no one circle."""
+    a, b = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (z_a, z_b))
+    lengths = space.sum(a.square()).sqrt() * space.sum(b.square()).sqrt()
+    cosine = (space.sum(a * b) / lengths.clamp(min=1e-12)).clamp(-1, 1)
     angle = cosine.acos()
     sine = angle.sin()
     straight = sine < 1e-4
     sine = torch.where(straight, 1.0, sine)
     c = torch.where(straight, 1 - w, ((1 - w) * angle).sin() / sine)
     d = torch.where(straight, w, (w * angle).sin() / sine)
-    return space.expand(c, z_a) * z_a + space.expand(d, z_b) * z_b
+    return (space.expand(c, a) * a + space.expand(d, b) * b).to(z_a.dtype)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers import Grid, Interval, Progress, Sampler
+from anydiff.samplers.base import falling
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators, Space
 
-__all__ = ["Kept", "Report", "back", "noise_at"]
+__all__ = ["Kept", "Report", "back", "check_floating", "noise_at"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Kept(Sampler):
         return self.sampler.between(schedule, knots)
 
     def check(self, knots: Sequence[Level]) -> None:
+        falling(self.sampler, knots)
         self.sampler.check(knots)
 
     def step(
@@ -65,6 +67,14 @@ def back(z: Tensor, s: Level, t: Level, space: Space, generator: Generators) -> 
     ratio = t.alpha / s.alpha
     variance = t.sigma**2 - (ratio * s.sigma) ** 2
     return ratio * z + sqrt(max(variance, 0.0)) * space.noise(z, generator)
+
+
+def check_floating(x: Tensor) -> None:
+    """Raise where data are of no kind that noise can be added to."""
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x is of {x.dtype}; give floating numbers, scaled as the model knows them."
+        )
 
 
 def noise_at(at: Level, x: Tensor, space: Space, generator: Generators) -> Tensor:

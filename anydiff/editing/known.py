@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.editing.kept import Kept, Report, back, noise_at
+from anydiff.editing.kept import Kept, Report, back, check_floating, noise_at
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
 from anydiff.samplers import DDPM, Grid, Progress, Sampler, Seed, Steps, follow, generators, plan
-from anydiff.spaces import Masked, Space
+from anydiff.spaces import Masked, Space, supports
 
 __all__ = ["forecast", "ilvr", "impute", "inpaint"]
 
@@ -42,11 +42,11 @@ def inpaint(
 
     Arguments:
         x: The data, of which only the known part is looked at.
-        known: What is kept, True: booleans that the space's `restrict` takes, as (B, 1, H, W), (B, N),
-            or (N,) rows and (N, F) entries of a ragged batch.
+        known: What is kept, True: booleans of x's shape, in which axes may be 1, or of its first axes, as
+            (B, N) or the rows (N,) of a ragged batch.
         resamples: How often a stretch is gone. 1 is plain replacement, which knows too late what it
             should fit to.
-        jump: Steps of a stretch.
+        jump: Steps of a stretch. A multistep sampler begins anew with each.
         sampler: The larger of the two ancestral variances, since the smaller one, which falls short a
             little in each step, adds up where steps are repeated.
         steps, grid, seed, callback, progress: See :func:`anydiff.sample`.
@@ -61,14 +61,14 @@ def inpaint(
     if resamples < 1 or jump < 1:
         raise ValueError(f"resamples is {resamples} and jump {jump}; give 1 or more.")
     space: Any = predictor.space
-    if known.dtype != torch.bool:
-        raise ValueError(f"known is of {known.dtype}; give booleans, True where x stays.")
     _check_restricts(space)
+    check_floating(x)
+    known = _entries(known, x)
 
     def part(z: Tensor) -> Tensor:
         return space.restrict(z, known)
 
-    x0 = part(x.masked_fill(~_entries(known, x), 0))
+    x0 = part(x.masked_fill(~known, 0))
     kept = Kept(sampler, x0, part)
     intervals = plan(predictor.schedule, steps, grid, kept)
     generator = generators(seed, x.device)
@@ -76,6 +76,9 @@ def inpaint(
         noise_at(intervals[0].t, x, space, generator), intervals[0].t, space, generator
     )
 
+    jump = (
+        len(intervals) if resamples == 1 else jump
+    )  # a multistep sampler then looks back all along
     stretches = [intervals[k : k + jump] for k in range(0, len(intervals), jump)]
     report = Report(callback, progress, resamples * len(intervals))
     with report:
@@ -139,7 +142,8 @@ def forecast(
         history: (B, N, C), NaN where a value is missing.
         horizon: How many rows to draw after each item's last.
         n: How many draws.
-        space: The space of the history, where items have different lengths or missing values.
+        space: The space of the history, where items have different lengths or missing values; an item's
+            valid rows are its first ones.
         guide: predictor -> predictor, a guidance.
         cond: Conditions of the denoiser; those of rows are for all N + horizon.
         options: Of :func:`inpaint`.
@@ -203,11 +207,22 @@ def ilvr(
 
 def _entries(known: Tensor, x: Tensor) -> Tensor:
     """A mask of rows or of entries, shaped like x."""
+    if known.dtype != torch.bool:
+        raise ValueError(f"known is of {known.dtype}; give booleans, True where x stays.")
+    fits = known.ndim <= x.ndim and all(
+        k == n or (k == 1 and known.ndim == x.ndim)
+        for k, n in zip(known.shape, x.shape, strict=False)
+    )
+    if not (known.ndim and fits):
+        raise ValueError(
+            f"known is {tuple(known.shape)} and x {tuple(x.shape)}; give it x's shape, or that of its "
+            "first axes."
+        )
     return known.reshape(known.shape + (1,) * (x.ndim - known.ndim)).expand_as(x)
 
 
 def _check_restricts(space: Space) -> None:
-    if not hasattr(space, "restrict"):
+    if not supports(space, "restrict"):
         raise ValueError(
             f"{type(space).__name__} has no method `restrict`, which says what a part of an item is; "
             "write it: restrict(x, mask) projects onto the states that are zero outside the mask."

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.editing.kept import check_floating
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
 from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, generators, sample
@@ -42,6 +43,9 @@ def edit(
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; give a time above 0, up to 1.")
+    if not isinstance(steps, int):
+        raise ValueError(f"steps is {steps}; give how many, the strength says where they begin.")
+    check_floating(x)
     space, generator = predictor.space, generators(seed, x.device)
     (at,) = predictor.schedule.levels(torch.tensor([strength], dtype=torch.float64))
     noised = at.alpha * space.project(x) + at.sigma * space.noise(x, generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from anydiff.predictions import Predictor
 from anydiff.samplers import Seed, generators
+from anydiff.spaces.base import check_count
 
 __all__ = ["several"]
 
@@ -27,7 +29,8 @@ def several(
         raise ValueError(f"n is {n}; draw at least once.")
     space: Any = predictor.space
     each: list[Any] | None = None
-    if not (isinstance(seed, int | torch.Generator) or seed is None):
+    if not (isinstance(seed, int | Integral | torch.Generator) or seed is None):
+        check_count(seed, items)  # type: ignore[arg-type]
         # the k-th draw of an item is seeded by the item's seed and k, not by its place
         each = [_child(s, k) for k in range(n) for s in seed]
     copies = getattr(predictor, "copies", None)  # a predictor of one's own may have none
@@ -45,6 +48,10 @@ def several(
 
 
 def _child(seed: int | torch.Generator, k: int) -> int | torch.Generator:
-    if isinstance(seed, torch.Generator):
-        return seed if k == 0 else torch.Generator(seed.device).manual_seed(seed.initial_seed() + k)
-    return seed + 1_000_003 * k
+    """Where the k-th draw of an item comes from."""
+    if not isinstance(seed, torch.Generator):
+        return seed + 1_000_003 * k
+    if k == 0:
+        return seed
+    drawn = torch.randint(2**62, (), generator=seed, device=seed.device)
+    return torch.Generator(seed.device).manual_seed(int(drawn))

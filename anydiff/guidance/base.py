@@ -12,7 +12,7 @@ from torch import Tensor
 from anydiff.predictions import Prediction, Predictor
 from anydiff.schedules import Level
 
-__all__ = ["Scale", "guided", "towards", "value_at"]
+__all__ = ["Scale", "guided", "towards", "value_at", "wide"]
 
 Scale = float | Tensor | Callable[[Any], Any]
 """A number, one for each item (B,), or a function of the time, which is a number or (B,)."""
@@ -55,11 +55,13 @@ def towards(
     def answer(x_t: Tensor, at: Level) -> Prediction:
         w = value_at(scale, at)
         nothing = not isinstance(w, Tensor) and w == 0
-        if nothing or (not isinstance(at.alpha, Tensor) and at.alpha == 0):
+        # without data or without noise there is nothing to pull at
+        if nothing or (not isinstance(at.alpha, Tensor) and 0 in (at.alpha, at.sigma)):
             return predictor.predict(x_t, at)
         # differentiable in its turn, if a guidance around this one asks
         outer = torch.is_grad_enabled() and x_t.requires_grad
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x_t = x_t.clone() if x_t.is_inference() else x_t
             x = x_t if outer else x_t.detach().requires_grad_()
             p, value = term(x, at)
             items = len(space.dim(x_t))
@@ -73,9 +75,16 @@ def towards(
         elif not outer:
             extra = None if p.extra is None else p.extra.detach()
             p = replace(p, x_t=x_t, y=p.y.detach(), extra=extra)
+        if isinstance(at.alpha, Tensor):
+            score = torch.where(space.expand(at.alpha > 0, x_t), score, 0.0)
         return p.shifted(space.project(score) * space.expand(w, x_t))
 
     return guided(answer, predictor)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Of at least float32: sums of squares have no room in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def value_at(scale: Scale, at: Level) -> Any:

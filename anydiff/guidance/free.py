@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from anydiff.diffusion import Together
-from anydiff.guidance.base import Scale, guided, value_at
+from anydiff.guidance.base import Scale, guided, value_at, wide
 from anydiff.predictions import Prediction, Predictor
-from anydiff.schedules import Level
+from anydiff.schedules import Level, Schedule
 
 __all__ = ["autoguidance", "classifier_free"]
 
@@ -79,8 +79,9 @@ def classifier_free(
         p = replace(c, y=_extrapolate(_in_terms_of(c, u), c.y, space.expand(w, x_t)))
         if rescale == 0:
             return p
-        ratio = (space.sum(c.x0.square()) / space.sum(p.x0.square()).clamp(min=1e-12)).sqrt()
-        return p.with_x0(p.x0 * space.expand(1 + rescale * (ratio - 1), x_t))
+        norms = [space.sum(wide(q.x0).square()).clamp(min=1e-12).sqrt() for q in (c, p)]
+        factor = (1 + rescale * (norms[0] / norms[1] - 1)).to(x_t.dtype)
+        return p.with_x0(p.x0 * space.expand(factor, x_t))
 
     def remade(conditional: Predictor, unconditional: Predictor) -> Predictor:
         return classifier_free(
@@ -112,7 +113,7 @@ def _in_terms_of(p: Prediction, q: Prediction) -> Tensor:
     """What q would have said, if it predicted what p does, of the same x_t."""
     if _same(p.a, q.a) and _same(p.b, q.b):
         return q.y
-    return p.a * q.x0 + p.b * q.eps
+    return (p.a * q.x0 + p.b * q.eps).to(p.y.dtype)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -120,12 +121,20 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (not (isinstance(a, Tensor) or isinstance(b, Tensor)) and a == b)
 
 
+def _agree(one: Schedule, other: Schedule) -> bool:
+    """Whether two schedules are the same function, however they are kept."""
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    with torch.no_grad():
+        levels = zip(one(t), other(t), strict=True)
+        return all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in levels)
+
+
 def _check_pair(p: Predictor, q: Predictor) -> None:
     if p.space is not q.space and p.space != q.space:
         raise ValueError(
             "the two predictors are bound to different spaces; bind both to the batch's own."
         )
-    if p.schedule is not q.schedule and p.schedule != q.schedule:
+    if p.schedule is not q.schedule and not _agree(p.schedule, q.schedule):
         raise ValueError(
             f"the two predictors have different schedules, {p.schedule} and {q.schedule}; x_t means "
             "something else to each. Train both with one."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.guidance.base import Scale, towards
+from anydiff.guidance.base import Scale, towards, wide
 from anydiff.predictions import Prediction, Predictor, item_times
 from anydiff.schedules import Level
 
@@ -26,7 +26,7 @@ def classifier(
 
     Arguments:
         log_prob: (x_t, t) -> the log-probability of each item, (B,), that autograd can follow; t is
-            (B,).
+            (B,). It runs as it is: put a network of your own in eval mode.
 
     References:
         Diffusion Models Beat GANs on Image Synthesis (Dhariwal & Nichol, 2021), section 4.
@@ -53,7 +53,7 @@ def clip(
 
     Arguments:
         encoders: E, data -> (B, D), differentiable; and E', prompt -> (D,), or (B, D).
-        prompt: What the second encoder takes: a text, a picture.
+        prompt: What the second encoder takes, such as a text.
 
     References:
         Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021).
@@ -68,7 +68,7 @@ def clip(
         p = predictor.predict(x, at)
         seen = torch.nn.functional.normalize(encode(p.x0), dim=-1)
         # half the angle's sine, from the chord: an arc cosine has no gradient at 0
-        half = ((seen - goal).square().sum(-1) + 1e-12).sqrt() / 2
+        half = (wide(seen - goal).square().sum(-1) + 1e-12).sqrt() / 2
         return p, -0.5 * (2 * torch.asin(half.clamp(max=1 - 1e-6))).square()
 
     return towards(predictor, term, scale)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anydiff.guidance.base import Scale, towards
+from anydiff.guidance.base import Scale, towards, wide
 from anydiff.predictions import Prediction, Predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Dense, Space
@@ -37,8 +37,9 @@ def dps(
 
     The first is Bayes' rule as if x0 were certain, given x_t. The second is the published step,
     :math:`\zeta = w` in each of the T steps of a chain, as a term of the score, whatever the sampler:
-    such a step moves x by :math:`g_t^2 / T` times the score, g² being the SDE's diffusion. Norms are
-    of single items.
+    such a step moves x by :math:`g_t^2 / T` times the score, g² being the SDE's diffusion. (The gradient
+    is of the norm, as in the authors' code; the paper's text has that of its square over the norm, which
+    is twice as much.) Norms are of single items.
 
     Either is too sure of x0 amid the noise: for a small :math:`\sigma_y`, or a large w, few steps
     overshoot and may run away. :func:`pigdm` does not, for linear A.
@@ -60,7 +61,7 @@ def dps(
 
     def term(x: Tensor, at: Level) -> tuple[Prediction, Tensor]:
         p = predictor.predict(x, at)
-        squares = measured.sum((y - operator(p.x0)).square())
+        squares = measured.sum(wide(measured.project(y - operator(p.x0))).square())
         if noise is not None:
             return p, squares / (-2 * noise**2)
         return p, -(squares + 1e-12).sqrt() * (chain / at.diffusion2)
@@ -88,11 +89,12 @@ def pigdm(
 
     V, the covariance of x0 given x_t, is that of white data, :math:`s^2 \sigma^2 / (\alpha^2 s^2 +
     \sigma^2)`, or Tweedie's, :math:`(\sigma^2 / \alpha)\, \partial \hat x_0 / \partial x_t`. With the
-    latter it is exact for any normal data. The system is solved for each item by conjugate gradients.
+    latter it is exact for any normal data. The system is solved for each item by conjugate gradients, and
+    its solution is a constant to a guidance around this one.
 
     Arguments:
         operator: A, linear.
-        y: What was measured.
+        y: What was measured, in the range of A: where A is a mask, zero outside.
         noise: The deviation :math:`\sigma_y` of y; 0 for an exact measurement.
         scale: w, which multiplies the term.
         std: s, the deviation of the data.
@@ -119,7 +121,7 @@ def pigdm(
         p = predictor.predict(x, at)
         alpha, sigma = p.alpha, p.sigma
         seen = operator(p.x0)
-        residual = (y - seen).detach()
+        residual = measured.project(y - seen).detach()
 
         def transposed(u: Tensor) -> Tensor:
             (back,) = torch.autograd.grad(seen, p.x0, u, retain_graph=True)

@@ -121,6 +121,8 @@ def plan(
             raise ValueError(f"steps is {steps}; take at least 1.")
         grid = grid or (Uniform() if sampler is None else sampler.grid)
         times = grid(schedule, steps) if start == 1 else grid(schedule, steps, start)
+    elif start != 1:
+        raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
     else:
         times = torch.as_tensor(steps, dtype=torch.float64).cpu()
         moves = times.diff() if times.ndim == 1 else times.new_zeros(1)

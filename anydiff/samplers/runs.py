@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Generator, Tensor
@@ -54,6 +55,8 @@ def sample(
     Returns:
         The state at the last time: x0 where that is 0.
     """
+    if seed is not None and generator is not None:
+        raise ValueError("seed and generator both say where noise comes from; give one.")
     intervals = plan(predictor.schedule, steps, grid, sampler, start)
     like = x_T if isinstance(x_T, Tensor) else blank(predictor, x_T)
     generator = generators(seed, like.device) if generator is None else generator
@@ -75,6 +78,6 @@ def generators(seed: Seed, device: torch.device | str = "cpu") -> Generators:
     """One generator from one seed, or a list of them from a list, on a device; generators as they are."""
     if seed is None or isinstance(seed, Generator):
         return seed
-    if isinstance(seed, int):
-        return Generator(device).manual_seed(seed)
+    if isinstance(seed, int | Integral):  # NumPy's too
+        return Generator(device).manual_seed(int(seed))
     return [s if isinstance(s, Generator) else Generator(device).manual_seed(int(s)) for s in seed]

@@ -12,14 +12,24 @@ frozen: move it with ``space.to(device)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Coefficient", "Dense", "Generators", "Space", "check_count", "randn"]
+__all__ = [
+    "Coefficient",
+    "Dense",
+    "Generators",
+    "Rows",
+    "Space",
+    "check_count",
+    "randn",
+    "remembered",
+    "supports",
+]
 
 Generators = Generator | Sequence[Generator] | None
 Coefficient = TypeVar("Coefficient", Tensor, float)
@@ -69,6 +79,22 @@ def check_count(generators: Sequence[Generator], num_items: int) -> None:
         raise ValueError(
             f"{len(generators)} generators for {num_items} items; give one generator, or one per item."
         )
+
+
+def supports(space: Any, method: str) -> bool:
+    """Whether a space, and each that it is packed of, has an optional method."""
+    return hasattr(space, method) and all(supports(s, method) for s in getattr(space, "parts", ()))
+
+
+Kind = TypeVar("Kind")
+
+
+def remembered(space: Kind, n: int, make: Callable[[], Kind]) -> Kind:
+    """The space of n copies, made once: predictors of one batch stay predictors of one."""
+    known: dict[int, Kind] = space.__dict__.setdefault("_copies", {})
+    if n not in known:
+        known[n] = make()
+    return known[n]
 
 
 class Rows:

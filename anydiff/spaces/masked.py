@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.base import Coefficient, Generators, Rows, check_count, randn
+from anydiff.spaces.base import Coefficient, Generators, Rows, check_count, randn, remembered
 
 __all__ = ["Masked"]
 
@@ -78,7 +78,9 @@ class Masked(Rows):
     def copies(self, n: int) -> Masked:
         """The space of n copies of the batch."""
         seen = None if self.observed is None else self.observed.repeat(n, 1, 1)
-        return Masked(self.mask.repeat(n, 1), seen)
+        return remembered(
+            self, n, lambda: replace(self, mask=self.mask.repeat(n, 1), observed=seen)
+        )
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
         """x where it is valid and the mask is True, 0 elsewhere.

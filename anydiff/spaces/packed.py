@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.base import Coefficient, Generators, Space, check_count
+from anydiff.spaces.base import Coefficient, Generators, Space, check_count, remembered
 
 __all__ = ["Packed"]
 
@@ -98,7 +98,13 @@ class Packed:
     def copies(self, n: int) -> Packed:
         """The space of n copies of the batch."""
         fields = self.fields.items()
-        return Packed({k: (self[k].copies(n), (n * s[0], *s[1:])) for k, (_, s) in fields})
+        more = {k: (self[k].copies(n), (n * shape[0], *shape[1:])) for k, (_, shape) in fields}
+        return remembered(self, n, lambda: replace(self, fields=more))
+
+    @property
+    def parts(self) -> list[Space]:
+        """The fields' spaces, in order."""
+        return [space for space, _ in self.fields.values()]
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
         """The states of n copies of the batch as one, in the space of ``copies(n)``."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.base import Coefficient, Generators, Rows, check_count, randn
+from anydiff.spaces.base import Coefficient, Generators, Rows, check_count, randn, remembered
 
 __all__ = ["Ragged"]
 
@@ -57,7 +57,7 @@ class Ragged(Rows):
         """The space of n copies of the batch."""
         first = self.num_items * torch.arange(n, device=self.index.device)
         index = (first[:, None] + self.index).flatten()
-        return Ragged(index, n * self.num_items, self.centered)
+        return remembered(self, n, lambda: replace(self, index=index, num_items=n * self.num_items))
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
         """What the rows (or entries) where the mask is True say by themselves; 0 elsewhere.
