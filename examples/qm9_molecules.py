@@ -3,37 +3,36 @@
     python examples/qm9_molecules.py                       five minutes on 5,000 molecules
     python examples/qm9_molecules.py --data full --minutes 30
     python examples/qm9_molecules.py --sample-only runs/qm9_molecules/model.safetensors --num 1000
+    python examples/qm9_molecules.py --property alpha --target 90 --guidance 2
+    python examples/qm9_molecules.py --inpaint --num 24    keep rings of held-out molecules
 
-Everything lands in one folder: the model, the molecules as SDF, a picture of them, one denoising path
-as XYZ and GIF, the training curve and the table. Ctrl-C while it trains keeps what was learned; the
-same command goes on from there.
+Everything lands in one folder: the model, the molecules as SDF, a picture of them (and of those that were
+begun from), one denoising path as
 """
 
 import argparse
 import time
 from pathlib import Path
 
-import torch
 from pytorch_lightning import seed_everything
 
 import anydiff
-from anydiff import GaussianDiffusion, Polynomial, Ragged
+from anydiff import GaussianDiffusion, Polynomial
 from anydiff.commands import (
-    SAMPLERS,
     TRAINER_FLAGS,
+    calls,
     parse,
     parser,
     run_folder,
-    seeds,
     training_settings,
 )
-from anydiff.data.molecule_files import write_sdf, write_xyz
-from anydiff.data.molecule_pictures import animate, draw_grid
 from anydiff.data.molecules import Atoms, SizeDistribution, loader
+from anydiff.data.properties import Properties, PropertyDistribution, with_properties
 from anydiff.data.qm9 import load_qm9, split
 from anydiff.denoisers import PairNet
 from anydiff.lightning import DiffusionModule, fit, plot_curve
-from anydiff.metrics.molecules import evaluate, smiles, table, to_rdkit
+from anydiff.metrics.molecules import evaluate, smiles, table
+from anydiff.molecule_commands import ask, begin, draw_molecules, write_molecules
 from anydiff.optimizers import Muon
 
 
@@ -48,6 +47,8 @@ def arguments() -> argparse.Namespace:
     add("--root", help="folder of PyG's QM9 dataset, to take --data full from there")
     add("--hidden", type=int, default=128, help="width of the network")
     add("--layers", type=int, default=6, help="depth of the network")
+    add("--property", metavar="NAME", help="train with this property as a condition, alpha say")
+    add("--target", type=float, metavar="VALUE", help="its value to draw for, not those that occur")
     return parse(flags, "hidden", "layers")
 
 
@@ -57,22 +58,33 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     parts = split(len(atoms.check(molecules)))
     if not min(map(len, parts)):
         raise ValueError(f"{args.data} holds {len(molecules)} molecules; give at least 10.")
+    learn, unpack, asked = molecules.subset(parts.train), atoms.unpack, {}
+    if args.property:
+        properties = Properties.from_molecules(learn, args.property)
+        unpack = with_properties(unpack, properties, learn.prop_names)
+        pairs = PropertyDistribution.from_molecules(learn, args.property)
+        asked = {"properties": properties.config, "values": pairs.values, "of_size": pairs.sizes}
     seed_everything(args.seed, verbose=False)
-    network = PairNet(atoms.features - 3, args.hidden, layers=args.layers)
+    network = PairNet(
+        atoms.features - 3, args.hidden, layers=args.layers, context=int(bool(args.property))
+    )
     # more times at little noise, where bond lengths are settled
-    diffusion = GaussianDiffusion(network, Polynomial(), "eps", times=lambda u: u**1.5)
+    diffusion = GaussianDiffusion(
+        network, Polynomial(), "eps", times=lambda u: u**1.5,
+        drop={"context": 0.1} if args.property else None,
+    )  # fmt: skip
     print(
         f"{len(parts.train):,} molecules to learn from, {len(parts.valid):,} to check with; "
         f"{sum(p.numel() for p in network.parameters()):,} parameters"
     )
     run = fit(
-        DiffusionModule(
-            diffusion, atoms.unpack, lr=args.lr, warmup=200, seed=args.seed, optimizer=Muon
-        ),
+        DiffusionModule(diffusion, unpack, lr=args.lr, warmup=200, seed=args.seed, optimizer=Muon),
         folder,
-        loader(molecules.subset(parts.train), args.batch_size, seed=args.seed),
+        loader(learn, args.batch_size, seed=args.seed),
         loader(molecules.subset(parts.valid), args.batch_size, shuffle=False),
-        settings=training_settings(args, "data", "hidden", "layers"),
+        settings=training_settings(
+            args, "data", "hidden", "layers", *["property"] * bool(args.property)
+        ),
         minutes=None if args.epochs else args.minutes,
         epochs=args.epochs,
         ema=0.995,
@@ -86,6 +98,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
         raise SystemExit
     sizes = SizeDistribution.from_sizes(molecules.sizes[parts.train])
     extra = {"atoms": atoms.config, "sizes": sizes.counts, "data": args.data, "root": args.root}
+    extra |= asked
     anydiff.save(folder / "model.safetensors", diffusion, extra)
     try:
         plot_curve(folder, folder / "curve.png")
@@ -94,54 +107,29 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def draw(args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict) -> tuple:
-    """Molecules, as positions, elements and index; and the path of the first one."""
-    atoms = Atoms.from_config(extra["atoms"])
-    generator = torch.Generator().manual_seed(args.seed)
-    sizes = SizeDistribution(extra["sizes"]).sample(args.num, generator)
-    sampler = SAMPLERS[args.sampler]
-    rows, path = [], []
-
-    def keep(p: anydiff.samplers.Progress) -> None:
-        if not rows:  # the first molecule of the first batch
-            path.append(atoms.decode(p.x_s[: sizes[0]].cpu()))
-
-    device = "cuda" if args.accelerator == "gpu" else "cpu"
-    diffusion.to(device)
-    for start in range(0, args.num, 100):
-        space = Ragged.from_sizes(sizes[start : start + 100], centered=3, device=device)
-        shape = (len(space.index), atoms.features)
-        rows.append(
-            diffusion.sample(
-                shape, space=space, sampler=sampler, steps=args.steps,
-                seed=seeds(args, start, space.num_items), progress=True, callback=keep,
-            )
-        )  # fmt: skip
-    whole = Ragged.from_sizes(sizes, centered=3)
-    return (*atoms.decode(torch.cat(rows).cpu(), whole), whole.index), path
-
-
 def main() -> None:
     args = arguments()
     try:
         folder = run_folder(args, "samples.sdf")
         checkpoint = args.sample_only or train(args, folder)
         diffusion, extra = anydiff.load(checkpoint)
+        before = kept = None
+        if args.inpaint or args.edit:
+            molecules = load_qm9(extra["data"], extra["root"])
+            before, kept = begin(args, molecules.subset(split(len(molecules)).test))
+        ask(args, extra, before)  # so that errors come before the drawing
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"drawing {args.num} molecules with {checkpoint}")
+    num = args.num if before is None else len(before)
+    print(f"drawing {num} molecules with {checkpoint}")
     folder.mkdir(parents=True, exist_ok=True)
 
+    diffusion.to("cuda" if args.accelerator == "gpu" else "cpu")
     start = time.perf_counter()
-    drawn, path = draw(args, diffusion, extra)
-    seconds = (time.perf_counter() - start) / args.num
+    drawn, path = draw_molecules(args, diffusion, extra, before, kept)
+    seconds = (time.perf_counter() - start) / num
 
-    write_sdf(folder / "samples.sdf", to_rdkit(*drawn))
-    first = drawn[2] < 24
-    draw_grid(folder / "samples.png", *(d[first] for d in drawn), columns=min(8, args.num))
-    write_xyz(folder / "path.xyz", path)
-    animate(folder / "path.gif", *zip(*path[:: max(1, args.steps // 125)], path[-1], strict=True))
-
+    write_molecules(folder, drawn, path, before, kept)
     print("counting ...")
     rows, of = [], {}
     try:
@@ -153,7 +141,8 @@ def main() -> None:
         of["reference"] = (test.pos, test.z, test.index)
     except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
         print(f"nothing to compare with: {error}")
-    rows.append(evaluate(*drawn, name="drawn", nfe=args.steps, seconds=seconds, **of))
+    nfe = calls(args, guided="properties" in extra)
+    rows.append(evaluate(*drawn, name="drawn", nfe=nfe, seconds=seconds, **of))
     print("", table(rows), "", sep="\n")
     (folder / "table.txt").write_text(table(rows) + "\n")
     print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")

@@ -99,6 +99,16 @@ def test_strokes_are_drawn_as_on_the_page():
     assert names["blended"].shape[:2] == (7, len(names["a"]))
 
 
+def test_molecules_are_steered_as_on_the_page():
+    names = {}
+    for block in blocks("docs/molecules.md"):
+        exec(block, names)
+    some, atoms = names["some"], names["atoms"]
+    assert (atoms.decode(names["isomers"])[1].numpy() == some.z).all()
+    assert names["grown"].isfinite().all() and len(names["linked"]) == len(some.z)
+    assert len(names["z"]) == int(names["sizes"].sum())
+
+
 def test_a_circle_is_learned_from_the_page():
     block = blocks("docs/your-data.md")[0]
     names = {}

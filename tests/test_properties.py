@@ -368,3 +368,15 @@ def test_a_few_molecules_are_learnt_beyond_their_composition(molecules):
         falling.step()
     assert 1 < before < 4  # bohr³, of the composition alone; of the mean it is 6
     assert error() < 0.25 * before
+
+
+def test_sizes_near_a_value_are_those_of_the_nearest():
+    pairs = PropertyDistribution(torch.arange(1, 101), torch.arange(100.0)[:, None])
+    generator = torch.Generator().manual_seed(0)
+    drawn = pairs.sizes_near(torch.tensor([50.0]), 200, generator, share=0.05)
+    assert drawn.unique().tolist() == [49, 50, 51, 52, 53]  # the value n - 1 is that of the size n
+    assert pairs.sizes_near(torch.tensor([1e9]), 3).tolist() == [100] * 3
+    unknown = PropertyDistribution(torch.tensor([1, 2]), torch.tensor([[torch.nan], [5.0]]))
+    assert unknown.sizes_near(torch.tensor([0.0]), 3).tolist() == [2] * 3
+    with pytest.raises(ValueError, match=r"value is \(2,\); give \(1,\)"):
+        pairs.sizes_near(torch.zeros(2), 3)

@@ -3,7 +3,8 @@ r"""Pictures of molecules: a grid of balls and sticks, and a film of one path fr
 A small ray caster: atoms are spheres and bonds cylinders, seen from far along the z axis, each
 pixel showing what is nearest. Molecules are turned so that their principal axes lie along the
 picture's, widest first, and all of a grid share one scale. Sticks are the bonds read off the
-distances, as the metrics read them; a green dot marks a molecule whose atoms are all stable.
+distances, as the metrics read them; a green dot marks a molecule whose atoms are all stable. Some atoms
+may be marked, as by a highlighter: those that were given, and the rest drawn.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _OTHER_COLOR, _OTHER_RADIUS = (200, 110, 170), 1.4
 _STICK = {1: (0.115, 0.0), 2: (0.075, 0.125), 3: (0.06, 0.16)}  # order: radius and offset, ångström
 _LIGHT = np.array([-0.42, 0.55, 0.72]) / np.linalg.norm([-0.42, 0.55, 0.72])
 _EYE = np.array([0, 0, 1.0])
+_MARK, _MARK_RADIUS = (255, 217, 112), 0.62  # a band around marked atoms and their bonds, ångström
 _HALF = (_LIGHT + _EYE) / np.linalg.norm(_LIGHT + _EYE)  # between the light and the eye
 _SMOOTH = 3  # pixels are averages of _SMOOTH × _SMOOTH
 
@@ -74,6 +76,7 @@ class _Canvas:
     def __init__(self, width: int, height: int, scale: float) -> None:
         self.color = np.full((height, width, 3), 255.0, np.float32)
         self.depth = np.full((height, width), -np.inf, np.float32)
+        self.marked = np.zeros((height, width), bool)
         self.scale = scale  # pixels for an ångström
         self.x = (np.arange(width) + 0.5 - width / 2) / scale
         self.y = -(np.arange(height) + 0.5 - height / 2) / scale
@@ -129,10 +132,19 @@ class _Canvas:
         color = np.where((t < middle * length)[..., None], color_a, color_b)
         self._put(patch, inside, s, normal, color)
 
+    def mark(self, a: np.ndarray, b: np.ndarray) -> None:
+        """A band from a to b, behind everything."""
+        patch = self._patch(np.minimum(a, b) - _MARK_RADIUS, np.maximum(a, b) + _MARK_RADIUS)
+        p = np.stack(np.meshgrid(self.x[patch[1]], self.y[patch[0]]), axis=-1) - a[:2]
+        way = (b - a)[:2]
+        along = np.clip(p @ way / max(float(way @ way), 1e-9), 0, 1)
+        self.marked[patch] |= ((p - along[..., None] * way) ** 2).sum(-1) < _MARK_RADIUS**2
+
     def finish(self) -> np.ndarray:
         """The picture (H, W, 3), with far things paler and outlines drawn."""
         covered = np.isfinite(self.depth)
         color = self.color.copy()
+        color[self.marked & ~covered] = _MARK
         if covered.any():
             near, far = self.depth[covered].max(), self.depth[covered].min()
             haze = 0.30 * (near - self.depth[covered]) / max(near - far, 3.0)
@@ -148,16 +160,23 @@ class _Canvas:
         return color.astype(np.uint8)
 
 
-def _render(pos: np.ndarray, z: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+def _render(
+    pos: np.ndarray, z: np.ndarray, width: int, height: int, scale: float,
+    marked: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """A picture (height, width, 3) of one molecule as it lies."""
     canvas = _Canvas(width, height, scale)
     fine = np.isfinite(pos).all(1)  # a sample may have gone astray
     pos, z = pos[fine], z[fine]
+    marked = np.zeros(len(z), bool) if marked is None else marked[fine]
     colors = [_COLORS.get(int(n), _OTHER_COLOR) for n in z]
     radii = [_radius(int(n)) for n in z]
     for center, radius, color in zip(pos, radii, colors, strict=True):
         canvas.sphere(center, radius, color)
     pairs, orders = _bonds(pos, z)
+    alone = np.repeat(np.flatnonzero(marked)[:, None], 2, axis=1)
+    for i, j in [*alone.tolist(), *pairs[marked[pairs].all(1)].tolist()]:
+        canvas.mark(pos[i], pos[j])
     for (i, j), order in zip(pairs.tolist(), orders.tolist(), strict=True):
         radius, offset = _STICK[order]
         side = _side(pos, pairs, i, j) * offset
@@ -233,6 +252,7 @@ def draw_grid(
     columns: int | None = None,
     captions: Sequence[str] | None = None,
     size: int = 400,
+    marked: Array | None = None,
 ) -> None:
     """A grid of molecules as one PNG, 200 dots to the inch.
 
@@ -242,6 +262,8 @@ def draw_grid(
         columns: By default about as many as rows.
         captions: One for each molecule; by default its formula.
         size: Pixels of a molecule's width.
+        marked: Atoms to highlight, (N,) of booleans. Where there are two or more, the molecule is
+            turned as they lie flat: molecules with the same ones are seen from the same side.
     """
     Image, _, _ = _pillow()
     pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
@@ -250,11 +272,20 @@ def draw_grid(
     molecules = [index == m for m in np.unique(index)]
     if captions is not None and len(captions) != len(molecules):
         raise ValueError(f"{len(captions)} captions for {len(molecules)} molecules.")
+    marked = np.zeros(len(z), bool) if marked is None else as_array(marked)
+    if marked.shape != z.shape or marked.dtype != bool:
+        raise ValueError(
+            f"marked is {marked.dtype} {marked.shape}; give a boolean for each of {len(z)} atoms."
+        )
     columns = columns or math.ceil(math.sqrt(len(molecules)))
     rows = math.ceil(len(molecules) / columns)
 
     height = round(0.84 * size)
-    turned = [_turned(pos[rows_of], pos[rows_of]) for rows_of in molecules]
+    turned = []
+    for rows_of in molecules:
+        some = rows_of & marked
+        like = pos[some if np.count_nonzero(some) > 1 else rows_of]
+        turned.append(_turned(pos[rows_of], pos[rows_of], like))
     half = np.max([np.nan_to_num(np.abs(p)).max(0) for p in turned], axis=0) + 0.5
     half = np.minimum(half, 12.0)  # one molecule flown apart shouldn't make specks of the others
     scale = _SMOOTH * min(0.48 * size / half[0], 0.41 * size * 0.84 / half[1])  # room for captions
@@ -264,7 +295,8 @@ def draw_grid(
     sheet = Image.new("RGB", (columns * size, rows * height), "white")
     for k, (rows_of, p) in enumerate(zip(molecules, turned, strict=True)):
         p = p + np.array([0, 0.06 * size * _SMOOTH / scale, 0])  # above the caption
-        picture = Image.fromarray(_render(p, z[rows_of], size * _SMOOTH, height * _SMOOTH, scale))
+        drawn = _render(p, z[rows_of], size * _SMOOTH, height * _SMOOTH, scale, marked[rows_of])
+        picture = Image.fromarray(drawn)
         parts = _formula(z[rows_of]) if captions is None else [(captions[k], "")]
         _caption(picture, parts, bool(sound[k]))
         sheet.paste(picture.reduce(_SMOOTH), (k % columns * size, k // columns * height))
@@ -272,13 +304,13 @@ def draw_grid(
         sheet.save(temporary, "PNG", dpi=(200, 200), optimize=True)
 
 
-def _turned(pos: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """pos, turned as makes `like` lie flat and moved as puts its box in the middle."""
-    like = like[np.isfinite(like).all(1)]
-    if len(like) == 0:
+def _turned(pos: np.ndarray, box: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """pos, turned as makes `like` lie flat and moved as puts the box of `box` in the middle."""
+    box, like = (p[np.isfinite(p).all(1)] for p in (box, like))
+    if not (len(box) and len(like)):
         return pos
     axes = principal_axes(like)
-    flat = like @ axes.T
+    flat = box @ axes.T
     return pos @ axes.T - (flat.max(0) + flat.min(0)) / 2
 
 
@@ -312,7 +344,7 @@ def animate(
         raise ValueError(f"every frame must be ({elements.shape[1]}, 3), a position for each of z.")
 
     last = positions[-1]
-    turned = [_turned(p, last) for p in positions]
+    turned = [_turned(p, last, last) for p in positions]
     extent = max(2.5, float(np.nan_to_num(np.abs(turned[-1])).max()))
     scale = 0.43 * size * _SMOOTH / (extent + 0.5)
     fine = size * _SMOOTH

@@ -215,6 +215,27 @@ class PropertyDistribution:
             )
         return self.values[first + (self._uniform(len(wanted), generator) * count).long()]
 
+    def sizes_near(
+        self, value: Tensor, num: int, generator: Generator | None = None, share: float = 0.01
+    ) -> Tensor:
+        """Sizes (num,) that go with a value (P,): draws from the molecules whose properties are nearest.
+
+        Arguments:
+            share: How many of all the molecules those are.
+        """
+        wanted = torch.as_tensor(value).to(self.values)
+        if wanted.shape != self.values.shape[1:]:
+            raise ValueError(
+                f"value is {tuple(wanted.shape)}; give ({self.values.shape[1]},), one for each property."
+            )
+        known = self.values.isfinite().all(1).nonzero()[:, 0]
+        values = self.values[known]
+        spread = values.std(0, correction=0).clamp(min=1e-12)
+        far = ((values - wanted) / spread).square().sum(1)
+        nearest = known[far.argsort(stable=True)[: max(1, round(share * len(known)))]]
+        picked = (self._uniform(num, generator) * len(nearest)).long()
+        return self.sizes[nearest[picked]].long()
+
     @staticmethod
     def _uniform(num: int, generator: Generator | None) -> Tensor:
         device = "cpu" if generator is None else generator.device

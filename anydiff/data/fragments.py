@@ -1,0 +1,160 @@
+r"""Parts of molecules to keep: a ring system to grow from, two ends to link.
+
+Each function looks at the bonds that the metrics read off the distances, and says of every row whether
+it is kept, (N,), which is what :func:`anydiff.editing.inpaint` takes as `known`:
+
+    known = largest_ring(pos, z, index)
+    x = inpaint(diffusion.predictor(space), x, torch.from_numpy(known))
+
+What isn't kept is drawn, hydrogens and all, so the molecule keeps its number of atoms. Where a molecule
+has no such part, none of its rows is True.
+
+Rows are as everywhere: pos (N, 3) in ångström, z (N,) atomic numbers and index (N,), the molecule of each
+row, ascending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ..metrics.bonds import Array, as_arrays, bond_orders
+from .molecules import Molecules
+
+__all__ = ["count_pieces", "first_with", "largest_ring", "two_ends"]
+
+
+def largest_ring(pos: Array, z: Array, index: Array, least: int = 5) -> np.ndarray:
+    """The atoms of each molecule's largest ring system, (N,) of booleans.
+
+    A bond is in a ring if its ends stay connected without it, and a ring system is what such bonds
+    connect. Substituents and hydrogens are not part of it. Of several as large, the first.
+
+    Arguments:
+        least: Atoms that a ring system must have to count.
+    """
+    kept = np.zeros(len(as_arrays(pos, z, index)[1]), bool)
+    for rows, bonds, _ in _molecules(pos, z, index):
+        in_ring = bonds.copy()
+        for i, j in np.argwhere(np.triu(bonds)):
+            bonds[i, j] = bonds[j, i] = False
+            in_ring[i, j] = in_ring[j, i] = np.isfinite(_distances(bonds, [i])[j])
+            bonds[i, j] = bonds[j, i] = True
+        label = _pieces(in_ring)
+        largest = np.bincount(label).argmax()
+        if np.count_nonzero(label == largest) >= max(least, 2):
+            kept[rows] = label == largest
+    return kept
+
+
+def two_ends(
+    pos: Array, z: Array, index: Array, between: tuple[int, int] = (3, 5), least: int = 2
+) -> np.ndarray:
+    """Two ends of each molecule, with what is between them left out, (N,) of booleans.
+
+    The ends are around the two heavy atoms that the most bonds are between. The heavy atoms about as far
+    from one as from the other are left out, as few as are needed to cut the molecule into two pieces, and
+    the hydrogens go where their heavy atoms do.
+
+    Arguments:
+        between: How many heavy atoms may be left out, from and to.
+        least: Heavy atoms that an end must have.
+    """
+    kept = np.zeros(len(as_arrays(pos, z, index)[1]), bool)
+    for rows, bonds, numbers in _molecules(pos, z, index):
+        heavy = np.flatnonzero(numbers > 1)
+        skeleton = bonds[np.ix_(heavy, heavy)]
+        far = np.stack([_distances(skeleton, [i]) for i in range(len(heavy))] or [np.zeros(0)])
+        if not far.size or not np.isfinite(far).all():  # nothing, or pieces already
+            continue
+        a, b = np.unravel_index(far.argmax(), far.shape)
+        side = far[a] - far[b]
+        middle = np.argsort(abs(side), kind="stable")
+        for count in range(between[0], min(between[1], len(heavy)) + 1):
+            rest = np.setdiff1d(np.arange(len(heavy)), middle[:count])
+            label = _pieces(skeleton[np.ix_(rest, rest)])
+            sizes = np.bincount(label)
+            if len(sizes) == 2 and sizes.min() >= least:
+                ends = heavy[rest]
+                kept[rows] = np.isfinite(_distances(bonds & _onto(numbers), ends))
+                break
+    return kept
+
+
+def first_with(
+    molecules: Molecules, num: int, part: Callable[[Array, Array, Array], np.ndarray]
+) -> tuple[Molecules, np.ndarray]:
+    """The first `num` molecules that have such a part, or all that have; and the rows of the parts, (N,).
+
+    Arguments:
+        part: :func:`largest_ring` or another that says of each row whether it is kept.
+
+    Raises:
+        ValueError: No molecule has one.
+    """
+    found: list[int] = []
+    parts: list[np.ndarray] = []
+    for start in range(0, len(molecules), 2 * num):
+        some = np.arange(start, min(start + 2 * num, len(molecules)))
+        rows = slice(molecules.offsets[start], molecules.offsets[some[-1] + 1])
+        index = molecules.index[rows] - start
+        kept = part(molecules.pos[rows], molecules.z[rows], index)
+        for m in np.unique(index[kept])[: num - len(found)].tolist():
+            found.append(start + m)
+            parts.append(kept[index == m])
+        if len(found) == num:
+            break
+    if not found:
+        raise ValueError(
+            f"none of the {len(molecules)} molecules has a part that {part.__name__} looks for; give "
+            "others, or draw without keeping any."
+        )
+    return molecules.subset(found), np.concatenate(parts)
+
+
+def count_pieces(pos: Array, z: Array, index: Array) -> np.ndarray:
+    """Pieces of each molecule that no bond connects, (M,): 1 is whole."""
+    return np.array([_pieces(bonds).max() + 1 for _, bonds, _ in _molecules(pos, z, index)])
+
+
+def _molecules(
+    pos: Array, z: Array, index: Array
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Rows, the matrix of bonds (n, n) and the elements (n,) of each molecule."""
+    pairs, _ = bond_orders(pos, z, index)
+    pos, numbers, sizes = as_arrays(pos, z, index)
+    ends = np.cumsum(sizes)
+    cuts = np.searchsorted(pairs[:, 0], ends)
+    first = 0
+    for start, end, last in zip(ends - sizes, ends, cuts, strict=True):
+        bonds = np.zeros((end - start, end - start), bool)
+        i, j = (pairs[first:last] - start).T
+        bonds[i, j] = bonds[j, i] = True
+        yield slice(int(start), int(end)), bonds, numbers[start:end]
+        first = last
+
+
+def _distances(bonds: np.ndarray, start: np.ndarray | list[int]) -> np.ndarray:
+    """Bonds from the nearest of `start` to each atom, (n,), inf where there is no way."""
+    far = np.full(len(bonds), np.inf)
+    front, d = np.zeros(len(bonds), bool), 0
+    front[start] = True
+    while front.any():
+        far[front] = d
+        front, d = bonds[front].any(0) & np.isinf(far), d + 1
+    return far
+
+
+def _pieces(bonds: np.ndarray) -> np.ndarray:
+    """The connected piece that each atom belongs to, (n,): 0, 1, … in the order of first atoms."""
+    label = np.full(len(bonds), -1)
+    for atom in range(len(bonds)):
+        if label[atom] < 0:
+            label[np.isfinite(_distances(bonds, [atom]))] = label.max() + 1
+    return label
+
+
+def _onto(numbers: np.ndarray) -> np.ndarray:
+    """From which atoms to which a way may lead that ends at hydrogens and crosses no heavy atom."""
+    return np.broadcast_to(numbers == 1, (len(numbers), len(numbers)))
