@@ -33,7 +33,8 @@ from anydiff.data.image_pictures import animate_denoising, draw_grid, draw_strip
 from anydiff.denoisers import UNet
 from anydiff.lightning import DiffusionModule, fit, plot_curve
 from anydiff.metrics.image_features import InceptionFeatures
-from anydiff.metrics.images import compare_parts, table
+from anydiff.metrics.image_parts import compare_parts
+from anydiff.metrics.images import table
 from anydiff.optimizers import Muon
 
 

@@ -16,11 +16,11 @@ from anydiff.metrics import digit_features, image_features
 from anydiff.metrics.digit_features import FEATURES_HASH, DigitFeatures
 from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
 from anydiff.metrics.image_features import INCEPTION, InceptionFeatures, PixelFeatures
+from anydiff.metrics.image_parts import compare_parts
 from anydiff.metrics.images import (
     Classifier,
     Report,
     compare,
-    compare_parts,
     evaluate,
     noise_images,
     table,
