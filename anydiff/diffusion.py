@@ -240,10 +240,10 @@ class Together:
                 "them, in one space that knows its copies; ask them one after the other with "
                 "batched=False."
             )
-        self.single, self.num = bound[0].network, len(bound)
-        self.space: Any = bound[0].space  # typed loosely: copies are optional
+        space: Any = bound[0].space  # typed loosely: copies are optional
+        self.single, self.num, self.space = bound[0].network, len(bound), space
         cond = conditioning.join([b.cond for b in bound])
-        self.joint = Bound(bound[0].diffusion, self.space.copies(self.num), cond)
+        self.joint = Bound(bound[0].diffusion, space.copies(self.num), cond)
 
     def __call__(self, x_t: Tensor, at: Level) -> list[Prediction]:
         """What each of them says."""
