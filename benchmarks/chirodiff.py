@@ -31,6 +31,7 @@ from pytorch_lightning import seed_everything
 import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, Tabulated, sample
 from anydiff.data.sequences import LengthDistribution, Sequences, loader, unpack
+from anydiff.data.stroke_pictures import draw_grid
 from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
 from anydiff.lightning import DiffusionModule, fit, free_folder
@@ -182,9 +183,7 @@ def main() -> None:
                 drawn, seconds = ours(args, model)
             floor, row, ceiling = example.measure(args, drawn, args.data, seconds)
             found[name].append(replace(row, name=f"{name}, seed {seed}"))
-            example.draw_grid(
-                folder / "samples.png", drawn.subset(range(min(64, len(drawn)))), columns=16
-            )
+            draw_grid(folder / "samples.png", drawn.subset(range(min(64, len(drawn)))), columns=16)
         rows = [floor, *(row for of in found.values() for row in of)]
         rows += [medians(f"{name}, median", of) for name, of in found.items()]
         text = table([*rows, ceiling])

@@ -4,6 +4,11 @@
     python examples/sketch_bidirnn.py --data cats.ndjson --rows points --minutes 20
     python examples/sketch_bidirnn.py --sample-only runs/sketch_bidirnn/model.safetensors --length 7
 
+With a model, --inpaint completes sketches that it has not seen, --edit 0.3 redraws and --interpolate
+blends them, beside before.png:
+
+    python examples/sketch_bidirnn.py --sample-only runs/sketch_bidirnn/model.safetensors --inpaint
+
 Everything lands in one folder: the model, the sketches as SVG and ndjson, a picture of them, one being
 drawn (SVG) and one being denoised (GIF), the training curve and the table. Ctrl-C while it trains keeps
 what was learned; the same command goes on from there.
@@ -13,33 +18,30 @@ import argparse
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import Cosine, GaussianDiffusion, Masked
-from anydiff.commands import (
-    SAMPLERS,
-    TRAINER_FLAGS,
-    moments,
-    parse,
-    parser,
-    run_folder,
-    seeds,
-    training_settings,
-)
+from anydiff.commands import TRAINER_FLAGS, calls, parse, parser, run_folder, training_settings
 from anydiff.data.kanji import load_sketches, split
-from anydiff.data.sequences import LengthDistribution, loader, split_items, unpack
-from anydiff.data.stroke_files import write_ndjson
-from anydiff.data.stroke_films import animate_denoising, write_animated_svg
-from anydiff.data.stroke_pictures import draw_grid
+from anydiff.data.sequences import LengthDistribution, loader, unpack
 from anydiff.data.stroke_rows import PointRows, StrokeRows, rows_from_config
 from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
 from anydiff.lightning import DiffusionModule, fit, plot_curve
 from anydiff.metrics.strokes import Report, evaluate, noise_sketches, table
 from anydiff.optimizers import Muon
+from anydiff.sketch_commands import (
+    blend_sequences,
+    draw_sequences,
+    first_half,
+    held_out,
+    sound,
+    write_sketches,
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -58,7 +60,14 @@ def arguments() -> argparse.Namespace:
     add("--layers", type=int, default=3, help="depth of the network")
     add("--cell", choices=["gru", "lstm"], default="gru", help="the recurrent cell")
     add("--length", type=int, help="rows of every sketch; as in the data if not given")
-    return parse(flags, "hidden", "layers", "length")
+    add("--interpolate", action="store_true", help="blend pairs of sketches that were held out")
+    args = parse(flags, "hidden", "layers", "length")
+    given = [f for f in ("inpaint", "edit", "interpolate", "length") if getattr(args, f)]
+    if len(given) > 1:
+        flags.error(f"--{given[0]} and --{given[1]} both say what to begin from; give one")
+    if args.guidance != 1:
+        flags.error("--guidance is about a condition, and sketches are drawn without one")
+    return args
 
 
 @lru_cache(maxsize=1)  # to learn from and to compare with
@@ -111,36 +120,35 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
 
 
 def draw(
-    args: argparse.Namespace, diffusion: GaussianDiffusion, extra: dict
+    args: argparse.Namespace,
+    diffusion: GaussianDiffusion,
+    extra: dict,
+    before: Sketches | None = None,
 ) -> tuple[Sketches, list[Sketches]]:
     """The sketches, and the path of the first four from noise."""
+    diffusion.to("cuda" if args.accelerator == "gpu" else "cpu")
     rows = rows_from_config(extra["rows"])
-    generator = torch.Generator().manual_seed(args.seed)
-    lengths = LengthDistribution(extra["lengths"]).sample(args.num, generator)
-    if args.length:
-        lengths = torch.full_like(lengths, args.length)
-    sampler = SAMPLERS[args.sampler]
-    parts, path = [], []
+    path: list[Sketches] = []
+    data: dict[str, Any] = {}
+    if before is None:
+        generator = torch.Generator().manual_seed(args.seed)
+        lengths = LengthDistribution(extra["lengths"]).sample(args.num, generator)
+        lengths = torch.full_like(lengths, args.length) if args.length else lengths
+    else:
+        items = rows.encode(before)
+        lengths = torch.as_tensor(items.sizes)
+        data = {"items": items, "kept": torch.as_tensor(rows.encode(first_half(before)).sizes)}
 
     def keep(p: anydiff.samplers.Progress) -> None:
-        if not parts:  # the first sketches of the first batch
-            x, mask = p.x_s[:4].nan_to_num(), space.mask[:4]
-            path.append(rows.decode(x[mask], lengths[: len(x)]))
+        if len(path) < p.steps:  # the first batch
+            first = Masked.from_lengths(lengths[:4], p.x_s.shape[1]).mask
+            path.append(rows.decode(p.x_s[:4].cpu().nan_to_num()[first], lengths[:4]))
 
-    device = "cuda" if args.accelerator == "gpu" else "cpu"
-    diffusion.to(device)
-    for start in range(0, args.num, 180):
-        space = Masked.from_lengths(lengths[start : start + 180], device=device)
-        shape = (*space.mask.shape, rows.channels)
-        x = diffusion.sample(
-            shape, space=space, sampler=sampler, steps=args.steps,
-            seed=seeds(args, start, len(space.mask)), progress=True, callback=keep,
-        )  # fmt: skip
-        parts += [item for item in split_items(x, space.mask) if item.isfinite().all()]
-    if not parts:
-        raise ValueError("no sketch came out finite: the training diverged; lower --lr.")
-    if len(parts) < args.num:
-        print(f"{args.num - len(parts)} sketches are left out: not finite")
+    if args.interpolate:
+        parts = blend_sequences(args, diffusion, items)
+    else:
+        parts = draw_sequences(args, diffusion, lengths, rows.channels, **data, callback=keep)
+    parts = sound(parts, all_of_them=before is not None)
     return rows.decode(torch.cat(parts), list(map(len, parts))), path
 
 
@@ -155,11 +163,11 @@ def measure(args: argparse.Namespace, drawn: Sketches, data: str, seconds: float
         )
     known, test = sketches.subset(parts.train[:10_000]), sketches.subset(parts.test[:1000])
     # equally many in every row, as far as there are; the real ones are new to the model as well
-    real = sketches.subset(parts.valid[: args.num])
-    noise = noise_sketches(sketches.subset(parts.test[: args.num]))
+    real = sketches.subset(parts.valid[: len(drawn)])
+    noise = noise_sketches(sketches.subset(parts.test[: len(drawn)]))
     return [
         evaluate(real, test, known, name="real, held out"),
-        evaluate(drawn, test, known, name="drawn", nfe=args.steps, seconds=seconds),
+        evaluate(drawn, test, known, name="drawn", nfe=calls(args, False), seconds=seconds),
         evaluate(noise, test, known, name="noise"),
     ]
 
@@ -172,21 +180,18 @@ def main() -> None:
         diffusion, extra = anydiff.load(checkpoint)
         if not {"rows", "lengths"} <= extra.keys():
             raise ValueError(f"{checkpoint} is no model of sketches; give one that this trained.")
-        print(f"drawing {args.num} sketches with {checkpoint}")
+        before = None
+        if args.inpaint or args.edit or args.interpolate:
+            sketches = read(args.data or extra["data"], args.skip_empty)
+            before = held_out(args, sketches, rows_from_config(extra["rows"]))
+        print(f"drawing with {checkpoint}")
         start = time.perf_counter()
-        drawn, path = draw(args, diffusion, extra)
-        seconds = (time.perf_counter() - start) / args.num
+        drawn, path = draw(args, diffusion, extra, before)
+        seconds = (time.perf_counter() - start) / len(drawn)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
-    folder.mkdir(parents=True, exist_ok=True)
 
-    write_ndjson(folder / "samples.ndjson", drawn)
-    shown = drawn.subset(range(min(64, len(drawn))))
-    draw_grid(folder / "samples.png", shown, columns=min(16, args.num))
-    write_animated_svg(folder / "drawing.svg", drawn[0])
-    animate_denoising(
-        folder / "denoising.gif", [path[k] for k in moments(len(path))], size=180, fps=15
-    )
+    write_sketches(args, folder, drawn, path, before)
     print("measuring ...")
     try:
         rows = table(measure(args, drawn, args.data or extra["data"], seconds))

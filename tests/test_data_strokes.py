@@ -131,6 +131,24 @@ def test_a_subset_holds_the_sketches_asked_for():
         sketches[20]
 
 
+def test_a_part_holds_the_strokes_asked_for():
+    sketches = scribbles(times=True, labels=True)
+    counts = np.diff(sketches.offsets)
+    assert_same(sketches.part(), sketches)
+    half = (counts + 1) // 2
+    several = sketches.subset(counts > 1)
+    first, rest = several.part(0, half[counts > 1]), several.part(half[counts > 1])
+    assert list(first.labels) == list(rest.labels) == list(several.labels)
+    for m in range(len(several)):
+        strokes = [*first[m], *rest[m]]
+        assert all(map(np.array_equal, strokes, several[m])) and len(strokes) == len(several[m])
+    assert sorted([*first.times, *rest.times]) == sorted(several.times)
+    assert np.array_equal(several.order[several.offsets[:-1]], np.zeros(len(several)))
+    assert max(several.order) == max(counts) - 1
+    with pytest.raises(SketchError, match="is empty"):
+        sketches.part(1)  # one of them has one stroke alone
+
+
 # geometry --------------------
 
 

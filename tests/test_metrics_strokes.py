@@ -13,7 +13,7 @@ from anydiff.data.stroke_pictures import rasterize
 from anydiff.data.strokes import Sketches
 from anydiff.metrics import sketch_features
 from anydiff.metrics.sketch_features import FEATURES_HASH, SketchFeatures
-from anydiff.metrics.strokes import Report, evaluate, noise_sketches, statistics, table
+from anydiff.metrics.strokes import Report, chamfer, evaluate, noise_sketches, statistics, table
 
 
 def sketch(*strokes):
@@ -79,6 +79,27 @@ def test_sketches_without_extent_have_statistics():
     found = statistics(sketch([(3, 3)], [(3, 3), (3, 3)]))
     assert found["ink"].tolist() == [0] and found["pen_up"].tolist() == [0]
     assert found["aspect"].tolist() == [0] and len(found["turning"]) == 0
+
+
+def test_a_distance_of_ink_known_by_heart():
+    line, below = sketch([(0, 0), (100, 0)]), sketch([(0, 7), (100, 7)])
+    assert chamfer(line, below, 1.0) == pytest.approx([7])
+    # from the short one to the long one nothing, and back a mean of 25, over half of the way
+    short = sketch([(0, 0), (50, 0)])
+    assert chamfer(line, short, 0.01) == pytest.approx([12.5 / 2], rel=1e-3)
+    assert chamfer(short, line, 0.01) == pytest.approx([12.5 / 2], rel=1e-3)
+
+
+def test_a_distance_of_ink_sees_neither_order_nor_direction(kanji):
+    some, others = kanji.subset(range(8)), kanji.subset(range(8, 16))
+    apart = chamfer(some, others, 1.0)
+    assert np.allclose(chamfer(some, some, 1.0), 0) and apart.min() > 1
+    turned = Sketches.from_lists([[s[::-1] for s in some[m]][::-1] for m in range(8)])
+    assert np.allclose(chamfer(turned, others, 1.0), apart, rtol=0.02)  # of the points' places
+    assert np.allclose(chamfer(others, some, 1.0), apart)
+    assert chamfer(some.subset([5]), others.subset([5]), 1.0) == pytest.approx(apart[5:6])
+    with pytest.raises(ValueError, match="8 sketches and 1 to compare"):
+        chamfer(some, others.subset([0]), 1.0)
 
 
 def test_noise_has_the_counts_and_the_spread_of_the_reference(kanji):

@@ -12,6 +12,7 @@ from anydiff.data.sequences import (
     Sequences,
     loader,
     pad,
+    pairs,
     split_items,
     unpack,
 )
@@ -244,6 +245,17 @@ def test_padding_is_undone(sequences):
 def test_what_cannot_be_padded_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_pairs_are_of_one_size_and_leave_one_of_a_size_at_most():
+    sizes = np.random.default_rng(0).integers(1, 9, 101)
+    found = pairs(sizes)
+    assert np.array_equal(sizes[found[:, 0]], sizes[found[:, 1]])
+    assert len(np.unique(found)) == found.size and (np.diff(found[:, 0]) > 0).all()
+    left = np.delete(sizes, found.ravel())
+    assert len(np.unique(left)) == len(left)
+    assert pairs([4, 2, 4, 2, 4]).tolist() == [[0, 2], [1, 3]]
+    assert pairs([1, 2, 3]).shape == (0, 2)
 
 
 def test_lengths_are_drawn_as_counted(sequences):

@@ -7,7 +7,7 @@ import pytest
 
 from anydiff.data import stroke_pictures
 from anydiff.data.stroke_films import animate_denoising, animate_drawing, write_animated_svg
-from anydiff.data.stroke_pictures import draw_grid, rasterize, write_png
+from anydiff.data.stroke_pictures import around, draw_grid, rasterize, two_colors, write_png
 from anydiff.data.strokes import Sketches
 from anydiff.data.svg import read_svg
 
@@ -166,6 +166,45 @@ def test_a_grid_shows_every_sketch(tmp_path, colors):
     cells = [dark[r : r + 40, c : c + 40].sum() for r in (6, 52) for c in (6, 52, 98)]
     assert min(cells[:5]) > 10 and cells[5] == 0
     assert dark.sum() == sum(cells)  # nothing between them
+
+
+def test_captions_stand_before_their_rows(tmp_path):
+    many = scribbles(6)
+    plain, said = tmp_path / "a.png", tmp_path / "b.png"
+    draw_grid(plain, many, columns=3, size=40, gap=6)
+    draw_grid(said, many, columns=3, size=40, gap=6, captions=["first row", "second"])
+    room = pixels(said).shape[1] - pixels(plain).shape[1]
+    assert np.array_equal(pixels(said)[:, room:], pixels(plain)) and room > 30
+    words = pixels(said)[:, :room].min(2) < 128
+    assert words[6:46].any() and words[52:92].any() and not words[:, :6].any()
+
+
+def test_one_frame_for_all_shows_where_each_lies(tmp_path):
+    both = Sketches.from_lists(
+        [[np.array([(10.0, 10), (20, 10)])], [np.array([(50.0, 50), (50, 50)])]]
+    )
+    draw_grid(tmp_path / "a.png", both, size=64, gap=0, fit=BOX)
+    dark = pixels(tmp_path / "a.png").min(2) < 128
+    assert dark[10, 10:20].all() and dark[50, 64 + 49] and not dark[:, 30:64].any()
+    left, top, right, bottom = around(both)
+    assert (left, top) == (7.5, 7.5) and (right, bottom) == (52.5, 52.5)  # a 16th of 40 more
+
+
+def test_the_first_strokes_are_in_ink_and_the_others_in_colour(tmp_path):
+    lines = [np.array([(0.0, y), (40.0, y)]) for y in (0, 10, 20, 30)]
+    both = Sketches.from_lists([lines, lines[:3]])
+    colors = two_colors(both, np.array([1, 2]))
+    inked = (colors == stroke_pictures.INK).all(1)
+    assert inked.tolist() == [True, False, False, False, True, True, False]
+    assert (colors[~inked] == stroke_pictures.ACCENT).all()
+    draw_grid(tmp_path / "a.png", both, size=80, gap=0, stroke_colors=colors, fit=around(both))
+    column = pixels(tmp_path / "a.png")[:, 120].astype(int)
+    grey = np.ptp(column, axis=1) < 40
+    dark = column.min(1) < 100
+    shown = np.flatnonzero(dark & grey), np.flatnonzero(dark & ~grey)
+    assert len(shown[0]) and len(shown[1]) and shown[0].max() < shown[1].min()
+    with pytest.raises(ValueError, match=r"give one for each, \(7, 3\)"):
+        draw_grid(tmp_path / "b.png", both, stroke_colors=colors[1:])
 
 
 def test_a_picture_is_the_raster_in_ink(tmp_path):

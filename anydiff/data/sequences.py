@@ -36,6 +36,7 @@ __all__ = [
     "Sequences",
     "loader",
     "pad",
+    "pairs",
     "split_items",
     "unpack",
 ]
@@ -343,6 +344,18 @@ def pad(items: Sequence[Tensor | np.ndarray]) -> tuple[Tensor, Tensor]:
     x = rows.new_zeros(*mask.shape, rows.shape[1])
     x[mask] = rows
     return x, mask
+
+
+def pairs(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Numbers (P, 2) of items of the same size, each item in one pair at most, the nearest together."""
+    waiting: dict[int, int] = {}
+    found = []
+    for m, size in enumerate(np.asarray(sizes).tolist()):
+        if size in waiting:
+            found.append((waiting.pop(size), m))
+        else:
+            waiting[size] = m
+    return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 
 def split_items(x: Tensor, mask: Tensor) -> list[Tensor]:

@@ -22,8 +22,10 @@ from .files import PathLike, whole
 from .strokes import Sketches, as_stroke
 
 __all__ = [
+    "around",
     "draw_grid",
     "rasterize",
+    "two_colors",
     "write_png",
 ]
 
@@ -31,8 +33,10 @@ Strokes = Sequence[np.ndarray]
 Box = tuple[float, float, float, float]
 
 _MARGIN = 1 / 16  # of the picture's side, on each side
+_LETTERS = 15  # pixels high
 _PEN = 1 / 28  # the pen's width, of the picture's side
 INK = np.array((32, 36, 46))
+ACCENT = np.array((222, 84, 28))
 # from navy by teal and olive to ochre: even steps of lightness, told apart by colour-blind eyes
 _ORDER = np.array([(14, 36, 98), (24, 92, 108), (84, 120, 68), (178, 132, 44), (220, 134, 96)])
 
@@ -53,13 +57,7 @@ def rasterize(
             the plane in every picture, what lies outside it cut off.
     """
     width = pen_width(width, size)
-    if isinstance(fit, str):
-        if fit != "sketch":
-            raise ValueError(f"fit is {fit!r}; give 'sketch' or a box (left, top, right, bottom).")
-        scale, shift = fitted(sketches, size, width)
-    else:
-        one, other = _boxed(fit, size)
-        scale, shift = np.full(len(sketches), one), np.tile(other, (len(sketches), 1))
+    scale, shift = _placed(sketches, size, width, fit)
     p, q, stroke = segments(sketches)
     sketch = _owner(sketches)[stroke]
     points = sketches.points.astype(np.float64)
@@ -98,6 +96,18 @@ def fitted(sketches: Sketches, size: int, width: float) -> tuple[np.ndarray, np.
     span = (high - low).max(1)
     scale = np.divide(room, span, out=np.zeros_like(span), where=span > 0)  # a dot has no scale
     return scale, size / 2 - scale[:, None] * (low / 2 + high / 2)
+
+
+def _placed(
+    sketches: Sketches, size: int, width: float, fit: str | Box
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales (M,) and shifts (M, 2) as `rasterize` has them."""
+    if isinstance(fit, str):
+        if fit != "sketch":
+            raise ValueError(f"fit is {fit!r}; give 'sketch' or a box (left, top, right, bottom).")
+        return fitted(sketches, size, width)
+    scale, shift = _boxed(fit, size)
+    return np.full(len(sketches), scale), np.tile(shift, (len(sketches), 1))
 
 
 def _boxed(box: Box, size: int) -> tuple[float, np.ndarray]:
@@ -192,18 +202,19 @@ def single(sketch: Strokes) -> Sketches:
     return Sketches.from_lists([strokes])
 
 
-def _picture(sketch: Sketches, size: int, width: float, colors: bool) -> np.ndarray:
+def _picture(
+    sketch: Sketches, size: int, width: float, colors: np.ndarray | None, fit: str | Box = "sketch"
+) -> np.ndarray:
     """One sketch in ink, or in a colour for each stroke, as (size, size, 3) of uint8."""
-    if not colors:
-        ink = rasterize(sketch, size, width)[0, :, :, None] / 255
+    if colors is None:
+        ink = rasterize(sketch, size, width, fit)[0, :, :, None] / 255
         return np.rint(255 - ink * (255 - INK)).astype(np.uint8)
-    (scale,), shift = fitted(sketch, size, width)
+    (scale,), shift = _placed(sketch, size, width, fit)
     p, q, stroke = segments(sketch)
     points = sketch.points * scale + shift
-    num = len(sketch.strokes) - 1
     paper = np.full((size, size, 3), 255.0)
-    inks = coverage(points[p], points[q], stroke, num, size, width / 2)
-    for ink, color in zip(inks, ordered_colors(num), strict=True):
+    inks = coverage(points[p], points[q], stroke, len(sketch.strokes) - 1, size, width / 2)
+    for ink, color in zip(inks, colors, strict=True):
         paper += ink[:, :, None] * (color - paper)
     return np.rint(paper).astype(np.uint8)
 
@@ -219,7 +230,9 @@ def write_png(
     stroke_colors: bool = False,
 ) -> None:  # fmt: skip
     """One sketch, a list of strokes (n, 2), as a PNG."""
-    picture = _picture(single(sketch), size, pen_width(width, size), stroke_colors)
+    one = single(sketch)
+    colors = ordered_colors(len(one.order)) if stroke_colors else None
+    picture = _picture(one, size, pen_width(width, size), colors)
     with whole(path, ".png") as temporary:
         pillow().fromarray(picture).save(temporary, "PNG", optimize=True)
 
@@ -232,7 +245,9 @@ def draw_grid(
     *,
     width: float | None = None,
     gap: int | None = None,
-    stroke_colors: bool = False,
+    stroke_colors: bool | np.ndarray = False,
+    fit: str | Box = "sketch",
+    captions: Sequence[str] = (),
 ) -> None:
     """A grid of sketches on white as one PNG, row after row.
 
@@ -241,7 +256,10 @@ def draw_grid(
         size: Pixels of a sketch's side.
         width: The pen's width in pixels; size / 28 by default.
         gap: Pixels between two sketches and around all of them; an eighth of the side by default.
-        stroke_colors: Colour the strokes by their order, first dark blue, last ochre.
+        stroke_colors: Colour the strokes by their order, first dark blue, last ochre; or the colour of
+            each, (S, 3) in [0, 255].
+        fit: As of :func:`rasterize`.
+        captions: Words to the left of the rows, or of the first ones.
     """
     if len(sketches) == 0:
         raise ValueError("there are no sketches to draw.")
@@ -249,11 +267,60 @@ def draw_grid(
     gap = round(size / 8) if gap is None else gap
     columns = min(columns, len(sketches))
     rows = math.ceil(len(sketches) / columns)
+    colors = _colors(sketches, stroke_colors)
 
-    sheet = np.full((rows * (size + gap) + gap, columns * (size + gap) + gap, 3), 255, np.uint8)
+    left = gap + (_width(captions) + gap if len(captions) else 0)
+    shape = rows * (size + gap) + gap, columns * (size + gap) + left, 3
+    sheet = np.full(shape, 255, np.uint8)
     for m in range(len(sketches)):
-        y, x = (gap + k * (size + gap) for k in divmod(m, columns))
-        picture = _picture(sketches.subset([m]), size, width, stroke_colors)
+        row, column = divmod(m, columns)
+        y, x = gap + row * (size + gap), left + column * (size + gap)
+        own = None if colors is None else colors[slice(*sketches.offsets[m : m + 2])]
+        picture = _picture(sketches.subset([m]), size, width, own, fit)
         sheet[y : y + size, x : x + size] = picture
+    image = pillow().fromarray(sheet)
+    for row, words in enumerate(captions):
+        _write(image, (gap, gap + row * (size + gap) + size // 2), words)
     with whole(path, ".png") as temporary:
-        pillow().fromarray(sheet).save(temporary, "PNG", optimize=True)
+        image.save(temporary, "PNG", optimize=True)
+
+
+def around(sketches: Sketches) -> Box:
+    """A box for all of them, with a sixteenth of its side for a margin."""
+    low, high = sketches.points.min(0), sketches.points.max(0)
+    room = _MARGIN * max(float((high - low).max()), 1e-6)
+    (left, top), (right, bottom) = (low - room).tolist(), (high + room).tolist()
+    return left, top, right, bottom
+
+
+def two_colors(sketches: Sketches, first: np.ndarray) -> np.ndarray:
+    """The strokes' colours (S, 3): ink for the first ones of each sketch, so many (M,), and another."""
+    given = sketches.order < np.repeat(first, np.diff(sketches.offsets))
+    return np.where(given[:, None], INK, ACCENT)
+
+
+def _colors(sketches: Sketches, wanted: bool | np.ndarray) -> np.ndarray | None:
+    """The colour of each stroke, (S, 3), or nothing for ink."""
+    count = len(sketches.strokes) - 1
+    if isinstance(wanted, np.ndarray):
+        if wanted.shape != (count, 3):
+            raise ValueError(f"stroke_colors are {wanted.shape}; give one for each, ({count}, 3).")
+        return wanted
+    if not wanted:
+        return None
+    return np.concatenate([ordered_colors(n) for n in np.diff(sketches.offsets).tolist()])
+
+
+def _width(captions: Sequence[str]) -> int:
+    """Pixels that the longest takes."""
+    from PIL import ImageFont
+
+    return math.ceil(max(ImageFont.load_default(_LETTERS).getlength(words) for words in captions))
+
+
+def _write(image: Any, at: tuple[int, int], words: str) -> None:
+    """Words that begin at a place, upright about it."""
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.load_default(_LETTERS)
+    ImageDraw.Draw(image).text(at, words, tuple(INK.tolist()), font, "lm")

@@ -159,6 +159,35 @@ class Sketches:
         cuts = self.strokes[self.offsets[m] : self.offsets[m + 1] + 1]
         return [self.points[a:b] for a, b in pairwise(cuts)]
 
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The number of each stroke in its sketch, from 0, (S,)."""
+        counts = np.diff(self.offsets)
+        return np.arange(len(self.strokes) - 1) - self.offsets[:-1].repeat(counts)
+
+    def part(self, start: int | np.ndarray = 0, stop: int | np.ndarray | None = None) -> Sketches:
+        """The strokes from `start` on and before `stop` of each sketch, as a range has them.
+
+        Arguments:
+            start, stop: Numbers of strokes, one for all or one for each sketch (M,).
+
+        Raises:
+            SketchError: Nothing is left of a sketch.
+        """
+        counts = np.diff(self.offsets)
+        bounds = (np.broadcast_to(b, len(self)) for b in (start, counts if stop is None else stop))
+        first, end = (b.clip(0, counts) for b in bounds)
+        kept = (self.order >= first.repeat(counts)) & (self.order < end.repeat(counts))
+        points = kept.repeat(np.diff(self.strokes))
+        return Sketches(
+            self.points[points],
+            np.concatenate([[0], np.cumsum(np.diff(self.strokes)[kept])]),
+            np.concatenate([[0], np.cumsum(np.maximum(end - first, 0))]),
+            self.labels,
+            None if self.times is None else self.times[points],
+            self.name,
+        )
+
     def subset(self, numbers: Sequence[int] | np.ndarray) -> Sketches:
         """These sketches, in this order; a boolean mask (M,) too."""
         chosen = np.arange(len(self))[np.asarray(numbers) if len(numbers) else slice(0)]
