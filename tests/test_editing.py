@@ -10,6 +10,7 @@ from torch import nn
 from anydiff import (
     DDIM,
     DDPM,
+    VE,
     AdamsBashforth,
     Cosine,
     Dense,
@@ -25,6 +26,7 @@ from anydiff import (
     cascade,
     classifier_free,
     decode,
+    denoise,
     edit,
     encode,
     exact,
@@ -242,6 +244,7 @@ def edits():
         "inpaint": lambda p, x, known, seed: inpaint(p, x, known, steps=5, resamples=2, seed=seed),
         "impute": lambda p, x, known, seed: impute(p, x, 1, known=known, steps=5, seed=seed)[0],
         "edit": lambda p, x, known, seed: edit(p, x, 0.4, steps=5, seed=seed),
+        "denoise": lambda p, x, known, seed: denoise(p, x, 0.4, steps=5, seed=seed),
         "variations": lambda p, x, known, seed: variations(p, x, 1, steps=5, seed=seed)[0],
         "ilvr": lambda p, x, known, seed: ilvr(p, x, lambda z: 0.5 * z, steps=5, seed=seed),
         "encode": lambda p, x, known, seed: encode(p, x, steps=5),
@@ -487,6 +490,18 @@ def test_an_edit_is_a_draw_given_what_the_noise_left(strength):
     assert abs(y.mean() - mean) < 4 * std / 4000**0.5 + 0.01 and abs(y.std() / std - 1) < 0.06
 
 
+@pytest.mark.parametrize("schedule", [Cosine(), VE()], ids=str)
+def test_known_noise_is_taken_off_along_the_flow(schedule):
+    model = exact.gaussian(schedule, "v", mean=0.4, std=0.5)
+    x = draw((100, 2))
+    y = denoise(model.predictor(), x, 0.3, steps=100)
+    t = schedule.time(torch.tensor([0.3], dtype=torch.float64).log() * -2)
+    alpha = schedule(t)[0]
+    assert torch.allclose(y, model.denoiser.flow(alpha * x, float(t), 0.0), atol=5e-3)
+    # of which the data's own deviation is left, where x had more
+    assert torch.allclose(y - 0.4, (x - 0.4) * 0.5 / (0.25 + 0.09) ** 0.5, atol=5e-3)
+
+
 def test_a_stronger_edit_goes_further():
     x = draw((500, 2)) * 0.3 + MIXTURE.denoiser.means[1]
     moved = [
@@ -574,6 +589,8 @@ class Bare:
         (lambda p, x, k: impute(p, x, 0), "at least once"),
         (lambda p, x, k: edit(p, x, 0.0), "above 0"),
         (lambda p, x, k: edit(p, x, 1.2), "up to 1"),
+        (lambda p, x, k: denoise(p, x, 0.0), "above 0"),
+        (lambda p, x, k: denoise(p, x, 1e4), "another schedule"),
         (lambda p, x, k: interpolate(p, x, x, 1), "at least 2"),
         (lambda p, x, k: encode(p, x, sampler=DDPM()), "deterministic"),
         (lambda p, x, k: forecast(GAUSSIAN_4, x, 2), r"\(B, N, C\)"),

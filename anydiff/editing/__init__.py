@@ -13,6 +13,7 @@ leaves a state in the space, with noise that is standard normal in it: nothing d
 | :func:`inpaint` | what is known stays, the rest is drawn (replacement, or RePaint's resampling) |
 | :func:`impute`, :func:`forecast` | the same, several times, where values are missing or still to come |
 | :func:`edit`, :func:`variations` | noise up to a time, and back (SDEdit) |
+| :func:`denoise` | noise of a known level, which is there already, taken off |
 | :func:`ilvr` | what a low-pass operator sees stays |
 | :func:`encode`, :func:`decode`, :func:`interpolate` | along the probability flow, deterministically |
 | :func:`cascade` | from coarse to fine, one model after the other |
@@ -24,12 +25,13 @@ not depend on its batch.
 from anydiff.editing.cascades import Stage, cascade
 from anydiff.editing.flow import decode, encode, interpolate
 from anydiff.editing.known import forecast, ilvr, impute, inpaint
-from anydiff.editing.noising import edit, variations
+from anydiff.editing.noising import denoise, edit, variations
 
 __all__ = [
     "Stage",
     "cascade",
     "decode",
+    "denoise",
     "edit",
     "encode",
     "forecast",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from anydiff.editing.several import several
 from anydiff.predictions import Predictor
 from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, generators, sample
 
-__all__ = ["edit", "variations"]
+__all__ = ["denoise", "edit", "variations"]
 
 Callback = Callable[[Progress], None]
 
@@ -36,7 +37,8 @@ def edit(
         x: Data, in the space: a rough sketch of what is wanted, or something to vary or to heal.
         strength: The time, in (0, 1]. 1 leaves nothing of x.
         steps: From there to the data.
-        sampler, grid, seed, callback, progress: See :func:`anydiff.sample`.
+        seed: Another one than that of noise which is to be healed: the same would be added to itself.
+        sampler, grid, callback, progress: See :func:`anydiff.sample`.
 
     References:
         SDEdit (Meng et al., 2022), algorithm 1. https://arxiv.org/abs/2108.01073
@@ -52,6 +54,50 @@ def edit(
     return sample(
         predictor, noised, sampler, steps,
         start=strength, grid=grid, generator=generator, callback=callback, progress=progress,
+    )  # fmt: skip
+
+
+def denoise(
+    predictor: Predictor,
+    x: Tensor,
+    std: float,
+    *,
+    sampler: Sampler = DPMSolver(),  # noqa: B008
+    steps: int = 25,
+    grid: Grid | None = None,
+    seed: Seed = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    r"""Take off noise that is there already, white and of a known deviation.
+
+    :math:`x = x_0 + s\, \epsilon` is, times alpha, the state at the time where
+    :math:`\sigma / \alpha = s`: from there the way leads to the data, and nothing is added.
+
+    Arguments:
+        x: Data with noise, in the space.
+        std: s, in the unit of the data.
+        steps: From there to the data.
+        sampler, grid, seed, callback, progress: See :func:`anydiff.sample`.
+
+    Raises:
+        ValueError: The schedule has no such level.
+    """
+    check_floating(x)
+    schedule = predictor.schedule
+    if not std > 0:
+        raise ValueError(f"std is {std}; give the deviation of the noise, above 0.")
+    logsnr = -2 * log(std)
+    ends = schedule.logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    if not ends[0] <= logsnr < ends[1]:
+        raise ValueError(
+            f"std is {std}, a log-SNR of {logsnr:.3g}, and {schedule} goes from {ends[0]:.3g} to "
+            f"{ends[1]:.3g}; take another schedule."
+        )
+    (at,) = schedule.levels(schedule.time(torch.tensor([logsnr], dtype=torch.float64)))
+    return sample(
+        predictor, at.alpha * predictor.space.project(x), sampler, steps,
+        start=at.t, grid=grid, seed=seed, callback=callback, progress=progress,
     )  # fmt: skip
 
 
