@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 import anydiff
-from anydiff import DDPM, GaussianDiffusion, Masked, edit, impute, interpolate, sample
+from anydiff import DDPM, GaussianDiffusion, Masked, denoise, edit, impute, interpolate, sample
 from anydiff.data.kanji import load_kanji, split
 from anydiff.data.sequences import pad, pairs
 from anydiff.data.stroke_pictures import around, draw_grid, two_colors
@@ -179,10 +178,7 @@ def jittered(c: Characters) -> Tensor:
 
 def denoised(c: Characters, diffusion: GaussianDiffusion, noisy: Tensor) -> Tensor:
     """The jitter taken for the noise that the diffusion would have at the time of as much."""
-    schedule = diffusion.schedule
-    t = schedule.time(torch.tensor([-2 * math.log(jitter(c))], dtype=torch.float64))
-    (at,) = schedule.levels(t)
-    return sample(diffusion.predictor(c.space), at.alpha * noisy, steps=25, start=at.t)
+    return denoise(diffusion.predictor(c.space), noisy, jitter(c))
 
 
 def redraw(predictor: anydiff.Predictor, x: Tensor, strength: float) -> Tensor:
