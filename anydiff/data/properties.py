@@ -229,7 +229,7 @@ class PropertyDistribution:
                 f"value is {tuple(wanted.shape)}; give ({self.values.shape[1]},), one for each property."
             )
         known = self.values.isfinite().all(1).nonzero()[:, 0]
-        values = self.values[known]
+        values = self.values[known].double()  # a value far off is nearest to one of them still
         spread = values.std(0, correction=0).clamp(min=1e-12)
         far = ((values - wanted) / spread).square().sum(1)
         nearest = known[far.argsort(stable=True)[: max(1, round(share * len(known)))]]
