@@ -121,7 +121,7 @@ def picture(path: Path, found: dict[float, tuple[Tensor, Tensor]]) -> None:
     """What was asked for against what the judge finds, in a panel for each scale."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
+    figure = Figure(figsize=(9, 3.7), layout="constrained")
     low, high = 30.0, 110.0
     for axes, (scale, (asked, judged)) in zip(
         figure.subplots(1, len(found), sharey=True), found.items(), strict=True
