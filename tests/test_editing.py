@@ -135,6 +135,22 @@ def test_enough_resampling_reaches_the_exact_posterior():
     assert enough[0] < 0.08 and enough[1] < 0.1
 
 
+def test_what_is_known_has_the_noise_of_its_level():
+    x = torch.full((3000, 2), 1.5, dtype=torch.float64)
+    known = torch.tensor([True, False]).expand(3000, 2)
+    seen = []
+    inpaint(GAUSSIAN_2.predictor(), x, known, steps=8, resamples=2, seed=0, callback=seen.append)
+    for p in seen:
+        s = torch.tensor(p.s, dtype=torch.float64)
+        alpha, sigma = (float(c) for c in Cosine()(s)) if p.s else (1.0, 0.0)
+        kept = p.x_s[:, 0]
+        assert abs(kept.mean() - 1.5 * alpha) < 4 * sigma / 3000**0.5 + 1e-12
+        assert abs(kept.std() - sigma) < 4 * sigma / 6000**0.5 + 1e-12
+
+
+GAUSSIAN_2 = exact.gaussian(Cosine(), "v", std=0.7)
+
+
 def test_longer_stretches_reach_it_too():
     error = completed(resamples=10, jump=5)
     assert error[0] < 0.12 and error[1] < 0.12
