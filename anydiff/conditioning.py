@@ -1,11 +1,10 @@
 r"""Conditions: what a model is told besides x_t and t, and how it learns to do without.
 
 A condition is a tensor that is passed to the denoiser by its name: a label, values, tokens, arrays. It
-has one row for each item, or one for each row of x.
-One that is not there is written into it, item by item or entry by entry: -1 for integers, NaN for
-floating numbers. So one batch holds items with and without; a model that was trained with a share of
-them dropped knows p(x | c) and p(x) alike, which is what classifier-free guidance asks for; and
-guidance asks for both in one call.
+has one row for each item, or one for each row of x. That there is none is written into it, item by item
+or entry by entry: -1 for integers, NaN for floating numbers. So one batch holds items with and without; a
+model that was trained with a share of them dropped knows p(x | c) and p(x) alike, which is what
+classifier-free guidance asks for; and guidance asks for both in one call.
 
 References:
     Classifier-Free Diffusion Guidance (Ho & Salimans, 2022), algorithm 1.
@@ -147,13 +146,11 @@ def join(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 )
             joined[name] = known
             continue
-        lacking = [k for k, v in enumerate(values) if v is None]
-        masked = name.removesuffix("_mask")  # a mask says nothing where there is nothing to mask
-        if known.dtype == torch.bool and any(
-            conditions[k].get(masked) is not None for k in lacking
-        ):
-            masked = name
-        if known.dtype == torch.bool and lacking and masked == name:
+        lacking = [cond for cond in conditions if cond.get(name) is None]
+        # a mask says nothing where there is nothing to mask; other booleans have no value for none
+        masked = name.removesuffix("_mask")
+        needed = [cond for cond in lacking if masked == name or cond.get(masked) is not None]
+        if known.dtype == torch.bool and needed:
             raise ValueError(
                 f"the condition {name!r} is of booleans, which have no value for none, and some lack it; "
                 "give it to all, or ask one after the other with batched=False."

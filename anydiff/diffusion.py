@@ -52,8 +52,8 @@ class GaussianDiffusion(nn.Module):
         drop: The share of items that go without a condition in training, each condition by itself: one
             share for all, or one for each by name, as ``{"label": 0.1}``. It is what classifier-free
             guidance needs; see :mod:`anydiff.conditioning` for what the denoiser sees.
-        augment: Noise on conditions in training, by name: up to which time, as ``{"image": 0.5}``. The
-            denoiser is told the time as ``image_t``.
+        augment: Noise on conditions in training, by name: up to which time, as ``{"coarse": 0.5}``.
+            The denoiser is told the time as ``coarse_t``.
 
     Raises:
         ValueError: If the prediction says nothing of x0 where the schedule ends, or a share is none.

@@ -295,34 +295,10 @@ def growths(bench: Bench, path: Path, known_of: Callable[..., np.ndarray], rows:
     )  # fmt: skip
 
 
-def asked_and_judged(bench: Bench, path: Path, num: int = 200) -> None:
-    """What was asked for against what the judge finds, in a panel for each scale."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    assert bench.judge is not None
-    sizes, c = bench.targets.sample(num, torch.Generator().manual_seed(0))
-    low, high = float(c.min()) - 3, float(c.max()) + 3
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), sharey=True, layout="constrained")
-    for axis, scale in zip(axes, (0.0, 2.0, 40.0), strict=True):
-        found = bench.judge.predict(*bench.draw(sizes, 0, c, scale))[:, 0]
-        error = float((found - c[:, 0]).abs().nanmean())
-        axis.plot([low, high], [low, high], color="0.8", lw=1, zorder=0)
-        axis.scatter(c[:, 0], found, s=9, alpha=0.6, lw=0, color="#2a6fbb")
-        axis.set(title=f"guidance {scale:g}: mean error {error:.1f}", xlabel="asked for, bohr³")
-        axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes[0].set_ylabel("judged, bohr³")
-    figure.savefig(path, dpi=110)
-
-
 def pictures(bench: Bench, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     growths(bench, folder / "molecules_scaffold.png", largest_ring)
     growths(bench, folder / "molecules_link.png", two_ends)
-    if bench.judge is not None:
-        asked_and_judged(bench, folder / "molecules_property.png")
 
 
 def main() -> None:

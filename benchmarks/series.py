@@ -153,7 +153,7 @@ def picture(folder: Path, truth: Tensor, known: Tensor, ours: Tensor, exact: Ten
             axes.plot(hours[ahead], draw[ahead], color="#4292c6", linewidth=0.6)
         for edge in exact[:, k].quantile(edges, dim=0):
             axes.plot(hours[ahead], edge[ahead], color="black", linewidth=0.8, linestyle=":",
-                      label="the exact 80 %" if edge is not None else None)  # fmt: skip
+                      label="the exact 80 %")  # fmt: skip
         axes.plot(hours[ahead], truth[k][ahead], color="#d94801", linewidth=1.2, label="what came")
         axes.plot(hours[:HISTORY], truth[k][:HISTORY], color="black", linewidth=1.2)
         axes.set(xlabel="hour", xticks=range(0, 73, 24))

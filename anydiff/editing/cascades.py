@@ -73,8 +73,8 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
         if x is not None:
             if stage.name is None:
                 raise ValueError(
-                    "a stage that comes after something needs the name of the condition to give it as; "
-                    'such as "image".'
+                    "a stage that comes after something needs the name of the condition to give it as, "
+                    "an argument of its denoiser."
                 )
             cond[stage.name] = x
             if stage.noise:

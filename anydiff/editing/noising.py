@@ -34,7 +34,7 @@ def edit(
     r"""Noise up to a time, and back to the data: the more noise, the less is left of x.
 
     Arguments:
-        x: Data, in the space: a rough sketch of what is wanted, or something to vary or to heal.
+        x: Data, in the space: something rough to make more of, something to vary or to heal.
         strength: The time, in (0, 1]. 1 leaves nothing of x.
         steps: From there to the data.
         seed: Another one than that of noise which is to be healed: the same would be added to itself.

@@ -49,7 +49,7 @@ def classifier_free(
         Applying Guidance in a Limited Interval (Kynkäänniemi et al., 2024).
         https://arxiv.org/abs/2404.07724
         Common Diffusion Noise Schedules and Sample Steps are Flawed (Lin et al., 2023), section 3.4,
-        whose deviation over the pixels is a norm here. https://arxiv.org/abs/2305.08891
+        whose deviation over the entries is a norm here. https://arxiv.org/abs/2305.08891
     """
     _check_pair(conditional, unconditional)
     low, high = interval
