@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..metrics.bonds import Array, as_arrays, bond_orders
-from .molecules import Molecules
+from anydiff.data.molecules import Molecules
+from anydiff.metrics.bonds import Array, as_arrays, bond_orders
 
 __all__ = ["count_pieces", "first_with", "largest_ring", "two_ends"]
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..spaces import Dense
-from .batches import EpochBatches, ResumableLoader, Split, as_made
-from .files import PathLike
+from anydiff.data.batches import EpochBatches, ResumableLoader, Split, as_made
+from anydiff.data.files import PathLike
+from anydiff.spaces import Dense
 
 __all__ = [
     "ImageBatch",
@@ -334,8 +334,8 @@ def load_images(
     Raises:
         ImageError: No such data, or faulty files; the message names them.
     """
-    from .cifar import load_cifar10
-    from .image_files import adapt, read_folder, read_mnist
+    from anydiff.data.cifar import load_cifar10
+    from anydiff.data.image_files import adapt, read_folder, read_mnist
 
     kind, place = _kind(data, root)
     if kind == "folder":
@@ -351,8 +351,8 @@ def load_images(
 
 def _kind(data: PathLike, root: PathLike | None) -> tuple[str, PathLike]:
     """Which of the four kinds it is, and where; "" is nowhere in particular."""
-    from .cifar import is_cifar10
-    from .image_files import is_mnist
+    from anydiff.data.cifar import is_cifar10
+    from anydiff.data.image_files import is_mnist
 
     if data in ("cifar10", "mnist", "folder"):
         if root is None and data != "cifar10":

@@ -16,10 +16,10 @@ import re
 
 import numpy as np
 
-from .files import PathLike
-from .strokes import EmptySketch, SketchError, Sketches
-from .svg_paths import NUMBER, short
-from .xml_events import read_events
+from anydiff.data.files import PathLike
+from anydiff.data.strokes import EmptySketch, SketchError, Sketches
+from anydiff.data.svg_paths import NUMBER, short
+from anydiff.data.xml_events import read_events
 
 __all__ = ["read_inkml"]
 

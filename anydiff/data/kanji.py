@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .batches import Split
-from .files import PathLike
-from .stroke_files import read_sketches
-from .strokes import SketchError, Sketches
-from .svg_paths import MOST_POINTS, Subpath, flatten, subpaths
+from anydiff.data.batches import Split
+from anydiff.data.files import PathLike
+from anydiff.data.stroke_files import read_sketches
+from anydiff.data.strokes import SketchError, Sketches
+from anydiff.data.svg_paths import MOST_POINTS, Subpath, flatten, subpaths
 
 __all__ = ["load_kanji", "load_sketches", "read_kanjivg", "split"]
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .batches import EpochBatches, ResumableLoader, as_made
+from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
 
 if TYPE_CHECKING:
-    from .molecules import Molecules
+    from anydiff.data.molecules import Molecules
 
 __all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
 

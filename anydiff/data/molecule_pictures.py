@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.bonds import Array, as_array, bond_orders, stable
-from .files import PathLike, whole
-from .molecules import symbol
+from anydiff.data.files import PathLike, whole
+from anydiff.data.molecules import symbol
+from anydiff.metrics.bonds import Array, as_array, bond_orders, stable
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
 

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..spaces import Ragged
-from .molecule_batches import MoleculeDataset, SizeBatchSampler, loader
-from .ragged import ranges
-from .sizes import SizeDistribution
+from anydiff.data.molecule_batches import MoleculeDataset, SizeBatchSampler, loader
+from anydiff.data.ragged import ranges
+from anydiff.data.sizes import SizeDistribution
+from anydiff.spaces import Ragged
 
 __all__ = [
     "Atoms",

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from .molecules import Molecules
+from anydiff.data.molecules import Molecules
 
 __all__ = ["Properties", "PropertyDistribution", "halves", "with_properties"]
 

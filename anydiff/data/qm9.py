@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from .batches import Split
-from .files import PathLike
-from .molecule_files import read_molecules, write_npz
-from .molecules import NUMBERS, MoleculeError, Molecules
+from anydiff.data.batches import Split
+from anydiff.data.files import PathLike
+from anydiff.data.molecule_files import read_molecules, write_npz
+from anydiff.data.molecules import NUMBERS, MoleculeError, Molecules
 
 __all__ = ["PROPERTIES", "Split", "load_qm9", "read_qm9_csv", "split"]
 

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..spaces import Masked
-from .batches import LengthBatchSampler, ResumableLoader, as_made
-from .ragged import ranges
-from .sizes import SizeDistribution
+from anydiff.data.batches import LengthBatchSampler, ResumableLoader, as_made
+from anydiff.data.ragged import ranges
+from anydiff.data.sizes import SizeDistribution
+from anydiff.spaces import Masked
 
 __all__ = [
     "LengthDistribution",

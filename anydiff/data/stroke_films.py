@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from .files import PathLike, whole
-from .image_pictures import write_gif
-from .stroke_pictures import (
+from anydiff.data.files import PathLike, whole
+from anydiff.data.image_pictures import write_gif
+from anydiff.data.stroke_pictures import (
     INK,
     Box,
     Strokes,
@@ -29,7 +29,7 @@ from .stroke_pictures import (
     single,
     tidy,
 )
-from .strokes import Sketches
+from anydiff.data.strokes import Sketches
 
 __all__ = ["animate_denoising", "animate_drawing", "write_animated_svg"]
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .ragged import ranges
-from .strokes import Sketches
+from anydiff.data.ragged import ranges
+from anydiff.data.strokes import Sketches
 
 __all__ = ["resample", "scale", "simplify"]
 

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .sequences import Sequences
-from .stroke_geometry import resample
-from .strokes import Sketches
+from anydiff.data.sequences import Sequences
+from anydiff.data.stroke_geometry import resample
+from anydiff.data.strokes import Sketches
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from .ragged import ranges
+from anydiff.data.ragged import ranges
 
 __all__ = [
     "EmptySketch",

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .strokes import SketchError
+from anydiff.data.strokes import SketchError
 
 __all__ = ["MOST_POINTS", "NUMBER", "Subpath", "flatten", "parse_path", "short", "subpaths"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from .files import PathLike
-from .strokes import SketchError
+from anydiff.data.files import PathLike
+from anydiff.data.strokes import SketchError
 
 __all__ = ["read_events"]
 

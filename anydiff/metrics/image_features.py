@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
-from ..data.files import PathLike
-from .inception import Inception
+from anydiff.data.files import PathLike
+from anydiff.metrics.inception import Inception
 
 __all__ = ["INCEPTION", "InceptionFeatures", "PixelFeatures"]
 

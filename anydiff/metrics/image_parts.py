@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..data.images import Images, split
-from .digit_features import FEATURES_SIZE, DigitFeatures
-from .image_features import PixelFeatures
-from .images import Classifier, Features, Report, compare
+from anydiff.data.images import Images, split
+from anydiff.metrics.digit_features import FEATURES_SIZE, DigitFeatures
+from anydiff.metrics.image_features import PixelFeatures
+from anydiff.metrics.images import Classifier, Features, Report, compare
 
 __all__ = ["compare_parts"]
 

@@ -24,10 +24,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ..data.images import Images
-from .distances import nearest_ratio, precision_recall
-from .image_features import INCEPTION
-from .tables import aligned, number
+from anydiff.data.images import Images
+from anydiff.metrics.distances import nearest_ratio, precision_recall
+from anydiff.metrics.image_features import INCEPTION
+from anydiff.metrics.tables import aligned, number
 
 __all__ = [
     "Classifier",

@@ -29,7 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from .bonds import Array, Stability, as_array, as_arrays, bond_orders, ratio, stability, stable
+from anydiff.metrics.bonds import (
+    Array,
+    Stability,
+    as_array,
+    as_arrays,
+    bond_orders,
+    ratio,
+    stability,
+    stable,
+)
 
 __all__ = [
     "Report",

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.files import PathLike, whole
-from ..data.molecules import Molecules
-from ..data.properties import Properties, molecules_values
-from ..denoisers.pairnet import PairNet
-from ..spaces import Ragged
-from .bonds import Array, as_arrays
+from anydiff.data.files import PathLike, whole
+from anydiff.data.molecules import Molecules
+from anydiff.data.properties import Properties, molecules_values
+from anydiff.denoisers.pairnet import PairNet
+from anydiff.metrics.bonds import Array, as_arrays
+from anydiff.spaces import Ragged
 
 __all__ = ["PropertyModel"]
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.files import PathLike
-from .shipped import read, write
+from anydiff.data.files import PathLike
+from anydiff.metrics.shipped import read, write
 
 __all__ = ["FEATURES_HASH", "FEATURES_SIZE", "SketchFeatures"]
 

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.stroke_geometry import resample, simplify
-from ..data.stroke_pictures import rasterize
-from ..data.strokes import Sketches, as_stroke
-from .distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
-from .sketch_features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
-from .tables import aligned, number
+from anydiff.data.stroke_geometry import resample, simplify
+from anydiff.data.stroke_pictures import rasterize
+from anydiff.data.strokes import Sketches, as_stroke
+from anydiff.metrics.distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
+from anydiff.metrics.sketch_features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
+from anydiff.metrics.tables import aligned, number
 
 __all__ = ["Differences", "Report", "chamfer", "evaluate", "noise_sketches", "statistics", "table"]
 
