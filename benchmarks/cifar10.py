@@ -31,9 +31,9 @@ from cifar_features import CifarFeatures
 from torch import Tensor
 from tqdm import tqdm
 
-from anydiff.data.files import whole
 from anydiff.data.image_pictures import draw_grid
 from anydiff.data.images import Images, load_images, loader, split, to_uint8, unpack
+from anydiff.files import whole
 from anydiff.metrics.images import evaluate, noise_images, table
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cifar_unet.py"

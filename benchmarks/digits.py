@@ -29,10 +29,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anydiff import sample
-from anydiff.data.files import whole
 from anydiff.data.image_pictures import draw_rows
 from anydiff.data.images import from_uint8, held_out, load_images, to_uint8
 from anydiff.editing import Stage, cascade, edit, ilvr, inpaint
+from anydiff.files import whole
 from anydiff.guidance import autoguidance, classifier, classifier_free, dps, pigdm
 from anydiff.metrics.digit_features import DigitFeatures
 from anydiff.metrics.images import evaluate

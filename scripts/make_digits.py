@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import anydiff.data
-from anydiff.data.files import whole
+from anydiff.files import whole
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.data.files import PathLike, whole
+from anydiff.files import PathLike, whole
 
 __all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet", "write_gif"]
 

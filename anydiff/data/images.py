@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from anydiff.data.batches import EpochBatches, ResumableLoader, Split, as_made
-from anydiff.data.files import PathLike
+from anydiff.files import PathLike
 from anydiff.spaces import Dense
 
 __all__ = [

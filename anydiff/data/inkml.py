@@ -16,10 +16,10 @@ import re
 
 import numpy as np
 
-from anydiff.data.files import PathLike
 from anydiff.data.strokes import EmptySketch, SketchError, Sketches
 from anydiff.data.svg_paths import NUMBER, short
 from anydiff.data.xml_events import read_events
+from anydiff.files import PathLike
 
 __all__ = ["read_inkml"]
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from anydiff.data.batches import Split
-from anydiff.data.files import PathLike
 from anydiff.data.stroke_files import read_sketches
 from anydiff.data.strokes import SketchError, Sketches
 from anydiff.data.svg_paths import MOST_POINTS, Subpath, flatten, subpaths
+from anydiff.files import PathLike
 
 __all__ = ["load_kanji", "load_sketches", "read_kanjivg", "split"]
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.files import PathLike, whole
 from anydiff.data.molecules import NUMBERS, SYMBOLS, MoleculeError, Molecules
+from anydiff.files import PathLike, whole
 
 __all__ = ["read_molecules", "write_npz", "write_sdf", "write_xyz"]
 

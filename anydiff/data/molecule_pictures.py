@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.files import PathLike, whole
 from anydiff.data.molecules import symbol
+from anydiff.files import PathLike, whole
 from anydiff.metrics.bonds import Array, as_array, bond_orders, stable
 
 __all__ = ["animate", "draw_grid", "principal_axes"]

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from anydiff.data.molecule_batches import MoleculeDataset, SizeBatchSampler, loader
-from anydiff.data.ragged import ranges
+from anydiff.data.ranges import ranges
 from anydiff.data.sizes import SizeDistribution
 from anydiff.spaces import Ragged
 

@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 
 from anydiff.data.batches import Split
-from anydiff.data.files import PathLike
 from anydiff.data.molecule_files import read_molecules, write_npz
 from anydiff.data.molecules import NUMBERS, MoleculeError, Molecules
+from anydiff.files import PathLike
 
 __all__ = ["PROPERTIES", "Split", "load_qm9", "read_qm9_csv", "split"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from anydiff.data.batches import LengthBatchSampler, ResumableLoader, as_made
-from anydiff.data.ragged import ranges
+from anydiff.data.ranges import ranges
 from anydiff.data.sizes import SizeDistribution
 from anydiff.spaces import Masked
 

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.files import PathLike, whole
 from anydiff.data.pickles import read_pickle
 from anydiff.data.strokes import SketchError, Sketches, from_stroke3, from_stroke5
+from anydiff.files import PathLike, whole
 
 __all__ = ["read_arrays", "write_npz"]
 

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.files import PathLike, whole
 from anydiff.data.inkml import read_inkml
 from anydiff.data.stroke_arrays import read_arrays, write_npz
 from anydiff.data.strokes import EmptySketch, SketchError, Sketches
 from anydiff.data.svg import read_svg
+from anydiff.files import PathLike, whole
 
 __all__ = ["read_sketches", "write_ndjson", "write_npz"]
 

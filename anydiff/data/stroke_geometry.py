@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from anydiff.data.ragged import ranges
+from anydiff.data.ranges import ranges
 from anydiff.data.strokes import Sketches
 
 __all__ = ["resample", "scale", "simplify"]

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.files import PathLike, whole
 from anydiff.data.strokes import Sketches, as_stroke
+from anydiff.files import PathLike, whole
 
 __all__ = [
     "around",

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.ragged import ranges
+from anydiff.data.ranges import ranges
 
 __all__ = [
     "EmptySketch",

@@ -21,10 +21,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from anydiff.data.files import PathLike, whole
 from anydiff.data.strokes import EmptySketch, SketchError, Sketches
 from anydiff.data.svg_paths import MOST_POINTS, NUMBER, flatten, parse_path, short, subpaths
 from anydiff.data.xml_events import read_events
+from anydiff.files import PathLike, whole
 
 __all__ = ["parse_path", "read_svg", "write_svg"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from anydiff.data.files import PathLike
+from anydiff.files import PathLike
 from anydiff.metrics.shipped import read, write
 
 __all__ = ["FEATURES_HASH", "FEATURES_SIZE", "DigitFeatures"]

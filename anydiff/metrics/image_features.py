@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
-from anydiff.data.files import PathLike
+from anydiff.files import PathLike
 from anydiff.metrics.inception import Inception
 
 __all__ = ["INCEPTION", "InceptionFeatures", "PixelFeatures"]

@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anydiff.data.files import PathLike, whole
 from anydiff.data.molecules import Molecules
 from anydiff.data.properties import Properties, molecules_values
 from anydiff.denoisers.pairnet import PairNet
+from anydiff.files import PathLike, whole
 from anydiff.metrics.bonds import Array, as_arrays
 from anydiff.spaces import Ragged
 

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from anydiff.data.files import PathLike, whole
+from anydiff.files import PathLike, whole
 
 __all__ = ["read", "write"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anydiff.data.files import PathLike
+from anydiff.files import PathLike
 from anydiff.metrics.shipped import read, write
 
 __all__ = ["FEATURES_HASH", "FEATURES_SIZE", "SketchFeatures"]
