@@ -31,10 +31,10 @@ from cifar_features import CifarFeatures
 from torch import Tensor
 from tqdm import tqdm
 
-from anydiff.data.image_pictures import draw_grid
-from anydiff.data.images import Images, load_images, loader, split, to_uint8, unpack
 from anydiff.files import whole
-from anydiff.metrics.images import evaluate, noise_images, table
+from anydiff.images.evaluate import evaluate, noise_images, table
+from anydiff.images.images import Images, load_images, loader, split, to_uint8, unpack
+from anydiff.images.pictures import draw_grid
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cifar_unet.py"
 

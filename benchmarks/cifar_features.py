@@ -2,7 +2,7 @@
 
 `CifarFeatures` runs a small classifier of CIFAR-10 from the npz of its Keras weights, which the caller
 names; it isn't part of anydiff and isn't Inception: never call a distance on its 512 features FID. It
-goes wherever :mod:`anydiff.metrics.images` takes features.
+goes wherever :mod:`anydiff.images.evaluate` takes features.
 
     python benchmarks/cifar_features.py weights.npz cifar-10-batches-py  # two minutes
 
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anydiff.data.images import load_images
-from anydiff.metrics.images import evaluate, noise_images, table
+from anydiff.images.evaluate import evaluate, noise_images, table
+from anydiff.images.images import load_images
 
 __all__ = ["CifarFeatures"]
 

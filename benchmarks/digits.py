@@ -29,13 +29,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anydiff import sample
-from anydiff.data.image_pictures import draw_rows
-from anydiff.data.images import from_uint8, held_out, load_images, to_uint8
 from anydiff.editing import Stage, cascade, edit, ilvr, inpaint
 from anydiff.files import whole
 from anydiff.guidance import autoguidance, classifier, classifier_free, dps, pigdm
-from anydiff.metrics.digit_features import DigitFeatures
-from anydiff.metrics.images import evaluate
+from anydiff.images.digit_features import DigitFeatures
+from anydiff.images.evaluate import evaluate
+from anydiff.images.images import from_uint8, held_out, load_images, to_uint8
+from anydiff.images.pictures import draw_rows
 from anydiff.predictions import Predictor
 from anydiff.samplers import DDPM
 

@@ -28,13 +28,13 @@ from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import Cosine, GaussianDiffusion, Tabulated, commands
-from anydiff.data import images as pictures
-from anydiff.data.image_pictures import animate_denoising, draw_grid, draw_strip
 from anydiff.denoisers import UNet
+from anydiff.images import images as pictures
+from anydiff.images.evaluate import table
+from anydiff.images.features import InceptionFeatures
+from anydiff.images.parts import compare_parts
+from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
 from anydiff.lightning import DiffusionModule, fit, plot_curve
-from anydiff.metrics.image_features import InceptionFeatures
-from anydiff.metrics.image_parts import compare_parts
-from anydiff.metrics.images import table
 from anydiff.optimizers import Muon
 
 

@@ -1,4 +1,4 @@
-"""Make anydiff/data/digits.npz again from scikit-learn, or check that it is the same.
+"""Make anydiff/images/digits.npz again from scikit-learn, or check that it is the same.
 
     pip install scikit-learn
     python scripts/make_digits.py

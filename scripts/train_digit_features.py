@@ -1,8 +1,8 @@
-"""Make anydiff/metrics/digit_features.safetensors again, from the digits that anydiff ships.
+"""Make anydiff/images/digit_features.safetensors again, from the digits that anydiff ships.
 
-    python scripts/train_digit_features.py --write anydiff/metrics/digit_features.safetensors
+    python scripts/train_digit_features.py --write anydiff/images/digit_features.safetensors
 
-Teaches the small network of anydiff.metrics.digit_features to name the digit on pictures of 8 × 8
+Teaches the small network of anydiff.images.digit_features to name the digit on pictures of 8 × 8
 pixels, and to tell what is no digit, and why: noise, shuffled pixels, a trace of ink, two digits over
 one another, one with a half wiped out or another's half. Without these it would be sure of everything,
 and garbage would lie in the midst of its features; were they one class, they would lie there too. It
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from anydiff.data.images import load_images, split
-from anydiff.metrics.digit_features import DigitFeatures
+from anydiff.images.digit_features import DigitFeatures
+from anydiff.images.images import load_images, split
 
 DIGITS = len(DigitFeatures.classes)
 GARBAGE = {  # what is no digit, and its label

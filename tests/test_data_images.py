@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 import anydiff.data
-from anydiff.data.cifar import Source, fetch, is_cifar10, load_cifar10
-from anydiff.data.image_files import adapt, read_folder, read_idx, read_mnist
-from anydiff.data.images import (
+from anydiff.images.cifar import Source, fetch, is_cifar10, load_cifar10
+from anydiff.images.files import adapt, read_folder, read_idx, read_mnist
+from anydiff.images.images import (
     ImageBatchSampler,
     ImageDataset,
     ImageError,

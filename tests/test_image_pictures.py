@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anydiff.data.image_pictures import animate_denoising, draw_grid, draw_rows, draw_strip, sheet
+from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip, sheet
 
 GROUND = 226
 

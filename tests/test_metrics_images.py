@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.data.images import Images, load_images, split
-from anydiff.metrics import digit_features, image_features
-from anydiff.metrics.digit_features import FEATURES_HASH, DigitFeatures
-from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
-from anydiff.metrics.image_features import INCEPTION, InceptionFeatures, PixelFeatures
-from anydiff.metrics.image_parts import compare_parts
-from anydiff.metrics.images import (
+from anydiff.images import digit_features
+from anydiff.images import features as image_features
+from anydiff.images.digit_features import FEATURES_HASH, DigitFeatures
+from anydiff.images.evaluate import (
     Classifier,
     Report,
     compare,
@@ -25,7 +22,11 @@ from anydiff.metrics.images import (
     noise_images,
     table,
 )
-from anydiff.metrics.inception import Inception, resize
+from anydiff.images.features import INCEPTION, InceptionFeatures, PixelFeatures
+from anydiff.images.images import Images, load_images, split
+from anydiff.images.inception import Inception, resize
+from anydiff.images.parts import compare_parts
+from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from anydiff.data.image_pictures import write_gif
 from anydiff.data.stroke_pictures import (
     INK,
     Box,
@@ -30,6 +29,7 @@ from anydiff.data.stroke_pictures import (
 )
 from anydiff.data.strokes import Sketches
 from anydiff.files import PathLike, whole
+from anydiff.images.pictures import write_gif
 
 __all__ = ["animate_denoising", "animate_drawing", "write_animated_svg"]
 

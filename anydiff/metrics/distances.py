@@ -9,7 +9,7 @@ of one standard normal by about :math:`(\frac{1}{n} + \frac{1}{m}) \frac{D^2 + 5
 what was measured with equal n and m, or by `mmd`, whose mean does not depend on them.
 
 torchmetrics has the Fréchet distance and MMD as metrics of pictures, and MMD as a mean over random
-subsets; :mod:`anydiff.metrics.images` takes them there, where figures are compared with others'. They
+subsets; :mod:`anydiff.images.evaluate` takes them there, where figures are compared with others'. They
 are what the tests compare with.
 """
 

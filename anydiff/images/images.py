@@ -6,7 +6,7 @@ serves them in batches, and :func:`unpack` turns a batch into what diffuses: x0 
 [−1, 1]. :func:`to_uint8` is the way back, exact for all 256 values. Mirroring is no chance event
 here: mirrored pictures are pictures too, and an epoch has each once.
 
-Readers are in :mod:`anydiff.data.cifar` and :mod:`anydiff.data.image_files`.
+Readers are in :mod:`anydiff.images.cifar` and :mod:`anydiff.images.files`.
 """
 
 from __future__ import annotations
@@ -317,9 +317,9 @@ def load_images(
 
     - ``"digits"``: 1,797 grey 8 × 8 handwritten digits, shipped with the package (see DIGITS.md).
     - ``"cifar10"``: 60,000 RGB 32 × 32 photographs in ten classes, the last 10,000 the test part; from
-      `root` if they are there, or downloaded to it (:func:`~anydiff.data.cifar.load_cifar10`).
-    - ``"mnist"`` with `root`: files as MNIST has them (:func:`~anydiff.data.image_files.read_mnist`).
-    - ``"folder"`` with `root`: png, jpg and the like (:func:`~anydiff.data.image_files.read_folder`).
+      `root` if they are there, or downloaded to it (:func:`~anydiff.images.cifar.load_cifar10`).
+    - ``"mnist"`` with `root`: files as MNIST has them (:func:`~anydiff.images.files.read_mnist`).
+    - ``"folder"`` with `root`: png, jpg and the like (:func:`~anydiff.images.files.read_folder`).
     - A path: one of these three, by what is there.
 
     Arguments:
@@ -334,8 +334,8 @@ def load_images(
     Raises:
         ImageError: No such data, or faulty files; the message names them.
     """
-    from anydiff.data.cifar import load_cifar10
-    from anydiff.data.image_files import adapt, read_folder, read_mnist
+    from anydiff.images.cifar import load_cifar10
+    from anydiff.images.files import adapt, read_folder, read_mnist
 
     kind, place = _kind(data, root)
     if kind == "folder":
@@ -351,8 +351,8 @@ def load_images(
 
 def _kind(data: PathLike, root: PathLike | None) -> tuple[str, PathLike]:
     """Which of the four kinds it is, and where; "" is nowhere in particular."""
-    from anydiff.data.cifar import is_cifar10
-    from anydiff.data.image_files import is_mnist
+    from anydiff.images.cifar import is_cifar10
+    from anydiff.images.files import is_mnist
 
     if data in ("cifar10", "mnist", "folder"):
         if root is None and data != "cifar10":

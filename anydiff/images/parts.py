@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from anydiff.data.images import Images, split
-from anydiff.metrics.digit_features import FEATURES_SIZE, DigitFeatures
-from anydiff.metrics.image_features import PixelFeatures
-from anydiff.metrics.images import Classifier, Features, Report, compare
+from anydiff.images.digit_features import FEATURES_SIZE, DigitFeatures
+from anydiff.images.evaluate import Classifier, Features, Report, compare
+from anydiff.images.features import PixelFeatures
+from anydiff.images.images import Images, split
 
 __all__ = ["compare_parts"]
 
@@ -27,7 +27,7 @@ def compare_parts(
     as there are training pictures.
 
     Arguments:
-        images: Both parts, as :func:`anydiff.data.images.split` has them.
+        images: Both parts, as :func:`anydiff.images.images.split` has them.
         features: If None, of the shipped digits those of their own network, of others the pixels.
         labels: (M,) what each picture was drawn for, heeded if the features are a classifier's.
     """

@@ -7,8 +7,8 @@ those of a classifier, also how sure it is of the pictures, which classes there 
 picture drawn for a label shows it.
 
 What the features are is the caller's choice: the digits' own network
-(:class:`~anydiff.metrics.digit_features.DigitFeatures`), the pixels, or Inception, with which alone the
-Fréchet distance is called FID (:mod:`anydiff.metrics.image_features`). No figure means much alone:
+(:class:`~anydiff.images.digit_features.DigitFeatures`), the pixels, or Inception, with which alone the
+Fréchet distance is called FID (:mod:`anydiff.images.features`). No figure means much alone:
 `compare` puts real training pictures, the floor, and noise, the ceiling, beside it. The Fréchet
 distance of smaller samples is larger: compare rows of equally many, against one reference.
 """
@@ -24,9 +24,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from anydiff.data.images import Images
+from anydiff.images.features import INCEPTION
+from anydiff.images.images import Images
 from anydiff.metrics.distances import nearest_ratio, precision_recall
-from anydiff.metrics.image_features import INCEPTION
 from anydiff.metrics.tables import aligned, number
 
 __all__ = [
@@ -236,7 +236,7 @@ def _pixels(images: AnyImages, what: str) -> Tensor:
         )
         raise ValueError(
             f"{what} is {found}; give Images or a tensor (M, C, H, W) of uint8, which "
-            "anydiff.data.images.to_uint8 makes of numbers in [-1, 1]."
+            "anydiff.images.images.to_uint8 makes of numbers in [-1, 1]."
         )
     return pixels
 

@@ -1,4 +1,4 @@
-r"""Features of pictures of any kind, for :mod:`anydiff.metrics.images`.
+r"""Features of pictures of any kind, for :mod:`anydiff.images.evaluate`.
 
 - `PixelFeatures`: the picture itself, made small. Needs nothing, and sees colours and layout only.
 - `InceptionFeatures`: the 2048 numbers that FID and KID are defined on. The network is here, its weights
@@ -21,7 +21,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from anydiff.files import PathLike
-from anydiff.metrics.inception import Inception
+from anydiff.images.inception import Inception
 
 __all__ = ["INCEPTION", "InceptionFeatures", "PixelFeatures"]
 

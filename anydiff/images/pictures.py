@@ -29,7 +29,7 @@ def _array(pixels: Tensor, axes: str) -> np.ndarray:
     """Checked, on the CPU, channels last."""
     form = "(" + ", ".join(axes) + ")"
     if pixels.dtype != torch.uint8 or pixels.ndim != len(axes):
-        hint = "; anydiff.data.images.to_uint8 makes them of [-1, 1]"
+        hint = "; anydiff.images.images.to_uint8 makes them of [-1, 1]"
         raise ValueError(
             f"pixels are {tuple(pixels.shape)} of {pixels.dtype}; give uint8 {form}"
             f"{hint if pixels.is_floating_point() else ''}."

@@ -27,9 +27,9 @@ from urllib.request import Request, urlopen
 import numpy as np
 import torch
 
-from anydiff.data.images import ImageError, Images
 from anydiff.data.pickles import PickledArray, read_pickle
 from anydiff.files import PathLike, whole
+from anydiff.images.images import ImageError, Images
 
 __all__ = ["CIFAR10", "Source", "fetch", "is_cifar10", "load_cifar10"]
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from anydiff.data.images import ImageError, Images
 from anydiff.files import PathLike
+from anydiff.images.images import ImageError, Images
 
 __all__ = ["adapt", "is_mnist", "read_folder", "read_idx", "read_mnist"]
 

@@ -1,0 +1,1 @@
+"""Images: files, batches, pictures, metrics."""
