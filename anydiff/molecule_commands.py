@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from anydiff.commands import draw
-from anydiff.data.fragments import first_with, largest_ring
-from anydiff.data.molecule_files import write_sdf, write_xyz
-from anydiff.data.molecule_pictures import animate, draw_grid
-from anydiff.data.molecules import Atoms, Molecules, SizeDistribution
-from anydiff.data.properties import Properties, PropertyDistribution
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.metrics.molecules import to_rdkit
+from anydiff.molecules.evaluate import to_rdkit
+from anydiff.molecules.files import write_sdf, write_xyz
+from anydiff.molecules.fragments import first_with, largest_ring
+from anydiff.molecules.molecules import Atoms, Molecules, SizeDistribution
+from anydiff.molecules.pictures import animate, draw_grid
+from anydiff.molecules.properties import Properties, PropertyDistribution
 from anydiff.samplers import Progress
 from anydiff.spaces import Ragged
 
@@ -47,7 +47,7 @@ def ask(
 
     Arguments:
         extra: Of the checkpoint: `sizes`, counts; and of a model with properties `properties`, their
-            config, and `values` and `of_size`, a :class:`~anydiff.data.properties.PropertyDistribution`.
+            config, and `values` and `of_size`, a :class:`~anydiff.molecules.properties.PropertyDistribution`.
         before: Molecules to begin from.
 
     Raises:

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 import anydiff
 from anydiff import Polynomial, Ragged, classifier, sample
-from anydiff.data.molecules import Atoms, loader
-from anydiff.data.properties import Properties, PropertyDistribution, halves, with_properties
-from anydiff.data.qm9 import load_qm9, split
 from anydiff.denoisers import PairNet
-from anydiff.metrics.property_model import PropertyModel
 from anydiff.metrics.tables import aligned
+from anydiff.molecules.molecules import Atoms, loader
+from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
+from anydiff.molecules.property_model import PropertyModel
+from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.optimizers import Muon
 
 BINS = 20  # of time, for how far off it is

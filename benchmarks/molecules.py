@@ -22,23 +22,23 @@ from torch import Tensor
 
 import anydiff
 from anydiff import GaussianDiffusion, Polynomial, Ragged
-from anydiff.data.fragments import count_pieces, first_with, largest_ring, two_ends
-from anydiff.data.molecule_pictures import draw_grid
-from anydiff.data.molecules import Atoms, Molecules, loader
-from anydiff.data.properties import (
+from anydiff.denoisers import PairNet
+from anydiff.editing import inpaint
+from anydiff.guidance import classifier_free
+from anydiff.lightning import DiffusionModule, fit
+from anydiff.metrics.tables import aligned
+from anydiff.molecules.evaluate import smiles, stability
+from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
+from anydiff.molecules.molecules import Atoms, Molecules, loader
+from anydiff.molecules.pictures import draw_grid
+from anydiff.molecules.properties import (
     Properties,
     PropertyDistribution,
     halves,
     with_properties,
 )
-from anydiff.data.qm9 import load_qm9, split
-from anydiff.denoisers import PairNet
-from anydiff.editing import inpaint
-from anydiff.guidance import classifier_free
-from anydiff.lightning import DiffusionModule, fit
-from anydiff.metrics.molecules import smiles, stability
-from anydiff.metrics.property_model import PropertyModel
-from anydiff.metrics.tables import aligned
+from anydiff.molecules.property_model import PropertyModel
+from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.optimizers import Muon
 from anydiff.samplers import DDPM, DPMSolver, Sampler
 

@@ -26,13 +26,13 @@ from anydiff.commands import (
     run_folder,
     training_settings,
 )
-from anydiff.data.molecules import Atoms, SizeDistribution, loader
-from anydiff.data.properties import Properties, PropertyDistribution, with_properties
-from anydiff.data.qm9 import load_qm9, split
 from anydiff.denoisers import PairNet
 from anydiff.lightning import DiffusionModule, fit, plot_curve
-from anydiff.metrics.molecules import evaluate, smiles, table
 from anydiff.molecule_commands import ask, begin, draw_molecules, write_molecules
+from anydiff.molecules.evaluate import evaluate, smiles, table
+from anydiff.molecules.molecules import Atoms, SizeDistribution, loader
+from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
+from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.optimizers import Muon
 
 

@@ -1,4 +1,4 @@
-"""Make anydiff/data/qm9_5k.npz again from qm9pack, molecule for molecule.
+"""Make anydiff/molecules/qm9_5k.npz again from qm9pack, molecule for molecule.
 
     pip install -c constraints.txt -e ".[qm9]"
     python scripts/make_qm9_5k.py
@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 
-from anydiff.data.molecule_files import write_npz
-from anydiff.data.qm9 import load_qm9
+from anydiff.molecules.files import write_npz
+from anydiff.molecules.qm9 import load_qm9
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from anydiff.data.molecules import Molecules, loader
-from anydiff.data.properties import Properties, halves
-from anydiff.data.qm9 import load_qm9, split
-from anydiff.metrics.property_model import PropertyModel
+from anydiff.molecules.molecules import Molecules, loader
+from anydiff.molecules.properties import Properties, halves
+from anydiff.molecules.property_model import PropertyModel
+from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.optimizers import Muon
 from anydiff.spaces import Ragged
 

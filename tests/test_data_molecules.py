@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch_geometric.data import Batch
 
-from anydiff.data import qm9
-from anydiff.data.molecule_files import read_molecules, write_npz, write_sdf, write_xyz
-from anydiff.data.molecule_pictures import animate, draw_grid, principal_axes
-from anydiff.data.molecules import (
+from anydiff.molecules import qm9
+from anydiff.molecules.evaluate import bond_orders, to_rdkit
+from anydiff.molecules.files import read_molecules, write_npz, write_sdf, write_xyz
+from anydiff.molecules.molecules import (
     Atoms,
     MoleculeError,
     Molecules,
@@ -19,8 +19,8 @@ from anydiff.data.molecules import (
     SizeDistribution,
     loader,
 )
-from anydiff.data.qm9 import load_qm9, read_qm9_csv, split
-from anydiff.metrics.molecules import bond_orders, to_rdkit
+from anydiff.molecules.pictures import animate, draw_grid, principal_axes
+from anydiff.molecules.qm9 import load_qm9, read_qm9_csv, split
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_full = pytest.mark.skipif(

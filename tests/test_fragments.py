@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.data.fragments import count_pieces, first_with, largest_ring, two_ends
-from anydiff.data.molecules import Molecules
-from anydiff.data.qm9 import load_qm9
-from anydiff.metrics.molecules import to_rdkit
+from anydiff.molecules.evaluate import to_rdkit
+from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
+from anydiff.molecules.molecules import Molecules
+from anydiff.molecules.qm9 import load_qm9
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_a_run_cut_amid_an_epoch_goes_on_with_the_next_batch(tmp_path):
     from pytorch_lightning.callbacks import Callback
 
     from anydiff.data.batches import ResumableLoader
-    from anydiff.data.molecule_batches import SizeBatchSampler
+    from anydiff.molecules.batches import SizeBatchSampler
 
     class Kill(Callback):
         def on_train_batch_start(self, trainer, *_):

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.data.molecules import Molecules
-from anydiff.data.qm9 import load_qm9, split
-from anydiff.metrics import bonds
-from anydiff.metrics.molecules import (
+from anydiff.molecules import bonds
+from anydiff.molecules.evaluate import (
     Report,
     Stability,
     bond_lengths_distance,
@@ -24,6 +22,8 @@ from anydiff.metrics.molecules import (
     to_rdkit,
     wasserstein,
 )
+from anydiff.molecules.molecules import Molecules
+from anydiff.molecules.qm9 import load_qm9, split
 
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDENS = json.loads((Path(__file__).parent / "goldens/edm_stability.json").read_text())

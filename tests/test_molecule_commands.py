@@ -9,12 +9,12 @@ from PIL import Image
 
 from anydiff import GaussianDiffusion, Polynomial
 from anydiff.commands import parse, parser
-from anydiff.data.molecule_pictures import draw_grid
-from anydiff.data.molecules import Atoms, SizeDistribution
-from anydiff.data.properties import Properties, PropertyDistribution
-from anydiff.data.qm9 import load_qm9
 from anydiff.denoisers import PairNet
 from anydiff.molecule_commands import ask, begin, draw_molecules, write_molecules
+from anydiff.molecules.molecules import Atoms, SizeDistribution
+from anydiff.molecules.pictures import draw_grid
+from anydiff.molecules.properties import Properties, PropertyDistribution
+from anydiff.molecules.qm9 import load_qm9
 
 TEST = load_qm9().subset(range(100))
 

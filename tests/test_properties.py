@@ -8,11 +8,11 @@ from e3nn import o3
 
 import anydiff
 from anydiff import GaussianDiffusion, Polynomial
-from anydiff.data.molecules import Atoms, Molecules, loader
-from anydiff.data.properties import Properties, PropertyDistribution, halves, with_properties
-from anydiff.data.qm9 import load_qm9, split
 from anydiff.denoisers import PairNet
-from anydiff.metrics.property_model import PropertyModel
+from anydiff.molecules.molecules import Atoms, Molecules, loader
+from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
+from anydiff.molecules.property_model import PropertyModel
+from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.optimizers import Muon
 
 NAMES = ("gap", "alpha")  # not in the order of the data

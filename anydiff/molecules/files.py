@@ -1,7 +1,7 @@
 r"""Molecules on disk: npz, SDF and XYZ in, npz, SDF and XYZ out.
 
-Reading ends in :class:`~anydiff.data.molecules.Molecules` or in a
-:class:`~anydiff.data.molecules.MoleculeError` that names the file and the line or molecule; there
+Reading ends in :class:`~anydiff.molecules.molecules.Molecules` or in a
+:class:`~anydiff.molecules.molecules.MoleculeError` that names the file and the line or molecule; there
 is no half result. Hydrogens must be explicit: what isn't in the file is not there. Bonds, charges
 and data fields of an SDF are not read.
 
@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.molecules import NUMBERS, SYMBOLS, MoleculeError, Molecules
 from anydiff.files import PathLike, whole
+from anydiff.molecules.molecules import NUMBERS, SYMBOLS, MoleculeError, Molecules
 
 __all__ = ["read_molecules", "write_npz", "write_sdf", "write_xyz"]
 
@@ -211,7 +211,7 @@ def _read_sdf(path: Path, name: str) -> Molecules:
 
 
 def write_sdf(path: PathLike, mols: Sequence[Any]) -> None:
-    """Writes RDKit molecules, as `anydiff.metrics.molecules.to_rdkit` makes them, to an SDF.
+    """Writes RDKit molecules, as `anydiff.molecules.evaluate.to_rdkit` makes them, to an SDF.
 
     Whatever RDKit can't sanitise is written as it is, with the bonds it has.
     """

@@ -10,7 +10,7 @@ and :class:`Atoms` turns a batch into what diffuses: one row for each atom,
 with positions centred in each molecule. The scales decide when, along the noise, the kind of an
 atom is settled; they belong to the data, and the diffusion knows nothing of them.
 
-Readers are in :mod:`anydiff.data.molecule_files` and :mod:`anydiff.data.qm9`. Bonds are no part of
+Readers are in :mod:`anydiff.molecules.files` and :mod:`anydiff.molecules.qm9`. Bonds are no part of
 the data: hydrogens are explicit and bonds are read off the distances.
 
 References:
@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.data.molecule_batches import MoleculeDataset, SizeBatchSampler, loader
 from anydiff.data.ranges import ranges
 from anydiff.data.sizes import SizeDistribution
+from anydiff.molecules.batches import MoleculeDataset, SizeBatchSampler, loader
 from anydiff.spaces import Ragged
 
 __all__ = [

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.metrics.bonds import (
+from anydiff.molecules.bonds import (
     Array,
     Stability,
     as_array,

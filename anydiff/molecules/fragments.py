@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from anydiff.data.molecules import Molecules
-from anydiff.metrics.bonds import Array, as_arrays, bond_orders
+from anydiff.molecules.bonds import Array, as_arrays, bond_orders
+from anydiff.molecules.molecules import Molecules
 
 __all__ = ["count_pieces", "first_with", "largest_ring", "two_ends"]
 

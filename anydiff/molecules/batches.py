@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
 
 if TYPE_CHECKING:
-    from anydiff.data.molecules import Molecules
+    from anydiff.molecules.molecules import Molecules
 
 __all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
 

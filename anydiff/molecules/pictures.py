@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.molecules import symbol
 from anydiff.files import PathLike, whole
-from anydiff.metrics.bonds import Array, as_array, bond_orders, stable
+from anydiff.molecules.bonds import Array, as_array, bond_orders, stable
+from anydiff.molecules.molecules import symbol
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
 

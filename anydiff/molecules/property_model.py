@@ -2,7 +2,7 @@ r"""Properties of molecules predicted from positions and elements: the judge of 
 
 Whether a molecule has the property that was asked for would take a quantum-chemical calculation. The
 published protocol asks a network instead, which learnt from half of the training molecules while the
-generator learnt from the other half (:func:`anydiff.data.properties.halves`). With ρ = sum or mean over
+generator learnt from the other half (:func:`anydiff.molecules.properties.halves`). With ρ = sum or mean over
 the atoms of a molecule and e_i the one-hot element,
 
 .. math:: \frac{\hat c - \text{mean}}{\text{MAD}} = A\,\rho_i\, e_i + b + s\, \rho_i\, f_i
@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anydiff.data.molecules import Molecules
-from anydiff.data.properties import Properties, molecules_values
 from anydiff.denoisers.pairnet import PairNet
 from anydiff.files import PathLike, whole
-from anydiff.metrics.bonds import Array, as_arrays
+from anydiff.molecules.bonds import Array, as_arrays
+from anydiff.molecules.molecules import Molecules
+from anydiff.molecules.properties import Properties, molecules_values
 from anydiff.spaces import Ragged
 
 __all__ = ["PropertyModel"]

@@ -7,7 +7,7 @@ everywhere.
 - ``"5k"``: a random 5,000 of them, shipped with the package (see QM9.md beside this file).
 - ``"full"``: all, from the package `qm9pack` (``pip install anydiff[qm9]``), parsed once and
   cached; or from PyG's `QM9` if its root folder is given.
-- A path: any file that :func:`~anydiff.data.molecule_files.read_molecules` reads.
+- A path: any file that :func:`~anydiff.molecules.files.read_molecules` reads.
 
 Both full sources list molecules by ascending number, so that :func:`split` gives the published
 split of Hoogeboom et al. Properties and units: mu debye, alpha bohr³, homo, lumo, gap hartree, r2
@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 
 from anydiff.data.batches import Split
-from anydiff.data.molecule_files import read_molecules, write_npz
-from anydiff.data.molecules import NUMBERS, MoleculeError, Molecules
 from anydiff.files import PathLike
+from anydiff.molecules.files import read_molecules, write_npz
+from anydiff.molecules.molecules import NUMBERS, MoleculeError, Molecules
 
 __all__ = ["PROPERTIES", "Split", "load_qm9", "read_qm9_csv", "split"]
 

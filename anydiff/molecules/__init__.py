@@ -1,0 +1,1 @@
+"""Molecules: files, batches, bonds, pictures, metrics."""
