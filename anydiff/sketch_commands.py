@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from anydiff.commands import SAMPLERS, draw, moments
-from anydiff.data.kanji import split
 from anydiff.data.sequences import Sequences, pad, pairs, split_items
-from anydiff.data.stroke_files import write_ndjson
-from anydiff.data.stroke_films import animate_denoising, write_animated_svg
-from anydiff.data.stroke_pictures import around, draw_grid, two_colors
-from anydiff.data.stroke_rows import PointRows, StrokeRows
-from anydiff.data.strokes import Sketches
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
 from anydiff.samplers import Progress
+from anydiff.sketches.files import write_ndjson
+from anydiff.sketches.films import animate_denoising, write_animated_svg
+from anydiff.sketches.kanji import split
+from anydiff.sketches.pictures import around, draw_grid, two_colors
+from anydiff.sketches.rows import PointRows, StrokeRows
+from anydiff.sketches.sketches import Sketches
 from anydiff.spaces import Masked
 
 __all__ = [

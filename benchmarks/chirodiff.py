@@ -31,11 +31,11 @@ from pytorch_lightning import seed_everything
 import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, Tabulated, sample
 from anydiff.data.sequences import LengthDistribution, Sequences, loader, unpack
-from anydiff.data.stroke_pictures import draw_grid
-from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
 from anydiff.lightning import DiffusionModule, fit, free_folder
-from anydiff.metrics.strokes import Report, table
+from anydiff.sketches.evaluate import Report, table
+from anydiff.sketches.pictures import draw_grid
+from anydiff.sketches.sketches import Sketches
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import sketch_bidirnn as example

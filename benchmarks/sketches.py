@@ -2,7 +2,7 @@
 
 Trains `examples/sketch_bidirnn.py` as it is for each seed, or goes on with the models that are in the
 folder, and edits characters of the validation part, which no model has learnt from. Fréchet distances
-are from the 360 characters of the test part, on the features of `anydiff.metrics.strokes`; lengths are
+are from the 360 characters of the test part, on the features of `anydiff.sketches.evaluate`; lengths are
 in units of a character's size, the longer side of its box.
 
     python benchmarks/sketches.py                                   # three seeds, half an hour and more
@@ -26,13 +26,13 @@ from torch import Tensor
 
 import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, denoise, edit, impute, interpolate, sample
-from anydiff.data.kanji import load_kanji, split
 from anydiff.data.sequences import pad, pairs
-from anydiff.data.stroke_pictures import around, draw_grid, two_colors
-from anydiff.data.stroke_rows import StrokeRows, rows_from_config
-from anydiff.data.strokes import Sketches
 from anydiff.guidance import pigdm
-from anydiff.metrics.strokes import chamfer, evaluate
+from anydiff.sketches.evaluate import chamfer, evaluate
+from anydiff.sketches.kanji import load_kanji, split
+from anydiff.sketches.pictures import around, draw_grid, two_colors
+from anydiff.sketches.rows import StrokeRows, rows_from_config
+from anydiff.sketches.sketches import Sketches
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import sketch_bidirnn as example

@@ -26,13 +26,9 @@ from pytorch_lightning import seed_everything
 import anydiff
 from anydiff import Cosine, GaussianDiffusion, Masked
 from anydiff.commands import TRAINER_FLAGS, calls, parse, parser, run_folder, training_settings
-from anydiff.data.kanji import load_sketches, split
 from anydiff.data.sequences import LengthDistribution, loader, unpack
-from anydiff.data.stroke_rows import PointRows, StrokeRows, rows_from_config
-from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
 from anydiff.lightning import DiffusionModule, fit, plot_curve
-from anydiff.metrics.strokes import Report, evaluate, noise_sketches, table
 from anydiff.optimizers import Muon
 from anydiff.sketch_commands import (
     blend_sequences,
@@ -42,6 +38,10 @@ from anydiff.sketch_commands import (
     sound,
     write_sketches,
 )
+from anydiff.sketches.evaluate import Report, evaluate, noise_sketches, table
+from anydiff.sketches.kanji import load_sketches, split
+from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
+from anydiff.sketches.sketches import Sketches
 
 
 def arguments() -> argparse.Namespace:

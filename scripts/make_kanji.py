@@ -1,4 +1,4 @@
-"""Make anydiff/data/kanji_3k.npz again from the package kanjivg, or check that it is the same.
+"""Make anydiff/sketches/kanji_3k.npz again from the package kanjivg, or check that it is the same.
 
     pip install -c constraints.txt -e ".[kanji]"
     python scripts/make_kanji.py
@@ -14,10 +14,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from anydiff.data.kanji import load_kanji, read_kanjivg
-from anydiff.data.stroke_files import write_npz
-from anydiff.data.stroke_geometry import resample, simplify
-from anydiff.data.strokes import Sketches
+from anydiff.sketches.files import write_npz
+from anydiff.sketches.geometry import resample, simplify
+from anydiff.sketches.kanji import load_kanji, read_kanjivg
+from anydiff.sketches.sketches import Sketches
 
 COUNT, CURVES, EPSILON, UNIT = 3600, 0.01, 0.15, 1 / 16
 

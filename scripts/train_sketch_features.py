@@ -1,9 +1,9 @@
-"""Make anydiff/metrics/sketch_features.safetensors again, from the PyPI package kanjivg.
+"""Make anydiff/sketches/sketch_features.safetensors again, from the PyPI package kanjivg.
 
     pip install -c constraints.txt -e . kanjivg==20260714
-    python scripts/train_sketch_features.py --write anydiff/metrics/sketch_features.safetensors
+    python scripts/train_sketch_features.py --write anydiff/sketches/sketch_features.safetensors
 
-Teaches the small network of anydiff.metrics.sketch_features to name a character's radical (KanjiVG's
+Teaches the small network of anydiff.sketches.features to name a character's radical (KanjiVG's
 "general" one, else the "tradit"ional) from a picture, and to tell how a disturbed one is disturbed:
 points jittered, strokes displaced or joined, or nothing but a scribble. Without these the network has
 no idea of what is no character, and noise would lie in the midst of its features. The radicals with
@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from anydiff.data.kanji import load_kanji, read_kanjivg, split
-from anydiff.data.stroke_geometry import simplify
-from anydiff.data.stroke_pictures import rasterize
-from anydiff.data.strokes import Sketches
-from anydiff.metrics.sketch_features import FEATURES_SIZE, SketchFeatures
+from anydiff.sketches.features import FEATURES_SIZE, SketchFeatures
+from anydiff.sketches.geometry import simplify
+from anydiff.sketches.kanji import load_kanji, read_kanjivg, split
+from anydiff.sketches.pictures import rasterize
+from anydiff.sketches.sketches import Sketches
 
 SIDE = 109  # of KanjiVG's box
 DISTURBED = ("jittered", "displaced", "joined", "scribbled")

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anydiff.data import kanji, stroke_arrays
-from anydiff.data.inkml import read_inkml
-from anydiff.data.kanji import load_kanji, load_sketches, read_kanjivg, split
-from anydiff.data.stroke_files import read_sketches, write_ndjson, write_npz
-from anydiff.data.stroke_geometry import resample, scale, simplify
-from anydiff.data.strokes import (
+from anydiff.sketches import arrays as stroke_arrays
+from anydiff.sketches import kanji
+from anydiff.sketches.files import read_sketches, write_ndjson, write_npz
+from anydiff.sketches.geometry import resample, scale, simplify
+from anydiff.sketches.inkml import read_inkml
+from anydiff.sketches.kanji import load_kanji, load_sketches, read_kanjivg, split
+from anydiff.sketches.sketches import (
     EmptySketch,
     SketchError,
     Sketches,
@@ -26,7 +27,7 @@ from anydiff.data.strokes import (
     to_stroke3,
     to_stroke5,
 )
-from anydiff.data.svg import read_svg, write_svg
+from anydiff.sketches.svg import read_svg, write_svg
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the data for trials isn't here")

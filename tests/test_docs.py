@@ -27,12 +27,12 @@ def test_the_readme_s_lines_run():
 def test_the_readme_s_steering_runs():
     """Each snippet with a network that has learnt nothing, on the data that it speaks of."""
     import anydiff
-    from anydiff.data.kanji import load_kanji
     from anydiff.data.sequences import pad
-    from anydiff.data.stroke_rows import StrokeRows
     from anydiff.denoisers import BiRNN, PairNet, UNet
     from anydiff.molecules.molecules import Atoms, loader
     from anydiff.molecules.qm9 import load_qm9
+    from anydiff.sketches.kanji import load_kanji
+    from anydiff.sketches.rows import StrokeRows
 
     atoms, kanji = Atoms(charge_scale=None), load_kanji().subset(range(4))
     rows = StrokeRows.fit(kanji)

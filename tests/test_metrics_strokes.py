@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.data.kanji import load_kanji, split
-from anydiff.data.stroke_geometry import resample
-from anydiff.data.stroke_pictures import rasterize
-from anydiff.data.strokes import Sketches
-from anydiff.metrics import sketch_features
-from anydiff.metrics.sketch_features import FEATURES_HASH, SketchFeatures
-from anydiff.metrics.strokes import Report, chamfer, evaluate, noise_sketches, statistics, table
+from anydiff.sketches import features as sketch_features
+from anydiff.sketches.evaluate import Report, chamfer, evaluate, noise_sketches, statistics, table
+from anydiff.sketches.features import FEATURES_HASH, SketchFeatures
+from anydiff.sketches.geometry import resample
+from anydiff.sketches.kanji import load_kanji, split
+from anydiff.sketches.pictures import rasterize
+from anydiff.sketches.sketches import Sketches
 
 
 def sketch(*strokes):

@@ -12,11 +12,7 @@ from PIL import Image
 
 import anydiff
 from anydiff import Cosine, GaussianDiffusion
-from anydiff.data.kanji import split
 from anydiff.data.sequences import Sequences
-from anydiff.data.stroke_files import read_sketches, write_ndjson
-from anydiff.data.stroke_rows import PointRows, StrokeRows
-from anydiff.data.strokes import Sketches
 from anydiff.denoisers import BiRNN
 from anydiff.sketch_commands import (
     blend_sequences,
@@ -25,6 +21,10 @@ from anydiff.sketch_commands import (
     held_out,
     sound,
 )
+from anydiff.sketches.files import read_sketches, write_ndjson
+from anydiff.sketches.kanji import split
+from anydiff.sketches.rows import PointRows, StrokeRows
+from anydiff.sketches.sketches import Sketches
 
 
 def scribbles(num, seed=0):

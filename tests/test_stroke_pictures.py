@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from anydiff.data import stroke_pictures
-from anydiff.data.stroke_films import animate_denoising, animate_drawing, write_animated_svg
-from anydiff.data.stroke_pictures import around, draw_grid, rasterize, two_colors, write_png
-from anydiff.data.strokes import Sketches
-from anydiff.data.svg import read_svg
+from anydiff.sketches import pictures as stroke_pictures
+from anydiff.sketches.films import animate_denoising, animate_drawing, write_animated_svg
+from anydiff.sketches.pictures import around, draw_grid, rasterize, two_colors, write_png
+from anydiff.sketches.sketches import Sketches
+from anydiff.sketches.svg import read_svg
 
 
 def sketch(*strokes):

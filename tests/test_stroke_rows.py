@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from anydiff.data.kanji import load_kanji
-from anydiff.data.stroke_rows import PointRows, StrokeRows, along, rows_from_config
-from anydiff.data.strokes import Sketches
+from anydiff.sketches.kanji import load_kanji
+from anydiff.sketches.rows import PointRows, StrokeRows, along, rows_from_config
+from anydiff.sketches.sketches import Sketches
 
 
 def sketches(seed=0, num=20) -> Sketches:

@@ -4,10 +4,10 @@ import time
 import numpy as np
 import pytest
 
-from anydiff.data import svg as svg_files
-from anydiff.data import svg_paths
-from anydiff.data.strokes import SketchError, Sketches
-from anydiff.data.svg import parse_path, read_svg, write_svg
+from anydiff.sketches import svg as svg_files
+from anydiff.sketches import svg_paths
+from anydiff.sketches.sketches import SketchError, Sketches
+from anydiff.sketches.svg import parse_path, read_svg, write_svg
 
 
 def one(d, tolerance=0.01):

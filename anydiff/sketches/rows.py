@@ -28,8 +28,8 @@ import numpy as np
 from torch import Tensor
 
 from anydiff.data.sequences import Sequences
-from anydiff.data.stroke_geometry import resample
-from anydiff.data.strokes import Sketches
+from anydiff.sketches.geometry import resample
+from anydiff.sketches.sketches import Sketches
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
 

@@ -1,6 +1,6 @@
 r"""Sketches in NumPy's files, npz and npy.
 
-Our own npz holds the arrays of :class:`~anydiff.data.strokes.Sketches`: `points`, `strokes`, `offsets`
+Our own npz holds the arrays of :class:`~anydiff.sketches.sketches.Sketches`: `points`, `strokes`, `offsets`
 and, if there are, `labels` and `times`. A smaller form has integers `steps` (P, 2) from each point to
 the next, whose running sum times `unit` gives the points, and instead of the offsets `stroke_sizes`
 (S,), points in each stroke, and `sketch_sizes` (M,), strokes in each sketch. Read are also
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from anydiff.data.pickles import read_pickle
-from anydiff.data.strokes import SketchError, Sketches, from_stroke3, from_stroke5
 from anydiff.files import PathLike, whole
+from anydiff.sketches.sketches import SketchError, Sketches, from_stroke3, from_stroke5
 
 __all__ = ["read_arrays", "write_npz"]
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anydiff.data.strokes import SketchError
+from anydiff.sketches.sketches import SketchError
 
 __all__ = ["MOST_POINTS", "NUMBER", "Subpath", "flatten", "parse_path", "short", "subpaths"]
 

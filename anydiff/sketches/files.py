@@ -1,12 +1,12 @@
 r"""Sketches on disk: which reader for which file, and QuickDraw's lines.
 
-Reading ends in :class:`~anydiff.data.strokes.Sketches` or in a
-:class:`~anydiff.data.strokes.SketchError` that names the file and the line or sketch.
+Reading ends in :class:`~anydiff.sketches.sketches.Sketches` or in a
+:class:`~anydiff.sketches.sketches.SketchError` that names the file and the line or sketch.
 
 - `.ndjson`: QuickDraw, one drawing a line, ``{"word": …, "drawing": [[xs, ys], …]}``, in the raw form
   with times in ms, ``[xs, ys, ts]``. Labels are the words.
-- `.npz`, `.npy`: stroke-3 and stroke-5, sketch-rnn's files, our own (:mod:`~anydiff.data.stroke_arrays`).
-- `.svg` and `.inkml`: one sketch a file (:mod:`~anydiff.data.svg`, :mod:`~anydiff.data.inkml`).
+- `.npz`, `.npy`: stroke-3 and stroke-5, sketch-rnn's files, our own (:mod:`~anydiff.sketches.arrays`).
+- `.svg` and `.inkml`: one sketch a file (:mod:`~anydiff.sketches.svg`, :mod:`~anydiff.sketches.inkml`).
 - A folder of `.svg`, `.inkml` and `.ndjson` files, by name; labels are the files' names without ending
   where a file has none itself.
 
@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.inkml import read_inkml
-from anydiff.data.stroke_arrays import read_arrays, write_npz
-from anydiff.data.strokes import EmptySketch, SketchError, Sketches
-from anydiff.data.svg import read_svg
 from anydiff.files import PathLike, whole
+from anydiff.sketches.arrays import read_arrays, write_npz
+from anydiff.sketches.inkml import read_inkml
+from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
+from anydiff.sketches.svg import read_svg
 
 __all__ = ["read_sketches", "write_ndjson", "write_npz"]
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from anydiff.data.batches import Split
-from anydiff.data.stroke_files import read_sketches
-from anydiff.data.strokes import SketchError, Sketches
-from anydiff.data.svg_paths import MOST_POINTS, Subpath, flatten, subpaths
 from anydiff.files import PathLike
+from anydiff.sketches.files import read_sketches
+from anydiff.sketches.sketches import SketchError, Sketches
+from anydiff.sketches.svg_paths import MOST_POINTS, Subpath, flatten, subpaths
 
 __all__ = ["load_kanji", "load_sketches", "read_kanjivg", "split"]
 
@@ -53,7 +53,7 @@ def load_sketches(data: PathLike, *, skip_empty: bool = False) -> Sketches:
 
     Arguments:
         data: "kanji", the shipped subset; "kanjivg", all of KanjiVG from the package of this name;
-            or a path for :func:`~anydiff.data.stroke_files.read_sketches`.
+            or a path for :func:`~anydiff.sketches.files.read_sketches`.
         skip_empty: Of a path: leave out empty drawings, as `read_sketches` has it.
     """
     if data in ("kanji", "kanjivg"):

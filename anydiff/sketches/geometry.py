@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from anydiff.data.ranges import ranges
-from anydiff.data.strokes import Sketches
+from anydiff.sketches.sketches import Sketches
 
 __all__ = ["resample", "scale", "simplify"]
 

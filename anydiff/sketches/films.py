@@ -1,6 +1,6 @@
 """Films of sketches: one being drawn, as SVG or GIF, and some on their way from noise, as GIF.
 
-Everything is rendered by :mod:`anydiff.data.stroke_pictures`. The animated SVG keeps every digit of
+Everything is rendered by :mod:`anydiff.sketches.pictures`. The animated SVG keeps every digit of
 the points, so that it is a drawing's file and its film at once.
 """
 
@@ -13,7 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from anydiff.data.stroke_pictures import (
+from anydiff.files import PathLike, whole
+from anydiff.images.pictures import write_gif
+from anydiff.sketches.pictures import (
     INK,
     Box,
     Strokes,
@@ -27,9 +29,7 @@ from anydiff.data.stroke_pictures import (
     single,
     tidy,
 )
-from anydiff.data.strokes import Sketches
-from anydiff.files import PathLike, whole
-from anydiff.images.pictures import write_gif
+from anydiff.sketches.sketches import Sketches
 
 __all__ = ["animate_denoising", "animate_drawing", "write_animated_svg"]
 
@@ -198,7 +198,7 @@ def write_animated_svg(
     """One sketch drawing itself, stroke after stroke and again, in a browser or a page's <img>.
 
     Each stroke stands in the file once, as a plain <path> with every digit of its coordinates, so
-    :func:`anydiff.data.svg.read_svg` gives the sketch back; the moving pen only refers to it.
+    :func:`anydiff.sketches.svg.read_svg` gives the sketch back; the moving pen only refers to it.
 
     Arguments:
         sketch: A list of strokes (n, 2).

@@ -12,9 +12,9 @@ it may trust its numbers. The conventions, here once for all of the library:
 - stroke-5 rows are (dx, dy, p1, p2, p3): pen down, lifted after this point, drawing over. There is no
   start row; one row of p3 = 1 ends the drawing, and rows after it are padding.
 
-Readers and writers are in :mod:`anydiff.data.stroke_files` and :mod:`anydiff.data.svg`, pictures in
-:mod:`anydiff.data.stroke_pictures`, films in :mod:`anydiff.data.stroke_films`, resampling and
-simplification in :mod:`anydiff.data.stroke_geometry`.
+Readers and writers are in :mod:`anydiff.sketches.files` and :mod:`anydiff.sketches.svg`, pictures in
+:mod:`anydiff.sketches.pictures`, films in :mod:`anydiff.sketches.films`, resampling and
+simplification in :mod:`anydiff.sketches.geometry`.
 """
 
 from __future__ import annotations

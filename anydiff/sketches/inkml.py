@@ -16,10 +16,10 @@ import re
 
 import numpy as np
 
-from anydiff.data.strokes import EmptySketch, SketchError, Sketches
-from anydiff.data.svg_paths import NUMBER, short
-from anydiff.data.xml_events import read_events
 from anydiff.files import PathLike
+from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
+from anydiff.sketches.svg_paths import NUMBER, short
+from anydiff.sketches.xml_events import read_events
 
 __all__ = ["read_inkml"]
 

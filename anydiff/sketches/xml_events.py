@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from anydiff.data.strokes import SketchError
 from anydiff.files import PathLike
+from anydiff.sketches.sketches import SketchError
 
 __all__ = ["read_events"]
 

@@ -6,7 +6,7 @@ isn't drawn where it stands (`defs`, `symbol`, `clipPath`, `mask`, `marker`, `pa
 `text` and styles. Coordinates are those inside the outermost viewBox, y down, whatever size the
 picture is shown at. Entities outside the file are never opened.
 
-Path data and curves are the matter of :mod:`anydiff.data.svg_paths`.
+Path data and curves are the matter of :mod:`anydiff.sketches.svg_paths`.
 
 References:
     Scalable Vector Graphics (SVG) 1.1. https://www.w3.org/TR/SVG11
@@ -21,10 +21,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from anydiff.data.strokes import EmptySketch, SketchError, Sketches
-from anydiff.data.svg_paths import MOST_POINTS, NUMBER, flatten, parse_path, short, subpaths
-from anydiff.data.xml_events import read_events
 from anydiff.files import PathLike, whole
+from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
+from anydiff.sketches.svg_paths import MOST_POINTS, NUMBER, flatten, parse_path, short, subpaths
+from anydiff.sketches.xml_events import read_events
 
 __all__ = ["parse_path", "read_svg", "write_svg"]
 

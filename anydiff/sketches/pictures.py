@@ -7,7 +7,7 @@ and the same whatever version of a drawing library is installed. Pillow only wri
 
 x runs to the right and y down, as everywhere. A picture is as wide as it is high; unless a box is
 given, each sketch is centred and scaled to fill it, keeping its aspect. Writing is atomic: a file
-is there whole or not at all. Films are in :mod:`anydiff.data.stroke_films`.
+is there whole or not at all. Films are in :mod:`anydiff.sketches.films`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.data.strokes import Sketches, as_stroke
 from anydiff.files import PathLike, whole
+from anydiff.sketches.sketches import Sketches, as_stroke
 
 __all__ = [
     "around",

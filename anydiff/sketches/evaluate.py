@@ -2,7 +2,7 @@ r"""What generated sketches are worth.
 
 Two kinds of figures, both against a reference, real sketches that weren't learnt from:
 
-- On features of their pictures (:mod:`anydiff.metrics.sketch_features`; 64 × 64 pixels, a pen of a
+- On features of their pictures (:mod:`anydiff.sketches.features`; 64 × 64 pixels, a pen of a
   28th of the side, each centred and scaled): the Fréchet distance, MMD, precision, recall, density,
   coverage, and the ratio of distances to the nearest training sketch, which falls below 1 where
   sketches are copied (:mod:`anydiff.metrics.distances`).
@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.data.stroke_geometry import resample, simplify
-from anydiff.data.stroke_pictures import rasterize
-from anydiff.data.strokes import Sketches, as_stroke
 from anydiff.metrics.distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
-from anydiff.metrics.sketch_features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
 from anydiff.metrics.tables import aligned, number
+from anydiff.sketches.features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
+from anydiff.sketches.geometry import resample, simplify
+from anydiff.sketches.pictures import rasterize
+from anydiff.sketches.sketches import Sketches, as_stroke
 
 __all__ = ["Differences", "Report", "chamfer", "evaluate", "noise_sketches", "statistics", "table"]
 

@@ -1,0 +1,1 @@
+"""Sketches: files, rows, pictures, films, metrics."""
