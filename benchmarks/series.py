@@ -27,9 +27,9 @@ from anydiff import Cosine, GaussianDiffusion, forecast, impute, pigdm, sample
 from anydiff.data.sequences import Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
 from anydiff.lightning import DiffusionModule, fit
-from anydiff.metrics.series import coverage, crps
 from anydiff.metrics.tables import aligned
 from anydiff.optimizers import Muon
+from anydiff.series.scores import coverage, crps
 
 HISTORY, HORIZON, ITEMS, DRAWS = 48, 24, 24, 24
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from anydiff.metrics.series import coverage, crps
+from anydiff.series.scores import coverage, crps
 
 
 def draws(n, *shape, seed=0):

@@ -1,0 +1,1 @@
+"""Series: forecasts and their scores."""
