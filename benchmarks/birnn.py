@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from anydiff.denoisers.recurrent import BiRecurrent
+from anydiff.denoisers.sequences.recurrent import BiRecurrent
 
 TARGETS = {64: 1.2, 128: 1.9, 256: 4.0}  # by points, in the standard setting
 STANDARD = ("gru", 96, 3, 64, 2)  # cell, hidden, layers, batch, threads

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import anydiff
 from anydiff import Cosine, GaussianDiffusion
 from anydiff.denoisers import UNet
-from anydiff.denoisers.times import SinusoidalTime
+from anydiff.denoisers.embeddings import SinusoidalTime
 from anydiff.images.images import ImageBatch, Images, load_images, loader, split, unpack
 from anydiff.lightning import DiffusionModule, fit
 from anydiff.optimizers import Muon

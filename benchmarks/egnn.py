@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import anydiff
-from anydiff.denoisers.egnn import EGNN
+from anydiff.denoisers.points.egnn import EGNN
 from anydiff.spaces import Ragged
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -35,7 +35,7 @@ BATCH = 64
 
 def draw_sizes(seed: int = 0) -> Tensor:
     """Sizes of a batch, drawn from the histogram of the QM9 molecules that ship with anydiff."""
-    with np.load(Path(anydiff.__file__).parent / "data" / "qm9_5k.npz") as data:
+    with np.load(Path(anydiff.__file__).parent / "molecules" / "qm9_5k.npz") as data:
         sizes = np.diff(data["offsets"])
     return torch.from_numpy(np.random.default_rng(seed).choice(sizes, BATCH))
 

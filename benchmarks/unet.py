@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from anydiff.denoisers.diffusers import load_diffusers
+from anydiff.denoisers.unet.diffusers import load_diffusers
 
 CIFAR = {
     "sample_size": 32,

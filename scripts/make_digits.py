@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-import anydiff.data
+import anydiff.images
 from anydiff.files import whole
 
 
@@ -33,7 +33,7 @@ def main() -> None:
             np.savez_compressed(temporary, **made)  # the same bytes each time
         print(f"wrote {args.write}")
 
-    with np.load(Path(anydiff.data.__file__).with_name("digits.npz")) as shipped:
+    with np.load(Path(anydiff.images.__file__).with_name("digits.npz")) as shipped:
         same = {key: np.array_equal(shipped[key], value) for key, value in made.items()}
     print("shipped:", ", ".join(f"{k} {'same' if v else 'DIFFER'}" for k, v in same.items()))
     if not all(same.values()):

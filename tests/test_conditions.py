@@ -12,7 +12,7 @@ from torch import Tensor
 from anydiff import Cosine, GaussianDiffusion, Masked, Ragged, load, save
 from anydiff.conditioning import absent
 from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
-from anydiff.denoisers.conditions import CrossAttention, Tokens, read_image, read_tokens
+from anydiff.denoisers.inputs import CrossAttention, Tokens, read_image, read_tokens
 
 B = 3
 EXACT = {"rtol": 0, "atol": 1e-10}  # float64; outputs are of order one

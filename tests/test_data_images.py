@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-import anydiff.data
+import anydiff.images
 from anydiff.images.cifar import Source, fetch, is_cifar10, load_cifar10
 from anydiff.images.files import adapt, read_folder, read_idx, read_mnist
 from anydiff.images.images import (
@@ -915,6 +915,6 @@ def test_the_script_makes_the_digits_again(tmp_path, monkeypatch, capsys):
     assert "pixels same, labels same" in capsys.readouterr().out
     with (
         np.load(made) as file,
-        np.load(Path(anydiff.data.__file__).with_name("digits.npz")) as shipped,
+        np.load(Path(anydiff.images.__file__).with_name("digits.npz")) as shipped,
     ):
         assert all(np.array_equal(file[key], shipped[key]) for key in ("pixels", "labels"))

@@ -5,7 +5,7 @@ import torch
 
 from anydiff import GaussianDiffusion, Tabulated, load, save
 from anydiff.denoisers import UNet
-from anydiff.denoisers.diffusers import FromDiffusers, load_diffusers
+from anydiff.denoisers.unet.diffusers import FromDiffusers, load_diffusers
 
 CIFAR = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),

@@ -11,8 +11,8 @@ from test_equivariance import FEATURES, ROUNDING, SIZES, Reads, batch
 from textbook_egnn import TextbookEGNN
 from torch import Tensor
 
-from anydiff.denoisers import edges
-from anydiff.denoisers.egnn import EGNN
+from anydiff.denoisers.points import edges
+from anydiff.denoisers.points.egnn import EGNN
 from anydiff.spaces import Ragged
 
 GOLDEN = Path(__file__).parent / "goldens" / "edm_egnn.npz"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from anydiff.denoisers.recurrent import BiRecurrent
+from anydiff.denoisers.sequences.recurrent import BiRecurrent
 
 TEXTBOOK = {"gru": nn.GRU, "lstm": nn.LSTM}
 LENGTHS = torch.tensor([3, 9, 1, 9, 4, 6])

@@ -22,7 +22,7 @@ from anydiff.data.sequences import (
     split_items,
     unpack,
 )
-from anydiff.denoisers.birnn import BiRNN
+from anydiff.denoisers.sequences.birnn import BiRNN
 from anydiff.optimizers import Muon
 
 LONGEST, EPOCHS = 64, 20

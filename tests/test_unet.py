@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from anydiff import Cosine, GaussianDiffusion, load, save
 from anydiff.denoisers import UNet
-from anydiff.denoisers.layers import Attention, Downsample, ResBlock, Upsample
-from anydiff.denoisers.times import SinusoidalTime
+from anydiff.denoisers.embeddings import SinusoidalTime
+from anydiff.denoisers.unet.layers import Attention, Downsample, ResBlock, Upsample
 
 SMALL = {"widths": (8, 16), "attention": (), "blocks": 1, "groups": 4}
 VARIANTS = {

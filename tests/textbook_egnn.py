@@ -1,6 +1,6 @@
 """EDM's network written out as its equations: dense, padded, without any rearrangement.
 
-The yardstick for ``anydiff.denoisers.egnn``: tests compare outputs and gradients with it, the
+The yardstick for ``anydiff.denoisers.points.egnn``: tests compare outputs and gradients with it, the
 benchmark compares times. Every molecule is padded to the largest of the batch, every pair of the
 B·N·N is computed, the edge networks see the concatenated [h_i, h_j, d_ij, d0_ij], and a mask
 removes what is not there. Parameters carry the names of published checkpoints.

@@ -1,9 +1,9 @@
-"""Networks to plug in. Each is called ``net(x_t, t, ...)`` and returns something shaped like x_t."""
+"""Networks that say what is noise: a folder for each kind of space."""
 
-from anydiff.denoisers.birnn import BiRNN
-from anydiff.denoisers.egnn import EGNN
-from anydiff.denoisers.pairnet import PairNet
-from anydiff.denoisers.transformer import Transformer
-from anydiff.denoisers.unet import UNet
+from anydiff.denoisers.points.egnn import EGNN
+from anydiff.denoisers.points.pairnet import PairNet
+from anydiff.denoisers.sequences.birnn import BiRNN
+from anydiff.denoisers.sequences.transformer import Transformer
+from anydiff.denoisers.unet.network import UNet
 
 __all__ = ["EGNN", "BiRNN", "PairNet", "Transformer", "UNet"]

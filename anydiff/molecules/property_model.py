@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anydiff.denoisers.pairnet import PairNet
+from anydiff.denoisers.points.pairnet import PairNet
 from anydiff.files import PathLike, whole
 from anydiff.molecules.bonds import Array, as_arrays
 from anydiff.molecules.molecules import Molecules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anydiff.denoisers.conditions import check_context, flagged
+from anydiff.denoisers.inputs import check_context, flagged
 from anydiff.spaces import Dense, Masked
 
 __all__ = ["padded_input"]

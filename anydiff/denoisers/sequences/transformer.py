@@ -5,7 +5,7 @@ sines and cosines of how many rows come before it and after it, plus an embeddin
 scales and shifts the last norm. The last map starts at zero beside a learned multiple of the input.
 
 After each layer the rows may attend to tokens of the item's own, a text's for instance
-(`CrossAttention`). How the conditions are left out is said in `anydiff.denoisers.conditions`.
+(`CrossAttention`). How the conditions are left out is said in `anydiff.denoisers.inputs`.
 
 Rows beyond an item's length are attended by none; an item's output is the same alone and in a
 batch. The cost grows with the square of the length. It leaves out relative positions: a network
@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.denoisers.conditions import (
+from anydiff.denoisers.embeddings import time_features
+from anydiff.denoisers.inputs import (
     CrossAttention,
     check_counts,
     flags_map,
     label_rows,
     read_tokens,
 )
-from anydiff.denoisers.padded import padded_input
-from anydiff.denoisers.times import time_features
+from anydiff.denoisers.sequences.padded import padded_input
 from anydiff.spaces import Dense, Masked
 
 __all__ = ["Transformer"]

@@ -12,7 +12,7 @@ map starts at zero beside a learned multiple of the input.
 
 After each block the rows may attend to tokens of the item's own, a text's for instance
 (`CrossAttention`). A label is added to c, flags of unknown context to the first h. How the conditions
-are left out is said in `anydiff.denoisers.conditions`.
+are left out is said in `anydiff.denoisers.inputs`.
 
 ``residual=False`` leaves the blocks out and is the network of ChiroDiff: recurrent layers one on the
 other, random Fourier features of t beside the input and again before the last map. The embedding of a
@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anydiff.denoisers.conditions import (
+from anydiff.denoisers.embeddings import FourierTime, time_features
+from anydiff.denoisers.inputs import (
     CrossAttention,
     Tokens,
     check_counts,
@@ -38,9 +39,8 @@ from anydiff.denoisers.conditions import (
     label_rows,
     read_tokens,
 )
-from anydiff.denoisers.padded import padded_input
-from anydiff.denoisers.recurrent import BiRecurrent
-from anydiff.denoisers.times import FourierTime, time_features
+from anydiff.denoisers.sequences.padded import padded_input
+from anydiff.denoisers.sequences.recurrent import BiRecurrent
 from anydiff.spaces import Dense, Masked
 
 __all__ = ["BiRNN"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from anydiff.denoisers.rows import Bags, bags, total
+from anydiff.denoisers.points.rows import Bags, bags, total
 from anydiff.spaces import Ragged
 
 __all__ = ["EdgeScalar", "EdgeSum", "Graph", "graph_of"]

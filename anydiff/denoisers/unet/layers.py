@@ -1,4 +1,4 @@
-r"""What a :class:`~anydiff.denoisers.unet.UNet` is made of.
+r"""What a :class:`~anydiff.denoisers.unet.network.UNet` is made of.
 
 All take pictures (B, C, H, W) that lie channels-last; a signal is a picture one pixel high, and `dims`
 says along how many axes kernels and resolutions reach.
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anydiff.denoisers.conditions import CrossAttention, Tokens
+from anydiff.denoisers.inputs import CrossAttention, Tokens
 
 __all__ = ["Attention", "Downsample", "Level", "NoAttention", "ResBlock", "Upsample"]
 

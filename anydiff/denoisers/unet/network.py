@@ -8,7 +8,7 @@ way back crops.
 
 Conditions: an image lies beside the input; labels, context and the image's noise are added to the time's
 embedding; where pixels attend to one another, they attend to tokens next (`CrossAttention`). How they
-are left out is said in `anydiff.denoisers.conditions`.
+are left out is said in `anydiff.denoisers.inputs`.
 
 Weights and activations lie channels-last, in which convolutions, norms and attention need no copy of
 them. A signal (dims=1) is a picture one pixel high. Upsampling and the convolution after it are one
@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anydiff.denoisers.conditions import (
+from anydiff.denoisers.embeddings import FourierTime, SinusoidalTime
+from anydiff.denoisers.inputs import (
     check_context,
     check_counts,
     check_image,
@@ -33,7 +34,7 @@ from anydiff.denoisers.conditions import (
     read_image,
     read_tokens,
 )
-from anydiff.denoisers.layers import (
+from anydiff.denoisers.unet.layers import (
     Attention,
     Downsample,
     Level,
@@ -44,7 +45,6 @@ from anydiff.denoisers.layers import (
     conv,
     side,
 )
-from anydiff.denoisers.times import FourierTime, SinusoidalTime
 
 __all__ = ["UNet"]
 

@@ -18,7 +18,7 @@ Everything is built from distances, differences and linear maps of vectors, so t
 reflects and permutes with the input. The geometry is that of the input in every layer: its part of
 the graph needs no gradient in training, and wide matrices act on points, of which there are few.
 After a layer h_i may attend to tokens of the item's own, a text's for instance (`CrossAttention`);
-what the conditions say is invariant. How they are left out is said in `anydiff.denoisers.conditions`.
+what the conditions say is invariant. How they are left out is said in `anydiff.denoisers.inputs`.
 It leaves out: cutoffs (all pairs interact) and any update of the positions between layers.
 """
 
@@ -32,7 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from anydiff.denoisers.conditions import (
+from anydiff.denoisers.embeddings import time_features
+from anydiff.denoisers.inputs import (
     CrossAttention,
     check_counts,
     flags_map,
@@ -40,8 +41,7 @@ from anydiff.denoisers.conditions import (
     label_rows,
     read_tokens,
 )
-from anydiff.denoisers.rows import Bags, attend, check_rows, context_rows, total
-from anydiff.denoisers.times import time_features
+from anydiff.denoisers.points.rows import Bags, attend, check_rows, context_rows, total
 from anydiff.spaces import Ragged
 
 __all__ = ["PairNet"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anydiff.denoisers.conditions import Tokens, check_context, flagged
+from anydiff.denoisers.inputs import Tokens, check_context, flagged
 from anydiff.spaces import Ragged
 
 __all__ = ["Bags", "attend", "bags", "check_rows", "context_rows", "total"]

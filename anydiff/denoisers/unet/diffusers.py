@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.denoisers.unet import UNet
+from anydiff.denoisers.unet.network import UNet
 
 __all__ = ["FromDiffusers", "load_diffusers"]
 

@@ -17,7 +17,7 @@ step. None of this changes the function.
 
 Beyond EDM: a label and flags of unknown context are added to the first h, and after a block h may
 attend to tokens of the item's own, a text's for instance (`CrossAttention`). How the conditions are
-left out is said in `anydiff.denoisers.conditions`.
+left out is said in `anydiff.denoisers.inputs`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from anydiff.denoisers.conditions import (
+from anydiff.denoisers.inputs import (
     CrossAttention,
     check_counts,
     flags_map,
@@ -38,8 +38,8 @@ from anydiff.denoisers.conditions import (
     label_rows,
     read_tokens,
 )
-from anydiff.denoisers.edges import EdgeScalar, EdgeSum, Graph, graph_of
-from anydiff.denoisers.rows import attend, check_rows, context_rows
+from anydiff.denoisers.points.edges import EdgeScalar, EdgeSum, Graph, graph_of
+from anydiff.denoisers.points.rows import attend, check_rows, context_rows
 from anydiff.spaces import Ragged
 
 __all__ = ["EGNN"]

@@ -1,0 +1,1 @@
+"""Networks for sets of points: equivariant under rotations and reflections."""

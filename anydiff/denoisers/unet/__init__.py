@@ -1,0 +1,1 @@
+"""The U-Net, for images and signals."""
