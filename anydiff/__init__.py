@@ -26,6 +26,8 @@ from anydiff.likelihood import (
     log_prob,
     variational_bound,
 )
+from anydiff.losses.times import LogitNormal, LogNormal, LossSecondMoment
+from anydiff.losses.weightings import P2, EDMWeighting, LearnedUncertainty, Likelihood, MinSNR
 from anydiff.predictions import Preconditioned, Prediction, Predictor
 from anydiff.samplers import (
     DDIM,
@@ -66,8 +68,6 @@ from anydiff.schedules import (
     zero_terminal_snr,
 )
 from anydiff.spaces import Dense, Masked, Packed, Ragged
-from anydiff.times import LogitNormal, LogNormal, LossSecondMoment
-from anydiff.weightings import P2, EDMWeighting, LearnedUncertainty, Likelihood, MinSNR
 
 __version__ = "0.1.0"
 

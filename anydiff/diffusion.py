@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from anydiff import conditioning
+from anydiff.losses import conditions as conditioning
+from anydiff.losses.times import Times, as_times
+from anydiff.losses.weightings import LearnedUncertainty, Weighting, weighted
 from anydiff.predictions import Network, Prediction, PredictionType, Predictor, prediction_type
 from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, Steps, sample
 from anydiff.schedules import Cosine, Level, Schedule
 from anydiff.spaces import Dense, Generators, Space, supports
-from anydiff.times import Times, as_times
-from anydiff.weightings import LearnedUncertainty, Weighting, weighted
 
 if TYPE_CHECKING:
-    from anydiff.likelihood.hybrid import Hybrid
+    from anydiff.losses.hybrid import Hybrid
 
 __all__ = ["GaussianDiffusion", "Together"]
 
@@ -41,17 +41,17 @@ class GaussianDiffusion(nn.Module):
         prediction: What the denoiser's output is: ``"eps"``, ``"x0"``, ``"v"``, ``"score"``,
             ``"velocity"`` or ``"karras"``, EDM's network; or a
             :class:`~anydiff.predictions.PredictionType`.
-        weighting: How much a level counts: a :class:`~anydiff.weightings.Weighting`, which means the same
+        weighting: How much a level counts: a :class:`~anydiff.losses.weightings.Weighting`, which means the same
             whatever is predicted, as ``MinSNR()``; or a function of the log-SNR, (B,) -> (B,), that
             multiplies the error of the denoiser's own output. None counts that error as it is.
-        times: Where training looks: a density, :class:`~anydiff.times.Times`, as ``LogNormal()``; or a
+        times: Where training looks: a density, :class:`~anydiff.losses.times.Times`, as ``LogNormal()``; or a
             rising map of [0, 1] onto itself that turns uniform draws into times, (B,) -> (B,), as
             ``lambda u: u**1.5``, which looks more at little noise. None is uniform.
         hybrid: What trains a learned variance beside the prediction, :class:`~anydiff.likelihood.Hybrid`;
             the denoiser then has twice the channels. Times are rounded up to a row of its chain.
         drop: The share of items that go without a condition in training, each condition by itself: one
             share for all, or one for each by name, as ``{"label": 0.1}``. It is what classifier-free
-            guidance needs; see :mod:`anydiff.conditioning` for what the denoiser sees.
+            guidance needs; see :mod:`anydiff.losses.conditions` for what the denoiser sees.
         augment: Noise on conditions in training, by name: up to which time, as ``{"coarse": 0.5}``.
             The denoiser is told the time as ``coarse_t``.
 
@@ -220,7 +220,7 @@ class Together:
     """Several predictors of one diffusion and one space, asked in one call of the denoiser.
 
     It sees the batch as many times as there are predictors, each time with other conditions; one that a
-    predictor lacks is absent, see :mod:`anydiff.conditioning`.
+    predictor lacks is absent, see :mod:`anydiff.losses.conditions`.
 
     Raises:
         ValueError: If they are no such predictors.

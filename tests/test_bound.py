@@ -20,8 +20,8 @@ from anydiff.likelihood import (
 )
 from anydiff.likelihood.chain import Chain, mistake
 from anydiff.predictions import Prediction
+from anydiff.samplers.variances import tied
 from anydiff.schedules import VariancePreserving
-from anydiff.variances import tied
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 ABAR = torch.cumprod(1 - BETAS, 0)

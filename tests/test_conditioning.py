@@ -6,7 +6,7 @@ from test_spaces import NODES
 from torch import nn
 
 from anydiff import Cosine, Dense, GaussianDiffusion
-from anydiff.conditioning import absent, augment, drop, join
+from anydiff.losses.conditions import absent, augment, drop, join
 
 
 class Recorder(nn.Module):

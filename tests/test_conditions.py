@@ -10,9 +10,9 @@ from textbook_egnn import TextbookEGNN
 from torch import Tensor
 
 from anydiff import Cosine, GaussianDiffusion, Masked, Ragged, load, save
-from anydiff.conditioning import absent
 from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
 from anydiff.denoisers.inputs import CrossAttention, Tokens, read_image, read_tokens
+from anydiff.losses.conditions import absent
 
 B = 3
 EXACT = {"rtol": 0, "atol": 1e-10}  # float64; outputs are of order one

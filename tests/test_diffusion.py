@@ -6,8 +6,8 @@ from test_spaces import draw, every_space
 from torch import nn
 
 from anydiff import Cosine, Dense, GaussianDiffusion, Karras, Masked, Ragged, exact
-from anydiff.times import LogNormal, LossSecondMoment
-from anydiff.weightings import LearnedUncertainty, MinSNR
+from anydiff.losses.times import LogNormal, LossSecondMoment
+from anydiff.losses.weightings import LearnedUncertainty, MinSNR
 
 
 class Zero(nn.Module):

@@ -482,7 +482,7 @@ def test_interpolation_ends_at_its_ends_and_stays_likely_between():
 
 
 def test_the_great_circle_keeps_the_norm_of_noise():
-    from anydiff.editing.flow import _slerp
+    from anydiff.editing.encoding import _slerp
 
     a, b = draw((6, 50), 0), draw((6, 50), 1)
     a, b = (z / z.norm(dim=1, keepdim=True) for z in (a, b))

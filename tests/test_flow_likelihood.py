@@ -23,8 +23,8 @@ from anydiff import (
     exact,
 )
 from anydiff.likelihood import Dequantize, log_prob
-from anydiff.likelihood.flow import CHUNK, _directions
-from anydiff.traces import basis, divergence, ranks
+from anydiff.likelihood.density import CHUNK, _directions
+from anydiff.likelihood.traces import basis, divergence, ranks
 
 # The prior is N(0, 1), and the last state is that of the data times alpha: at a log-SNR of -20, alpha
 # is 5e-5 and the difference below 1e-3 for any of these data.

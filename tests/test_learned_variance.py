@@ -12,7 +12,7 @@ from anydiff import DDIM, DDPM, Cosine, Dense, DPMSolver, GaussianDiffusion, Tab
 from anydiff.likelihood import Hybrid, log_variances, reverse_log_variance, variational_bound
 from anydiff.likelihood.chain import Chain
 from anydiff.predictions import Prediction
-from anydiff.samplers.base import Interval
+from anydiff.samplers.sampler import Interval
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 ABAR = torch.cumprod(1 - BETAS, 0)

@@ -6,7 +6,7 @@ from test_spaces import draw, every_space
 from torch import nn
 
 from anydiff import Cosine, Dense, exact
-from anydiff import score_matching as matching
+from anydiff.likelihood import score_matching as matching
 
 
 def trace(c, space):

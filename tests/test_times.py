@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anydiff import VE, Cosine, Flow, GaussianDiffusion, Karras
-from anydiff.times import (
+from anydiff.losses.times import (
     LogitNormal,
     LogNormal,
     LossSecondMoment,

@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from anydiff import VE, Cosine, Flow, GaussianDiffusion, Karras, Ragged, Tabulated, exact
-from anydiff.predictions import prediction_type
-from anydiff.weightings import (
+from anydiff.losses.weightings import (
     P2,
     EDMWeighting,
     LearnedUncertainty,
@@ -18,6 +17,7 @@ from anydiff.weightings import (
     TruncatedSNR,
     Unit,
 )
+from anydiff.predictions import prediction_type
 
 TYPES = ["eps", "x0", "v", "score", "velocity", "karras"]
 T = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)

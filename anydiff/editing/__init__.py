@@ -23,7 +23,7 @@ not depend on its batch.
 """
 
 from anydiff.editing.cascades import Stage, cascade
-from anydiff.editing.flow import decode, encode, interpolate
+from anydiff.editing.encoding import decode, encode, interpolate
 from anydiff.editing.known import forecast, ilvr, impute, inpaint
 from anydiff.editing.noising import denoise, edit, variations
 

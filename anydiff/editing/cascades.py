@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff import conditioning
 from anydiff.diffusion import GaussianDiffusion
+from anydiff.losses import conditions as conditioning
 from anydiff.predictions import Predictor
 from anydiff.samplers import Seed, generators, sample
 from anydiff.spaces import Dense, Generators, Space

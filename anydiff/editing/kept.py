@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers import Grid, Interval, Progress, Sampler
-from anydiff.samplers.base import falling
+from anydiff.samplers.sampler import falling
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators, Space
 

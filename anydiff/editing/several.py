@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anydiff.predictions import Predictor
 from anydiff.samplers import Seed, generators
-from anydiff.spaces.base import check_count
+from anydiff.spaces.space import check_count
 
 __all__ = ["several"]
 

@@ -14,9 +14,9 @@ Of pure noise, alpha = 0, nothing is known of the data, and those that look at x
 as it is there.
 """
 
-from anydiff.guidance.base import Scale, guided, towards
 from anydiff.guidance.free import autoguidance, classifier_free
 from anydiff.guidance.gradients import classifier, clip
+from anydiff.guidance.guided import Scale, guided, towards
 from anydiff.guidance.inverse import dps, pigdm
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anydiff.diffusion import Together
-from anydiff.guidance.base import Scale, guided, value_at, wide
+from anydiff.guidance.guided import Scale, guided, value_at, wide
 from anydiff.predictions import Prediction, Predictor
 from anydiff.schedules import Level, Schedule
 

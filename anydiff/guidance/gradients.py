@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.guidance.base import Scale, towards, wide
+from anydiff.guidance.guided import Scale, towards, wide
 from anydiff.predictions import Prediction, Predictor, item_times
 from anydiff.schedules import Level
 

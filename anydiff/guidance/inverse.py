@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anydiff.guidance.base import Scale, towards, wide
+from anydiff.guidance.guided import Scale, towards, wide
 from anydiff.predictions import Prediction, Predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Dense, Space

@@ -8,9 +8,9 @@ from anydiff.likelihood.decoders import (
     DiscretizedGaussian,
     bits_per_dim,
 )
-from anydiff.likelihood.flow import log_prob
-from anydiff.likelihood.hybrid import Hybrid
-from anydiff.variances import log_variances, reverse_log_variance
+from anydiff.likelihood.density import log_prob
+from anydiff.losses.hybrid import Hybrid
+from anydiff.samplers.variances import log_variances, reverse_log_variance
 
 __all__ = [
     "Bound",

@@ -22,9 +22,9 @@ from torch import Tensor
 from anydiff.likelihood.decoders import Decoder
 from anydiff.likelihood.gaussians import kl
 from anydiff.predictions import Prediction
+from anydiff.samplers.variances import VARIANCES, between, log_variances, tied
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Space
-from anydiff.variances import VARIANCES, between, log_variances, tied
 
 __all__ = ["Chain", "mistake"]
 
@@ -48,7 +48,7 @@ class Chain:
         schedule: t -> (alpha, sigma).
         knots: Rising times, (T + 1,), float64.
         variance: ``"small"``, ``"large"`` or ``"learned"``, see
-            :func:`~anydiff.variances.log_variances`.
+            :func:`~anydiff.samplers.variances.log_variances`.
     """
 
     schedule: Schedule

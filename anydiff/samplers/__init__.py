@@ -2,7 +2,13 @@
 
 from anydiff.samplers.adaptive import AdaptiveODE, AdaptiveSDE
 from anydiff.samplers.ancestral import DDIM, DDPM
-from anydiff.samplers.base import (
+from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform
+from anydiff.samplers.langevin import AnnealedLangevin, Langevin, PredictorCorrector
+from anydiff.samplers.loop import Seed, blank, generators, sample
+from anydiff.samplers.multistep import AdamsBashforth, DPMSolver, UniPC
+from anydiff.samplers.ode import EDM, Euler, Heun
+from anydiff.samplers.optimal import OptimalVariance
+from anydiff.samplers.sampler import (
     Interval,
     Progress,
     Sampler,
@@ -11,13 +17,7 @@ from anydiff.samplers.base import (
     follow,
     plan,
 )
-from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform
-from anydiff.samplers.langevin import AnnealedLangevin, Langevin, PredictorCorrector
-from anydiff.samplers.multistep import AdamsBashforth, DPMSolver, UniPC
-from anydiff.samplers.ode import EDM, Euler, Heun
-from anydiff.samplers.runs import Seed, blank, generators, sample
 from anydiff.samplers.sde import EulerMaruyama
-from anydiff.samplers.variance import OptimalVariance
 
 __all__ = [
     "DDIM",

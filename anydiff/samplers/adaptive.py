@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.base import Interval, Sampler, falling
+from anydiff.samplers.sampler import Interval, Sampler, falling
 from anydiff.samplers.sde import with_signal
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators, Space

@@ -9,11 +9,11 @@ from math import sqrt
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.base import Interval, Sampler, falling
-from anydiff.samplers.variance import OptimalVariance
+from anydiff.samplers.optimal import OptimalVariance
+from anydiff.samplers.sampler import Interval, Sampler, falling
+from anydiff.samplers.variances import VARIANCES, reverse_log_variance
 from anydiff.schedules import Level
 from anydiff.spaces import Generators, Space
-from anydiff.variances import VARIANCES, reverse_log_variance
 
 __all__ = ["DDIM", "DDPM"]
 

@@ -23,8 +23,8 @@ from math import exp, expm1, factorial, inf, log, sqrt
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.base import Interval, Sampler, falling
 from anydiff.samplers.grids import LogSNR
+from anydiff.samplers.sampler import Interval, Sampler, falling
 from anydiff.schedules import Level
 from anydiff.spaces import Generators
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.base import Interval, Sampler, falling, gentle
 from anydiff.samplers.grids import KarrasGrid
+from anydiff.samplers.sampler import Interval, Sampler, falling, gentle
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators
 

@@ -16,7 +16,7 @@ from math import sqrt
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.base import Interval, Sampler, falling, gentle
+from anydiff.samplers.sampler import Interval, Sampler, falling, gentle
 from anydiff.schedules import Level
 from anydiff.spaces import Generators
 

@@ -1,11 +1,11 @@
 """How much data and how much noise: t -> (alpha, sigma)."""
 
-from anydiff.schedules.base import Level, Schedule, VariancePreserving
 from anydiff.schedules.changed import Shifted, ZeroTerminalSNR, shifted, zero_terminal_snr
 from anydiff.schedules.formulas import VE, Cosine, Flow, Karras, Polynomial, SigmoidAlphaBar
 from anydiff.schedules.learned import Learned
 from anydiff.schedules.rates import Linear, ScaledLinear, SigmoidBeta, SubVP
-from anydiff.schedules.tables import Tabulated
+from anydiff.schedules.schedule import Level, Schedule, VariancePreserving
+from anydiff.schedules.tabulated import Tabulated
 
 __all__ = [
     "VE",

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from anydiff.schedules.base import Schedule
+from anydiff.schedules.schedule import Schedule
 
 __all__ = ["Shifted", "ZeroTerminalSNR", "shifted", "zero_terminal_snr"]
 

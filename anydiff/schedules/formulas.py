@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anydiff.schedules.base import Schedule, VariancePreserving
+from anydiff.schedules.schedule import Schedule, VariancePreserving
 
 __all__ = ["VE", "Cosine", "Flow", "Karras", "Polynomial", "SigmoidAlphaBar"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.schedules.base import Level, VariancePreserving
+from anydiff.schedules.schedule import Level, VariancePreserving
 
 __all__ = ["Learned"]
 

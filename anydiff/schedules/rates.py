@@ -16,7 +16,7 @@ from math import exp, sqrt
 import torch
 from torch import Tensor
 
-from anydiff.schedules.base import Schedule, VariancePreserving
+from anydiff.schedules.schedule import Schedule, VariancePreserving
 
 __all__ = ["Linear", "ScaledLinear", "SigmoidBeta", "SubVP"]
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.base import Coefficient, Generators, Space, check_count, remembered
+from anydiff.spaces.space import Coefficient, Generators, Space, check_count, remembered
 
 __all__ = ["Packed"]
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.base import Coefficient, Generators, Rows, check_count, randn, remembered
+from anydiff.spaces.space import Coefficient, Generators, Rows, check_count, randn, remembered
 
 __all__ = ["Ragged"]
 

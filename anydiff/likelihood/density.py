@@ -24,10 +24,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from anydiff.likelihood.bound import as_predictor, ends
+from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.predictions import Predictor
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Generators, Space
-from anydiff.traces import basis, divergence, ranks
 
 if TYPE_CHECKING:
     from anydiff.diffusion import GaussianDiffusion

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from anydiff.predictions import Predictor
-from anydiff.samplers.base import Progress, Sampler, Steps, follow, plan
 from anydiff.samplers.grids import Grid
 from anydiff.samplers.multistep import DPMSolver
+from anydiff.samplers.sampler import Progress, Sampler, Steps, follow, plan
 from anydiff.spaces import Generators
 
 __all__ = ["Seed", "generators", "sample"]

@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.spaces import Dense, Generators, Space
-from anydiff.traces import basis, divergence, ranks
 
 __all__ = ["denoising", "exact", "sliced"]
 

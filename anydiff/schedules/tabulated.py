@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anydiff.schedules.base import VariancePreserving
+from anydiff.schedules.schedule import VariancePreserving
 
 __all__ = ["Tabulated"]
 

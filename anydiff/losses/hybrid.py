@@ -28,7 +28,7 @@ class Hybrid:
     r"""The term that trains a learned variance; give it to :class:`~anydiff.GaussianDiffusion`.
 
     The denoiser has twice the channels: the second half says where its log-variance lies between the
-    smallest and the largest, see :func:`~anydiff.variances.reverse_log_variance`. The bound's
+    smallest and the largest, see :func:`~anydiff.samplers.variances.reverse_log_variance`. The bound's
     term is in bits per dimension, as in the published code.
 
     Arguments:
