@@ -149,7 +149,7 @@ def run_folder(args: argparse.Namespace, drawn: str) -> Path:
     Raises:
         ValueError: There is nothing to go on with.
     """
-    from anydiff.lightning import free_folder
+    from anydiff.training.runs import free_folder
 
     if not args.resume:
         finished = ["model.safetensors", drawn, *["last.ckpt"] * bool(args.sample_only)]

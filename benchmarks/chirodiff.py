@@ -32,10 +32,10 @@ import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, Tabulated, sample
 from anydiff.data.sequences import LengthDistribution, Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
-from anydiff.lightning import DiffusionModule, fit, free_folder
 from anydiff.sketches.evaluate import Report, table
 from anydiff.sketches.pictures import draw_grid
 from anydiff.sketches.sketches import Sketches
+from anydiff.training.runs import DiffusionModule, fit, free_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import sketch_bidirnn as example

@@ -28,9 +28,9 @@ from anydiff import Cosine, GaussianDiffusion
 from anydiff.denoisers import UNet
 from anydiff.denoisers.embeddings import SinusoidalTime
 from anydiff.images.images import ImageBatch, Images, load_images, loader, split, unpack
-from anydiff.lightning import DiffusionModule, fit
-from anydiff.optimizers import Muon
 from anydiff.spaces import Dense
+from anydiff.training.muon import Muon
+from anydiff.training.runs import DiffusionModule, fit
 
 __all__ = ["MODELS", "Models", "NoisyClassifier", "coarse", "digits", "trained"]
 

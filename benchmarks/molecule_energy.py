@@ -31,7 +31,7 @@ from anydiff.molecules.molecules import Atoms, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
 from anydiff.molecules.property_model import PropertyModel
 from anydiff.molecules.qm9 import load_qm9, split
-from anydiff.optimizers import Muon
+from anydiff.training.muon import Muon
 
 BINS = 20  # of time, for how far off it is
 

@@ -25,7 +25,6 @@ from anydiff import GaussianDiffusion, Polynomial, Ragged
 from anydiff.denoisers import PairNet
 from anydiff.editing import inpaint
 from anydiff.guidance import classifier_free
-from anydiff.lightning import DiffusionModule, fit
 from anydiff.metrics.tables import aligned
 from anydiff.molecules.evaluate import smiles, stability
 from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
@@ -39,8 +38,9 @@ from anydiff.molecules.properties import (
 )
 from anydiff.molecules.property_model import PropertyModel
 from anydiff.molecules.qm9 import load_qm9, split
-from anydiff.optimizers import Muon
 from anydiff.samplers import DDPM, DPMSolver, Sampler
+from anydiff.training.muon import Muon
+from anydiff.training.runs import DiffusionModule, fit
 
 SCALES = (0.0, 1.0, 2.0, 10.0, 40.0)
 RESAMPLES = (1, 5, 10)

@@ -26,10 +26,10 @@ import anydiff
 from anydiff import Cosine, GaussianDiffusion, forecast, impute, pigdm, sample
 from anydiff.data.sequences import Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
-from anydiff.lightning import DiffusionModule, fit
 from anydiff.metrics.tables import aligned
-from anydiff.optimizers import Muon
 from anydiff.series.scores import coverage, crps
+from anydiff.training.muon import Muon
+from anydiff.training.runs import DiffusionModule, fit
 
 HISTORY, HORIZON, ITEMS, DRAWS = 48, 24, 24, 24
 

@@ -34,8 +34,8 @@ from anydiff.images.evaluate import table
 from anydiff.images.features import InceptionFeatures
 from anydiff.images.parts import compare_parts
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
-from anydiff.lightning import DiffusionModule, fit, plot_curve
-from anydiff.optimizers import Muon
+from anydiff.training.muon import Muon
+from anydiff.training.runs import DiffusionModule, fit, plot_curve
 
 
 def arguments() -> argparse.Namespace:

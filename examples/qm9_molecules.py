@@ -27,13 +27,13 @@ from anydiff.commands import (
     training_settings,
 )
 from anydiff.denoisers import PairNet
-from anydiff.lightning import DiffusionModule, fit, plot_curve
 from anydiff.molecule_commands import ask, begin, draw_molecules, write_molecules
 from anydiff.molecules.evaluate import evaluate, smiles, table
 from anydiff.molecules.molecules import Atoms, SizeDistribution, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
 from anydiff.molecules.qm9 import load_qm9, split
-from anydiff.optimizers import Muon
+from anydiff.training.muon import Muon
+from anydiff.training.runs import DiffusionModule, fit, plot_curve
 
 
 def arguments() -> argparse.Namespace:

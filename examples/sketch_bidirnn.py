@@ -28,8 +28,6 @@ from anydiff import Cosine, GaussianDiffusion, Masked
 from anydiff.commands import TRAINER_FLAGS, calls, parse, parser, run_folder, training_settings
 from anydiff.data.sequences import LengthDistribution, loader, unpack
 from anydiff.denoisers import BiRNN
-from anydiff.lightning import DiffusionModule, fit, plot_curve
-from anydiff.optimizers import Muon
 from anydiff.sketch_commands import (
     blend_sequences,
     draw_sequences,
@@ -42,6 +40,8 @@ from anydiff.sketches.evaluate import Report, evaluate, noise_sketches, table
 from anydiff.sketches.kanji import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
+from anydiff.training.muon import Muon
+from anydiff.training.runs import DiffusionModule, fit, plot_curve
 
 
 def arguments() -> argparse.Namespace:

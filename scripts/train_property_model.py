@@ -26,8 +26,8 @@ from anydiff.molecules.molecules import Molecules, loader
 from anydiff.molecules.properties import Properties, halves
 from anydiff.molecules.property_model import PropertyModel
 from anydiff.molecules.qm9 import load_qm9, split
-from anydiff.optimizers import Muon
 from anydiff.spaces import Ragged
+from anydiff.training.muon import Muon
 
 PRINTED = {  # the unit, how many are one of QM9's own, and how atoms are put together
     "alpha": ("bohr³", 1.0, "sum"),

@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anydiff import Cosine, Dense, GaussianDiffusion
-from anydiff.lightning import DiffusionModule, free_folder, plot_curve, trainer
-from anydiff.lightning import fit as fit_in_folder
+from anydiff.training.runs import DiffusionModule, free_folder, plot_curve, trainer
+from anydiff.training.runs import fit as fit_in_folder
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="pytorch_lightning")

@@ -6,7 +6,7 @@ import torch
 from test_spaces import draw
 from torch import nn
 
-from anydiff.optimizers import Muon, orthogonalize
+from anydiff.training.muon import Muon, orthogonalize
 
 
 def test_orthogonalize_keeps_the_singular_vectors_and_evens_out_the_values():

@@ -13,7 +13,7 @@ from anydiff.molecules.molecules import Atoms, Molecules, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
 from anydiff.molecules.property_model import PropertyModel
 from anydiff.molecules.qm9 import load_qm9, split
-from anydiff.optimizers import Muon
+from anydiff.training.muon import Muon
 
 NAMES = ("gap", "alpha")  # not in the order of the data
 

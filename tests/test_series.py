@@ -23,7 +23,7 @@ from anydiff.data.sequences import (
     unpack,
 )
 from anydiff.denoisers.sequences.birnn import BiRNN
-from anydiff.optimizers import Muon
+from anydiff.training.muon import Muon
 
 LONGEST, EPOCHS = 64, 20
 R, OMEGA = 0.9, 2 * pi / 8
