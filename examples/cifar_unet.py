@@ -27,7 +27,8 @@ import torch
 from pytorch_lightning import seed_everything
 
 import anydiff
-from anydiff import Cosine, GaussianDiffusion, Tabulated, commands
+from anydiff import Cosine, GaussianDiffusion, Tabulated
+from anydiff.cli import flags as commands
 from anydiff.denoisers import UNet
 from anydiff.images import images as pictures
 from anydiff.images.evaluate import table

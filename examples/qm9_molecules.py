@@ -18,7 +18,7 @@ from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import GaussianDiffusion, Polynomial
-from anydiff.commands import (
+from anydiff.cli.flags import (
     TRAINER_FLAGS,
     calls,
     parse,
@@ -26,8 +26,8 @@ from anydiff.commands import (
     run_folder,
     training_settings,
 )
+from anydiff.cli.molecules import ask, begin, draw_molecules, write_molecules
 from anydiff.denoisers import PairNet
-from anydiff.molecule_commands import ask, begin, draw_molecules, write_molecules
 from anydiff.molecules.evaluate import evaluate, smiles, table
 from anydiff.molecules.molecules import Atoms, SizeDistribution, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties

@@ -25,10 +25,8 @@ from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import Cosine, GaussianDiffusion, Masked
-from anydiff.commands import TRAINER_FLAGS, calls, parse, parser, run_folder, training_settings
-from anydiff.data.sequences import LengthDistribution, loader, unpack
-from anydiff.denoisers import BiRNN
-from anydiff.sketch_commands import (
+from anydiff.cli.flags import TRAINER_FLAGS, calls, parse, parser, run_folder, training_settings
+from anydiff.cli.sketches import (
     blend_sequences,
     draw_sequences,
     first_half,
@@ -36,6 +34,8 @@ from anydiff.sketch_commands import (
     sound,
     write_sketches,
 )
+from anydiff.data.sequences import LengthDistribution, loader, unpack
+from anydiff.denoisers import BiRNN
 from anydiff.sketches.evaluate import Report, evaluate, noise_sketches, table
 from anydiff.sketches.kanji import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from anydiff import GaussianDiffusion
-from anydiff.commands import (
+from anydiff.cli.flags import (
     calls,
     draw_all,
     labels_in_turn,

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from anydiff import GaussianDiffusion, Polynomial
-from anydiff.commands import parse, parser
+from anydiff.cli.flags import parse, parser
+from anydiff.cli.molecules import ask, begin, draw_molecules, write_molecules
 from anydiff.denoisers import PairNet
-from anydiff.molecule_commands import ask, begin, draw_molecules, write_molecules
 from anydiff.molecules.molecules import Atoms, SizeDistribution
 from anydiff.molecules.pictures import draw_grid
 from anydiff.molecules.properties import Properties, PropertyDistribution

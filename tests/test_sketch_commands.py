@@ -12,15 +12,15 @@ from PIL import Image
 
 import anydiff
 from anydiff import Cosine, GaussianDiffusion
-from anydiff.data.sequences import Sequences
-from anydiff.denoisers import BiRNN
-from anydiff.sketch_commands import (
+from anydiff.cli.sketches import (
     blend_sequences,
     draw_sequences,
     first_half,
     held_out,
     sound,
 )
+from anydiff.data.sequences import Sequences
+from anydiff.denoisers import BiRNN
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.kanji import split
 from anydiff.sketches.rows import PointRows, StrokeRows

@@ -1,4 +1,4 @@
-"""What commands that draw sketches have in common, beside :mod:`anydiff.commands`.
+"""What commands that draw sketches have in common, beside :mod:`anydiff.cli.flags`.
 
 Sketches that were held out are completed (--inpaint), redrawn (--edit) or blended (--interpolate). Rows
 are drawn in padded batches, and come back as those of each item, on the CPU.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.commands import SAMPLERS, draw, moments
+from anydiff.cli.flags import SAMPLERS, draw, moments
 from anydiff.data.sequences import Sequences, pad, pairs, split_items
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate

@@ -1,4 +1,4 @@
-"""What commands that draw molecules have in common, beside :mod:`anydiff.commands`.
+"""What commands that draw molecules have in common, beside :mod:`anydiff.cli.flags`.
 
 Molecules that were held out are grown again from their rings (--inpaint) or redrawn (--edit). A model
 that was trained with a property is asked for one: for the value given (--target), for those that
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.commands import draw
+from anydiff.cli.flags import draw
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.files import write_sdf, write_xyz
