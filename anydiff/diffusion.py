@@ -41,11 +41,11 @@ class GaussianDiffusion(nn.Module):
         prediction: What the denoiser's output is: ``"eps"``, ``"x0"``, ``"v"``, ``"score"``,
             ``"velocity"`` or ``"karras"``, EDM's network; or a
             :class:`~anydiff.predictions.PredictionType`.
-        weighting: How much a level counts: a :class:`~anydiff.losses.weightings.Weighting`, which means the same
-            whatever is predicted, as ``MinSNR()``; or a function of the log-SNR, (B,) -> (B,), that
+        weighting: How much a level counts: a :class:`~anydiff.losses.weightings.Weighting`, which means the
+            same whatever is predicted, as ``MinSNR()``; or a function of the log-SNR, (B,) -> (B,), that
             multiplies the error of the denoiser's own output. None counts that error as it is.
-        times: Where training looks: a density, :class:`~anydiff.losses.times.Times`, as ``LogNormal()``; or a
-            rising map of [0, 1] onto itself that turns uniform draws into times, (B,) -> (B,), as
+        times: Where training looks: a density, :class:`~anydiff.losses.times.Times`, as ``LogNormal()``; or
+            a rising map of [0, 1] onto itself that turns uniform draws into times, (B,) -> (B,), as
             ``lambda u: u**1.5``, which looks more at little noise. None is uniform.
         hybrid: What trains a learned variance beside the prediction, :class:`~anydiff.likelihood.Hybrid`;
             the denoiser then has twice the channels. Times are rounded up to a row of its chain.

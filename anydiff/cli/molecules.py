@@ -47,7 +47,8 @@ def ask(
 
     Arguments:
         extra: Of the checkpoint: `sizes`, counts; and of a model with properties `properties`, their
-            config, and `values` and `of_size`, a :class:`~anydiff.molecules.properties.PropertyDistribution`.
+            config, and `values` and `of_size`, a
+            :class:`~anydiff.molecules.properties.PropertyDistribution`.
         before: Molecules to begin from.
 
     Raises:

@@ -247,8 +247,8 @@ def halves(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The training part in two: the first half for who judges, the second for who generates.
 
     A judge that had learnt from the generator's molecules would know by heart what it is shown. Of the
-    full QM9's 100,000 (:func:`anydiff.molecules.qm9.split`), 50,000 each. The published halves are others,
-    for they were shuffled once more; both are random.
+    full QM9's 100,000 (:func:`anydiff.molecules.qm9.split`), 50,000 each. The published halves are
+    others, for they were shuffled once more; both are random.
     """
     if len(train) < 2:
         raise ValueError(

@@ -2,8 +2,8 @@ r"""Properties of molecules predicted from positions and elements: the judge of 
 
 Whether a molecule has the property that was asked for would take a quantum-chemical calculation. The
 published protocol asks a network instead, which learnt from half of the training molecules while the
-generator learnt from the other half (:func:`anydiff.molecules.properties.halves`). With ρ = sum or mean over
-the atoms of a molecule and e_i the one-hot element,
+generator learnt from the other half (:func:`anydiff.molecules.properties.halves`). With ρ = sum or mean
+over the atoms of a molecule and e_i the one-hot element,
 
 .. math:: \frac{\hat c - \text{mean}}{\text{MAD}} = A\,\rho_i\, e_i + b + s\, \rho_i\, f_i
 

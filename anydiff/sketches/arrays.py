@@ -1,7 +1,7 @@
 r"""Sketches in NumPy's files, npz and npy.
 
-Our own npz holds the arrays of :class:`~anydiff.sketches.sketches.Sketches`: `points`, `strokes`, `offsets`
-and, if there are, `labels` and `times`. A smaller form has integers `steps` (P, 2) from each point to
+Our own npz holds the arrays of :class:`~anydiff.sketches.sketches.Sketches`: `points`, `strokes`,
+`offsets` and, if there are, `labels` and `times`. A smaller form has integers `steps` (P, 2) from each point to
 the next, whose running sum times `unit` gives the points, and instead of the offsets `stroke_sizes`
 (S,), points in each stroke, and `sketch_sizes` (M,), strokes in each sketch. Read are also
 
