@@ -92,12 +92,13 @@ class GaussianDiffusion(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The denoiser's output, projected onto the space, shaped like x_t, and what it says besides.
 
-        An output of twice as many channels (or columns) as x_t is in two halves: the prediction, and
-        a learned variance.
+        A learned variance is the second of a tuple. An output of twice as many channels (or columns) as
+        x_t is in two halves, the same.
         """
         if self._takes_space:
             cond["space"] = space
-        y, extra = self.denoiser(x_t, t, **cond), None
+        y = self.denoiser(x_t, t, **cond)
+        y, extra = y if isinstance(y, tuple) else (y, None)
         if y.shape != x_t.shape:
             axis = next((k for k in range(y.ndim) if y.shape[k] == 2 * x_t.shape[k]), None)
             if y.ndim != x_t.ndim or axis is None:

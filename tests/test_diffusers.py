@@ -72,6 +72,16 @@ def test_is_the_same_function(config: dict, tmp_path) -> None:
         torch.testing.assert_close(wrapped, expected, rtol=0, atol=1e-5)
 
 
+def test_twice_the_channels_are_a_prediction_and_a_learned_variance(tmp_path) -> None:
+    theirs = make(ADAPTIVE | {"out_channels": 6})
+    theirs.save_pretrained(tmp_path)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.013, 0.802])
+    with torch.no_grad():
+        expected = theirs(x, 1000 * t - 1).sample.chunk(2, 1)
+        for net in (load_diffusers(tmp_path), FromDiffusers(theirs)):
+            torch.testing.assert_close(net(x, t), expected, rtol=0, atol=1e-5)
+
+
 def test_gradients_are_the_same(tmp_path) -> None:
     theirs = make(OTHER)
     theirs.save_pretrained(tmp_path)

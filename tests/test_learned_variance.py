@@ -52,7 +52,7 @@ class TwoHeads(nn.Module):
         self.variance = nn.Linear(columns, columns).double()
 
     def forward(self, x_t, t):
-        return torch.cat([self.mean(x_t), self.variance(x_t)], dim=-1)
+        return self.mean(x_t), self.variance(x_t)
 
 
 def gradients(model, weights, **options):
@@ -72,7 +72,7 @@ def test_the_mean_learns_from_the_one_and_the_variance_from_the_other(schedule):
     rows = hybrid.hybrid.rows(t)
     for a, b in zip(gradients(simple, mean, t=rows), gradients(hybrid, mean, t=t), strict=True):
         assert torch.allclose(a, b, rtol=1e-12)
-    assert not any(g.any() for g in gradients(simple, variance, t=rows))
+    assert all(g is None for g in gradients(simple, variance, t=rows))
     for a, b in zip(gradients(hybrid, variance, t=t), gradients(twice, variance, t=t), strict=True):
         assert a.abs().min() > 0 and torch.allclose(2 * a, b, rtol=1e-9)
 
@@ -112,7 +112,7 @@ class Table(nn.Module):
 
     def forward(self, x_t, t):
         said = self.rows[(t * self.steps).round().long() - 1]
-        return torch.cat([self.exact(x_t, t), said[:, None].expand_as(x_t)], dim=1)
+        return self.exact(x_t, t), said[:, None].expand_as(x_t)
 
 
 def best(schedule, steps, std):
@@ -177,7 +177,7 @@ def test_ancestral_sampling_draws_with_the_same_variance():
     t, s = Cosine().levels(torch.tensor([0.6, 0.5], dtype=torch.float64))
     x_t, extra = draw((4, 3)), draw((4, 3), 1)
     net = nn.Linear(1, 1)
-    net.forward = lambda x_t, t: torch.cat([x_t, extra], dim=1)
+    net.forward = lambda x_t, t: (x_t, extra)
     predictor = GaussianDiffusion(net, Cosine(), "v").predictor()
     away = []
     for variance in ("learned", "small"):

@@ -87,7 +87,7 @@ class Graph(nn.Module):
         fields["edges"] = self.scale * relative + fields["edges"]
         fields["nodes"] = fields["nodes"] + fields["cell"].sum(1)[nodes.index, None]
         y = space.pack(fields)
-        return torch.cat([y, torch.zeros_like(y)]) if self.learned else y
+        return (y, torch.zeros_like(y)) if self.learned else y
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), DDPM()], ids=str)

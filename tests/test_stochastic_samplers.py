@@ -348,7 +348,7 @@ class WithVariance(nn.Module):
 
     def forward(self, x_t, t, space):
         y = self.network(x_t, t, space)
-        return torch.cat([y, self.extra.expand_as(y)], -1)
+        return y, self.extra.expand_as(y)
 
 
 def with_variance(extra, schedule=Cosine()):  # noqa: B008

@@ -204,6 +204,16 @@ def test_dropout_is_active_in_training_only() -> None:
     assert not torch.equal(net(x, t), net(x, t))
 
 
+@pytest.mark.parametrize("dims", [1, 2])
+def test_twice_the_channels_are_a_prediction_and_a_learned_variance(dims) -> None:
+    net = awake(UNet(2, out_channels=4, dims=dims, patch=2, **SMALL))
+    x, t = torch.randn(3, 2, *(6, 7)[:dims]), torch.rand(3)
+    y, extra = net(x, t)
+    assert y.shape == extra.shape == x.shape and not torch.allclose(y, extra)
+    p = GaussianDiffusion(net).predictor().predict(x, t)
+    assert torch.equal(p.y, y) and torch.equal(p.extra, extra)
+
+
 def test_other_channels_out() -> None:
     assert UNet(2, out_channels=5, patch=2, **SMALL)(torch.randn(1, 2, 6, 6), torch.rand(1)).shape == (
         1, 5, 6, 6,

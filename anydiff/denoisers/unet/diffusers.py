@@ -121,16 +121,24 @@ class FromDiffusers(nn.Module):
         network: Called as ``network(x_t, step, ..., return_dict=False)[0]``: a `UNet2DModel`,
             `UNet2DConditionModel`, `UNet1DModel` and others.
         steps: T of the chain that the network was trained on.
+
+    A network whose configuration has twice as many `out_channels` as `in_channels` learned a variance,
+    which `forward` returns beside the prediction.
     """
 
     def __init__(self, network: nn.Module, steps: int = 1000) -> None:
         super().__init__()
         self.network, self.steps = network, steps
+        given, answered = (
+            getattr(getattr(network, "config", None), f"{way}_channels", None)
+            for way in ("in", "out")
+        )
+        self.learns_variance = given is not None and answered == 2 * given
 
     def forward(
         self, x_t: Tensor, t: Tensor, *, label: Tensor | None = None, **cond: Any
-    ) -> Tensor:
-        """The prediction, shaped like x_t but for the network's own number of channels.
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The prediction, shaped like x_t; and a learned variance, if the network has one.
 
         Arguments:
             x_t: What the network takes, (B, C, H, W) mostly.
@@ -140,7 +148,11 @@ class FromDiffusers(nn.Module):
         """
         if label is not None:
             cond["class_labels"] = label
-        return self.network(x_t, self.steps * t - 1, **cond, return_dict=False)[0]
+        y = self.network(x_t, self.steps * t - 1, **cond, return_dict=False)[0]
+        if not self.learns_variance:
+            return y
+        y, extra = y.chunk(2, 1)
+        return y, extra
 
 
 def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:

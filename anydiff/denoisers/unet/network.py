@@ -59,7 +59,8 @@ class UNet(nn.Module):
         attention: The levels with self-attention after every block, from 0; the last if None. The middle
             has it in any case.
         head_channels: Channels of an attention head; one head if None.
-        out_channels: Of the output, if not `channels`.
+        out_channels: Of the output, if not `channels`. Twice as many are a prediction and a learned
+            variance, and `forward` returns the two as a tuple.
         time: "sinusoidal", waves of falling frequencies; or "fourier", of random ones.
         steps, shift: Of the sinusoidal waves, see `SinusoidalTime`: T of the chain in whose steps t is
             counted, and which ratio the frequencies have.
@@ -155,6 +156,7 @@ class UNet(nn.Module):
         }
         self.channels, self.classes, self.dims, self.patch = channels, classes, dims, patch
         self.context, self.tokens, self.image = context, tokens, image
+        self.learns_variance = out_channels == 2 * channels
 
         wide = 4 * widths[0]
 
@@ -240,8 +242,8 @@ class UNet(nn.Module):
     @classmethod
     def adm(cls, channels: int = 3, **options: Any) -> UNet:
         """Dhariwal and Nichol's for ImageNet at 64 × 64, with 1,000 labels, 296 million parameters;
-        `options` replace its arguments. The published one learns a variance too, which
-        `out_channels=2 * channels` has room for."""
+        `options` replace its arguments. The published one learns a variance too:
+        `out_channels=2 * channels`."""
         published = {
             "widths": (192, 384, 576, 768), "blocks": 3, "attention": (1, 2, 3), "dropout": 0.1,
             "head_channels": 64, "modulation": "scale_shift", "resample": "block",
@@ -260,8 +262,8 @@ class UNet(nn.Module):
         tokens_mask: Tensor | None = None,
         image: Tensor | None = None,
         image_t: Tensor | None = None,
-    ) -> Tensor:
-        """The prediction, (B, out_channels, H, W).
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The prediction, (B, out_channels, H, W); with twice the channels, it and a learned variance.
 
         Arguments:
             x_t: (B, C, H, W), or (B, C, L) with dims=1.
@@ -326,7 +328,11 @@ class UNet(nn.Module):
 
         y = self.conv_out(F.silu(self.norm_out(h)))
         y = _unfold(y, self.patch, self.dims, size)
-        return y.contiguous() if self.dims == 2 else y[:, :, 0]
+        y = y.contiguous() if self.dims == 2 else y[:, :, 0]
+        if not self.learns_variance:
+            return y
+        y, extra = y.chunk(2, 1)
+        return y, extra
 
 
 def _embed(layers: nn.Sequential, t: Tensor, dtype: torch.dtype) -> Tensor:
