@@ -8,21 +8,21 @@ around them, is a thin even gap of light grey. Writing is atomic: a file is ther
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.files import PathLike, whole
+from anydiff.drawing import beside, pillow, text_width, tiled, write_gif, write_image
+from anydiff.files import PathLike
 
-__all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet", "write_gif"]
+__all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet"]
 
 _GROUND = 226  # the grey of the gaps
 _WIDTH, _FILM = 760, 400  # about the pixels of a sheet's and a film's width
 _SIDE = 256  # the most of an enlarged image's side
-_LETTER = 15  # the size of a caption
+_ROOM = 15  # pixels on both sides of a caption
 
 
 def _array(pixels: Tensor, axes: str) -> np.ndarray:
@@ -62,18 +62,9 @@ def _columns(columns: int | None, num: int) -> int:
 
 
 def _laid_out(values: np.ndarray, columns: int, scale: int, ground: int) -> np.ndarray:
-    """Images (B, H, W, \\*) enlarged, row after row on one sheet, with the value `ground` between."""
-    num, height, width, *rest = values.shape
-    rows = -(-num // columns)
-    gap = max(2, scale * width // 24)
-    down, along = height * scale + gap, width * scale + gap
-
-    full = np.full((rows * columns, down, along, *rest), ground, values.dtype)
-    full[:num, gap:, gap:] = values.repeat(scale, axis=1).repeat(scale, axis=2)
-    full = full.reshape(rows, columns, down, along, *rest).swapaxes(1, 2)
-    full = full.reshape(rows * down, columns * along, *rest)
-    around = ((0, gap), (0, gap), *[(0, 0) for _ in rest])
-    return np.pad(full, around, constant_values=ground)
+    """Images (B, H, W, \\*) enlarged, on one sheet with gaps of the value `ground`."""
+    gap = max(2, scale * values.shape[2] // 24)
+    return tiled(values.repeat(scale, axis=1).repeat(scale, axis=2), columns, gap, ground)
 
 
 def sheet(pixels: Tensor, columns: int | None = None, scale: int | None = None) -> np.ndarray:
@@ -99,11 +90,7 @@ def draw_grid(
     path: PathLike, pixels: Tensor, *, columns: int | None = None, scale: int | None = None
 ) -> None:
     """The :func:`sheet` of images (B, C, H, W) as a PNG."""
-    from PIL import Image
-
-    picture = Image.fromarray(np.ascontiguousarray(sheet(pixels, columns, scale)))
-    with whole(path, ".png") as temporary:
-        picture.save(temporary, "PNG", optimize=True)
+    write_image(path, sheet(pixels, columns, scale))
 
 
 def draw_strip(
@@ -134,8 +121,6 @@ def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None =
     Raises:
         ValueError: There is no row, or they are of different shapes; or as :func:`sheet` has it.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     shapes = {tuple(pixels.shape) for pixels in rows.values()}
     if len(shapes) != 1:
         raise ValueError(
@@ -145,15 +130,12 @@ def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None =
     (num, *_), *_ = shapes
     images = sheet(torch.cat(list(rows.values())), num, scale)
     gap = len(images) // len(rows)  # from one caption to the next
-    font = ImageFont.load_default(_LETTER)
-    margin = 2 * _LETTER + round(max(font.getlength(caption) for caption in rows))
-    picture = Image.new("RGB", (margin + images.shape[1], len(images)), (_GROUND,) * 3)
-    picture.paste(Image.fromarray(np.ascontiguousarray(images)), (margin, 0))
-    draw = ImageDraw.Draw(picture)
-    for k, caption in enumerate(rows):
-        draw.text((_LETTER, (k + 0.5) * gap), caption, (0, 0, 0), font, anchor="lm")
-    with whole(path, ".png") as temporary:
-        picture.save(temporary, "PNG", optimize=True)
+    heights = [(k + 0.5) * gap for k in range(len(rows))]
+    margin = 2 * _ROOM + round(text_width(rows))
+    picture = beside(
+        images, list(rows), heights, margin=margin, left=_ROOM, ink=(0, 0, 0), ground=_GROUND
+    )
+    write_image(path, picture)
 
 
 # films --------------------
@@ -180,12 +162,10 @@ def animate_denoising(
         fps: Frames a second; GIF counts time in hundredths of a second.
         hold: Seconds that the last frame stays.
     """
-    from PIL import Image
-
     values = _array(frames, "TBCHW")
     columns = _columns(columns, values.shape[1])
     scale = _scale(scale, columns, values.shape[2:4], _FILM)
-    images = []
+    images, Image = [], pillow()[0]
     for k, frame in enumerate(values):
         if frame.shape[-1] == 1:
             indices, ground = frame[..., 0], _GROUND
@@ -204,25 +184,10 @@ def _reduced(frame: np.ndarray, careful: bool) -> tuple[np.ndarray, list[int]]:
 
     Taking care is five times as slow, and shows in a picture that stands still.
     """
-    from PIL import Image
-
+    Image = pillow()[0]
     # before they are enlarged, so that it is their own pixels that are dithered
     tall = Image.fromarray(np.ascontiguousarray(frame).reshape(-1, *frame.shape[2:]))
     palette = tall.quantize(255, Image.Quantize.MEDIANCUT, kmeans=int(careful))
     numbers = tall.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     colors = (palette.getpalette() or [])[: 3 * 255]
     return np.asarray(numbers).reshape(frame.shape[:3]), colors + [0] * (3 * 255 - len(colors))
-
-
-def write_gif(path: PathLike, images: Sequence[Any], *, fps: float, hold: float) -> None:
-    """Pillow's palette images as a GIF that repeats, the last held for so many seconds."""
-    if not (0 < fps <= 50 and hold >= 0):  # faster than that, browsers fall back to 10
-        raise ValueError(
-            f"fps is {fps} and hold {hold}; give up to 50 frames a second, and seconds."
-        )
-    durations = [10 * round(100 / fps)] * (len(images) - 1) + [max(20, round(1000 * hold))]
-    with whole(path, ".gif") as temporary:
-        images[0].save(
-            temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0,
-            disposal=1, optimize=False,
-        )  # fmt: skip

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.files import PathLike, whole
+from anydiff.drawing import pillow, tiled, write_gif, write_image
+from anydiff.files import PathLike
 from anydiff.molecules.bonds import Array, as_array, bond_orders, stable
 from anydiff.molecules.molecules import symbol
 
@@ -202,14 +203,6 @@ def _side(pos: np.ndarray, pairs: np.ndarray, i: int, j: int) -> np.ndarray:
     return v / max(float(np.linalg.norm(v)), 1e-9)
 
 
-def _pillow() -> tuple[Any, Any, Any]:
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError("pictures need Pillow: pip install pillow") from error
-    return Image, ImageDraw, ImageFont
-
-
 def _formula(z: np.ndarray) -> list[tuple[str, str]]:
     """Symbols and counts; carbon and hydrogen first, then by the alphabet."""
     counts = {
@@ -221,7 +214,7 @@ def _formula(z: np.ndarray) -> list[tuple[str, str]]:
 
 def _caption(picture: Any, parts: list[tuple[str, str]], dot: bool) -> None:
     """Writes pairs of text and subscript at the foot of a picture, with a green dot or without."""
-    _, ImageDraw, ImageFont = _pillow()
+    _, ImageDraw, ImageFont = pillow()
     draw = ImageDraw.Draw(picture)
     pieces = [(text, k) for pair in parts for k, text in enumerate(pair) if text]
     size, room = picture.width / 17, 0.94 * picture.width
@@ -265,7 +258,7 @@ def draw_grid(
         marked: Atoms to highlight, (N,) of booleans. Where there are two or more, the molecule is
             turned as they lie flat: molecules with the same ones are seen from the same side.
     """
-    Image, _, _ = _pillow()
+    Image = pillow()[0]
     pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
     if len(z) == 0:
         raise ValueError("there are no molecules to draw.")
@@ -277,8 +270,6 @@ def draw_grid(
         raise ValueError(
             f"marked is {marked.dtype} {marked.shape}; give a boolean for each of {len(z)} atoms."
         )
-    columns = columns or math.ceil(math.sqrt(len(molecules)))
-    rows = math.ceil(len(molecules) / columns)
 
     height = round(0.84 * size)
     turned = []
@@ -292,16 +283,16 @@ def draw_grid(
     known = np.isin(z, _KNOWN).all()
     sound = stable(pos, z, index)[1] if known else np.zeros(len(molecules), bool)
 
-    sheet = Image.new("RGB", (columns * size, rows * height), "white")
+    tiles = []
     for k, (rows_of, p) in enumerate(zip(molecules, turned, strict=True)):
         p = p + np.array([0, 0.06 * size * _SMOOTH / scale, 0])  # above the caption
         drawn = _render(p, z[rows_of], size * _SMOOTH, height * _SMOOTH, scale, marked[rows_of])
         picture = Image.fromarray(drawn)
         parts = _formula(z[rows_of]) if captions is None else [(captions[k], "")]
         _caption(picture, parts, bool(sound[k]))
-        sheet.paste(picture.reduce(_SMOOTH), (k % columns * size, k // columns * height))
-    with whole(path, ".png") as temporary:
-        sheet.save(temporary, "PNG", dpi=(200, 200), optimize=True)
+        tiles.append(np.asarray(picture.reduce(_SMOOTH)))
+    columns = columns or math.ceil(math.sqrt(len(tiles)))
+    write_image(path, tiled(np.stack(tiles), columns), dpi=200)
 
 
 def _turned(pos: np.ndarray, box: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -334,7 +325,7 @@ def animate(
         fps: Frames a second.
         hold: Seconds that the last frame stays.
     """
-    Image, _, _ = _pillow()
+    Image = pillow()[0]
     if len(frames) == 0:
         raise ValueError("there are no frames to show.")
     positions = [as_array(frame).astype(np.float64) for frame in frames]
@@ -353,9 +344,4 @@ def animate(
         for p, n in zip(turned, elements, strict=True)
     ]
     images = [picture.quantize(160, dither=Image.Dither.NONE) for picture in pictures]
-    durations = [round(1000 / fps)] * (len(images) - 1) + [round(1000 * hold)]
-    with whole(path, ".gif") as temporary:
-        images[0].save(
-            temporary, "GIF", save_all=True, append_images=images[1:],
-            duration=durations, loop=0, disposal=1,
-        )  # fmt: skip
+    write_gif(path, images, fps=fps, hold=hold, optimize=True)

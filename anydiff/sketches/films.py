@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from anydiff.drawing import pillow, write_gif
 from anydiff.files import PathLike, whole
-from anydiff.images.pictures import write_gif
 from anydiff.sketches.pictures import (
     INK,
     Box,
@@ -23,7 +23,6 @@ from anydiff.sketches.pictures import (
     fitted,
     ordered_colors,
     pen_width,
-    pillow,
     rasterize,
     segments,
     single,
@@ -39,7 +38,7 @@ _LEVELS = 12  # of ink in a film
 
 def _write_film(path: PathLike, pictures: Sequence[np.ndarray], fps: float, hold: float) -> None:
     """A GIF that repeats, from ink (height, width) in [0, 1], the last picture held."""
-    Image = pillow()
+    Image = pillow()[0]
     shade = np.linspace(0, 1, _LEVELS)[:, None]
     palette = np.rint(255 - shade * (255 - INK)).astype(np.uint8).tobytes()
     images = []

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from anydiff.files import PathLike, whole
+from anydiff.drawing import beside, text_width, tiled, write_image
+from anydiff.files import PathLike
 from anydiff.sketches.sketches import Sketches, as_stroke
 
 __all__ = [
@@ -33,7 +33,6 @@ Strokes = Sequence[np.ndarray]
 Box = tuple[float, float, float, float]
 
 _MARGIN = 1 / 16  # of the picture's side, on each side
-_LETTERS = 15  # pixels high
 _PEN = 1 / 28  # the pen's width, of the picture's side
 INK = np.array((32, 36, 46))
 ACCENT = np.array((222, 84, 28))
@@ -180,14 +179,6 @@ def _clip(
 # pictures --------------------
 
 
-def pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("pictures need Pillow: pip install pillow") from error
-    return Image
-
-
 def tidy(strokes: Strokes) -> list[np.ndarray]:
     """The strokes' finite points: a sample may have gone astray."""
     arrays = [as_stroke(s, "a stroke") for s in strokes]
@@ -232,9 +223,7 @@ def write_png(
     """One sketch, a list of strokes (n, 2), as a PNG."""
     one = single(sketch)
     colors = ordered_colors(len(one.order)) if stroke_colors else None
-    picture = _picture(one, size, pen_width(width, size), colors)
-    with whole(path, ".png") as temporary:
-        pillow().fromarray(picture).save(temporary, "PNG", optimize=True)
+    write_image(path, _picture(one, size, pen_width(width, size), colors))
 
 
 def draw_grid(
@@ -265,24 +254,18 @@ def draw_grid(
         raise ValueError("there are no sketches to draw.")
     width = pen_width(width, size)
     gap = round(size / 8) if gap is None else gap
-    columns = min(columns, len(sketches))
-    rows = math.ceil(len(sketches) / columns)
     colors = _colors(sketches, stroke_colors)
 
-    left = gap + (_width(captions) + gap if len(captions) else 0)
-    shape = rows * (size + gap) + gap, columns * (size + gap) + left, 3
-    sheet = np.full(shape, 255, np.uint8)
+    pictures = []
     for m in range(len(sketches)):
-        row, column = divmod(m, columns)
-        y, x = gap + row * (size + gap), left + column * (size + gap)
         own = None if colors is None else colors[slice(*sketches.offsets[m : m + 2])]
-        picture = _picture(sketches.subset([m]), size, width, own, fit)
-        sheet[y : y + size, x : x + size] = picture
-    image = pillow().fromarray(sheet)
-    for row, words in enumerate(captions):
-        _write(image, (gap, gap + row * (size + gap) + size // 2), words)
-    with whole(path, ".png") as temporary:
-        image.save(temporary, "PNG", optimize=True)
+        pictures.append(_picture(sketches.subset([m]), size, width, own, fit))
+    sheet = tiled(np.stack(pictures), min(columns, len(pictures)), gap)
+    if len(captions):
+        heights = [gap + row * (size + gap) + size // 2 for row in range(len(captions))]
+        ink, margin = tuple(INK.tolist()), math.ceil(text_width(captions)) + gap
+        sheet = beside(sheet, captions, heights, margin=margin, left=gap, ink=ink, ground=255)
+    write_image(path, sheet)
 
 
 def around(sketches: Sketches) -> Box:
@@ -309,18 +292,3 @@ def _colors(sketches: Sketches, wanted: bool | np.ndarray) -> np.ndarray | None:
     if not wanted:
         return None
     return np.concatenate([ordered_colors(n) for n in np.diff(sketches.offsets).tolist()])
-
-
-def _width(captions: Sequence[str]) -> int:
-    """Pixels that the longest takes."""
-    from PIL import ImageFont
-
-    return math.ceil(max(ImageFont.load_default(_LETTERS).getlength(words) for words in captions))
-
-
-def _write(image: Any, at: tuple[int, int], words: str) -> None:
-    """Words that begin at a place, upright about it."""
-    from PIL import ImageDraw, ImageFont
-
-    font = ImageFont.load_default(_LETTERS)
-    ImageDraw.Draw(image).text(at, words, tuple(INK.tolist()), font, "lm")
