@@ -35,7 +35,8 @@ from anydiff.denoisers import BiRNN
 from anydiff.sketches.evaluate import Report, table
 from anydiff.sketches.pictures import draw_grid
 from anydiff.sketches.sketches import Sketches
-from anydiff.training.runs import DiffusionModule, fit, free_folder
+from anydiff.training.module import DiffusionModule
+from anydiff.training.runs import fit, free_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import sketch_bidirnn as example

@@ -29,8 +29,9 @@ from anydiff.denoisers import UNet
 from anydiff.denoisers.embeddings import SinusoidalTime
 from anydiff.images.images import ImageBatch, Images, load_images, loader, split, unpack
 from anydiff.spaces import Dense
+from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
-from anydiff.training.runs import DiffusionModule, fit
+from anydiff.training.runs import fit
 
 __all__ = ["MODELS", "Models", "NoisyClassifier", "coarse", "digits", "trained"]
 

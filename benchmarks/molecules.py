@@ -39,8 +39,9 @@ from anydiff.molecules.properties import (
 from anydiff.molecules.property_model import PropertyModel
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.samplers import DDPM, DPMSolver, Sampler
+from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
-from anydiff.training.runs import DiffusionModule, fit
+from anydiff.training.runs import fit
 
 SCALES = (0.0, 1.0, 2.0, 10.0, 40.0)
 RESAMPLES = (1, 5, 10)

@@ -28,8 +28,9 @@ from anydiff.data.sequences import Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
 from anydiff.metrics.tables import aligned
 from anydiff.series.scores import coverage, crps
+from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
-from anydiff.training.runs import DiffusionModule, fit
+from anydiff.training.runs import fit
 
 HISTORY, HORIZON, ITEMS, DRAWS = 48, 24, 24, 24
 

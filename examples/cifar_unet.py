@@ -35,8 +35,10 @@ from anydiff.images.evaluate import table
 from anydiff.images.features import InceptionFeatures
 from anydiff.images.parts import compare_parts
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
+from anydiff.training.curve import plot_curve
+from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
-from anydiff.training.runs import DiffusionModule, fit, plot_curve
+from anydiff.training.runs import fit
 
 
 def arguments() -> argparse.Namespace:

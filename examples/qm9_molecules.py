@@ -32,8 +32,10 @@ from anydiff.molecules.evaluate import evaluate, smiles, table
 from anydiff.molecules.molecules import Atoms, SizeDistribution, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
 from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.training.curve import plot_curve
+from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
-from anydiff.training.runs import DiffusionModule, fit, plot_curve
+from anydiff.training.runs import fit
 
 
 def arguments() -> argparse.Namespace:

@@ -40,8 +40,10 @@ from anydiff.sketches.evaluate import Report, evaluate, noise_sketches, table
 from anydiff.sketches.kanji import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
+from anydiff.training.curve import plot_curve
+from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
-from anydiff.training.runs import DiffusionModule, fit, plot_curve
+from anydiff.training.runs import fit
 
 
 def arguments() -> argparse.Namespace:

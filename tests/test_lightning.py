@@ -1,6 +1,7 @@
 """Training: it learns, its weights are averaged, and a resumed run equals an uninterrupted one."""
 
 import logging
+import signal
 import warnings
 
 import pytest
@@ -9,7 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anydiff import Cosine, Dense, GaussianDiffusion
-from anydiff.training.runs import DiffusionModule, free_folder, plot_curve, trainer
+from anydiff.training.curve import plot_curve
+from anydiff.training.module import DiffusionModule
+from anydiff.training.runs import Interrupted, free_folder, trainer
 from anydiff.training.runs import fit as fit_in_folder
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -43,17 +46,17 @@ def fit(module, folder, *, ckpt_path=None, callbacks=None, batch_size=16, **limi
 
 def test_training_lowers_the_loss_and_leaves_averaged_weights(tmp_path):
     module = fresh()
-    before = module.diffusion.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()
+    before = module.objective.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()
     run = fit(module, tmp_path, epochs=60, ema=0.9)
-    after = module.diffusion.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()
+    after = module.objective.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()
     assert after < 0.6 * before
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     average, current = (
-        saved[k]["diffusion.denoiser.layers.0.weight"]
+        saved[k]["objective.denoiser.layers.0.weight"]
         for k in ("state_dict", "current_model_state")
     )
     assert not torch.equal(average, current)
-    assert torch.equal(module.diffusion.denoiser.layers[0].weight, average)
+    assert torch.equal(module.objective.denoiser.layers[0].weight, average)
     assert run.global_step == 240
     rows = (tmp_path / "logs/version_0/metrics.csv").read_text().splitlines()
     assert "loss" in rows[0] and len(rows) > 5
@@ -67,7 +70,7 @@ def test_the_average_forgets_the_start_of_a_short_run(tmp_path):
             self.seen = []
 
         def on_train_batch_end(self, trainer, pl_module, *_):
-            self.seen.append(pl_module.diffusion.denoiser.layers[0].weight.detach().clone())
+            self.seen.append(pl_module.objective.denoiser.layers[0].weight.detach().clone())
 
     weights, module = Weights(), fresh()
     fit(module, tmp_path, epochs=25, ema=0.9, callbacks=[weights])
@@ -75,7 +78,7 @@ def test_the_average_forgets_the_start_of_a_short_run(tmp_path):
     for n, weight in enumerate(weights.seen[1:], start=1):
         average = average.lerp(weight, 1 - min(0.9, (1 + n) / (10 + n)))
     assert len(weights.seen) == 100
-    torch.testing.assert_close(module.diffusion.denoiser.layers[0].weight, average)
+    torch.testing.assert_close(module.objective.denoiser.layers[0].weight, average)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
@@ -116,8 +119,12 @@ def test_a_run_cut_amid_an_epoch_goes_on_with_the_next_batch(tmp_path):
 
     whole, resumed = fresh(), fresh()
     run(whole, tmp_path / "whole")
-    with pytest.raises(SystemExit):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match=r"last\.ckpt is kept, and the same call") as stop:
         run(fresh(), tmp_path / "cut", [Kill()])
+    assert isinstance(stop.value, KeyboardInterrupt)
+    assert stop.value.checkpoint == tmp_path / "cut/last.ckpt"
+    assert signal.getsignal(signal.SIGINT) is handler  # Ctrl-C works again
     run(resumed, tmp_path / "cut")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -137,8 +144,8 @@ def test_an_interrupted_validation_leaves_the_weights_in_their_places(tmp_path):
         run.fit(module, data, data)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     # after four steps the average is behind the weights, which have gone further
-    start = fresh().diffusion.denoiser.layers[0].weight
-    name = "diffusion.denoiser.layers.0.weight"
+    start = fresh().objective.denoiser.layers[0].weight
+    name = "objective.denoiser.layers.0.weight"
     moved = {k: (saved[k][name] - start).norm() for k in ("state_dict", "current_model_state")}
     assert moved["current_model_state"] > 1.05 * moved["state_dict"]
 
@@ -182,7 +189,7 @@ def test_a_seed_repeats_a_run(tmp_path):
     runs = [fresh(seed=s) for s in (0, 0, 1)]
     for k, module in enumerate(runs):
         fit(module, tmp_path / str(k), epochs=2)
-    a, b, c = (m.diffusion.denoiser.layers[0].weight for m in runs)
+    a, b, c = (m.objective.denoiser.layers[0].weight for m in runs)
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
@@ -191,13 +198,34 @@ def test_a_run_without_an_end_is_an_error(tmp_path):
         trainer(tmp_path)
 
 
-def test_a_folder_is_gone_on_with_unless_its_settings_differ(tmp_path, capsys):
+class Constant(nn.Module):
+    """Anything with a loss: here the distance of the data from one learned point."""
+
+    def __init__(self):
+        super().__init__()
+        self.point = nn.Parameter(torch.zeros(2))
+
+    def loss(self, x0, t=None, *, space, noise=None, generator=None, **cond):
+        return (x0 - self.point).square().sum(1)
+
+
+def test_any_objective_is_trained(tmp_path):
+    module = DiffusionModule(Constant(), lambda x: (x, Dense(), {}), lr=0.1, warmup=5)
+    fit(module, tmp_path, epochs=40, ema=0.5)
+    torch.testing.assert_close(module.objective.point, DATA.mean(0), rtol=0, atol=0.02)
+    with pytest.raises(TypeError, match=r"is a function, which is not an nn\.Module"):
+        DiffusionModule(lambda: None, lambda x: (x, Dense(), {}))
+
+
+def test_a_folder_is_gone_on_with_unless_its_settings_differ(tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO, "anydiff.training")
     data = DataLoader(DATA, batch_size=16)
     options = {"accelerator": "cpu", "enable_progress_bar": False, "save_every": 0.0}
     fit_in_folder(fresh(), tmp_path, data, settings={"width": 32}, epochs=2, **options)
-    assert "going on" not in capsys.readouterr().out
+    assert not caplog.messages
     run = fit_in_folder(fresh(), tmp_path, data, settings={"width": 32}, epochs=3, **options)
-    assert "going on" in capsys.readouterr().out and run.global_step == 12
+    assert caplog.messages == [f"going on from {tmp_path / 'last.ckpt'}"] and run.global_step == 12
+    assert not capsys.readouterr().out  # a library says nothing by itself
     before = (tmp_path / "last.ckpt").read_bytes()
     with pytest.raises(ValueError, match="width 32 there and 64 here"):
         fit_in_folder(fresh(), tmp_path, data, settings={"width": 64}, epochs=4, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ def parse(parser: argparse.ArgumentParser, *positive: str) -> argparse.Namespace
     if args.accelerator == "auto":
         args.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    logging.getLogger("anydiff").setLevel(logging.INFO)
     return args
 
 

@@ -35,7 +35,7 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     # x <- p(x xᵀ) x, so that all steps can be gathered in the small matrix q: its p commute with x xᵀ
     gram = x @ x.mT
-    q = None
+    q: Tensor | None = None
     for k in range(iterations):
         p = 2.0315 * gram @ gram - 4.7750 * gram
         p.diagonal(dim1=-2, dim2=-1).add_(3.4445)
@@ -43,7 +43,7 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
         if k < iterations - 1:
             gram = p @ gram @ p
     x = (x if q is None else q @ x).to(m.dtype)
-    return x.mT if tall else x
+    return x.transpose(-2, -1) if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -88,7 +88,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([g for g in groups if g["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

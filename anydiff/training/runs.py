@@ -1,231 +1,50 @@
-"""Training with Lightning: the loss becomes a module, and a trainer comes ready to use.
+"""A run in a folder: a trainer that is ready to use, and training that goes on where it stopped.
 
-This is the only module that imports Lightning. The module draws its noise and times from a generator
-seeded by the step, so that a run that was killed and resumed takes the same steps as one that was not.
-A run is limited by minutes or by epochs, and the learning rate falls to zero over whichever it is.
+A run is limited by minutes or by epochs. Its checkpoint, its logs and the settings that it was started
+with lie in one folder.
 """
 
 from __future__ import annotations
 
-import csv
 import json
+import logging
 import os
+import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib.util import find_spec
-from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
-import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import (
-    Callback,
-    ModelCheckpoint,
-    ProgressBar,
-    Timer,
-    WeightAveraging,
-)
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch import Tensor
-from torch.optim import Optimizer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from anydiff.diffusion import GaussianDiffusion
-from anydiff.spaces import Space
+from anydiff.training.callbacks import AtTheEnd, Averaged, PutBack, RunBar
+from anydiff.training.module import DiffusionModule
 
-__all__ = ["DiffusionModule", "RunBar", "fit", "free_folder", "plot_curve", "trainer"]
+__all__ = ["Interrupted", "fit", "free_folder", "trainer"]
 
-Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
+log = logging.getLogger(__name__)
 
 
-class DiffusionModule(LightningModule):
-    """A diffusion in training.
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by Ctrl-C, and what it had learned is kept.
 
     Arguments:
-        diffusion: What to train.
-        unpack: batch -> (x0, space, cond), from the data module.
-        lr: The learning rate at its height.
-        warmup: Steps in which it rises from 0.
-        decay: Let it fall to zero over the run, along a cosine.
-        seed: Where the noise and the times of training come from.
-        optimizer: (parameters, lr) -> Optimizer. AdamW without weight decay if None.
+        checkpoint: The file that :func:`fit` goes on from.
     """
 
-    def __init__(
-        self,
-        diffusion: GaussianDiffusion,
-        unpack: Unpack,
-        *,
-        lr: float = 1e-3,
-        warmup: int = 100,
-        decay: bool = True,
-        seed: int = 0,
-        optimizer: Callable[[Any, float], Optimizer] | None = None,
-    ) -> None:
-        super().__init__()
-        self.diffusion = diffusion
-        self.unpack = unpack
-        self.lr, self.warmup, self.decay, self.seed = lr, warmup, decay, seed
-        self.optimizer = optimizer
-
-    def _generator(self, *key: int) -> torch.Generator:
-        seed = self.seed
-        for k in (*key, self.global_rank):
-            seed = (seed * 1_000_003 + k + 1) % 2**63
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x0, space, cond = self.unpack(batch)
-        # the batch too: several may add up to one step
-        generator = self._generator(0, self.global_step, batch_idx)
-        loss = self.diffusion.loss(x0, space=space, generator=generator, **cond)
-        self.log("loss", loss.mean(), batch_size=len(loss))
-        return loss.mean()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        # the same noise in every validation, so that its curve compares like with like
-        x0, space, cond = self.unpack(batch)
-        loss = self.diffusion.loss(x0, space=space, generator=self._generator(1, batch_idx), **cond)
-        self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        make = self.optimizer or (
-            lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.9, 0.99), weight_decay=0)
+    def __init__(self, checkpoint: Path) -> None:
+        kept = checkpoint.exists()
+        super().__init__(
+            f"{checkpoint} is kept, and the same call goes on from there."
+            if kept
+            else "nothing was learned yet."
         )
-        optimizer = make(self.diffusion.parameters(), self.lr)
-
-        def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / max(self.warmup, 1))
-            if not self.decay:
-                return rise
-            # at step 0 Lightning has not yet restored the loaders, and must not be asked for them
-            over = 0.0 if step == 0 else min(1.0, done(self.trainer))
-            return rise * 0.5 * (1 + cos(pi * over))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-
-def done(trainer: Trainer) -> float:
-    """The fraction of a run that is over, by time, epochs or steps, whichever is furthest."""
-    fractions = [0.0]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
-            elapsed = callback.time_elapsed()
-            fractions.append(elapsed / (elapsed + left))
-    if isfinite(total := trainer.estimated_stepping_batches):
-        fractions.append(trainer.global_step / max(total, 1))
-    return max(fractions)
-
-
-class Averaged(WeightAveraging):
-    """Lightning's averaged weights, put back in their place when validation is interrupted.
-
-    After n steps the decay is at most (1 + n) / (10 + n): a short run doesn't drag its initial weights
-    along.
-    """
-
-    _swapped = False
-
-    def __init__(self, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, n: Tensor) -> Tensor:
-            share = (9 / (10 + n)).clamp(min=1 - decay)
-            return averaged.lerp(current, share.to(averaged.dtype))
-
-        super().__init__(use_buffers=False, avg_fn=average)
-
-    def on_validation_epoch_start(self, *args: Any) -> None:
-        super().on_validation_epoch_start(*args)
-        self._swapped = True
-
-    def on_validation_epoch_end(self, *args: Any) -> None:
-        super().on_validation_epoch_end(*args)
-        self._swapped = False
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any) -> None:
-        if self._swapped:  # the checkpoint of the interruption is written after this
-            self.on_validation_epoch_end(trainer, pl_module)
-
-
-class AtTheEnd(Callback):
-    """A checkpoint of the end of the run. It comes before the averaged weights replace the others."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
-
-
-class PutBack(Callback):
-    """Gives the batch of a step that was broken off back to its loader, before that is saved."""
-
-    _step: int | None = None
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._step = trainer.global_step
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._step = None
-
-    def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        put_back = getattr(trainer.train_dataloader, "put_back", None)
-        if put_back is not None and self._step == trainer.global_step:
-            put_back()
-
-
-class RunBar(ProgressBar):
-    """One progress bar for the whole run, with the loss, the step and the time that is left."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bar: Any = None
-        self._loss: float | None = None
-        self._enabled = True
-
-    def disable(self) -> None:
-        self._enabled = False
-
-    def enable(self) -> None:
-        self._enabled = True
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(
-            total=100,
-            desc="training",
-            disable=not self._enabled,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        )
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % 20 or self._bar is None:  # reading the loss waits for the device
-            return
-        loss = float(trainer.callback_metrics["loss"])
-        # a running mean: single batches say little
-        self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
-        self._bar.n = round(100 * min(1.0, done(trainer)), 1)
-        self._bar.set_postfix_str(
-            f"loss {self._loss:.3f}, step {trainer.global_step}, epoch {trainer.current_epoch + 1}"
-        )
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._bar is not None:
-            self._bar.n = 100
-            self._bar.close()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.checkpoint = checkpoint
 
 
 def trainer(
@@ -247,11 +66,17 @@ def trainer(
     is installed, for that.
 
     Arguments:
+        folder: Where checkpoints and logs go.
         minutes: Train for so long. The learning rate falls over this time.
         epochs: Train for so many passes over the data.
         ema: The decay of the averaged weights, per step; less at first, (1 + n) / (10 + n) after n steps.
         clip: The largest norm of a gradient.
+        save_every: Seconds from one checkpoint to the next.
+        callbacks: More of Lightning's callbacks.
         flags: Any flag of Lightning's Trainer: devices, accelerator, precision, strategy, ...
+
+    Raises:
+        ValueError: If nothing ends the run.
     """
     if minutes is None and epochs is None and "max_steps" not in flags:
         raise ValueError("nothing ends the run; give minutes, epochs or max_steps.")
@@ -286,7 +111,12 @@ def trainer(
 
 
 def free_folder(folder: str | os.PathLike[str], *markers: str) -> Path:
-    """The folder itself, or, where a run has left one of its `markers`, the next number after it."""
+    """The folder itself, or, where a run has left one of its `markers`, the next number after it.
+
+    Arguments:
+        folder: The folder wanted, say ``runs/molecules``; the next is then ``runs/molecules-2``.
+        markers: Names of files that say that a folder is taken.
+    """
     wanted = folder = Path(folder)
     number = 1
     while any((folder / marker).exists() for marker in markers):
@@ -306,15 +136,20 @@ def fit(
 ) -> Trainer:
     """Train in a folder, going on from ``folder/last.ckpt`` where a run was broken off there.
 
+    A line in the log (``logging.getLogger("anydiff.training")``, level INFO) says so if it goes on.
+
     Arguments:
-        train, valid: Loaders. One with `state_dict` and `load_state_dict` is resumed amid an epoch,
-            and one with `put_back` also amid a step.
+        module: What to train.
+        folder: Where checkpoints, logs and settings go.
+        train: A loader. One with `state_dict` and `load_state_dict` is resumed amid an epoch, and one
+            with `put_back` also amid a step.
+        valid: A loader, for the validation loss; None goes without.
         settings: What must be the same when the run goes on, kept as ``folder/settings.json``.
         options: For :func:`trainer`.
 
     Raises:
         ValueError: If the run that was broken off had other settings.
-        SystemExit: After Ctrl-C, once the checkpoint is written.
+        Interrupted: After Ctrl-C, once the checkpoint is written. It is a ``KeyboardInterrupt``.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -328,51 +163,17 @@ def fit(
                 f"{folder} holds a run with other settings: {differs}; give the same to go on with it, "
                 "or another folder."
             )
-        print(f"going on from {last}")
+        log.info("going on from %s", last)
     kept.write_text(json.dumps(now, indent=1))
 
     run = trainer(folder, **options)
     resume = last if last.exists() else None
+    handler = signal.getsignal(signal.SIGINT)
     try:
         run.fit(module, train, valid, ckpt_path=resume, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C, after it has saved
-        print(f"Stopped. {last} is kept, and the same command goes on from there.")
+    except SIGTERMException:  # a request to end, not to stop training
         raise
+    except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has saved
+        signal.signal(signal.SIGINT, handler)  # it leaves Ctrl-C without effect
+        raise Interrupted(last) from error
     return run
-
-
-def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Draw the losses that a run logged under ``folder/logs``, over all its resumptions, to a picture."""
-    from matplotlib.figure import Figure
-
-    points: dict[str, dict[int, float]] = {"loss": {}, "val_loss": {}}
-    logs = sorted(Path(folder).glob("logs/version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
-    for log in logs:
-        with log.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, curve in points.items():
-                    if row.get(name):
-                        curve[int(row["step"])] = float(row[name])
-    if not points["loss"]:
-        raise ValueError(f"{folder} has no losses in logs/version_*/metrics.csv; train first.")
-
-    steps, losses = zip(*sorted(points["loss"].items()), strict=True)
-    window = max(1, len(losses) // 50)
-    smooth = [
-        sum(part) / len(part)
-        for k in range(len(losses))
-        if (part := losses[max(0, k - window) : k + 1])
-    ]
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="single batches")
-    axes.plot(steps, smooth, color="#08519c", label="running mean")
-    if points["val_loss"]:
-        axes.plot(*zip(*sorted(points["val_loss"].items()), strict=True), "o-", color="#d94801",
-                  markersize=3, label="validation, averaged weights")  # fmt: skip
-    axes.set_ylim(0, 1.25 * max(smooth[len(smooth) // 20 :]))
-    axes.set(xlabel="training step", ylabel="loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=160)

@@ -1,0 +1,54 @@
+"""The training curve, from the logs of a run."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+__all__ = ["plot_curve"]
+
+
+def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw the losses that a run logged under ``folder/logs``, over all its resumptions, to a picture.
+
+    Arguments:
+        folder: That of the run.
+        path: The picture, by its ending ``.png``, ``.pdf`` or ``.svg``.
+
+    Raises:
+        ValueError: If no loss was logged there.
+    """
+    from matplotlib.figure import Figure
+
+    points: dict[str, dict[int, float]] = {"loss": {}, "val_loss": {}}
+    logs = sorted(Path(folder).glob("logs/version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
+    for log in logs:
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, curve in points.items():
+                    if row.get(name):
+                        curve[int(row["step"])] = float(row[name])
+    if not points["loss"]:
+        raise ValueError(f"{folder} has no losses in logs/version_*/metrics.csv; train first.")
+
+    steps, losses = zip(*sorted(points["loss"].items()), strict=True)
+    window = max(1, len(losses) // 50)
+    smooth = [
+        sum(part) / len(part)
+        for k in range(len(losses))
+        if (part := losses[max(0, k - window) : k + 1])
+    ]
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="single batches")
+    axes.plot(steps, smooth, color="#08519c", label="running mean")
+    if points["val_loss"]:
+        axes.plot(*zip(*sorted(points["val_loss"].items()), strict=True), "o-", color="#d94801",
+                  markersize=3, label="validation, averaged weights")  # fmt: skip
+    axes.set_ylim(0, 1.25 * max(smooth[len(smooth) // 20 :]))
+    axes.set(xlabel="training step", ylabel="loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=160)

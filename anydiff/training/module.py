@@ -1,0 +1,131 @@
+"""A loss in training: the module that Lightning moves, steps and saves.
+
+Noise and times are drawn from a generator seeded by the step, so that a run that was killed and resumed
+takes the same steps as one that was not. The learning rate rises over the first steps and falls to zero
+over the run, by minutes, epochs or steps, whichever limits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import cos, pi
+from typing import Any, Protocol
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from anydiff.spaces import Generators, Space
+from anydiff.training.callbacks import done
+
+__all__ = ["DiffusionModule", "Objective"]
+
+Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
+
+
+class Objective(Protocol):
+    """What can be trained: a module with a loss for each item, as :class:`anydiff.GaussianDiffusion`."""
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor | None = None,
+        *,
+        space: Space,
+        noise: Tensor | None = None,
+        generator: Generators = None,
+        **cond: Any,
+    ) -> Tensor:
+        """The loss of each item, (B,).
+
+        Arguments:
+            x0: Data, shaped as the space has it.
+            t: Times, (B,); drawn if None.
+            space: Where the noise lives.
+            noise: Shaped like x0; drawn if None.
+            generator: Where times and noise are drawn from.
+            cond: Conditions by name.
+        """
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What the optimizer moves."""
+
+
+class DiffusionModule(LightningModule):
+    """An objective in training.
+
+    Arguments:
+        objective: What to train, an ``nn.Module``.
+        unpack: batch -> (x0, space, cond), from the kind of data.
+        lr: The learning rate at its height.
+        warmup: Steps in which it rises from 0.
+        decay: Let it fall to zero over the run, along a cosine.
+        seed: Where the noise and the times of training come from.
+        optimizer: (parameters, lr) -> Optimizer. AdamW without weight decay if None.
+
+    Raises:
+        TypeError: If the objective is not an ``nn.Module``, whose parameters could be found.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        unpack: Unpack,
+        *,
+        lr: float = 1e-3,
+        warmup: int = 100,
+        decay: bool = True,
+        seed: int = 0,
+        optimizer: Callable[[Any, float], Optimizer] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(objective, nn.Module):
+            raise TypeError(
+                f"the objective is a {type(objective).__name__}, which is not an nn.Module: its "
+                "parameters would be neither moved nor saved; make it one."
+            )
+        self.objective = objective
+        self.unpack = unpack
+        self.lr, self.warmup, self.decay, self.seed = lr, warmup, decay, seed
+        self.optimizer = optimizer
+
+    def _generator(self, *key: int) -> torch.Generator:
+        seed = self.seed
+        for k in (*key, self.global_rank):
+            seed = (seed * 1_000_003 + k + 1) % 2**63
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x0, space, cond = self.unpack(batch)
+        # the batch too: several may add up to one step
+        generator = self._generator(0, self.global_step, batch_idx)
+        loss = self.objective.loss(x0, space=space, generator=generator, **cond)
+        self.log("loss", loss.mean(), batch_size=len(loss))
+        return loss.mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        # the same noise in every validation, so that its curve compares like with like
+        x0, space, cond = self.unpack(batch)
+        loss = self.objective.loss(x0, space=space, generator=self._generator(1, batch_idx), **cond)
+        self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        make = self.optimizer or (
+            lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.9, 0.99), weight_decay=0)
+        )
+        optimizer = make(self.objective.parameters(), self.lr)
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / max(self.warmup, 1))
+            if not self.decay:
+                return rise
+            # at step 0 Lightning has not yet restored the loaders, and must not be asked for them
+            over = 0.0 if step == 0 else min(1.0, done(self.trainer))
+            return rise * 0.5 * (1 + cos(pi * over))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
