@@ -28,10 +28,14 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
 
     Singular values end between about 0.7 and 1.2. The coefficients of the quintic are Jordan's,
     chosen for quick growth of the small ones.
+
+    Arguments:
+        m: The matrices.
+        iterations: Steps of the Newton-Schulz iteration.
     """
     tall = m.shape[-2] > m.shape[-1]
     # half precision would make small eigenvalues of the Gram matrix negative, and those grow
-    x = (m.mT if tall else m).to(torch.promote_types(m.dtype, torch.float32))
+    x: Tensor = (m.mT if tall else m).to(torch.promote_types(m.dtype, torch.float32))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     # x <- p(x xᵀ) x, so that all steps can be gathered in the small matrix q: its p commute with x xᵀ
     gram = x @ x.mT
@@ -43,7 +47,7 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
         if k < iterations - 1:
             gram = p @ gram @ p
     x = (x if q is None else q @ x).to(m.dtype)
-    return x.transpose(-2, -1) if tall else x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
