@@ -32,7 +32,7 @@ import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, Tabulated, sample
 from anydiff.data.sequences import LengthDistribution, Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
-from anydiff.sketches.evaluate import Report, table
+from anydiff.sketches.evaluate import SketchReport, table
 from anydiff.sketches.pictures import draw_grid
 from anydiff.sketches.sketches import Sketches
 from anydiff.training.module import DiffusionModule
@@ -139,7 +139,7 @@ def ours(args: argparse.Namespace, model: Path) -> tuple[Sketches, float]:
     return drawn, (time.perf_counter() - start) / args.num
 
 
-def medians(name: str, rows: list[Report]) -> Report:
+def medians(name: str, rows: list[SketchReport]) -> SketchReport:
     """The row of the medians, figure by figure."""
 
     def middle(of: list, row):
@@ -166,7 +166,7 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     out = free_folder(options.out, "table.txt")
 
-    found: dict[str, list[Report]] = {"anydiff": [], f"anydiff, {STEPS}": [], "ChiroDiff": []}
+    found: dict[str, list[SketchReport]] = {"anydiff": [], f"anydiff, {STEPS}": [], "ChiroDiff": []}
     for seed in options.seeds:
         sys.argv[1:] = [f"--seed={seed}", f"--minutes={options.minutes}", "--accelerator=cpu"]
         args = example.arguments()

@@ -36,7 +36,7 @@ from anydiff.cli.sketches import (
 )
 from anydiff.data.sequences import LengthDistribution, loader, unpack
 from anydiff.denoisers import BiRNN
-from anydiff.sketches.evaluate import Report, evaluate, noise_sketches, table
+from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches, table
 from anydiff.sketches.kanji import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
@@ -154,7 +154,9 @@ def draw(
     return rows.decode(torch.cat(parts), list(map(len, parts))), path
 
 
-def measure(args: argparse.Namespace, drawn: Sketches, data: str, seconds: float) -> list[Report]:
+def measure(
+    args: argparse.Namespace, drawn: Sketches, data: str, seconds: float
+) -> list[SketchReport]:
     """The drawn sketches beside the floor, real ones, and the ceiling, noise; against held-out ones."""
     sketches = read(data, args.skip_empty)
     parts = split(len(sketches))

@@ -16,7 +16,7 @@ from anydiff.images import features as image_features
 from anydiff.images.digit_features import FEATURES_HASH, DigitFeatures
 from anydiff.images.evaluate import (
     Classifier,
-    Report,
+    ImageReport,
     compare,
     evaluate,
     noise_images,
@@ -450,7 +450,7 @@ def test_few_pictures_have_few_figures(net, parts):
 def test_the_table_is_aligned_and_says_what_it_was_measured_with(net, parts):
     train, _, test = parts
     rows = compare(blurred(test, 0.2), test, train, features=net, nfe=1000, seconds=0.01234)
-    rows.append(Report("nothing drawn", net.name, 12345))
+    rows.append(ImageReport("nothing drawn", net.name, 12345))
     lines = table(rows).splitlines()
     assert max(map(len, lines)) <= 110
     first, second = lines[:6], lines[7:13]
@@ -462,17 +462,17 @@ def test_the_table_is_aligned_and_says_what_it_was_measured_with(net, parts):
     assert second[2].split()[2:6] == [f"{rows[0].confidence:.3f}", "10", "of", "10"]
     assert second[5].split() == ["nothing", "drawn", *"––––"]
     assert FEATURES_HASH[:12] in table(rows) and len(table([]).splitlines()) == 6
-    assert "confidence" not in table([Report("a", "pixels", 9)])
+    assert "confidence" not in table([ImageReport("a", "pixels", 9)])
     with pytest.raises(ValueError, match="pixels"):
-        table([*rows, Report("a", "pixels", 9)])
+        table([*rows, ImageReport("a", "pixels", 9)])
 
 
 def test_only_inception_s_figures_are_called_fid_and_kid(inception, net):
     assert inception.name == INCEPTION
-    text = table([Report("a", INCEPTION, 9, frechet=1.0, mmd=2.0)])
+    text = table([ImageReport("a", INCEPTION, 9, frechet=1.0, mmd=2.0)])
     assert "FID↓" in text and "KID↓" in text and "Fréchet" not in text
     for other in (net, PixelFeatures()):
-        text = table([Report("a", other.name, 9, frechet=1.0, mmd=2.0)])
+        text = table([ImageReport("a", other.name, 9, frechet=1.0, mmd=2.0)])
         assert "FID" not in text and "KID" not in text and "Fréchet↓" in text
 
 

@@ -8,7 +8,7 @@ import torch
 
 from anydiff.molecules import bonds
 from anydiff.molecules.evaluate import (
-    Report,
+    MoleculeReport,
     Stability,
     bond_lengths_distance,
     bond_orders,
@@ -269,8 +269,8 @@ def test_unique_and_novel_are_counted_among_the_valid():
 def test_the_table_is_aligned():
     counts = Stability(1000, 993, 50, 47)
     reports = [
-        Report("QM9 (test)", counts, 49, 49, None, 47, 47),
-        Report(
+        MoleculeReport("QM9 (test)", counts, 49, 49, None, 47, 47),
+        MoleculeReport(
             "ours", counts, 40, 20, 10, 30, 20, elements=0.1, bonds=0.0123, nfe=1001, seconds=0.5
         ),
     ]

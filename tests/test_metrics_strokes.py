@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from anydiff.sketches import features as sketch_features
-from anydiff.sketches.evaluate import Report, chamfer, evaluate, noise_sketches, statistics, table
+from anydiff.sketches.evaluate import (
+    SketchReport,
+    chamfer,
+    evaluate,
+    noise_sketches,
+    statistics,
+    table,
+)
 from anydiff.sketches.features import FEATURES_HASH, SketchFeatures
 from anydiff.sketches.geometry import resample
 from anydiff.sketches.kanji import load_kanji, split
@@ -262,7 +269,7 @@ def test_the_table_is_aligned_and_says_what_it_was_measured_with(parts):
     rows = [
         evaluate(real, reference, train, name="validation against test"),
         evaluate(real.subset(range(60)), reference, name="few", nfe=1000, seconds=0.01234),
-        Report("nothing drawn", 12345, 0),
+        SketchReport("nothing drawn", 12345, 0),
     ]
     lines = table(rows).splitlines()
     assert max(map(len, lines)) <= 110

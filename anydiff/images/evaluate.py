@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from anydiff.images.features import INCEPTION
 from anydiff.images.images import Images
 from anydiff.metrics.distances import nearest_ratio, precision_recall
-from anydiff.metrics.tables import aligned, number
+from anydiff.metrics.tables import MATCHES, Column, rendered
 
 __all__ = [
     "Classifier",
     "Features",
-    "Report",
+    "ImageReport",
     "compare",
     "evaluate",
     "noise_images",
@@ -74,7 +74,7 @@ class Classifier(Features, Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
+class ImageReport:
     """One row of figures; what couldn't be measured is nan, what wasn't asked for None.
 
     Arguments:
@@ -112,6 +112,11 @@ class Report:
     nfe: int | None = None
     seconds: float | None = None
 
+    @property
+    def named(self) -> str | None:
+        """How many of the classes were named for at least one picture, in words."""
+        return None if self.classes is None else f"{self.classes_present} of {self.classes}"
+
 
 def evaluate(
     drawn: AnyImages,
@@ -124,7 +129,7 @@ def evaluate(
     nfe: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-) -> Report:
+) -> ImageReport:
     """All figures of some pictures. The same pictures in another order give the same, but for the
     subsets of MMD.
 
@@ -146,7 +151,7 @@ def evaluate(
     pixels = _pixels(drawn, "drawn")
     _check_shapes(pixels, reference=reference, train=train)
     seen = _seen(drawn, pixels, labels, features)
-    report = Report(name, features.name, len(pixels), nfe=nfe, seconds=seconds, **seen)
+    report = ImageReport(name, features.name, len(pixels), nfe=nfe, seconds=seconds, **seen)
 
     y = _rows(reference, features, "reference")
     least = _NEIGHBOURS + 1
@@ -183,7 +188,7 @@ def compare(
     nfe: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-) -> list[Report]:
+) -> list[ImageReport]:
     """Three rows for `table`, of equally many pictures: real ones, the drawn, and noise.
 
     "real, train" are training pictures taken at random: the floor, and what copies of them would score,
@@ -347,8 +352,16 @@ def _seen(
 
 # the table --------------------
 
+_CLASS_COLUMNS = [
+    Column("", "name"),
+    Column("confidence↑", "confidence", ".3f"),
+    Column("classes", "named"),
+    Column("least class", "least_share", ".1%"),
+    Column("as asked↑", "accuracy", ".1%"),
+]
 
-def table(reports: Sequence[Report]) -> str:
+
+def table(reports: Sequence[ImageReport]) -> str:
     """The reports as an aligned block, a second one where they were measured with a classifier, and
     what they were measured with; – where nothing was.
 
@@ -365,51 +378,23 @@ def table(reports: Sequence[Report]) -> str:
         )
     inception = names == [INCEPTION]
     frechet, mmd = ("FID", "KID") if inception else ("Fréchet", "MMD")
-    first = [
-        (
-            *("", "n", f"{frechet}↓", f"{mmd}↓", "±"),
-            *("prec↑", "rec↑", "dens↑", "cov↑", "near", "calls", "s"),
-        ),
-        *(
-            (
-                row.name,
-                f"{row.num:,}",
-                number(row.frechet, ".2f"),
-                number(1000 * row.mmd, ".2f"),
-                number(1000 * row.mmd_std, ".2f"),
-                *(
-                    number(value, ".3f")
-                    for value in (row.precision, row.recall, row.density, row.coverage, row.nearest)
-                ),
-                number(row.nfe, "d"),
-                number(row.seconds, ".3g"),
-            )
-            for row in reports
-        ),
+    figures = [
+        Column("", "name"),
+        Column("n", "num", ","),
+        Column(f"{frechet}↓", "frechet", ".2f"),
+        Column(f"{mmd}↓", "mmd", ".2f", 1000),
+        Column("±", "mmd_std", ".2f", 1000),
+        *MATCHES,
     ]
-    blocks = [aligned(first)]
-    if any(row.classes is not None for row in reports):
-        second = [
-            ("", "confidence↑", "classes", "least class", "as asked↑"),
-            *(
-                (
-                    row.name,
-                    number(row.confidence, ".3f"),
-                    "–" if row.classes is None else f"{row.classes_present} of {row.classes}",
-                    number(row.least_share, ".1%"),
-                    number(row.accuracy, ".1%"),
-                )
-                for row in reports
-            ),
-        ]
-        blocks.append(aligned(second))
+    blocks = [rendered(reports, figures)]
     caption = [
         f"{', '.join(names) or 'no features'}; {mmd} × 1000, mean ± deviation over {_SUBSETS} subsets; "
         f"k = {_NEIGHBOURS};",
         "near: 1 as unseen data, 0 copies; ↓ lower is better, ↑ higher; calls of the network and seconds",
         "for a picture. Compare rows of equally many.",
     ]
-    if len(blocks) > 1:
+    if any(row.classes is not None for row in reports):
+        blocks.append(rendered(reports, _CLASS_COLUMNS))
         caption[-1] += " Confidence: mean of the largest probability of a class;"
         caption.append("least class: the share of the class that is seen least.")
     return "\n\n".join([*blocks, "\n".join(caption)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from anydiff.images.digit_features import FEATURES_SIZE, DigitFeatures
-from anydiff.images.evaluate import Classifier, Features, Report, compare
+from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
 from anydiff.images.images import Images, split
 
@@ -20,7 +20,7 @@ def compare_parts(
     labels: Tensor | None = None,
     nfe: int | None = None,
     seconds: float | None = None,
-) -> list[Report]:
+) -> list[ImageReport]:
     """The rows of `compare` for what a model of the training part drew, against the test part.
 
     At most 10,000 pictures are of the training part and 2,000 of the test part; of what was drawn as many

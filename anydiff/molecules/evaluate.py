@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.metrics.tables import Column, rendered
 from anydiff.molecules.bonds import (
     Array,
     Stability,
@@ -41,7 +42,7 @@ from anydiff.molecules.bonds import (
 )
 
 __all__ = [
-    "Report",
+    "MoleculeReport",
     "Stability",
     "bond_lengths_distance",
     "bond_orders",
@@ -204,7 +205,7 @@ def bond_lengths_distance(
 
 
 @dataclass(frozen=True)
-class Report:
+class MoleculeReport:
     """One row of figures: counts, and the ratios that follow from them.
 
     Arguments:
@@ -271,7 +272,7 @@ def evaluate(
     reference: tuple[Array, Array, Array] | None = None,
     nfe: int | None = None,
     seconds: float | None = None,
-) -> Report:
+) -> MoleculeReport:
     """All figures of a set of molecules.
 
     Arguments:
@@ -284,7 +285,7 @@ def evaluate(
     valid = [s for s in smiles(pos, z, index) if s is not None]
     sound = [s for s in strict(pos, z, index) if s is not None]
     novel = None if train_smiles is None else len(set(valid) - set(train_smiles))
-    return Report(
+    return MoleculeReport(
         name=name,
         stability=counts,
         valid=len(valid),
@@ -299,53 +300,27 @@ def evaluate(
     )
 
 
-def table(rows: Sequence[Report], style: str = "text") -> str:
+_COLUMNS = [
+    Column("", "name"),
+    Column("molecules", "molecules", ","),
+    Column("atoms stable", "stability.atom_ratio", ".1f", 100),
+    Column("mols stable", "stability.molecule_ratio", ".1f", 100),
+    Column("valid", "validity", ".1f", 100),
+    Column("valid·unique", "valid_unique", ".1f", 100),
+    Column("novel", "novelty", ".1f", 100),
+    Column("strict", "strictness", ".1f", 100),
+    Column("bonds W1 Å", "bonds", ".4f"),
+    Column("NFE", "nfe", "d"),
+    Column("s/molecule", "seconds", ".3g"),
+]
+
+
+def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
     """The reports as an aligned table, `text` or `markdown`; ratios in percent, – where undefined.
 
     Let the data be one of the rows.
+
+    Raises:
+        ValueError: The style is neither of the two.
     """
-    if style not in ("text", "markdown"):
-        raise ValueError(f"style is {style!r}; give 'text' or 'markdown'.")
-    header = (
-        "", "molecules", "atoms stable", "mols stable", "valid", "valid·unique", "novel", "strict",
-        "bonds W1 Å", "NFE", "s/molecule",
-    )  # fmt: skip
-    cells = [
-        (
-            row.name,
-            f"{row.molecules:,}",
-            _percent(row.stability.atom_ratio),
-            _percent(row.stability.molecule_ratio),
-            _percent(row.validity),
-            _percent(row.valid_unique),
-            _percent(row.novelty),
-            _percent(row.strictness),
-            _number(row.bonds, ".4f"),
-            _number(row.nfe, "d"),
-            _number(row.seconds, ".3g"),
-        )
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-
-    def line(texts: Sequence[str], separator: str) -> str:
-        first, *others = (
-            text.ljust(w) if k == 0 else text.rjust(w)
-            for k, (text, w) in enumerate(zip(texts, widths, strict=True))
-        )
-        return separator.join([first, *others])
-
-    if style == "markdown":
-        rule = "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])])
-        body = [f"| {line(texts, ' | ')} |" for texts in cells]
-        return "\n".join([f"| {line(header, ' | ')} |", f"|{rule}|", *body])
-    body = [line(texts, "  ").rstrip() for texts in cells]
-    return "\n".join([line(header, "  "), "-" * len(line(header, "  ")), *body])
-
-
-def _percent(ratio: float) -> str:
-    return "–" if ratio != ratio else f"{100 * ratio:.1f}"
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "–" if value is None or value != value else format(value, spec)
+    return rendered(rows, _COLUMNS, style)

@@ -26,13 +26,21 @@ import torch
 from torch import Tensor
 
 from anydiff.metrics.distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
-from anydiff.metrics.tables import aligned, number
+from anydiff.metrics.tables import MATCHES, Column, rendered
 from anydiff.sketches.features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
 from anydiff.sketches.geometry import resample, simplify
 from anydiff.sketches.pictures import rasterize
 from anydiff.sketches.sketches import Sketches, as_stroke
 
-__all__ = ["Differences", "Report", "chamfer", "evaluate", "noise_sketches", "statistics", "table"]
+__all__ = [
+    "Differences",
+    "SketchReport",
+    "chamfer",
+    "evaluate",
+    "noise_sketches",
+    "statistics",
+    "table",
+]
 
 AnySketches = Sketches | Sequence[Sequence[np.ndarray]]
 
@@ -195,7 +203,7 @@ def _differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
 
 
 @dataclass(frozen=True)
-class Report:
+class SketchReport:
     """One row of figures; what couldn't be measured is nan, what wasn't asked for None.
 
     Arguments:
@@ -223,6 +231,11 @@ class Report:
     nfe: int | None = None
     seconds: float | None = None
 
+    @property
+    def validity(self) -> float:
+        """The share that can be drawn."""
+        return self.valid / self.num if self.num else _NAN
+
 
 def evaluate(
     sketches: AnySketches,
@@ -232,7 +245,7 @@ def evaluate(
     name: str = "",
     nfe: int | None = None,
     seconds: float | None = None,
-) -> Report:
+) -> SketchReport:
     """All figures of some sketches.
 
     Arguments:
@@ -247,9 +260,9 @@ def evaluate(
     if len(real) < least:
         raise ValueError(f"the reference has {len(real)} sketches to draw; give {least} or more.")
     if len(sound) < least:
-        return Report(name, num, len(sound), nfe=nfe, seconds=seconds)
+        return SketchReport(name, num, len(sound), nfe=nfe, seconds=seconds)
     x, y = _features(sound), _features(real)
-    return Report(
+    return SketchReport(
         name,
         num,
         len(sound),
@@ -292,55 +305,28 @@ def _network() -> SketchFeatures:
 
 # the table --------------------
 
+_FIGURES = [
+    Column("", "name"),
+    Column("n", "num", ","),
+    Column("valid", "validity", ".3f"),
+    Column("Fréchet↓", "frechet", ".2f"),
+    Column("MMD↓", "mmd", ".2f", 1000),
+    *MATCHES,
+]
+_STATISTICS = [
+    Column("JS distance of ↓", "name"),
+    *(Column(f.name.replace("_", "-"), f"strokes.{f.name}", ".3f") for f in fields(Differences)),
+]
 
-def table(reports: Sequence[Report]) -> str:
+
+def table(reports: Sequence[SketchReport]) -> str:
     """The reports as two aligned blocks, and what they were measured with; – where nothing was.
 
     Let a floor and a ceiling be among the rows.
     """
-    first = [
-        (
-            "",
-            "n",
-            "valid",
-            "Fréchet↓",
-            "MMD↓",
-            "prec↑",
-            "rec↑",
-            "dens↑",
-            "cov↑",
-            "near",
-            "calls",
-            "s",
-        ),
-        *(
-            (
-                row.name,
-                f"{row.num:,}",
-                number(row.valid / row.num if row.num else None, ".3f"),
-                number(row.frechet, ".2f"),
-                number(1000 * row.mmd, ".2f"),
-                *(
-                    number(v, ".3f")
-                    for v in (row.precision, row.recall, row.density, row.coverage, row.nearest)
-                ),
-                number(row.nfe, "d"),
-                number(row.seconds, ".3g"),
-            )
-            for row in reports
-        ),
-    ]
-    names = [field.name for field in fields(Differences)]
-    second = [
-        ("JS distance of ↓", *(name.replace("_", "-") for name in names)),
-        *(
-            (row.name, *(number(getattr(row.strokes, name), ".3f") for name in names))
-            for row in reports
-        ),
-    ]
     caption = (
         f"features {FEATURES_HASH[:12]}, {FEATURES_SIZE} × {FEATURES_SIZE} pixels, pen 1/28; MMD × 1000; "
         f"k = {_NEIGHBOURS}; near: 1 as unseen data, 0 copies;\n↓ lower is better, ↑ higher; calls of "
         "the network and seconds for a sketch. Compare rows of equally many."
     )
-    return "\n\n".join([aligned(first), aligned(second), caption])
+    return "\n\n".join([rendered(reports, _FIGURES), rendered(reports, _STATISTICS), caption])
