@@ -157,7 +157,7 @@ def main() -> None:
             "source": "Optical Recognition of Handwritten Digits by E. Alpaydin and C. Kaynak, CC BY 4.0",
             "seed": str(args.seed),
         }
-        print(f"wrote {args.write}, FEATURES_HASH = {net.save(args.write, about)!r}")
+        print(f"wrote {args.write}, DigitFeatures.sha256 = {net.save(args.write, about)!r}")
 
 
 if __name__ == "__main__":

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from anydiff.sketches.features import FEATURES_SIZE, SketchFeatures
+from anydiff.sketches.features import SketchFeatures
 from anydiff.sketches.geometry import simplify
 from anydiff.sketches.kanji import load_kanji, read_kanjivg, split
 from anydiff.sketches.pictures import rasterize
 from anydiff.sketches.sketches import Sketches
 
 SIDE = 109  # of KanjiVG's box
+SIZE = SketchFeatures.side
 DISTURBED = ("jittered", "displaced", "joined", "scribbled")
 
 
@@ -79,7 +80,7 @@ def pictures(sketches: Sketches, rng: np.random.Generator | None = None) -> np.n
     """Pictures (M, 64, 64); with a generator, each turned, sheared, stretched and moved a little,
     and drawn with pens of different widths."""
     if rng is None:
-        return rasterize(sketches, FEATURES_SIZE)
+        return rasterize(sketches, SIZE)
     num = len(sketches)
     turn, shear, stretch = rng.normal(0, 0.1, (3, num))
     cos, sin, stretch = np.cos(turn), np.sin(turn), np.exp(stretch)
@@ -88,13 +89,13 @@ def pictures(sketches: Sketches, rng: np.random.Generator | None = None) -> np.n
     points = np.einsum("pj,pjk->pk", sketches.points, matrix[sketch[stroke]])
     moved = Sketches(points, sketches.strokes, sketches.offsets)
 
-    images = np.empty((num, FEATURES_SIZE, FEATURES_SIZE), np.uint8)
+    images = np.empty((num, SIZE, SIZE), np.uint8)
     for part in np.array_split(rng.permutation(num), max(1, num // 64)):
-        width = FEATURES_SIZE / 28 * np.exp(rng.normal(0, 0.2))
-        images[part] = rasterize(moved.subset(part), FEATURES_SIZE, width)
+        width = SIZE / 28 * np.exp(rng.normal(0, 0.2))
+        images[part] = rasterize(moved.subset(part), SIZE, width)
     shift = rng.integers(-2, 3, (num, 2))  # the margin is 4 pixels
-    at = np.arange(FEATURES_SIZE)
-    rows, columns = (at - shift[:, :1]) % FEATURES_SIZE, (at - shift[:, 1:]) % FEATURES_SIZE
+    at = np.arange(SIZE)
+    rows, columns = (at - shift[:, :1]) % SIZE, (at - shift[:, 1:]) % SIZE
     return images[np.arange(num)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
@@ -183,7 +184,7 @@ def main() -> None:
             "source": f"KanjiVG by Ulrich Apel, CC BY-SA 3.0, kanjivg {metadata.version('kanjivg')}",
             "seed": str(args.seed),
         }
-        print(f"wrote {args.write}, FEATURES_HASH = {net.save(args.write, about)!r}")
+        print(f"wrote {args.write}, SketchFeatures.sha256 = {net.save(args.write, about)!r}")
 
 
 if __name__ == "__main__":

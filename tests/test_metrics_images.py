@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.images import digit_features
 from anydiff.images import features as image_features
-from anydiff.images.digit_features import FEATURES_HASH, DigitFeatures
+from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import (
     Classifier,
     ImageReport,
@@ -85,23 +84,25 @@ def parts():
 
 def test_digit_features_are_the_shipped_ones_and_no_others(tmp_path):
     copy = tmp_path / "a.safetensors"
-    shutil.copy(digit_features._PATH, copy)
+    shutil.copy(DigitFeatures.file, copy)
     assert copy.stat().st_size < 300_000
     net = DigitFeatures.load(copy)
-    assert isinstance(net, Classifier) and FEATURES_HASH[:12] in net.name
+    assert isinstance(net, Classifier) and DigitFeatures.sha256[:12] in net.name
     assert not any(p.requires_grad for p in net.parameters()) and not net.training
     data = bytearray(copy.read_bytes())
     data[-1] ^= 1
     copy.write_bytes(data)
-    with pytest.raises(ValueError, match=FEATURES_HASH[:12] + r".*\n?.*train_digit_features"):
+    with pytest.raises(
+        ValueError, match=DigitFeatures.sha256[:12] + r".*\n?.*train_digit_features"
+    ):
         DigitFeatures.load(copy)
 
 
 def test_a_saved_network_is_read_back(tmp_path, monkeypatch):
     torch.manual_seed(0)
     net = DigitFeatures(features=24, garbage=2)
-    monkeypatch.setattr(digit_features, "FEATURES_HASH", net.save(tmp_path / "a", {"k": "note"}))
-    assert net.save(tmp_path / "b", {"k": "note"}) == digit_features.FEATURES_HASH
+    monkeypatch.setattr(DigitFeatures, "sha256", net.save(tmp_path / "a", {"k": "note"}))
+    assert net.save(tmp_path / "b", {"k": "note"}) == DigitFeatures.sha256
     read = DigitFeatures.load(tmp_path / "a")
     net.load_state_dict({k: v.half().float() for k, v in net.state_dict().items()})
     pixels = noise_images(torch.empty(3, 1, 8, 8, dtype=torch.uint8))
@@ -461,7 +462,7 @@ def test_the_table_is_aligned_and_says_what_it_was_measured_with(net, parts):
     assert f"{rows[1].frechet:.2f}" in first[3] and f"{1000 * rows[1].mmd_std:.2f}" in first[3]
     assert second[2].split()[2:6] == [f"{rows[0].confidence:.3f}", "10", "of", "10"]
     assert second[5].split() == ["nothing", "drawn", *"––––"]
-    assert FEATURES_HASH[:12] in table(rows) and len(table([]).splitlines()) == 6
+    assert DigitFeatures.sha256[:12] in table(rows) and len(table([]).splitlines()) == 6
     assert "confidence" not in table([ImageReport("a", "pixels", 9)])
     with pytest.raises(ValueError, match="pixels"):
         table([*rows, ImageReport("a", "pixels", 9)])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.sketches import features as sketch_features
 from anydiff.sketches.evaluate import (
     SketchReport,
     chamfer,
@@ -16,7 +15,7 @@ from anydiff.sketches.evaluate import (
     statistics,
     table,
 )
-from anydiff.sketches.features import FEATURES_HASH, SketchFeatures
+from anydiff.sketches.features import SketchFeatures
 from anydiff.sketches.geometry import resample
 from anydiff.sketches.kanji import load_kanji, split
 from anydiff.sketches.pictures import rasterize
@@ -124,7 +123,7 @@ def test_noise_has_the_counts_and_the_spread_of_the_reference(kanji):
 
 def test_features_are_the_shipped_ones_and_no_others(tmp_path, monkeypatch):
     copy = tmp_path / "a.safetensors"
-    shutil.copy(sketch_features._PATH, copy)
+    shutil.copy(SketchFeatures.file, copy)
     assert copy.stat().st_size < 500_000
     net = SketchFeatures.load(copy)
     assert sum(p.numel() for p in net.parameters()) <= 150_000
@@ -132,7 +131,7 @@ def test_features_are_the_shipped_ones_and_no_others(tmp_path, monkeypatch):
     data = bytearray(copy.read_bytes())
     data[-1] ^= 1
     copy.write_bytes(data)
-    with pytest.raises(ValueError, match=FEATURES_HASH[:12]):
+    with pytest.raises(ValueError, match=SketchFeatures.sha256[:12]):
         SketchFeatures.load(copy)
 
 
@@ -140,8 +139,8 @@ def test_a_saved_network_is_read_back(tmp_path, monkeypatch):
     torch.manual_seed(0)
     net = SketchFeatures(["水", "木"])
     about = {str(k): "note" for k in range(9)}
-    monkeypatch.setattr(sketch_features, "FEATURES_HASH", net.save(tmp_path / "a", about))
-    assert {net.save(tmp_path / "b", about) for _ in range(9)} == {sketch_features.FEATURES_HASH}
+    monkeypatch.setattr(SketchFeatures, "sha256", net.save(tmp_path / "a", about))
+    assert {net.save(tmp_path / "b", about) for _ in range(9)} == {SketchFeatures.sha256}
     read = SketchFeatures.load(tmp_path / "a")
     assert read.classes == ["水", "木"]
     images = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
@@ -281,5 +280,5 @@ def test_the_table_is_aligned_and_says_what_it_was_measured_with(parts):
     assert f"{rows[0].frechet:.2f}" in first[2] and f"{1000 * rows[0].mmd:.2f}" in first[2]
     assert f"{rows[0].strokes.pen_up:.3f}" in second[2]
     assert second[4].split() == ["nothing", "drawn", *"–––––––"]
-    assert FEATURES_HASH[:12] in table(rows) and "FID" not in table(rows)
+    assert SketchFeatures.sha256[:12] in table(rows) and "FID" not in table(rows)
     assert len(table([]).splitlines()) == 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from anydiff.images.digit_features import FEATURES_SIZE, DigitFeatures
+from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
 from anydiff.images.images import Images, split
@@ -32,7 +32,11 @@ def compare_parts(
         labels: (M,) what each picture was drawn for, heeded if the features are a classifier's.
     """
     if features is None:
-        digits = images.name == "digits" and images.shape == (1, FEATURES_SIZE, FEATURES_SIZE)
+        digits = images.name == "digits" and images.shape == (
+            1,
+            DigitFeatures.side,
+            DigitFeatures.side,
+        )
         features = DigitFeatures.load() if digits else PixelFeatures()
     parts = split(images)
     known, test = images.subset(parts.train[:10_000]), images.subset(parts.test[:2000])

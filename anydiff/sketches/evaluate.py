@@ -27,7 +27,7 @@ from torch import Tensor
 
 from anydiff.metrics.distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
 from anydiff.metrics.tables import MATCHES, Column, rendered
-from anydiff.sketches.features import FEATURES_HASH, FEATURES_SIZE, SketchFeatures
+from anydiff.sketches.features import SketchFeatures
 from anydiff.sketches.geometry import resample, simplify
 from anydiff.sketches.pictures import rasterize
 from anydiff.sketches.sketches import Sketches, as_stroke
@@ -295,7 +295,7 @@ def _sound(sketches: AnySketches) -> Sketches:
 
 @lru_cache(maxsize=4)  # a reference and a training set serve many rows; sketches hash by identity
 def _features(sketches: Sketches) -> Tensor:
-    return _network().features(rasterize(sketches, FEATURES_SIZE))
+    return _network().features(rasterize(sketches, SketchFeatures.side))
 
 
 @lru_cache(maxsize=1)
@@ -324,8 +324,9 @@ def table(reports: Sequence[SketchReport]) -> str:
 
     Let a floor and a ceiling be among the rows.
     """
+    side = SketchFeatures.side
     caption = (
-        f"features {FEATURES_HASH[:12]}, {FEATURES_SIZE} × {FEATURES_SIZE} pixels, pen 1/28; MMD × 1000; "
+        f"features {SketchFeatures.sha256[:12]}, {side} × {side} pixels, pen 1/28; MMD × 1000; "
         f"k = {_NEIGHBOURS}; near: 1 as unseen data, 0 copies;\n↓ lower is better, ↑ higher; calls of "
         "the network and seconds for a sketch. Compare rows of equally many."
     )
