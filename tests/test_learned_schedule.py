@@ -205,15 +205,21 @@ def test_losses_that_do_not_fit_are_refused():
         schedule.variance_gradient(shared * 1.0).backward()
 
 
-def train(schedule, model, steps, d):
-    """Steps of the interior alone."""
+def train(schedule, model, d, steps=250):
+    """Steps of the interior alone, at the ends that it has.
+
+    Many items a step, so that the noise of the gradients does not decide how near to the least
+    variance the steps come: rounding alone is enough to draw another noise. With 1024 items, and from
+    8 initial weights, what is left of the variance is at most 3/4 of what the tests below allow; with
+    256 items, it is above or below by chance.
+    """
     for gamma in (schedule.gamma_0, schedule.gamma_1):
         gamma.requires_grad_(False)
     optimizer = torch.optim.Adam(schedule.interior(), lr=0.05)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         optimizer.zero_grad()
-        losses = estimate(schedule, model, *batch(model, 256, step, d))
+        losses = estimate(schedule, model, *batch(model, 1024, step, d))
         schedule.variance_gradient(losses).backward()
         optimizer.step()
         decay.step()
@@ -231,7 +237,7 @@ def moments(logsnr):
 def test_training_takes_the_variance_out_of_a_bound_and_leaves_the_bound():
     """For a Gaussian all is known: the bound, its variance, and the least that an interior can reach."""
     torch.manual_seed(0)
-    schedule = Learned(-5.0, 9.0, width=64)
+    schedule = Learned(-5.0, 9.0, width=64).double()
     t = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
 
     def measure():
@@ -243,7 +249,7 @@ def test_training_takes_the_variance_out_of_a_bound_and_leaves_the_bound():
             return mean.mean().item(), (root**2).mean().item() - mean.mean().item() ** 2, mean.var()
 
     before = measure()
-    train(schedule, exact.Gaussian(Cosine(), std=STDS), 250, 4)
+    train(schedule, exact.Gaussian(Cosine(), std=STDS), d=4)
     after = measure()
 
     # int 1/2 s² / (s² + e^gamma) dgamma, from gamma_0 = -9 to gamma_1 = 5; as midpoint sums, h² of it
@@ -263,7 +269,7 @@ def test_the_estimates_of_a_mixture_scatter_less_too():
     means = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     model = exact.GaussianMixture(Cosine(), means=means, stds=torch.tensor([0.3, 0.3]).double())
     torch.manual_seed(0)
-    schedule = Learned(-5.0, 9.0, width=64)
+    schedule = Learned(-5.0, 9.0, width=64).double()
 
     def scatter():
         """The mean of 20,000 estimates, their variance, and that of their means in 50 parts of t."""
@@ -272,7 +278,7 @@ def test_the_estimates_of_a_mixture_scatter_less_too():
         return losses.mean().item(), losses.var().item(), losses.view(50, -1).mean(1).var().item()
 
     before = scatter()
-    train(schedule, model, 200, 8)
+    train(schedule, model, d=8)
     after = scatter()
     # each mean is good to the root of its variance / 20,000
     assert abs(after[0] - before[0]) < 4 * math.sqrt((before[1] + after[1]) / 20_000)
