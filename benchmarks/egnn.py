@@ -1,7 +1,7 @@
 """How much faster is EGNN than its equations written out?
 
 Trains one step (forward and backward) of both on the same weights and the same batch of molecule
-sizes: the textbook network of tests/textbook_egnn.py, padded and dense, and anydiff's. Their
+sizes: the textbook network of tests/helpers/textbook_egnn.py, padded and dense, and anydiff's. Their
 repetitions alternate, so that a busy machine slows both.
 
     python benchmarks/egnn.py                         # all three sizes, about two minutes
@@ -25,8 +25,8 @@ import anydiff
 from anydiff.denoisers.points.egnn import EGNN
 from anydiff.spaces import Ragged
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from textbook_egnn import TextbookEGNN
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.helpers.textbook_egnn import TextbookEGNN
 
 TARGETS = {"64x4": 4.5, "128x6": 6.0, "256x9": 8.0}
 FEATURES = 6

@@ -40,8 +40,8 @@ from anydiff.predictions import PREDICTIONS, prediction_type
 from anydiff.samplers import DDPM, AdaptiveODE, AdaptiveSDE, AnnealedLangevin, Sampler, grids
 from anydiff.schedules import Schedule, Shifted, ZeroTerminalSNR, shifted, zero_terminal_snr
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from linear_runs import SAMPLERS, SCHEDULES, optimal, response
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.helpers.runs import SAMPLERS, SCHEDULES, optimal, response
 
 STDS = (0.3, 0.5, 0.05)  # of the data, one after the other
 BUDGETS = (10, 20, 50)  # network calls

@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_spaces import draw
 from torch import nn
 
 from anydiff import GaussianDiffusion, Ragged, load, save, schedules
@@ -29,6 +28,7 @@ from anydiff.schedules import (
     shifted,
     zero_terminal_snr,
 )
+from tests.helpers.spaces import draw
 
 SPACE = Ragged.from_sizes([3, 5], centered=3)
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from test_spaces import draw, every_space
 from torch import nn
 
 from anydiff import Cosine, Dense, GaussianDiffusion, Karras, Masked, Ragged, exact
 from anydiff.losses.times import LogNormal, LossSecondMoment
 from anydiff.losses.weightings import LearnedUncertainty, MinSNR
+from tests.helpers.spaces import draw, every_space
 
 
 class Zero(nn.Module):

@@ -4,16 +4,15 @@ import importlib.util
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-PAGES = Path(__file__).parents[1]
+from tests.helpers.paths import ROOT
 
 
 def blocks(page):
-    return re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.S)
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
 def test_the_readme_s_lines_run():
@@ -62,12 +61,12 @@ def test_the_readme_s_steering_runs():
 
 
 def test_nothing_is_left_to_fill_in():
-    pages = [PAGES / "README.md", *(PAGES / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     assert not [p.name for p in pages if re.search(r"@[A-Z]+@", p.read_text())]
 
 
 def test_links_lead_somewhere():
-    for page in [PAGES / "README.md", *(PAGES / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
             path, _, anchor = target.partition("#")
             linked = page.parent / path if path else page
@@ -150,9 +149,9 @@ def test_points_are_steered_as_on_the_page():
 
 def commands():
     for page in [
-        PAGES / "README.md",
-        *(PAGES / "docs").glob("*.md"),
-        *(PAGES / "examples").glob("*.py"),
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "examples").glob("*.py"),
     ]:
         for line in re.findall(r"^ *(python examples/.*)$", page.read_text(), re.M):
             yield re.split(r" {2,}| # ", line)[0].replace(" S", " 1")
@@ -161,7 +160,7 @@ def commands():
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_the_examples_take_the_flags_of_the_pages(command, monkeypatch):
     path, *flags = shlex.split(command)[1:]
-    spec = importlib.util.spec_from_file_location("example", PAGES / path)
+    spec = importlib.util.spec_from_file_location("example", ROOT / path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     monkeypatch.setattr(sys, "argv", [path, *flags])

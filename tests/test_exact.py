@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from test_spaces import NODES, PACKED, draw, every_space
 
 from anydiff import VE, Cosine, Dense, Flow, GaussianDiffusion, Karras, Ragged, exact
 from anydiff.predictions import PREDICTIONS, Preconditioned
+from tests.helpers.spaces import NODES, PACKED, draw, every_space
 
 SCHEDULES = [Cosine(), VE(), Karras(), Flow()]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)

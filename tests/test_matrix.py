@@ -1,6 +1,6 @@
 """Every sampler, on every schedule, with every prediction, in every space.
 
-Mean and deviation of what a sampler gives are known without drawing anything (see linear_runs.py, where
+Mean and deviation of what a sampler gives are known without drawing anything (see helpers/runs.py, where
 a sampler joins), and have to be those of the data. That any prediction in any space makes the same run,
 to rounding, is the other half.
 """
@@ -9,13 +9,9 @@ import functools
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
-from linear_runs import SAMPLERS, SCHEDULES, response
-from test_packed import EVERYTHING
-from test_spaces import every_space, generators
 
 from anydiff import editing, exact, guidance, sample
 from anydiff.predictions import PREDICTIONS
@@ -30,6 +26,9 @@ from anydiff.samplers import (
     plan,
 )
 from anydiff.schedules import Cosine, Schedule, SigmoidAlphaBar
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import SAMPLERS, SCHEDULES, response
+from tests.helpers.spaces import EVERYTHING, every_space, generators
 
 MEAN, STD = 0.7, 0.5
 
@@ -254,7 +253,7 @@ def test_a_sampler_that_cannot_start_is_refused_before_the_network_is_called(sam
 
 
 def test_every_method_is_on_the_page():
-    page = (Path(__file__).parents[1] / "docs/methods.md").read_text()
+    page = (ROOT / "docs/methods.md").read_text()
     for method in (*SAMPLERS, *SCHEDULES):
         kind = type(method).__name__
         made_by = {"Shifted": "shifted", "ZeroTerminalSNR": "zero_terminal_snr"}.get(kind, kind)

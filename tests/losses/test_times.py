@@ -1,0 +1,255 @@
+"""Times are drawn from the density they name, one from each stratum of it."""
+
+import math
+from collections import deque
+
+import pytest
+import torch
+from torch import nn
+
+from anydiff import VE, Cosine, Flow, GaussianDiffusion, Karras
+from anydiff.losses.times import (
+    LogitNormal,
+    LogNormal,
+    LossSecondMoment,
+    Mapped,
+    UniformLogSNR,
+    UniformTimes,
+    as_times,
+    stratified,
+)
+from tests.helpers.count import Count
+from tests.helpers.spaces import draw
+
+LIKE = torch.empty(0, dtype=torch.float64)
+
+
+def ln_sigma(t, schedule):
+    return -schedule.logsnr(t) / 2
+
+
+# a density, a schedule wide enough for it, and its distribution function of t
+DENSITIES = {
+    "uniform": (UniformTimes, Cosine(), lambda t, s: t),
+    "lognormal": (LogNormal, Karras(1e-4, 1e3), lambda t, s: normal((ln_sigma(t, s) + 1.2) / 1.2)),
+    "lognormal of flow": (LogNormal, Flow(), lambda t, s: normal((ln_sigma(t, s) + 1.2) / 1.2)),
+    "logitnormal": (LogitNormal, Cosine(), lambda t, s: normal(torch.logit(t))),
+    "logsnr": (UniformLogSNR, Flow(), lambda t, s: (10 - s.logsnr(t)) / 20),
+    "logsnr of all": (UniformLogSNR, VE(0.1, 10), lambda t, s: t),
+    "moments": (LossSecondMoment, Cosine(), lambda t, s: t),
+}
+every_density = pytest.mark.parametrize("kind, schedule, cdf", DENSITIES.values(), ids=DENSITIES)
+
+
+def normal(x):
+    return torch.special.ndtr(x)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Zero(nn.Module):
+    def forward(self, x_t, t):
+        return torch.zeros_like(x_t)
+
+
+def test_stratified_draws_fill_every_stratum_in_random_order():
+    u = stratified(64, like=LIKE, generator=generator())
+    assert ((u * 64).long().sort().values == torch.arange(64)).all()
+    assert not (u.diff() > 0).all()
+
+
+@every_density
+def test_each_stratum_of_the_density_has_one_time(kind, schedule, cdf):
+    n = 256
+    t = kind().draw(n, schedule, like=LIKE, generator=generator())
+    assert t.dtype == torch.float64 and ((t >= 0) & (t <= 1)).all()
+    quantiles = n * cdf(t, schedule).sort().values - torch.arange(n)
+    # inverse functions in float64, of steep schedules
+    assert ((quantiles > -1e-6) & (quantiles < 1 + 1e-6)).all()
+
+
+@every_density
+def test_without_strata_times_are_independent(kind, schedule, cdf):
+    n = 4000
+    t = kind(stratified=False).draw(n, schedule, like=LIKE, generator=generator())
+    quantiles = cdf(t, schedule).sort().values
+    steps = torch.arange(n, dtype=torch.float64) / n
+    # Kolmogorov and Smirnov: above 1.95 / sqrt(n) once in a thousand
+    assert torch.maximum(quantiles - steps, steps + 1 / n - quantiles).max() < 1.95 / n**0.5
+    # a draw misses a stratum with the probability 1/e
+    missed = n - len((quantiles * n).long().unique())
+    assert abs(missed / n - math.exp(-1)) < 5 * 0.5 / n**0.5
+
+
+@every_density
+def test_draws_are_seeded_and_of_the_data_s_dtype(kind, schedule, cdf):
+    like = torch.empty(0)
+    once, again = (kind().draw(9, schedule, like=like, generator=generator(3)) for _ in range(2))
+    assert torch.equal(once, again) and once.dtype == torch.float32
+    assert not torch.equal(once, kind().draw(9, schedule, like=like, generator=generator(4)))
+
+
+@every_density
+def test_times_rise_with_the_quantile(kind, schedule, cdf):
+    t = kind()(torch.linspace(0, 1, 101, dtype=torch.float64), schedule)
+    assert t.isfinite().all() and (t.diff() >= 0).all()
+
+
+def test_levels_outside_the_schedule_become_its_ends():
+    for mean, end in ((20.0, 1.0), (-20.0, 0.0)):
+        assert (LogNormal(mean).draw(50, Karras(), like=LIKE) == end).all()
+    t = UniformLogSNR(-100, 100).draw(64, VE(0.1, 10), like=LIKE, generator=generator())
+    assert ((t * 64).long().sort().values == torch.arange(64)).all()
+
+
+def test_a_plain_function_maps_uniform_draws_of_the_data_s_dtype():
+    seen = []
+    times = as_times(lambda u: seen.append(u) or u**2)
+    t = times.draw(8, Cosine(), like=torch.empty(0), generator=generator())
+    u = stratified(8, like=torch.empty(0), generator=generator())
+    assert torch.equal(seen[0], u) and torch.equal(t, u**2)
+    assert torch.equal(
+        as_times(None).draw(8, Cosine(), like=torch.empty(0), generator=generator()), u
+    )
+    loose = Mapped(lambda u: u, stratified=False).draw(99, Cosine(), like=LIKE)
+    assert len((loose * 99).long().unique()) < 99
+
+
+# the history of losses
+
+
+def filled(bins=4, history=2, mixing=0.1, losses=(1.0, 2.0, 3.0, 6.0), **options):
+    """Every bin full of the same loss."""
+    times = LossSecondMoment(bins, history, mixing, **options)
+    middles = (torch.arange(bins).repeat(history) + 0.5) / bins
+    times.reweigh(middles, torch.tensor(losses).repeat(history))
+    return times
+
+
+def test_bins_are_drawn_by_the_root_of_their_second_moment():
+    expected = 0.9 * torch.tensor([1.0, 2.0, 3.0, 6.0]).double() / 12 + 0.1 / 4
+    assert torch.allclose(filled().probabilities, expected)
+    times = filled()
+    times.reweigh(torch.tensor([0.1]), torch.tensor([7.0]))  # over one of the two ones
+    moments = torch.tensor([5.0, 2.0, 3.0, 6.0]).double()
+    assert torch.allclose(times.probabilities, 0.9 * moments / 16 + 0.1 / 4)
+
+    t = times.draw(1000, Cosine(), like=LIKE, generator=generator())
+    counts = torch.bincount((t * 4).long(), minlength=4)
+    # a bin cuts one stratum at either end
+    assert ((counts - 1000 * times.probabilities).abs() < 2).all()
+
+
+def test_the_weights_keep_the_expectation():
+    """A bin has n p_k draws to two, each weighing 1 / (bins p_k)."""
+    n, losses = 10_000, torch.tensor([1.0, 2.0, 3.0, 6.0]).double()
+    for stratify, spread in ((True, 0.0), (False, 5.0)):
+        times = filled(stratified=stratify)
+        p = times.probabilities
+        t = times.draw(n, Cosine(), like=LIKE, generator=generator())
+        weighed = times.reweigh(t, losses[(t * 4).long()])
+        tolerance = 2 * (losses / (4 * p)).sum() / n + spread * weighed.std() / n**0.5
+        assert abs(weighed.mean() - losses.mean()) < tolerance
+
+
+def test_the_loss_of_a_diffusion_keeps_its_mean_and_loses_variance():
+    """A score that is zero errs by 1 / sigma², which few times are responsible for."""
+    schedule = Cosine(-5, 7)
+    times = LossSecondMoment(50, 4, stratified=False)
+    diffusion = GaussianDiffusion(Zero(), schedule, "score", times=times)
+    x0 = draw((4000, 8))
+    for seed in range(3):  # fills every bin
+        diffusion.loss(x0, generator=generator(seed))
+    assert (times.count >= 4).all()
+    importance = diffusion.loss(x0, generator=generator(5))
+    diffusion = GaussianDiffusion(Zero(), schedule, "score", times=UniformTimes(stratified=False))
+    uniform = diffusion.loss(x0, generator=generator(6))
+
+    t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    expected = (schedule(t)[1] ** -2).mean()
+    for loss in (importance, uniform):
+        assert abs(loss.mean() - expected) < 5 * loss.std() / 4000**0.5
+    assert importance.std() < uniform.std() / 2
+
+
+def test_times_are_uniform_until_every_bin_is_full():
+    times = LossSecondMoment(3, 2)
+    for t, count in ((0.1, 1), (0.1, 2), (0.5, 3), (0.5, 4), (0.9, 5)):
+        times.reweigh(torch.tensor([t]), torch.tensor([10 * t + 1]))
+        assert times.count.sum() == count and (times.probabilities == 1 / 3).all()
+    times.reweigh(torch.tensor([0.9]), torch.tensor([1.0]))
+    assert times.probabilities[1] > times.probabilities[0]
+
+
+def test_the_history_is_the_last_losses_of_each_bin():
+    """Against a queue for each bin, with batches that put more into one than it holds."""
+    times, queues = LossSecondMoment(5, 3), [deque(maxlen=3) for _ in range(5)]
+    for seed in range(12):
+        t, losses = torch.rand(9, generator=generator(seed)) ** 2, draw(9, seed).abs()
+        times.reweigh(t, losses)
+        for k, loss in zip((t * 5).long().tolist(), losses.tolist(), strict=True):
+            queues[k].append(loss)
+    assert times.count.sum() == 12 * 9
+    for kept, queue in zip(times.losses, queues, strict=True):
+        assert sorted(kept.tolist()) == pytest.approx(sorted(queue), rel=1e-6)
+
+
+def test_nothing_is_read_from_the_device():
+    times = filled()
+    with Count() as calls:
+        t = times.draw(8, Cosine(), like=LIKE)
+        times.reweigh(t, t)
+    reads = ("_local_scalar_dense", "item", "nonzero", "unique", "masked_select", "is_nonzero")
+    assert calls.calls and not [n for n in calls.calls if any(read in n for read in reads)]
+
+
+def test_the_history_is_saved_with_the_diffusion():
+    diffusion = GaussianDiffusion(Zero(), times=filled())
+    other = GaussianDiffusion(Zero(), times=LossSecondMoment(4, 2, 0.1))
+    other.load_state_dict(diffusion.state_dict())
+    once, again = (d.loss(draw((6, 2)), generator=generator()) for d in (diffusion, other))
+    assert torch.equal(once, again)
+
+
+def test_in_eval_mode_times_are_uniform_and_nothing_is_remembered():
+    diffusion = GaussianDiffusion(Zero(), times=filled())
+    plain = GaussianDiffusion(Zero())
+    x0, before = draw((6, 2)), diffusion.state_dict()["times.losses"].clone()
+    trained = diffusion.loss(x0, generator=generator())
+    assert not torch.equal(diffusion.state_dict()["times.losses"], before)
+    diffusion.eval()
+    before = diffusion.state_dict()["times.losses"].clone()
+    loss = diffusion.loss(x0, generator=generator())
+    assert torch.allclose(loss, plain.loss(x0, generator=generator()))
+    assert not torch.allclose(loss, trained)
+    assert torch.equal(diffusion.state_dict()["times.losses"], before)
+
+
+def test_given_times_are_neither_weighed_nor_remembered():
+    diffusion, t = GaussianDiffusion(Zero(), times=filled()), torch.full((6,), 0.9).double()
+    x0, noise, before = draw((6, 2)), draw((6, 2), 1), diffusion.times.count.clone()
+    loss = diffusion.loss(x0, t, noise=noise)
+    assert torch.equal(loss, GaussianDiffusion(Zero()).loss(x0, t, noise=noise))
+    assert torch.equal(diffusion.times.count, before)
+
+
+def test_a_loss_that_overflowed_is_forgotten():
+    times = filled()
+    before = times.probabilities
+    times.reweigh(torch.tensor([0.1, 0.6]), torch.tensor([math.inf, math.nan]))
+    assert torch.equal(times.probabilities, before)
+    zero = filled(losses=(0.0, 0.0, 0.0, 0.0))  # a perfect model is drawn for uniformly
+    assert (zero.probabilities == 0.25).all()
+
+
+def test_errors_say_what_to_give():
+    with pytest.raises(ValueError, match="std is 0"):
+        LogNormal(std=0)
+    with pytest.raises(ValueError, match="std is -1"):
+        LogitNormal(std=-1)
+    with pytest.raises(ValueError, match="the minimum has to be the smaller"):
+        UniformLogSNR(3, 2)
+    with pytest.raises(ValueError, match="mixing 0"):
+        LossSecondMoment(mixing=0)

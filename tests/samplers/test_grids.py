@@ -1,0 +1,153 @@
+"""Where the times of a run lie: both ends, monotone, each by its formula, in every schedule."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from anydiff import (
+    DDIM,
+    VE,
+    Cosine,
+    Flow,
+    Karras,
+    KarrasGrid,
+    LogSNR,
+    Quadratic,
+    Uniform,
+    exact,
+    sample,
+)
+from anydiff import schedules as all_schedules
+from anydiff.samplers import plan
+from anydiff.schedules import Schedule, Tabulated, shifted, zero_terminal_snr
+from tests.helpers.spaces import draw
+
+
+def every_schedule_there_is():
+    """One of each kind: as it is built from nothing, and the tables and changed ones."""
+    found = [Tabulated.linear(), zero_terminal_snr(Tabulated.linear()), shifted(Cosine(), 0.5)]
+    for name in all_schedules.__all__:
+        kind = getattr(all_schedules, name)
+        if isinstance(kind, type) and issubclass(kind, Schedule) and not kind.__abstractmethods__:
+            try:
+                found.append(kind())
+            except TypeError:  # is made of a table or of another schedule
+                assert any(isinstance(schedule, kind) for schedule in found), name
+    return found
+
+
+SCHEDULES = every_schedule_there_is()
+GRIDS = [Uniform(), Quadratic(), LogSNR(), LogSNR(1.0, 5.0, -3.0), KarrasGrid(), KarrasGrid(1.0)]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+every_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
+
+
+@every_schedule
+@every_grid
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+def test_times_fall_from_one_to_the_data(schedule, grid, steps):
+    times = grid(schedule, steps)
+    assert times.shape == (steps + 1,) and times.dtype == torch.float64
+    assert times[0] == 1 and times[-1] == 0
+    # a schedule that keeps noise at t = 0 may be followed there, before the step onto the data
+    assert (times[:-1].diff() < 0).all() and times[-2] >= 0
+
+    intervals = plan(schedule, steps, grid)
+    levels = [at.t.noise_to_signal for at in intervals] + [intervals[-1].s.noise_to_signal]
+    assert all(a > b for a, b in itertools.pairwise(levels)) and levels[-1] == 0
+
+
+@every_schedule
+def test_one_step_goes_straight_to_the_data(schedule):
+    for grid in GRIDS:
+        assert grid(schedule, 1).tolist() == [1.0, 0.0]
+
+
+def test_uniform_and_quadratic_are_their_formulas():
+    k = torch.arange(9, dtype=torch.float64)
+    assert torch.allclose(Uniform()(Cosine(), 8), 1 - k / 8, atol=1e-15)
+    assert torch.allclose(Quadratic()(Cosine(), 8), (1 - k / 8) ** 2, atol=1e-15)
+    rows = 1000 * Uniform()(Tabulated.linear(), 1000)
+    assert torch.allclose(rows, torch.arange(1000, -1, -1).double(), atol=1e-9)
+
+
+@every_schedule
+@pytest.mark.parametrize("power", [0.5, 0.8, 1.0])
+def test_log_snr_is_its_formula(schedule, power):
+    """lambda_k = lambda_T + (lambda_max - lambda_T) (k / (n - 1))^p, within what the schedule has."""
+    noisy, clean = schedule.logsnr(torch.tensor([1.0, 0.0]).double()).tolist()
+    low, high = max(-6.0, noisy), min(9.0, clean)
+    times = LogSNR(power, logsnr_max=9.0, logsnr_min=-6.0)(schedule, 12)
+    k = torch.arange(12, dtype=torch.float64)
+    expected = low + (high - low) * (k / 11) ** power
+    assert torch.allclose(schedule.logsnr(times[1:-1]), expected[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+@pytest.mark.parametrize("schedule", [Karras(), VE(0.002, 80.0), Karras(rho=3.0)], ids=str)
+def test_karras_grid_is_equation_5(schedule, rho):
+    """sigma_i = (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, then 0."""
+    n = 18
+    i = torch.arange(n, dtype=torch.float64)
+    first, last = 80.0 ** (1 / rho), 0.002 ** (1 / rho)
+    expected = (first + i / (n - 1) * (last - first)) ** rho
+    sigmas = [at.t.sigma for at in plan(schedule, n, KarrasGrid(rho))]
+    # ten decimal digits of float64's sixteen are left by the powers and the inverse of the schedule
+    assert torch.allclose(torch.tensor(sigmas, dtype=torch.float64), expected, rtol=1e-10, atol=0)
+
+
+@every_schedule
+def test_karras_grid_is_even_in_its_power_of_noise_to_signal(schedule):
+    times = KarrasGrid(7.0, 0.05, 5.0)(schedule, 10)
+    alpha, sigma = schedule(times[1:-1])
+    roots = (sigma / alpha) ** (1 / 7)
+    expected = torch.linspace(5.0 ** (1 / 7), 0.05 ** (1 / 7), 10, dtype=torch.float64)
+    assert torch.allclose(roots, expected[1:], rtol=1e-8)
+
+
+def test_a_grid_stops_where_its_schedule_does():
+    ve = VE(0.05, 20.0)  # a log-SNR from -6 to 6
+    for grid in (LogSNR(), KarrasGrid()):
+        times = grid(ve, 10)
+        assert times[-2] == pytest.approx(0, abs=1e-12) and times[-1] == 0
+        at = plan(ve, 10, grid)[-1]
+        assert at.t.sigma == pytest.approx(0.05) and at.s.sigma == 0
+
+
+def test_a_run_ends_right_where_the_schedule_keeps_noise():
+    """The last step then starts at t = 0 and sigma_min, as in EDM; the network is asked there."""
+    diffusion = exact.gaussian(Karras(), "karras", std=0.5)
+    seen = []
+    x_T = 80 * draw((50, 2))
+    x = sample(diffusion.predictor(), x_T, DDIM(), 400, grid=KarrasGrid(), callback=seen.append)
+    assert seen[-1].t == pytest.approx(0, abs=1e-12) and seen[-1].s == 0
+    truth = diffusion.denoiser.flow(x_T, 1.0, 0.0)
+    # first order: a step of the root is 1 / 400 of its range, sigma changes by 7 of those
+    assert (x / truth - 1).abs().max() < 7 * math.log(80 / 0.002) / 400
+
+
+def test_pure_noise_is_left_in_one_step():
+    """From alpha = 0 the grid's first step leads into its range."""
+    times = LogSNR(1.0, logsnr_min=-4.0)(Flow(), 9)
+    assert times[0] == 1 and Flow().logsnr(times[1:2]).item() == pytest.approx(-4 + 16 / 8)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: LogSNR(power=0.0), "power is 0.0"),
+        (lambda: LogSNR(logsnr_max=-10.0), "the smaller log-SNR first"),
+        (lambda: LogSNR(float("nan")), "power is nan"),
+        (lambda: KarrasGrid(rho=0.0), "a positive rho"),
+        (lambda: KarrasGrid(sigma_min=0.0), "0 < sigma_min < sigma_max"),
+        (lambda: KarrasGrid(sigma_min=3.0, sigma_max=2.0), "0 < sigma_min < sigma_max"),
+        (lambda: LogSNR(logsnr_min=16.0, logsnr_max=20.0)(Cosine(), 5), "widen the grid"),
+        (lambda: KarrasGrid(sigma_min=30.0)(VE(0.01, 20.0), 5), "widen the grid"),
+        (lambda: plan(Cosine(), 0, LogSNR()), "steps is 0; take at least 1"),
+    ],
+)
+def test_errors_name_the_value_and_the_way_out(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,114 @@
+"""Muon's matrix step is orthogonal, its other step is Adam's, and it descends."""
+
+import copy
+
+import torch
+from torch import nn
+
+from anydiff.training.muon import Muon, orthogonalize
+from tests.helpers.spaces import draw
+
+
+def test_orthogonalize_keeps_the_singular_vectors_and_evens_out_the_values():
+    for shape in [(40, 64), (64, 40), (3, 32, 32)]:
+        m = draw(shape)
+        U, S, Vh = torch.linalg.svd(m, full_matrices=False)
+        values = U.mT @ orthogonalize(m) @ Vh.mT
+        diagonal = values.diagonal(dim1=-2, dim2=-1)
+        assert torch.allclose(values, torch.diag_embed(diagonal), atol=1e-10)
+        assert diagonal[0.1 * S.amax() < S].min() > 0.6 and diagonal.max() < 1.3
+
+
+def test_a_matrix_steps_by_the_same_amount_whatever_its_gradient():
+    steps = []
+    for scale in (1e-2, 1.0, 1e4):
+        p = nn.Parameter(torch.zeros(48, 96, dtype=torch.float64))
+        p.grad = scale * draw((48, 96))
+        Muon([p], lr=0.1).step()
+        steps.append(p.detach())
+    assert torch.allclose(steps[0], steps[1], atol=1e-5)
+    assert torch.allclose(steps[1], steps[2], atol=1e-5)
+    # singular values near 1, 48 of them: the norm is near sqrt(48), the root mean square 0.2 lr
+    assert 0.7 < steps[1].square().mean().sqrt() / (0.2 * 0.1) < 1.2
+
+
+def test_the_others_step_as_torch_s_adam_does():
+    ours, theirs = (nn.Parameter(draw((7, 5))) for _ in range(2))
+    muon = Muon([ours], adam_lr=0.01, betas=(0.9, 0.98))
+    adam = torch.optim.Adam([theirs], 0.01, betas=(0.9, 0.98))
+    for k in range(5):
+        ours.grad, theirs.grad = draw((7, 5), k), draw((7, 5), k)
+        muon.step()
+        adam.step()
+    assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+def test_a_parameter_that_joins_late_steps_as_if_alone():
+    early, late, alone = (nn.Parameter(torch.zeros(3).double()) for _ in range(3))
+    both, single = Muon([late, early], adam_lr=0.01), Muon([alone], adam_lr=0.01)
+    early.grad = draw((3,))
+    for _ in range(50):
+        both.step()
+    late.grad, alone.grad = draw((3,), 1), draw((3,), 1)
+    both.step()
+    single.step()
+    assert torch.allclose(late, alone, rtol=1e-12)
+
+
+def test_it_descends_and_its_state_round_trips():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 32)).double()
+    x, y = draw((256, 32)), draw((256, 32), 1) * 0.1
+    optimizer = Muon(net.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+    again = Muon(net.parameters(), lr=0.02)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer.step()
+    after = [p.detach().clone() for p in net.parameters()]
+    for p, b in zip(net.parameters(), before, strict=True):
+        p.data.copy_(b)
+    again.step()
+    for p, a in zip(net.parameters(), after, strict=True):
+        assert torch.equal(p, a)
+
+
+def test_the_steps_are_those_of_the_quintic_one_by_one():
+    for shape in [(40, 300), (300, 40), (2, 16, 16)]:
+        m = draw(shape)
+        x = m / m.norm(dim=(-2, -1), keepdim=True)
+        for _ in range(5):
+            gram = x @ x.mT
+            x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+        torch.testing.assert_close(orthogonalize(m), x, rtol=0, atol=1e-6)
+    m = draw((8, 20))
+    assert torch.allclose(orthogonalize(m, 0), m / m.norm())
+
+
+def test_a_kernel_steps_as_the_matrix_of_its_rows():
+    kernel, matrix = nn.Parameter(draw((40, 8, 3, 3))), nn.Parameter(draw((40, 8, 3, 3)).flatten(1))
+    kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+    few = nn.Parameter(draw((3, 40, 3, 3)))  # few rows: Adam's
+    kernel.grad, few.grad = draw((40, 8, 3, 3), 1), draw((3, 40, 3, 3), 1)
+    matrix.grad = kernel.grad.flatten(1)
+    before = few.detach().clone()
+    muon = Muon([kernel, matrix, few], lr=0.1, adam_lr=0.01)
+    muon.step()
+    assert torch.allclose(kernel.flatten(1), matrix, atol=1e-12)
+    assert torch.allclose((few - before).abs(), torch.tensor(0.01, dtype=few.dtype), rtol=1e-4)
+
+
+def test_half_precision_is_iterated_in_more():
+    low = draw((64, 4)) @ draw((4, 64), 1)  # its Gram matrix has eigenvalues that are next to 0
+    for dtype in (torch.float16, torch.bfloat16):
+        found = orthogonalize((low / low.norm()).to(dtype))
+        assert found.dtype == dtype
+        assert torch.linalg.svdvals(found.float()).max() < 1.3
