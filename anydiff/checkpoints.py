@@ -11,36 +11,37 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
+import warnings
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from anydiff import schedules
+from anydiff import likelihood, losses, schedules
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.predictions import PREDICTIONS, Preconditioned, PredictionType
+from anydiff.files import PathLike, whole
+from anydiff.losses import SquaredError, Times, Weighting
+from anydiff.predictions import TARGETS, Preconditioned, Target, wrapped
 from anydiff.schedules import Schedule
 
 __all__ = ["load", "save"]
 
-FORMAT = 2  # 1 had the prediction's name alone
+T = TypeVar("T")
+
+FORMAT = 3  # 2 had no objective, 1 the prediction's name alone
+OBJECTIVE = {"weighting": Weighting, "times": Times, "error": SquaredError}
 
 
 def save(
-    path: str | os.PathLike[str],
-    diffusion: GaussianDiffusion,
-    extra: Mapping[str, Any] | None = None,
+    path: PathLike, diffusion: GaussianDiffusion, extra: Mapping[str, Any] | None = None
 ) -> None:
     """Write a diffusion to a file, whole or not at all.
 
-    The weighting of the loss is not kept: it has done its work.
-
     Arguments:
         path: The file, by custom ``*.safetensors``. One that exists is replaced in one step.
+        diffusion: The model, with what it is trained by: a loaded one trains on as it was trained.
         extra: What else to keep: tensors, and values that JSON can hold.
 
     Raises:
@@ -49,36 +50,37 @@ def save(
     from safetensors.torch import save as to_bytes
 
     denoiser, extra = diffusion.denoiser, dict(extra or {})
+    while (inner := wrapped(denoiser)) is not None:
+        denoiser = inner
     if not hasattr(denoiser, "config"):
         raise ValueError(
             f"{type(denoiser).__name__} has no attribute `config`; set it to the JSON-able arguments "
             "of its constructor, so that the network can be built again."
         )
     tensors = {f"extra.{k}": v for k, v in extra.items() if isinstance(v, Tensor)}
-    for part, module in (("denoiser", denoiser), ("schedule", diffusion.schedule)):
+    parts = {"denoiser": denoiser} | {k: getattr(diffusion, k) for k in ("schedule", *OBJECTIVE)}
+    for part, module in parts.items():
         if isinstance(module, nn.Module):
             tensors |= {f"{part}.{k}": v for k, v in module.state_dict().items()}
+    objective = {name: _describe(getattr(diffusion, name)) for name in OBJECTIVE}
     config = {
         "format": FORMAT,
         "denoiser": {"name": type(denoiser).__name__, "config": denoiser.config},
-        "schedule": _describe_schedule(diffusion.schedule),
-        "prediction": _describe_prediction(diffusion.predicts),
+        "schedule": _describe(diffusion.schedule),
+        "prediction": _describe_target(diffusion.target),
+        "objective": objective | {"drop": diffusion.drop, "augment": diffusion.augment},
         "extra": {k: v for k, v in extra.items() if not isinstance(v, Tensor)},
     }
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    partial.write_bytes(to_bytes(tensors, metadata={"anydiff": json.dumps(config)}))
-    os.replace(partial, path)
+    with whole(path) as partial:
+        Path(partial).write_bytes(to_bytes(tensors, metadata={"anydiff": json.dumps(config)}))
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: PathLike,
     denoiser: nn.Module | None = None,
     schedule: Schedule | None = None,
-    prediction: str | PredictionType | None = None,
+    prediction: str | Target | None = None,
 ) -> tuple[GaussianDiffusion, dict[str, Any]]:
     """Read a diffusion, in eval mode on the CPU, and what was kept beside it.
 
@@ -87,12 +89,13 @@ def load(
         denoiser: The network to fill, for one of your own. One of `anydiff.denoisers` is built from
             the file's config.
         schedule: The schedule, for one of your own; filled too if it is a module.
-        prediction: The prediction type, for one of your own.
+        prediction: The target, for one of your own.
 
     Returns:
         The diffusion and the dict `extra`.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file is not such a file, is damaged, or its weights are of another shape.
     """
     from safetensors import SafetensorError, safe_open
@@ -121,78 +124,92 @@ def load(
     network = _build_denoiser(path, config["denoiser"]) if denoiser is None else denoiser
     _fill(path, network, _part(tensors, "denoiser"))
     if schedule is None:
-        schedule = _build_schedule(path, config["schedule"])
-    if isinstance(schedule, nn.Module):
-        _fill(path, schedule, _part(tensors, "schedule"))
+        schedule = _build(config["schedule"], Schedule)
+        if schedule is None:
+            raise ValueError(
+                f"{path} uses the schedule {config['schedule']['name']!r}, which is not one of "
+                "anydiff.schedules; pass it as load(path, schedule=...)."
+            )
     if prediction is None:
-        prediction = _build_prediction(path, config["prediction"])
+        prediction = _build_target(path, config["prediction"])
+    objective = config.get("objective", {})
+    built = {k: _build(objective[k], base) for k, base in OBJECTIVE.items() if k in objective}
+    if lost := [k for k, v in built.items() if v is None]:
+        names = " and ".join(f"the {k} {objective[k]['name']!r}" for k in lost)
+        warnings.warn(
+            f"{path} was trained with {names}, which no file can keep; samples are the same, but set "
+            f"{', '.join(f'diffusion.{k}' for k in lost)} before you train on.",
+            stacklevel=2,
+        )
+    kept = {k: v for k, v in built.items() if v is not None}
+    shares = {k: objective.get(k) for k in ("drop", "augment")}
 
-    diffusion = GaussianDiffusion(network, schedule, prediction)
+    diffusion = GaussianDiffusion(network, schedule, prediction, **kept, **shares)
+    for part in ("schedule", *kept):
+        if isinstance(module := getattr(diffusion, part), nn.Module):
+            _fill(path, module, _part(tensors, part))
     extra = config["extra"] | _part(tensors, "extra")
     return diffusion.eval(), extra
 
 
-def _describe_schedule(schedule: Schedule) -> dict[str, Any]:
-    name = type(schedule).__name__
-    if _schedule_class(name) is not type(schedule):
-        return {"name": name, "config": None}  # load asks for it
-    if isinstance(schedule, nn.Module):
-        return {"name": name, "config": schedule.config}
-    values = {f.name: getattr(schedule, f.name) for f in fields(schedule)}  # type: ignore[arg-type]
-    for key, value in values.items():
-        if isinstance(value, Schedule):
-            values[key] = _describe_schedule(value)
-        elif isinstance(value, Tensor):
-            values[key] = value.tolist()
-    return {"name": name, "config": values}
+def _describe(value: Any) -> Any:
+    """The name and the arguments of one of the library's objects, or a value that JSON can hold."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str | list | tuple):
+        return value
+    kind = type(value)
+    if _known().get(kind.__name__) is not kind:  # one of the user's own
+        return {"name": getattr(value, "__name__", kind.__name__), "config": None}
+    config = getattr(value, "config", None)
+    if config is None:
+        names = inspect.signature(kind).parameters
+        config = {name: _describe(getattr(value, name)) for name in names}
+    return {"name": kind.__name__, "config": config}
 
 
-def _build_schedule(path: str | os.PathLike[str], entry: dict[str, Any]) -> Schedule:
-    known = _schedule_class(entry["name"])
-    if known is None or entry["config"] is None:
-        raise ValueError(
-            f"{path} uses the schedule {entry['name']!r}, which is not one of "
-            "anydiff.schedules; pass it as load(path, schedule=...)."
-        )
-    values = {
-        k: _build_schedule(path, v) if isinstance(v, dict) else v
-        for k, v in entry["config"].items()
-    }
+def _build(entry: Any, base: type[T]) -> T | None:
+    """The object of a description; None if a part of it is not the library's."""
+    known = _known().get(entry["name"])
+    if known is None or entry["config"] is None or not issubclass(known, base):
+        return None
+    values = {}
+    for name, value in entry["config"].items():
+        values[name] = _build(value, object) if isinstance(value, dict) else value
+        if isinstance(value, dict) and values[name] is None:
+            return None
     return known(**values)
 
 
-def _schedule_class(name: str) -> type[Schedule] | None:
-    """The schedule of this library that has the name, if one has."""
-    known = getattr(schedules, name) if name in schedules.__all__ else None
-    if isinstance(known, type) and issubclass(known, Schedule) and not inspect.isabstract(known):
-        return known
-    return None
+def _known() -> dict[str, type[Any]]:
+    """The classes that a file may name."""
+    rooms = (schedules, losses, likelihood)
+    found = {name: getattr(room, name) for room in rooms for name in room.__all__}
+    return {k: v for k, v in found.items() if isinstance(v, type) and not inspect.isabstract(v)}
 
 
-def _describe_prediction(prediction: PredictionType) -> dict[str, Any]:
+def _describe_target(target: Target) -> dict[str, Any]:
     config: dict[str, Any] | None = None  # then load asks for it
-    if prediction == PREDICTIONS.get(prediction.name):
+    if target == TARGETS.get(target.name):
         config = {}
-    elif type(prediction) is Preconditioned:
-        config = {"sigma_data": prediction.sigma_data}
-    return {"name": prediction.name, "config": config}
+    elif type(target) is Preconditioned:
+        config = {"sigma_data": target.sigma_data}
+    return {"name": target.name, "config": config}
 
 
-def _build_prediction(
-    path: str | os.PathLike[str], entry: dict[str, Any] | str
-) -> str | PredictionType:
+def _build_target(path: PathLike, entry: dict[str, Any] | str) -> str | Target:
     if isinstance(entry, str):  # format 1
         entry = {"name": entry, "config": {}}
     name, config = entry["name"], entry["config"]
-    if name not in PREDICTIONS or config is None or (config and name != "karras"):
+    if name not in TARGETS or config is None or (config and name != "karras"):
         raise ValueError(
-            f"{path} has the prediction type {name!r}, which is not one of "
-            f"{', '.join(PREDICTIONS)}; pass it as load(path, prediction=...)."
+            f"{path} has the prediction {name!r}, which is not one of "
+            f"{', '.join(TARGETS)}; pass it as load(path, prediction=...)."
         )
     return Preconditioned(sigma_data=config["sigma_data"]) if config else name
 
 
-def _build_denoiser(path: str | os.PathLike[str], entry: dict[str, Any]) -> nn.Module:
+def _build_denoiser(path: PathLike, entry: dict[str, Any]) -> nn.Module:
     from anydiff import denoisers
 
     if entry["name"] not in denoisers.__all__:
@@ -209,7 +226,7 @@ def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _fill(path: str | os.PathLike[str], module: nn.Module, weights: dict[str, Tensor]) -> None:
+def _fill(path: PathLike, module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights that have the shapes of the module's own, which takes on their dtype."""
     own = module.state_dict()
     for name in own | weights:

@@ -3,52 +3,49 @@ r"""Gaussian diffusion over any data: noising, loss and sampling around one deno
 .. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad y = a\, x_0 + b\, \epsilon, \qquad
     L = \frac{w_t}{\dim} \lVert y - \hat y \rVert^2
 
-The schedule gives alpha and sigma, the prediction type a and b, the space the noise, the norm and
-the dimension, the denoiser :math:`\hat y`. Nothing here knows what the data are.
+The schedule gives alpha and sigma, the target a and b, the space the noise, the norm and the dimension,
+the denoiser :math:`\hat y`. Nothing here knows what the data are.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anydiff.losses import conditions as conditioning
+from anydiff.losses import conditions
+from anydiff.losses.errors import SquaredError
 from anydiff.losses.times import Times, as_times
-from anydiff.losses.weightings import LearnedUncertainty, Weighting, weighted
-from anydiff.predictions import Network, Prediction, PredictionType, Predictor, prediction_type
-from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, Steps, sample
-from anydiff.schedules import Cosine, Level, Schedule
-from anydiff.spaces import Dense, Generators, Space, supports
+from anydiff.losses.weightings import Weighting, as_weighting
+from anydiff.predictions import Network, Predictor, Target, as_target, takes_space
+from anydiff.samplers import Callback, DPMSolver, Grid, Sampler, Steps, sample
+from anydiff.schedules import Cosine, Schedule
+from anydiff.spaces import DENSE, Random, Seed, Space
 
-if TYPE_CHECKING:
-    from anydiff.losses.hybrid import Hybrid
-
-__all__ = ["GaussianDiffusion", "Together"]
+__all__ = ["GaussianDiffusion"]
 
 
 class GaussianDiffusion(nn.Module):
     """A diffusion model: a denoiser, a schedule and what the one predicts under the other.
 
     Arguments:
-        denoiser: Any module with ``forward(x_t, t, **cond)``, t being (B,) in [0, 1]. If its forward
-            has a parameter ``space``, it is given the batch's space.
+        denoiser: Any module with ``forward(x_t, t, **cond)``, t being (B,) in [0, 1], that answers with a
+            tensor shaped like x_t, or with a pair of such, the prediction and a learned variance. If
+            its forward has a parameter ``space``, it is given the batch's space.
         schedule: t -> (alpha, sigma).
         prediction: What the denoiser's output is: ``"eps"``, ``"x0"``, ``"v"``, ``"score"``,
-            ``"velocity"`` or ``"karras"``, EDM's network; or a
-            :class:`~anydiff.predictions.PredictionType`.
-        weighting: How much a level counts: a :class:`~anydiff.losses.weightings.Weighting`, which means the
-            same whatever is predicted, as ``MinSNR()``; or a function of the log-SNR, (B,) -> (B,), that
+            ``"velocity"`` or ``"karras"``, the network of Karras et al.; or a
+            :class:`~anydiff.predictions.Target`.
+        weighting: How much a level counts: a :class:`~anydiff.losses.Weighting`, which means the same
+            whatever is predicted, as ``MinSNR()``; or a function of the log-SNR, (B,) -> (B,), that
             multiplies the error of the denoiser's own output. None counts that error as it is.
-        times: Where training looks: a density, :class:`~anydiff.losses.times.Times`, as ``LogNormal()``; or
+        times: Where training looks: a density, :class:`~anydiff.losses.Times`, as ``LogNormal()``; or
             a rising map of [0, 1] onto itself that turns uniform draws into times, (B,) -> (B,), as
             ``lambda u: u**1.5``, which looks more at little noise. None is uniform.
-        hybrid: What trains a learned variance beside the prediction, :class:`~anydiff.likelihood.Hybrid`;
-            the denoiser then has twice the channels. Times are rounded up to a row of its chain.
+        error: What an item's loss is made of: the squared error, or :class:`~anydiff.losses.Hybrid`,
+            which trains a learned variance too.
         drop: The share of items that go without a condition in training, each condition by itself: one
             share for all, or one for each by name, as ``{"label": 0.1}``. It is what classifier-free
             guidance needs; see :mod:`anydiff.losses.conditions` for what the denoiser sees.
@@ -56,7 +53,8 @@ class GaussianDiffusion(nn.Module):
             The denoiser is told the time as ``coarse_t``.
 
     Raises:
-        ValueError: If the prediction says nothing of x0 where the schedule ends, or a share is none.
+        ValueError: If the prediction does not determine x0 where the schedule ends, or if a share
+            lies outside [0, 1].
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239
@@ -66,57 +64,33 @@ class GaussianDiffusion(nn.Module):
     def __init__(
         self,
         denoiser: nn.Module,
-        schedule: Schedule = Cosine(),  # noqa: B008  (frozen)
-        prediction: str | PredictionType = "eps",
-        weighting: Weighting | LearnedUncertainty | Callable[[Tensor], Tensor] | None = None,
+        schedule: Schedule = Cosine(),
+        prediction: str | Target = "eps",
+        weighting: Weighting | Callable[[Tensor], Tensor] | None = None,
         times: Times | Callable[[Tensor], Tensor] | None = None,
-        hybrid: Hybrid | None = None,
+        error: SquaredError = SquaredError(),
         drop: float | Mapping[str, float] | None = None,
         augment: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.schedule = schedule
-        self.prediction = prediction if isinstance(prediction, str) else prediction.name
-        self.weighting = weighting
+        self.target = as_target(prediction, schedule)
+        self.weighting = as_weighting(weighting)
         self.times = as_times(times)
-        self.hybrid = hybrid
-        self.drop = conditioning.shares(drop, "drop")
-        conditioning.shares(augment, "augment")
-        self.augment = augment
-        self.predicts = prediction_type(prediction, schedule)
-        self._takes_space = "space" in inspect.signature(denoiser.forward).parameters
-
-    def denoise(
-        self, x_t: Tensor, t: Tensor, space: Space, **cond: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """The denoiser's output, projected onto the space, shaped like x_t, and what it says besides.
-
-        A learned variance is the second of a tuple. An output of twice as many channels (or columns) as
-        x_t is in two halves, the same.
-        """
-        if self._takes_space:
-            cond["space"] = space
-        y = self.denoiser(x_t, t, **cond)
-        y, extra = y if isinstance(y, tuple) else (y, None)
-        if y.shape != x_t.shape:
-            axis = next((k for k in range(y.ndim) if y.shape[k] == 2 * x_t.shape[k]), None)
-            if y.ndim != x_t.ndim or axis is None:
-                raise ValueError(
-                    f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; it has to give "
-                    "the same shape, or twice the channels for a learned variance."
-                )
-            y, extra = y.chunk(2, axis)
-        return space.project(y), extra
+        self.error = error
+        self.drop = conditions.shares(drop, "drop")
+        self.augment = conditions.shares(augment, "augment")
+        self._takes_space = takes_space(denoiser)
 
     def loss(
         self,
         x0: Tensor,
         t: Tensor | None = None,
         *,
-        space: Space = Dense(),  # noqa: B008
+        space: Space = DENSE,
         noise: Tensor | None = None,
-        generator: Generators = None,
+        generator: Random = None,
         **cond: Any,
     ) -> Tensor:
         """The weighted squared error of each item, divided by the item's dimension, (B,).
@@ -124,137 +98,89 @@ class GaussianDiffusion(nn.Module):
         Arguments:
             x0: Data; the part outside the space is dropped.
             t: Times in [0, 1], (B,). Drawn from the density `times` if None.
+            space: The batch's space.
             noise: The eps to use, in the space. Drawn if None.
-            generator: Where noise and times come from; one per item asks for `t` too.
+            generator: Where noise and times come from; one per item needs `t` too.
             cond: Conditions, passed on to the denoiser; in training mode some are dropped, or get
                 noise, as `drop` and `augment` say.
+
+        Raises:
+            ValueError: If there is one generator per item and no t, or if the denoiser's output has
+                another shape than x0.
         """
-        dim, drawn = space.dim(x0), t is None
+        drawn = t is None
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
                 raise ValueError(
                     "one generator per item draws the noise; give the times t as well."
                 )
-            t = self.times.draw(len(dim), self.schedule, like=x0, generator=generator)
+            t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
 
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise
         if self.training:
             # first, so that no condition that is there goes without its time
-            cond = conditioning.drop(cond, self.drop, x0, space, generator)
-            cond = conditioning.augment(cond, self.augment, self.schedule, x0, space, generator)
-        at = self.schedule.at(t if self.hybrid is None else self.hybrid.rows(t))
+            cond = conditions.drop(cond, self.drop, x0, space, generator)
+            cond = conditions.augment(cond, self.augment, self.schedule, x0, space, generator)
+        at = self.schedule.at(self.error.times(t))
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 
-        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
-        error = squares / dim.clamp(min=1)  # an item of no dimension has no error, not 0 / 0
-        loss = weighted(error, self.weighting, at, self.predicts)
-        if self.hybrid is not None:
-            loss = loss + self.hybrid.loss(p, x0, eps, at, space)
+        def weigh(error: Tensor) -> Tensor:
+            return self.weighting.weigh(error, at, self.target)
+
+        loss = self.error.loss(p, x0, eps, at, space, weigh)
         return self.times.reweigh(t, loss) if drawn else loss
 
-    def predictor(self, space: Space = Dense(), **cond: Any) -> Predictor:  # noqa: B008
-        """The denoiser bound to a batch's space and conditions."""
+    def predictor(self, space: Space = DENSE, **cond: Any) -> Predictor:
+        """The denoiser bound to a batch's space and conditions.
 
-        def copies(n: int) -> Predictor:
-            return self.predictor(space.copies(n), **conditioning.join([cond] * n))  # type: ignore[attr-defined]
+        Arguments:
+            space: The batch's space.
+            cond: Conditions, passed on to the denoiser by their names.
 
-        return Predictor(
-            Bound(self, space, cond),
-            self.schedule,
-            space,
-            (self,),
-            copies if supports(space, "copies") and conditioning.joinable(cond) else None,
-        )
+        Raises:
+            ValueError: If the space has a structure and the denoiser does not take it.
+        """
+
+        def copies(n: int) -> Predictor | None:
+            several = space.copies(n) if conditions.joinable(cond) else None
+            if several is None:
+                return None
+            return self.predictor(several, **conditions.join([cond] * n))
+
+        answer = Network(self.denoiser, self.target, space, cond, self._takes_space)
+        return Predictor(answer, self.schedule, space, (self,), copies)
 
     @torch.no_grad()
     def sample(
         self,
         shape: Sequence[int],
         *,
-        space: Space = Dense(),  # noqa: B008
-        sampler: Sampler = DPMSolver(),  # noqa: B008
-        steps: Steps = 50,
+        space: Space = DENSE,
+        cond: Mapping[str, Any] | None = None,
+        sampler: Sampler = DPMSolver(),
+        steps: Steps | None = None,
         grid: Grid | None = None,
         seed: Seed = None,
+        callback: Callback | None = None,
         progress: bool = False,
-        callback: Callable[[Progress], None] | None = None,
-        **cond: Any,
     ) -> Tensor:
         """Draw data.
 
         Arguments:
             shape: The shape of what is drawn, batch included: (B, \\*) or, in a ragged space, (N, F).
+            space: The batch's space.
+            cond: Conditions by name, passed on to the denoiser.
             seed: An int makes the draw repeatable; a list with one per item makes each item's draw
                 independent of the batch it is in.
-            steps, sampler, grid, progress, callback: See :func:`anydiff.sample`.
-            cond: Conditions, passed on to the denoiser.
+            sampler, steps, grid, callback, progress: See :func:`anydiff.sample`.
+
+        Raises:
+            ValueError: As :func:`anydiff.sample`.
         """
-        predictor = self.predictor(space, **cond)
+        predictor = self.predictor(space, **(cond or {}))
         return sample(
             predictor, shape, sampler, steps,
             grid=grid, seed=seed, callback=callback, progress=progress,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Bound:
-    """The answer of a diffusion whose denoiser is bound to a batch's space and conditions."""
-
-    diffusion: GaussianDiffusion
-    space: Space
-    cond: Mapping[str, Any]
-
-    def __call__(self, x_t: Tensor, at: Level) -> Prediction:
-        return self.network(x_t, at)
-
-    @property
-    def network(self) -> Network:
-        def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            return self.diffusion.denoise(x_t, t, self.space, **self.cond)
-
-        return Network(denoise, self.diffusion.predicts, self.space)
-
-
-class Together:
-    """Several predictors of one diffusion and one space, asked in one call of the denoiser.
-
-    It sees the batch as many times as there are predictors, each time with other conditions; one that a
-    predictor lacks is absent, see :mod:`anydiff.losses.conditions`.
-
-    Raises:
-        ValueError: If they are no such predictors.
-    """
-
-    def __init__(self, *predictors: Predictor) -> None:
-        answers = [getattr(p, "answer", None) for p in predictors]
-        bound = [a for a in answers if isinstance(a, Bound)]
-        if (
-            len(bound) < len(predictors)
-            or any(b.diffusion is not bound[0].diffusion for b in bound)
-            or any(b.space is not bound[0].space and b.space != bound[0].space for b in bound)
-            or not supports(bound[0].space, "copies")
-        ):
-            raise ValueError(
-                "one call needs predictors of one diffusion, as `diffusion.predictor(space, ...)` gives "
-                "them, in one space that knows its copies; ask them one after the other with "
-                "batched=False."
-            )
-        space: Any = bound[0].space  # typed loosely: copies are optional
-        self.single, self.num, self.space = bound[0].network, len(bound), space
-        cond = conditioning.join([b.cond for b in bound])
-        self.joint = Bound(bound[0].diffusion, space.copies(self.num), cond)
-
-    def __call__(self, x_t: Tensor, at: Level) -> list[Prediction]:
-        """What each of them says."""
-        levels = at
-        if isinstance(at.t, Tensor):
-            levels = at.schedule.at(at.t.repeat(self.num))
-        p = self.joint(self.space.join([x_t] * self.num), levels)
-        coefficients = self.single.coefficients(x_t, at)
-        ys = self.space.separate(p.y, self.num)
-        extras: list[Tensor | None] = [None] * self.num
-        if p.extra is not None:
-            extras = self.space.separate(p.extra, self.num)
-        return [Prediction(x_t, y, *coefficients, e) for y, e in zip(ys, extras, strict=True)]

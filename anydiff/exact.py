@@ -20,9 +20,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.predictions import PredictionType, prediction_type
+from anydiff.predictions import Target, as_target
 from anydiff.schedules import Schedule
-from anydiff.spaces import Dense, Space
+from anydiff.spaces import DENSE, Dense, Space
 
 __all__ = ["Gaussian", "GaussianMixture", "gaussian", "mixture"]
 
@@ -30,24 +30,20 @@ __all__ = ["Gaussian", "GaussianMixture", "gaussian", "mixture"]
 class _Exact(nn.Module):
     """What both have in common: from x0 and eps to the output that a network would be trained for."""
 
-    def __init__(self, schedule: Schedule, prediction: str | PredictionType) -> None:
+    def __init__(self, schedule: Schedule, prediction: str | Target) -> None:
         super().__init__()
-        self.schedule, self.predicts = schedule, prediction_type(prediction, schedule)
+        self.schedule, self.target = schedule, as_target(prediction, schedule)
         # sampling takes its dtype and device from a parameter
         self.like = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
 
     def posterior(
-        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space, **cond: Tensor
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
     ) -> tuple[Tensor, Tensor]:
         """E[x0 | x_t] and E[eps | x_t], both shaped like x_t; alpha and sigma are (B,)."""
         raise NotImplementedError
 
     def log_prob(
-        self,
-        x: Tensor,
-        t: Tensor | float | None = None,
-        *,
-        space: Space = Dense(),  # noqa: B008
+        self, x: Tensor, t: Tensor | float | None = None, *, space: Space = DENSE
     ) -> Tensor:
         """The log-density in the space, in nats, (B,).
 
@@ -59,23 +55,22 @@ class _Exact(nn.Module):
         raise NotImplementedError
 
     def draw(
-        self,
-        shape: tuple[int, ...],
-        *,
-        space: Space = Dense(),  # noqa: B008
-        generator: Generator | None = None,
+        self, shape: tuple[int, ...], *, space: Space = DENSE, generator: Generator | None = None
     ) -> Tensor:
         """Data, of the shape given, batch included."""
         raise NotImplementedError
 
-    def forward(self, x_t: Tensor, t: Tensor, space: Space = Dense(), **cond: Tensor) -> Tensor:  # noqa: B008
-        """What a network of the prediction type should say, shaped like x_t."""
+    def forward(self, x_t: Tensor, t: Tensor, space: Space = DENSE) -> Tensor:
+        """What a network trained for the target should answer, shaped like x_t."""
+        return self._output(x_t, t, space)
+
+    def _output(self, x_t: Tensor, t: Tensor, space: Space, **known: Tensor) -> Tensor:
         at = self.schedule.at(t.double())
         # the data's own score is finite, and written as -eps / sigma
         at = replace(at, sigma=at.sigma.clamp(min=1e-100))
-        x = x_t.double() / space.expand(self.predicts.input_scale(at), x_t)
-        x0, eps = self.posterior(x, at.alpha, at.sigma, space, **cond)
-        a, b = (space.expand(c, x_t) for c in self.predicts.coefficients(at))
+        x = x_t.double() / space.expand(self.target.input_scale(at), x_t)
+        x0, eps = self.posterior(x, at.alpha, at.sigma, space, **known)
+        a, b = (space.expand(c, x_t) for c in self.target.coefficients(at))
         return (a * x0 + b * eps).to(x_t.dtype)
 
     def _levels(self, t: Tensor | float | None, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +93,7 @@ class Gaussian(_Exact):
         covariance: (D, D), of dense items of D entries; replaces std.
 
     Raises:
-        ValueError: If the covariance is none.
+        ValueError: If the covariance is not symmetric positive semi-definite.
     """
 
     mean: Tensor
@@ -108,7 +103,7 @@ class Gaussian(_Exact):
     def __init__(
         self,
         schedule: Schedule,
-        prediction: str | PredictionType = "eps",
+        prediction: str | Target = "eps",
         mean: Tensor | float = 0.0,
         std: Tensor | float = 1.0,
         covariance: Tensor | None = None,
@@ -151,7 +146,7 @@ class Gaussian(_Exact):
         return z if self.axes is None else (z @ self.axes.to(z.dtype).T).view_as(like)
 
     def posterior(
-        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space, **cond: Tensor
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
     ) -> tuple[Tensor, Tensor]:
         mean, variance = self._mean(x_t, space), self.variance.to(x_t.dtype)
         z = self._into(x_t - space.expand(alpha, x_t) * mean, space)
@@ -160,7 +155,7 @@ class Gaussian(_Exact):
         z = z / total.clamp(min=torch.finfo(z.dtype).tiny)  # a point without noise is 0 / 0
         return mean + self._back(alpha * variance * z, x_t), self._back(sigma * z, x_t)
 
-    def flow(self, x: Tensor, t: float, s: float, space: Space = Dense()) -> Tensor:  # noqa: B008
+    def flow(self, x: Tensor, t: float, s: float, space: Space = DENSE) -> Tensor:
         """Where the probability-flow ODE takes a state from time t to s; time 0 is the data itself."""
         knots = self.schedule.levels(torch.tensor([t, s], dtype=torch.float64))
         (a, c), (b, d) = ((k.alpha, k.sigma) if k.t != 0 else (1.0, 0.0) for k in knots)
@@ -170,11 +165,7 @@ class Gaussian(_Exact):
         return b * mean + self._back(z, x)
 
     def log_prob(
-        self,
-        x: Tensor,
-        t: Tensor | float | None = None,
-        *,
-        space: Space = Dense(),  # noqa: B008
+        self, x: Tensor, t: Tensor | float | None = None, *, space: Space = DENSE
     ) -> Tensor:
         dim = space.dim(x)
         alpha, sigma = self._levels(t, dim)
@@ -184,15 +175,11 @@ class Gaussian(_Exact):
         if self.variance.numel() == 1:
             volume = dim * (alpha**2 * self.variance.reshape(()).to(x.dtype) + sigma**2).log()
         else:  # of a matrix that commutes with the projection
-            volume = space.sum(space.diagonal(z) * variance.log())  # type: ignore[attr-defined]
+            volume = space.sum(space.diagonal(z) * variance.log())
         return -0.5 * (space.sum(z.square() / variance) + volume + dim * math.log(2 * math.pi))
 
     def draw(
-        self,
-        shape: tuple[int, ...],
-        *,
-        space: Space = Dense(),  # noqa: B008
-        generator: Generator | None = None,
+        self, shape: tuple[int, ...], *, space: Space = DENSE, generator: Generator | None = None
     ) -> Tensor:
         z = space.noise(self.like.new_zeros(shape), generator)
         spread = self._into(z, space) * self.variance.to(z.dtype).sqrt()
@@ -220,7 +207,7 @@ class GaussianMixture(_Exact):
     def __init__(
         self,
         schedule: Schedule,
-        prediction: str | PredictionType = "eps",
+        prediction: str | Target = "eps",
         means: Tensor | None = None,
         stds: Tensor | float = 1.0,
         weights: Tensor | None = None,
@@ -255,12 +242,21 @@ class GaussianMixture(_Exact):
             joint.append(weight.log() - 0.5 * (space.sum(z.square()) / v + volume))
         return away, variances, torch.stack(joint)
 
+    def forward(
+        self, x_t: Tensor, t: Tensor, space: Space = DENSE, label: Tensor | None = None
+    ) -> Tensor:
+        """What a network trained for the target should answer, shaped like x_t.
+
+        Arguments:
+            label: Which component, (B,) integers, -1 where it is unknown.
+        """
+        return self._output(x_t, t, space, **({} if label is None else {"label": label}))
+
     def posterior(
-        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space, **cond: Tensor
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         away, variances, joint = self._components(x_t, alpha, sigma, space)
-        if cond:
-            label = cond["label"]
+        if label is not None:
             others = torch.arange(len(joint), device=label.device)[:, None] != label
             joint = joint.masked_fill(others & (label >= 0), -torch.inf)
         x0, eps = torch.zeros_like(x_t), torch.zeros_like(x_t)
@@ -273,29 +269,21 @@ class GaussianMixture(_Exact):
         return x0, eps
 
     def log_prob(
-        self,
-        x: Tensor,
-        t: Tensor | float | None = None,
-        *,
-        space: Space = Dense(),  # noqa: B008
+        self, x: Tensor, t: Tensor | float | None = None, *, space: Space = DENSE
     ) -> Tensor:
         alpha, sigma = self._levels(t, space.dim(x))
         return self._components(x, alpha, sigma, space)[2].logsumexp(0)
 
-    def log_label(self, x: Tensor, t: Tensor | float, *, space: Space = Dense()) -> Tensor:  # noqa: B008
+    def log_label(self, x: Tensor, t: Tensor | float, *, space: Space = DENSE) -> Tensor:
         """The log-probability of each label given x_t, (B, K); t is (B,) or one for all."""
         alpha, sigma = self._levels(t, space.dim(x))
         return self._components(x, alpha, sigma, space)[2].log_softmax(0).T
 
     def draw(
-        self,
-        shape: tuple[int, ...],
-        *,
-        space: Space = Dense(),  # noqa: B008
-        generator: Generator | None = None,
+        self, shape: tuple[int, ...], *, space: Space = DENSE, generator: Generator | None = None
     ) -> Tensor:
         like = self.like.new_zeros(shape)
-        items = len(space.dim(like))
+        items = space.items(like)
         which = torch.multinomial(self.weights, items, replacement=True, generator=generator)
         x = space.noise(like, generator) * space.expand(self.stds[which], like)
         for k in range(len(self.means)):
@@ -304,7 +292,7 @@ class GaussianMixture(_Exact):
 
 
 def gaussian(
-    schedule: Schedule, prediction: str | PredictionType = "v", **options: Tensor | float
+    schedule: Schedule, prediction: str | Target = "v", **options: Tensor | float
 ) -> GaussianDiffusion:
     """A diffusion whose denoiser is :class:`Gaussian`."""
     denoiser = Gaussian(schedule, prediction, **options)  # type: ignore[arg-type]
@@ -312,7 +300,7 @@ def gaussian(
 
 
 def mixture(
-    schedule: Schedule, prediction: str | PredictionType = "v", **options: Tensor | float
+    schedule: Schedule, prediction: str | Target = "v", **options: Tensor | float
 ) -> GaussianDiffusion:
     """A diffusion whose denoiser is :class:`GaussianMixture`."""
     denoiser = GaussianMixture(schedule, prediction, **options)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 r"""What a network predicts, and how x0 and eps follow from it.
 
-With :math:`x_t = \alpha x_0 + \sigma \epsilon`, every prediction type is a pair of coefficients,
+With :math:`x_t = \alpha x_0 + \sigma \epsilon`, every target of a network is a pair of coefficients,
 
 .. math:: y = a\, x_0 + b\, \epsilon,
 
@@ -12,13 +12,14 @@ so that one 2 x 2 system gives x0 and eps from any output y:
     \hat \epsilon = (\alpha\, y - a\, x_t) / \Delta.
 
 A :class:`Predictor` is a network bound to its batch, to its space and conditions, that answers with
-a :class:`Prediction`; or several of them, guided. Samplers, guidance and editing see nothing else of a
-model.
+a :class:`Prediction`; or several of them, guided. Samplers, guidance, editing and likelihoods see
+nothing else of a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,25 +27,25 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.schedules import Level, Schedule
-from anydiff.spaces import Space
+from anydiff.spaces import Dense, Space
 
 __all__ = [
-    "PREDICTIONS",
+    "TARGETS",
     "Network",
     "Preconditioned",
     "Prediction",
-    "PredictionType",
     "Predictor",
+    "Target",
+    "as_target",
     "item_times",
-    "prediction_type",
 ]
 
 Coefficients = tuple[Any, Any]  # floats or tensors, as the level is
 
 
 @dataclass(frozen=True)
-class PredictionType:
-    """What a network's output is: two coefficients at a level.
+class Target:
+    """What a network is trained to predict, y = a x0 + b eps: two coefficients at a level.
 
     Arguments:
         name: As it is asked for and saved.
@@ -64,8 +65,8 @@ class PredictionType:
 
 
 @dataclass(frozen=True)
-class Preconditioned(PredictionType):
-    r"""The network F of EDM, whose input and target have unit variance at every noise level.
+class Preconditioned(Target):
+    r"""The network F of Karras et al., whose input and target have unit variance at every noise level.
 
     .. math::
         \hat x_0 = c_{skip}\, x_t + c_{out}\, F(c_{in}\, x_t), \qquad
@@ -102,30 +103,32 @@ class Preconditioned(PredictionType):
         return (at.alpha**2 * self.sigma_data**2 + at.sigma**2) ** -0.5
 
 
-PREDICTIONS: dict[str, PredictionType] = {
-    "eps": PredictionType("eps", lambda at: (0.0, 1.0)),
-    "x0": PredictionType("x0", lambda at: (1.0, 0.0)),
+TARGETS: dict[str, Target] = {
+    "eps": Target("eps", lambda at: (0.0, 1.0)),
+    "x0": Target("x0", lambda at: (1.0, 0.0)),
     # Progressive Distillation (Salimans & Ho, 2022), appendix D. https://arxiv.org/abs/2202.00512
-    "v": PredictionType("v", lambda at: (-at.sigma, at.alpha)),
+    "v": Target("v", lambda at: (-at.sigma, at.alpha)),
     # Generative Modeling by Estimating Gradients (Song & Ermon, 2019). https://arxiv.org/abs/1907.05600
-    "score": PredictionType("score", lambda at: (0.0, -1 / at.sigma)),
+    "score": Target("score", lambda at: (0.0, -1 / at.sigma)),
     # Flow Matching (Lipman et al., 2023), of any path. https://arxiv.org/abs/2210.02747
-    "velocity": PredictionType("velocity", lambda at: at.rates),
+    "velocity": Target("velocity", lambda at: at.rates),
     "karras": Preconditioned(),
 }
 
 
-def prediction_type(prediction: str | PredictionType, schedule: Schedule) -> PredictionType:
-    """A prediction type by its name, checked against a schedule.
+def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Target:
+    """A target by its name, checked against a schedule if one is given.
 
     Raises:
-        ValueError: If the type is unknown, or says nothing of x0 at the schedule's noisy end.
+        ValueError: If the name is unknown, or the target does not determine x0 where the schedule ends.
     """
     if isinstance(prediction, str):
-        if prediction not in PREDICTIONS:
-            known = ", ".join(PREDICTIONS)
+        if prediction not in TARGETS:
+            known = ", ".join(TARGETS)
             raise ValueError(f"prediction is {prediction!r}; choose one of {known}.")
-        prediction = PREDICTIONS[prediction]
+        prediction = TARGETS[prediction]
+    if schedule is None:
+        return prediction
 
     at = schedule.levels(torch.ones(1))[0]
     a, b = (float(c) for c in prediction.coefficients(at))
@@ -167,7 +170,7 @@ class _once:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network said of x_t: an output y with its coefficients, from which the rest follows.
+    """A network's output y at x_t with its coefficients, from which x0, eps and the rest follow.
 
     alpha, sigma, a and b are floats, or tensors that broadcast with x_t. Nothing is computed until
     it is asked for.
@@ -180,7 +183,7 @@ class Prediction:
     alpha: Any
     sigma: Any
     extra: Tensor | None = None
-    """What the network gave besides, shaped like x_t: a learned variance."""
+    """What the network gives besides y, shaped like x_t: a learned variance."""
 
     def at(self, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """The predicted state at another noise level, alpha x0 + sigma eps."""
@@ -195,9 +198,12 @@ class Prediction:
         return _combine(c, self.x_t, d, self.y)
 
     def shifted(self, score: Tensor) -> Prediction:
-        """With a term added to the score, shaped like x_t, which stays: guidance.
+        """The prediction at the same x_t whose score is ``self.score + score``: guidance.
 
-        Where alpha is 0, x_t says nothing of the data, and no score can change that: leave it be there.
+        Where alpha is 0, x_t holds no information on the data and nothing changes.
+
+        Arguments:
+            score: The term to add, shaped like x_t.
         """
         move = (self.sigma / self.alpha) * (self.alpha * self.b - self.sigma * self.a)
         if isinstance(move, Tensor):
@@ -205,9 +211,9 @@ class Prediction:
         return replace(self, y=self.y - move * score)
 
     def with_x0(self, x0: Tensor) -> Prediction:
-        """With other data, shaped like x_t, which stays: eps follows.
+        """The prediction at the same x_t with other data, shaped like x_t; eps follows.
 
-        Without noise, sigma = 0, x_t is the data, and nothing changes.
+        Without noise, sigma = 0, x_t is the data and nothing changes.
         """
         if not isinstance(self.sigma, Tensor) and self.sigma == 0:
             return self
@@ -235,12 +241,11 @@ class Prediction:
         return self.at(0.0, -1 / self.sigma)
 
 
-Answer = Callable[[Tensor, Level], Prediction]
-
-
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """What is asked of x_t, and answers with x0 and eps: a model bound to its batch, or several, guided.
+    """What samplers, guidance, editing and likelihoods see of a model: (x_t, level) -> x0 and eps.
+
+    A model bound to its batch, ``diffusion.predictor(space, **cond)``; or several, guided.
 
     Arguments:
         answer: (x_t, level) -> Prediction. The level is of floats where a sampler asks, and of one
@@ -249,18 +254,18 @@ class Predictor:
         space: The batch's space.
         models: The modules behind it. Sampling puts them in eval mode, and draws noise of the dtype and
             on the device of the first one's parameters.
-        copies: n -> the same for n copies of the batch, one after the other in `space.copies(n)`;
-            None where that is unknown.
+        copies: n -> the predictor of n copies of the batch, one after the other in
+            ``space.copies(n)``, or None if that is not known.
     """
 
-    answer: Answer
+    answer: Callable[[Tensor, Level], Prediction]
     schedule: Schedule
     space: Space
     models: tuple[nn.Module, ...] = ()
-    copies: Callable[[int], Predictor] | None = None
+    copies: Callable[[int], Predictor | None] = lambda n: None
 
     def predict(self, x_t: Tensor, t: Level | Tensor | float) -> Prediction:
-        """What is said of x_t.
+        """The prediction at x_t.
 
         Arguments:
             x_t: The noisy state, in the space.
@@ -274,53 +279,104 @@ class Predictor:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The answer of one network.
+    """The answer of one denoiser, bound to its batch.
 
     Arguments:
-        network: (x_t, t) -> y, where t is (B,); or -> (y, extra), see :class:`Prediction`.
-        predicts: What y is.
-        space: The batch's space.
+        denoiser: (x_t, t, **cond) -> y, where t is (B,) and y shaped like x_t; or -> (y, extra), see
+            :class:`Prediction`.
+        target: What y is.
+        space: The batch's space, passed on as ``space`` to a denoiser that takes it.
+        cond: Conditions, passed on to the denoiser by their names.
+        takes: space -> whether the denoiser is to be given it; found out by :func:`takes_space` if
+            None.
+
+    Raises:
+        ValueError: If a denoiser that takes no space meets a space other than
+            :class:`~anydiff.spaces.Dense`.
     """
 
-    network: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor | None]]
-    predicts: PredictionType
+    denoiser: Callable[..., Tensor | tuple[Tensor, Tensor | None]]
+    target: Target
     space: Space
+    cond: Mapping[str, Any] = field(default_factory=dict)
+    takes: Callable[[Space], bool] | None = None
+    given: Mapping[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        told = (self.takes or takes_space(self.denoiser))(self.space)
+        object.__setattr__(self, "given", {**self.cond, "space": self.space} if told else self.cond)
+        if not (told or isinstance(self.space, Dense)):
+            raise ValueError(
+                f"the batch is in {type(self.space).__name__} and the denoiser does not ask for its "
+                "space, so that it cannot know which entries belong together; give its forward a parameter "
+                "`space`, also where it has no use for it."
+            )
 
     def __call__(self, x_t: Tensor, at: Level) -> Prediction:
         a, b, alpha, sigma = self.coefficients(x_t, at)
-        scale = self._expand(self.predicts.input_scale(at), x_t, at)
+        scale = self._expand(self.target.input_scale(at), x_t, at)
         seen = x_t if isinstance(scale, float) and scale == 1 else scale * x_t
-        y = self.network(seen, item_times(x_t, at.t, self.space))
+        y = self.denoiser(seen, item_times(x_t, at.t, self.space), **self.given)
         y, extra = y if isinstance(y, tuple) else (y, None)
-        return Prediction(x_t, y.to(x_t.dtype), a, b, alpha, sigma, extra)
+        if y.shape != x_t.shape:
+            raise ValueError(
+                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; it has to give the "
+                "same shape, or a pair of such, the prediction and a learned variance."
+            )
+        return Prediction(x_t, self.space.project(y).to(x_t.dtype), a, b, alpha, sigma, extra)
 
     def coefficients(self, x_t: Tensor, at: Level) -> tuple[Any, Any, Any, Any]:
-        """a, b, alpha and sigma: floats, or tensors that broadcast with x_t, as the level is."""
-        pair = self._pair(at)
-        a, b, alpha, sigma = (self._expand(c, x_t, at) for c in (*pair, at.alpha, at.sigma))
+        """a, b, alpha and sigma: floats, or tensors that broadcast with x_t, as the level is.
+
+        Raises:
+            ValueError: If the target is not defined at the level.
+        """
+        try:
+            a, b = self.target.coefficients(at)
+            if not isinstance(at.t, Tensor) and not (a == a and b == b):  # nan is not itself
+                raise ZeroDivisionError
+        except ZeroDivisionError:
+            raise ValueError(
+                f"prediction {self.target.name!r} is not defined at t = {at.t:.3g}, where sigma is "
+                f"{at.sigma:.3g}; begin at a later time, or predict 'v'."
+            ) from None
+        a, b, alpha, sigma = (self._expand(c, x_t, at) for c in (a, b, at.alpha, at.sigma))
         return a, b, alpha, sigma
 
     def _expand(self, c: Any, x_t: Tensor, at: Level) -> Any:
         return self.space.expand(c, x_t) if isinstance(at.t, Tensor) else c
 
-    def _pair(self, at: Level) -> Coefficients:
-        try:
-            a, b = self.predicts.coefficients(at)
-            if isinstance(at.t, Tensor) or (a == a and b == b):  # nan is not itself
-                return a, b
-        except ZeroDivisionError:
-            pass
-        raise ValueError(
-            f"prediction {self.predicts.name!r} says nothing at t = {at.t:.3g}, where sigma is "
-            f"{at.sigma:.3g}; begin at a later time, or predict 'v'."
-        )
+
+def takes_space(denoiser: Callable[..., Any]) -> Callable[[Space], bool]:
+    """space -> whether a denoiser is to be given it, by the signature of its forward.
+
+    One with a parameter ``space`` always is. Of one with ``**kwargs`` alone the module that it wraps
+    decides, as ``torch.compile``, data parallel and averaged modules keep it; if it keeps none it passes
+    on what it is given, and is given every space but :class:`~anydiff.spaces.Dense`, in which there is
+    nothing to be told.
+    """
+    function = denoiser.forward if isinstance(denoiser, nn.Module) else denoiser
+    parameters = inspect.signature(function).parameters
+    if "space" in parameters:
+        return lambda space: True
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return lambda space: False
+    if (inner := wrapped(denoiser)) is not None:
+        return takes_space(inner)
+    return lambda space: not isinstance(space, Dense)
+
+
+def wrapped(module: Any) -> nn.Module | None:
+    """What a module wraps, as ``torch.compile`` and data parallel modules do; None if nothing."""
+    inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
     """One time for each item, (B,), of at least float32, which tells a chain's steps apart."""
     if isinstance(t, Tensor) and t.ndim:
         return t
-    items = getattr(space, "num_items", len(x_t))
+    items = space.items(x_t)
     dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
     if isinstance(t, Tensor):
         return t.to(x_t.device, dtype).expand(items).contiguous()

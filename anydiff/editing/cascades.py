@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.diffusion import GaussianDiffusion
-from anydiff.losses import conditions as conditioning
+from anydiff.losses import conditions
 from anydiff.predictions import Predictor
-from anydiff.samplers import Seed, generators, sample
-from anydiff.spaces import Dense, Generators, Space
+from anydiff.samplers import sample
+from anydiff.spaces import DENSE, Random, Seed, Space, generators
 
 __all__ = ["Stage", "cascade"]
 
@@ -23,25 +22,20 @@ class Stage:
     """One model of a cascade.
 
     Arguments:
-        diffusion: The model.
+        predictor: conditions -> Predictor: ``diffusion.predictor``, ``partial(diffusion.predictor, space,
+            label=y)``, or a function that guides it.
         shape: Of what it draws, batch included.
-        cond: Its conditions, besides what the stage before drew.
-        name: The condition that the stage before is given as; the denoiser brings it to size. None for
-            a first stage that is given nothing.
-        noise: The time up to which that is noised, which hides what is wrong with it: conditioning
-            augmentation. The model has to be trained with `augment`; 0 gives it as it is.
-        guide: predictor -> predictor, a guidance.
-        space: Of the batch; items as arrays if None.
+        name: The condition that what the stage before drew is given as; the denoiser brings it to size.
+            None for a first stage that is given nothing.
+        noise: The time up to which that is noised, which hides its errors: conditioning augmentation. The
+            model has to be trained with `augment`; 0 gives it as it is.
         options: Of :func:`anydiff.sample`: sampler, steps, …
     """
 
-    diffusion: GaussianDiffusion
+    predictor: Callable[..., Predictor]
     shape: Sequence[int]
-    cond: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
     noise: float = 0.0
-    guide: Callable[[Predictor], Predictor] | None = None
-    space: Space | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -56,6 +50,9 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
     Returns:
         What each stage drew.
 
+    Raises:
+        ValueError: If a stage after the first has no name for its condition.
+
     References:
         Cascaded Diffusion Models for High Fidelity Image Generation (Ho et al., 2022).
         https://arxiv.org/abs/2106.15282
@@ -63,27 +60,28 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
         https://arxiv.org/abs/2104.07636
     """
     drawn: list[Tensor] = []
-    generator: Generators = None
-    before: Space = Dense()
+    generator: Random = None
+    before: Space = DENSE
     for stage in stages:
-        parameter = next(stage.diffusion.parameters(), torch.empty(0))
-        if generator is None:
-            generator = generators(seed, parameter.device)
-        cond = dict(stage.cond)
+        given: dict[str, Any] = {}
         if x is not None:
             if stage.name is None:
                 raise ValueError(
                     "a stage that comes after something needs the name of the condition to give it as, "
                     "an argument of its denoiser."
                 )
-            cond[stage.name] = x
-            if stage.noise:
-                level = torch.full_like(before.dim(x), stage.noise)
-                schedule = stage.diffusion.schedule
-                cond |= conditioning.noise(stage.name, x, level, schedule, before, generator)
-        before = Dense() if stage.space is None else stage.space
-        predictor = stage.diffusion.predictor(before, **cond)
-        predictor = predictor if stage.guide is None else stage.guide(predictor)
-        x = sample(predictor, tuple(stage.shape), generator=generator, **stage.options)
+            given = {stage.name: x}
+        predictor = stage.predictor(**given)
+        if generator is None:
+            parameters = (p for model in predictor.models for p in model.parameters())
+            generator = generators(seed, next(parameters, torch.empty(0)).device)
+        if x is not None and stage.noise:
+            level = torch.full_like(before.dim(x), stage.noise)
+            given = conditions.noise(
+                str(stage.name), x, level, predictor.schedule, before, generator
+            )
+            predictor = stage.predictor(**given)
+        before = predictor.space
+        x = sample(predictor, tuple(stage.shape), seed=generator, **stage.options)
         drawn.append(x)
     return drawn

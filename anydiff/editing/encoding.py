@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +19,8 @@ def encode(
     predictor: Predictor,
     x: Tensor,
     *,
-    sampler: Sampler = DPMSolver(),  # noqa: B008
-    steps: int = 50,
+    sampler: Sampler = DPMSolver(),
+    steps: int | None = None,
     grid: Grid | None = None,
     end: float = 1.0,
 ) -> Tensor:
@@ -39,11 +38,11 @@ def encode(
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.4.
         https://arxiv.org/abs/2010.02502
     """
-    if not isinstance(steps, int):
+    if not (steps is None or isinstance(steps, int)):
         raise ValueError(f"steps is {steps}; give how many, `end` says where they lead.")
     check_floating(x)
-    falling = plan(predictor.schedule, steps, grid, sampler, end)
-    times = [at.s.t for at in reversed(falling)] + [falling[0].t.t]
+    falling = plan(predictor.schedule, steps, sampler, grid, end)
+    times = [at.t for at in reversed(falling)]
     return sample(predictor, predictor.space.project(x), sampler, times)
 
 
@@ -51,8 +50,8 @@ def decode(
     predictor: Predictor,
     z: Tensor,
     *,
-    sampler: Sampler = DPMSolver(),  # noqa: B008
-    steps: int = 50,
+    sampler: Sampler = DPMSolver(),
+    steps: int | None = None,
     grid: Grid | None = None,
     start: float = 1.0,
 ) -> Tensor:
@@ -66,8 +65,8 @@ def interpolate(
     b: Tensor,
     weights: int | Sequence[float] = 8,
     *,
-    sampler: Sampler = DPMSolver(),  # noqa: B008
-    steps: int = 50,
+    sampler: Sampler = DPMSolver(),
+    steps: int | None = None,
     grid: Grid | None = None,
 ) -> Tensor:
     r"""Data between two items: their noises, on the great circle between them, decoded.
@@ -89,15 +88,14 @@ def interpolate(
         if weights < 2:
             raise ValueError(f"weights is {weights}; give at least 2, or the weights themselves.")
         weights = torch.linspace(0, 1, weights, dtype=torch.float64).tolist()
-    space: Any = predictor.space
+    space = predictor.space
 
     def back(predictor: Predictor, z: Tensor) -> Tensor:
         return decode(predictor, z, sampler=sampler, steps=steps, grid=grid)
 
     z_a, z_b = (encode(predictor, x, sampler=sampler, steps=steps, grid=grid) for x in (a, b))
     states = [_slerp(z_a, z_b, w, space) for w in weights]
-    copies = getattr(predictor, "copies", None)
-    together = copies(len(states)) if copies else None
+    together = predictor.copies(len(states))
     if together is None:
         return torch.stack([back(predictor, z) for z in states])
     return torch.stack(space.separate(back(together, space.join(states)), len(states)))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anydiff.diffusion import GaussianDiffusion
-from anydiff.editing.kept import Kept, Report, back, check_floating, noise_at
+from anydiff.editing.kept import Kept, back, check_floating
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
-from anydiff.samplers import DDPM, Grid, Progress, Sampler, Seed, Steps, follow, generators, plan
-from anydiff.spaces import Masked, Space, supports
+from anydiff.samplers import DDPM, Callback, Grid, Sampler, Steps, follow, plan
+from anydiff.samplers.loop import first_noise, watched
+from anydiff.spaces import Seed, generators
 
-__all__ = ["forecast", "ilvr", "impute", "inpaint"]
-
-Callback = Callable[[Progress], None]
+__all__ = ["ilvr", "impute", "inpaint"]
 
 
 def inpaint(
@@ -25,7 +23,7 @@ def inpaint(
     x: Tensor,
     known: Tensor,
     *,
-    sampler: Sampler = DDPM("large"),  # noqa: B008
+    sampler: Sampler = DDPM("large"),
     steps: Steps = 50,
     resamples: int = 5,
     jump: int = 1,
@@ -44,8 +42,8 @@ def inpaint(
         x: The data, of which only the known part is looked at.
         known: What is kept, True: booleans of x's shape, in which axes may be 1, or of its first axes, as
             (B, N) or the rows (N,) of a ragged batch.
-        resamples: How often a stretch is gone. 1 is plain replacement, which knows too late what it
-            should fit to.
+        resamples: How many times each stretch is repeated. 1 is plain replacement, which fits what is
+            drawn poorly to what is known.
         jump: Steps of a stretch. A multistep sampler begins anew with each.
         sampler: The larger of the two ancestral variances, since the smaller one, which falls short a
             little in each step, adds up where steps are repeated.
@@ -60,32 +58,27 @@ def inpaint(
     """
     if resamples < 1 or jump < 1:
         raise ValueError(f"resamples is {resamples} and jump {jump}; give 1 or more.")
-    space: Any = predictor.space
-    _check_restricts(space)
+    space = predictor.space
     check_floating(x)
     known = _entries(known, x)
 
     def part(z: Tensor) -> Tensor:
         return space.restrict(z, known)
 
-    x0 = part(x.masked_fill(~known, 0))
-    kept = Kept(sampler, x0, part)
-    intervals = plan(predictor.schedule, steps, grid, kept)
-    generator = generators(seed, x.device)
-    z = kept.replaced(
-        noise_at(intervals[0].t, x, space, generator), intervals[0].t, space, generator
-    )
+    kept = Kept(sampler, part(x.masked_fill(~known, 0)), part)
+    levels = plan(predictor.schedule, steps, kept, grid)
+    generator, num = generators(seed, x.device), len(levels) - 1
+    z = first_noise(levels[0], x, predictor, generator)
+    z = kept.replaced(z, levels[0], space, generator)
 
-    jump = (
-        len(intervals) if resamples == 1 else jump
-    )  # a multistep sampler then looks back all along
-    stretches = [intervals[k : k + jump] for k in range(0, len(intervals), jump)]
-    report = Report(callback, progress, resamples * len(intervals))
-    with report:
-        for stretch in stretches:
+    # without repetition a multistep sampler looks back all along
+    jump = num if resamples == 1 else jump
+    with watched(resamples * num, callback, progress) as report:
+        for k in range(0, num, jump):
+            stretch = levels[k : k + jump + 1]
             for again in range(resamples):
                 if again:
-                    z = back(z, stretch[-1].s, stretch[0].t, space, generator)
+                    z = back(z, stretch[-1], stretch[0], space, generator)
                 z = follow(predictor, z, kept, stretch, generator, report)
     return z
 
@@ -113,63 +106,11 @@ def impute(
     """
     seen = ~x.isnan()
     known = seen if known is None else _entries(known, x) & seen
-    x, space = x.nan_to_num(), predictor.space
-    return several(
-        predictor,
-        n,
-        [x, known],
-        lambda p, x, known, seed: inpaint(p, x, known, seed=seed, **options),
-        seed,
-        len(space.dim(x)),
-    )
 
+    def one(p: Predictor, x: Tensor, known: Tensor, seed: Seed) -> Tensor:
+        return inpaint(p, x, known, seed=seed, **options)
 
-def forecast(
-    diffusion: GaussianDiffusion,
-    history: Tensor,
-    horizon: int,
-    n: int = 1,
-    *,
-    space: Masked | None = None,
-    guide: Callable[[Predictor], Predictor] | None = None,
-    seed: Seed = None,
-    cond: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Tensor:
-    """Draw the rows to come after those of each item, several times.
-
-    Arguments:
-        history: (B, N, C), NaN where a value is missing.
-        horizon: How many rows to draw after each item's last.
-        n: How many draws.
-        space: The space of the history, where items have different lengths or missing values; an item's
-            valid rows are its first ones.
-        guide: predictor -> predictor, a guidance.
-        cond: Conditions of the denoiser; those of rows are for all N + horizon.
-        options: Of :func:`inpaint`.
-
-    Returns:
-        All draws of the rows to come, (n, B, horizon, C).
-    """
-    if horizon < 1 or history.ndim != 3:
-        raise ValueError(
-            f"horizon is {horizon} and the history {tuple(history.shape)}; give at least one row, and "
-            "(B, N, C)."
-        )
-    B, N, C = history.shape
-    if space is None:
-        space = Masked(history.new_ones(B, N, dtype=torch.bool))
-    seen = ~history.isnan() & space.valid
-    rows = torch.arange(N + horizon, device=history.device)
-    longer = Masked(rows < (space.lengths + horizon)[:, None])
-    x, known = history.new_zeros(B, N + horizon, C), seen.new_zeros(B, N + horizon, C)
-    x[:, :N], known[:, :N] = history.nan_to_num(), seen
-
-    predictor = diffusion.predictor(longer, **(cond or {}))
-    predictor = predictor if guide is None else guide(predictor)
-    drawn = impute(predictor, x, n, known=known, seed=seed, **options)
-    ahead = space.lengths[:, None] + torch.arange(horizon, device=x.device)
-    return drawn.gather(2, ahead[None, :, :, None].expand(n, B, horizon, C))
+    return several(predictor, n, [x.nan_to_num(), known], one, seed)
 
 
 def ilvr(
@@ -178,7 +119,7 @@ def ilvr(
     low_pass: Callable[[Tensor], Tensor],
     *,
     until: float = 0.0,
-    sampler: Sampler = DDPM(),  # noqa: B008
+    sampler: Sampler = DDPM(),
     steps: Steps = 100,
     grid: Grid | None = None,
     seed: Seed = None,
@@ -200,9 +141,10 @@ def ilvr(
     """
     space, generator = predictor.space, generators(seed, reference.device)
     kept = Kept(sampler, space.project(reference), lambda z: space.project(low_pass(z)), until)
-    intervals = plan(predictor.schedule, steps, grid, kept)
-    z = noise_at(intervals[0].t, reference, space, generator)
-    return follow(predictor, z, kept, intervals, generator, callback, progress)
+    levels = plan(predictor.schedule, steps, kept, grid)
+    z = first_noise(levels[0], reference, predictor, generator)
+    with watched(len(levels) - 1, callback, progress) as report:
+        return follow(predictor, z, kept, levels, generator, report)
 
 
 def _entries(known: Tensor, x: Tensor) -> Tensor:
@@ -219,11 +161,3 @@ def _entries(known: Tensor, x: Tensor) -> Tensor:
             "first axes."
         )
     return known.reshape(known.shape + (1,) * (x.ndim - known.ndim)).expand_as(x)
-
-
-def _check_restricts(space: Space) -> None:
-    if not supports(space, "restrict"):
-        raise ValueError(
-            f"{type(space).__name__} has no method `restrict`, which says what a part of an item is; "
-            "write it: restrict(x, mask) projects onto the states that are zero outside the mask."
-        )

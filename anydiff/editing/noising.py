@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import log
 from typing import Any
 
@@ -12,11 +11,10 @@ from torch import Tensor
 from anydiff.editing.kept import check_floating
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
-from anydiff.samplers import DPMSolver, Grid, Progress, Sampler, Seed, generators, sample
+from anydiff.samplers import Callback, DPMSolver, Grid, Sampler, sample
+from anydiff.spaces import Seed, generators
 
 __all__ = ["denoise", "edit", "variations"]
-
-Callback = Callable[[Progress], None]
 
 
 def edit(
@@ -24,7 +22,7 @@ def edit(
     x: Tensor,
     strength: float = 0.5,
     *,
-    sampler: Sampler = DPMSolver(),  # noqa: B008
+    sampler: Sampler = DPMSolver(),
     steps: int = 25,
     grid: Grid | None = None,
     seed: Seed = None,
@@ -53,7 +51,7 @@ def edit(
     noised = at.alpha * space.project(x) + at.sigma * space.noise(x, generator)
     return sample(
         predictor, noised, sampler, steps,
-        start=strength, grid=grid, generator=generator, callback=callback, progress=progress,
+        start=strength, grid=grid, seed=generator, callback=callback, progress=progress,
     )  # fmt: skip
 
 
@@ -62,7 +60,7 @@ def denoise(
     x: Tensor,
     std: float,
     *,
-    sampler: Sampler = DPMSolver(),  # noqa: B008
+    sampler: Sampler = DPMSolver(),
     steps: int = 25,
     grid: Grid | None = None,
     seed: Seed = None,
@@ -88,13 +86,13 @@ def denoise(
     if not std > 0:
         raise ValueError(f"std is {std}; give the deviation of the noise, above 0.")
     logsnr = -2 * log(std)
-    ends = schedule.logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-    if not ends[0] <= logsnr < ends[1]:
+    clean, noisy = schedule.ends().tolist()
+    if not noisy <= logsnr < clean:
         raise ValueError(
-            f"std is {std}, a log-SNR of {logsnr:.3g}, and {schedule} goes from {ends[0]:.3g} to "
-            f"{ends[1]:.3g}; take another schedule."
+            f"std is {std}, a log-SNR of {logsnr:.3g}, and {schedule} goes from {noisy:.3g} to "
+            f"{clean:.3g}; take another schedule."
         )
-    (at,) = schedule.levels(schedule.time(torch.tensor([logsnr], dtype=torch.float64)))
+    at = schedule.at_logsnr(logsnr)
     return sample(
         predictor, at.alpha * predictor.space.project(x), sampler, steps,
         start=at.t, grid=grid, seed=seed, callback=callback, progress=progress,
@@ -115,4 +113,4 @@ def variations(
     def one(p: Predictor, x: Tensor, seed: Seed) -> Tensor:
         return edit(p, x, strength, seed=seed, **options)
 
-    return several(predictor, n, [x], one, seed, len(predictor.space.dim(x)))
+    return several(predictor, n, [x], one, seed)

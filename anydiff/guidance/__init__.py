@@ -15,7 +15,7 @@ as it is there.
 """
 
 from anydiff.guidance.free import autoguidance, classifier_free
-from anydiff.guidance.gradients import classifier, clip
+from anydiff.guidance.gradients import classifier, clip_guidance
 from anydiff.guidance.guided import Scale, guided, towards
 from anydiff.guidance.inverse import dps, pigdm
 
@@ -24,7 +24,7 @@ __all__ = [
     "autoguidance",
     "classifier",
     "classifier_free",
-    "clip",
+    "clip_guidance",
     "dps",
     "guided",
     "pigdm",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anydiff.diffusion import Together
 from anydiff.guidance.guided import Scale, guided, value_at, wide
-from anydiff.predictions import Prediction, Predictor
+from anydiff.losses import conditions
+from anydiff.predictions import Network, Prediction, Predictor
 from anydiff.schedules import Level, Schedule
+from anydiff.spaces import Space
 
 __all__ = ["autoguidance", "classifier_free"]
 
@@ -59,7 +61,7 @@ def classifier_free(
             "first, and a number from 0 to 1."
         )
     space = conditional.space
-    both = Together(conditional, unconditional) if batched else None
+    both = together(conditional, unconditional) if batched else None
 
     def answer(x_t: Tensor, at: Level) -> Prediction:
         w = value_at(scale, at)
@@ -83,12 +85,14 @@ def classifier_free(
         factor = (1 + rescale * (norms[0] / norms[1] - 1)).to(x_t.dtype)
         return p.with_x0(p.x0 * space.expand(factor, x_t))
 
-    def remade(conditional: Predictor, unconditional: Predictor) -> Predictor:
+    def remake(conditional: Predictor, unconditional: Predictor) -> Predictor:
         return classifier_free(
             conditional, unconditional, scale, interval=interval, rescale=rescale, batched=batched
         )
 
-    return guided(answer, conditional, unconditional, remade=remade, scale=scale)
+    # a scale for each item would have to be copied too
+    able = not isinstance(scale, Tensor)
+    return guided(answer, conditional, unconditional, remake=remake if able else None)
 
 
 def autoguidance(strong: Predictor, weak: Predictor, scale: Scale = 2.0) -> Predictor:
@@ -101,6 +105,51 @@ def autoguidance(strong: Predictor, weak: Predictor, scale: Scale = 2.0) -> Pred
         https://arxiv.org/abs/2406.02507
     """
     return classifier_free(strong, weak, scale)
+
+
+def together(*predictors: Predictor) -> Callable[[Tensor, Level], list[Prediction]]:
+    """Several predictors of one network and one space, asked in one call of it.
+
+    It sees the batch as many times as there are predictors, each time with other conditions; one that a
+    predictor lacks is absent, see :mod:`anydiff.losses.conditions`.
+
+    Raises:
+        ValueError: If they belong to different networks or spaces, or if the space does not know its
+            copies.
+    """
+    networks = [p.answer for p in predictors if isinstance(p.answer, Network)]
+    num, space = len(predictors), predictors[0].space
+    several = space.copies(num)
+    if (
+        several is None
+        or len(networks) < num
+        or any(
+            n.denoiser is not networks[0].denoiser or not _one_space(n.space, space)
+            for n in networks
+        )
+    ):
+        raise ValueError(
+            "one call needs predictors of one diffusion, as `diffusion.predictor(space, ...)` gives "
+            "them, in one space that knows its copies; ask them one after the other with batched=False."
+        )
+    single = networks[0]
+    joint = replace(single, space=several, cond=conditions.join([n.cond for n in networks]))
+
+    def answer(x_t: Tensor, at: Level) -> list[Prediction]:
+        levels = at
+        if isinstance(at.t, Tensor):
+            levels = at.schedule.at(at.t.repeat(num))
+        p = joint(space.join([x_t] * num), levels)
+        ys = space.separate(p.y, num)
+        extras = [None] * num if p.extra is None else space.separate(p.extra, num)
+        coefficients = single.coefficients(x_t, at)
+        return [Prediction(x_t, y, *coefficients, e) for y, e in zip(ys, extras, strict=True)]
+
+    return answer
+
+
+def _one_space(one: Space, other: Space) -> bool:
+    return one is other or one == other
 
 
 def _extrapolate(start: Tensor, end: Tensor, w: Any) -> Tensor:
@@ -130,7 +179,7 @@ def _agree(one: Schedule, other: Schedule) -> bool:
 
 
 def _check_pair(p: Predictor, q: Predictor) -> None:
-    if p.space is not q.space and p.space != q.space:
+    if not _one_space(p.space, q.space):
         raise ValueError(
             "the two predictors are bound to different spaces; bind both to the batch's own."
         )

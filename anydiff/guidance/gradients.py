@@ -12,7 +12,7 @@ from anydiff.guidance.guided import Scale, towards, wide
 from anydiff.predictions import Prediction, Predictor, item_times
 from anydiff.schedules import Level
 
-__all__ = ["classifier", "clip"]
+__all__ = ["classifier", "clip_guidance"]
 
 
 def classifier(
@@ -39,7 +39,7 @@ def classifier(
     return towards(predictor, term, scale)
 
 
-def clip(
+def clip_guidance(
     predictor: Predictor,
     encoders: tuple[Callable[[Tensor], Tensor], Callable[[Any], Tensor]],
     prompt: Any,

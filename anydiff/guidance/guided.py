@@ -17,38 +17,40 @@ __all__ = ["Scale", "guided", "towards", "value_at", "wide"]
 Scale = float | Tensor | Callable[[Any], Any]
 """A number, one for each item (B,), or a function of the time, which is a number or (B,)."""
 
+Term = Callable[[Tensor, Level], tuple[Prediction | None, Tensor]]
+"""(x_t, level) -> the prediction, if it was needed, and the term of each item, (B,)."""
+
 
 def guided(
     answer: Callable[[Tensor, Level], Prediction],
     *predictors: Predictor,
-    remade: Callable[..., Predictor] | None = None,
-    scale: Scale = 1.0,
+    remake: Callable[..., Predictor] | None = None,
 ) -> Predictor:
-    """A predictor in place of others, which it makes use of."""
-    first = predictors[0]
-    models = dict.fromkeys(m for p in predictors for m in getattr(p, "models", ()))
+    """A predictor in place of others, which it makes use of.
 
-    def copies(n: int) -> Predictor:
-        return remade(*(p.copies(n) for p in predictors))  # type: ignore[misc]
+    Arguments:
+        answer: (x_t, level) -> Prediction.
+        predictors: The others; the schedule and the space are the first one's.
+        remake: The same guidance around other predictors, those of copies of the batch; None if it cannot
+            be copied.
+    """
+    first, *_ = predictors
+    models = tuple(dict.fromkeys(m for p in predictors for m in p.models))
 
-    # a scale for each item would have to be copied too
-    can = (
-        remade
-        and not isinstance(scale, Tensor)
-        and all(getattr(p, "copies", None) for p in predictors)
-    )
-    return Predictor(answer, first.schedule, first.space, tuple(models), copies if can else None)
+    def copies(n: int) -> Predictor | None:
+        several = [p.copies(n) for p in predictors] if remake else []
+        return remake(*several) if remake and all(several) else None
+
+    return Predictor(answer, first.schedule, first.space, models, copies)
 
 
-def towards(
-    predictor: Predictor,
-    term: Callable[[Tensor, Level], tuple[Prediction | None, Tensor]],
-    scale: Scale,
-) -> Predictor:
+def towards(predictor: Predictor, term: Term, scale: Scale) -> Predictor:
     """The predictor with w times the gradient of a term added to the score.
 
     Arguments:
+        predictor: The model, bound to its batch.
         term: (x_t, level) -> the prediction, if it was needed, and the term of each item, (B,).
+        scale: w.
     """
     space = predictor.space
 
@@ -58,28 +60,33 @@ def towards(
         # without data or without noise there is nothing to pull at
         if nothing or (not isinstance(at.alpha, Tensor) and 0 in (at.alpha, at.sigma)):
             return predictor.predict(x_t, at)
-        # differentiable in its turn, if a guidance around this one asks
-        outer = torch.is_grad_enabled() and x_t.requires_grad
-        with torch.inference_mode(False), torch.enable_grad():
-            x_t = x_t.clone() if x_t.is_inference() else x_t
-            x = x_t if outer else x_t.detach().requires_grad_()
-            p, value = term(x, at)
-            items = len(space.dim(x_t))
-            if value.shape != (items,):
-                raise ValueError(
-                    f"the guidance is {tuple(value.shape)}; give one number for each item, ({items},)."
-                )
-            (score,) = torch.autograd.grad(value.sum(), x, create_graph=outer)
-        if p is None:
-            p = predictor.predict(x_t, at)
-        elif not outer:
-            extra = None if p.extra is None else p.extra.detach()
-            p = replace(p, x_t=x_t, y=p.y.detach(), extra=extra)
+        x_t, p, score = _gradient(term, x_t, at, space.items(x_t))
+        p = predictor.predict(x_t, at) if p is None else p
         if isinstance(at.alpha, Tensor):
             score = torch.where(space.expand(at.alpha > 0, x_t), score, 0.0)
         return p.shifted(space.project(score) * space.expand(w, x_t))
 
     return guided(answer, predictor)
+
+
+def _gradient(
+    term: Term, x_t: Tensor, at: Level, items: int
+) -> tuple[Tensor, Prediction | None, Tensor]:
+    """x_t, the prediction if the term needed it, and the gradient of the term in x_t."""
+    # differentiable in its turn, if a guidance around this one asks
+    outer = torch.is_grad_enabled() and x_t.requires_grad
+    with torch.inference_mode(False), torch.enable_grad():
+        x_t = x_t.clone() if x_t.is_inference() else x_t
+        x = x_t if outer else x_t.detach().requires_grad_()
+        p, value = term(x, at)
+        if value.shape != (items,):
+            raise ValueError(
+                f"the guidance is {tuple(value.shape)}; give one number for each item, ({items},)."
+            )
+        (score,) = torch.autograd.grad(value.sum(), x, create_graph=outer)
+    if p is not None and not outer:
+        p = replace(p, x_t=x_t, y=p.y.detach(), extra=None if p.extra is None else p.extra.detach())
+    return x_t, p, score
 
 
 def wide(x: Tensor) -> Tensor:

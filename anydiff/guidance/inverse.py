@@ -11,7 +11,7 @@ from torch import Tensor
 from anydiff.guidance.guided import Scale, towards, wide
 from anydiff.predictions import Prediction, Predictor
 from anydiff.schedules import Level
-from anydiff.spaces import Dense, Space
+from anydiff.spaces import DENSE, Space
 
 __all__ = ["dps", "pigdm"]
 
@@ -26,7 +26,7 @@ def dps(
     noise: float | None = None,
     scale: Scale = 1.0,
     chain: int = 1000,
-    measured: Space = Dense(),  # noqa: B008
+    measured: Space = DENSE,
 ) -> Predictor:
     r"""Diffusion posterior sampling: towards data that would have been measured as y = A(x0) + noise.
 
@@ -79,7 +79,7 @@ def pigdm(
     std: float = 1.0,
     covariance: Literal["isotropic", "tweedie"] = "isotropic",
     iterations: int = 1,
-    measured: Space = Dense(),  # noqa: B008
+    measured: Space = DENSE,
 ) -> Predictor:
     r"""Pseudoinverse guidance: a linear measurement y = A x0 + noise, and x0 uncertain given x_t.
 

@@ -9,7 +9,6 @@ from anydiff.likelihood.decoders import (
     bits_per_dim,
 )
 from anydiff.likelihood.density import log_prob
-from anydiff.losses.hybrid import Hybrid
 from anydiff.samplers.variances import log_variances, reverse_log_variance
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "Decoder",
     "Dequantize",
     "DiscretizedGaussian",
-    "Hybrid",
     "bits_per_dim",
     "continuous_bound",
     "log_prob",

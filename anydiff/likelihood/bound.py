@@ -15,22 +15,20 @@ the variance alpha² + sigma² of t = 1. Gradients flow: evaluate under ``torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from anydiff.likelihood.chain import Chain, mistake
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder, bits_per_dim
 from anydiff.likelihood.gaussians import kl
 from anydiff.predictions import Prediction, Predictor
-from anydiff.schedules import Level, Schedule
-from anydiff.spaces import Dense, Generators, Space
+from anydiff.schedules import Level
+from anydiff.spaces import Random, Space
+from anydiff.spaces.draws import uniforms
 
-if TYPE_CHECKING:
-    from anydiff.diffusion import GaussianDiffusion
-
-__all__ = ["Bound", "as_predictor", "continuous_bound", "ends", "variational_bound"]
+__all__ = ["Bound", "continuous_bound", "variational_bound"]
 
 
 class Bound(NamedTuple):
@@ -65,16 +63,14 @@ class Bound(NamedTuple):
 
 
 def variational_bound(
-    model: GaussianDiffusion | Predictor,
+    predictor: Predictor,
     x0: Tensor,
     steps: int | Sequence[float] | Tensor = 1000,
     *,
-    space: Space | None = None,
-    decoder: Decoder = ContinuousGaussian(),  # noqa: B008
+    decoder: Decoder = ContinuousGaussian(),
     variance: str = "small",
     draws: int | None = None,
-    generator: Generators = None,
-    **cond: Any,
+    generator: Random = None,
 ) -> Bound:
     r"""The variational bound of the chain of T steps, in nats, for each item.
 
@@ -87,23 +83,20 @@ def variational_bound(
     divergence like the others, and the decoder is a normal around :math:`x_0 / \alpha_0`.
 
     Arguments:
-        model: A diffusion; or a predictor, which is bound to its space and conditions already.
+        predictor: The model, bound to its batch.
         x0: Data; the part outside the space is dropped.
         steps: T, even steps in t; or the times, falling or rising.
-        space: The batch's space, if the model is a diffusion; dense if None.
         decoder: The likelihood of the data: a density, or :class:`DiscretizedGaussian`.
         variance: Of the reverse steps: ``"small"``, ``"large"`` or ``"learned"``, as of :class:`DDPM`.
         draws: Estimate the sum from this many random steps of each item; None takes all.
         generator: Where noise and steps come from; one per item makes an item's bound independent of
             the batch that it is in.
-        cond: Conditions, passed on to the denoiser.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 5 and section 3.3.
         https://arxiv.org/abs/2006.11239
         Variational Diffusion Models (Kingma et al., 2021), eq. 11-13. https://arxiv.org/abs/2107.00630
     """
-    predictor = as_predictor(model, space, cond)
     space, schedule = predictor.space, predictor.schedule
     x0 = space.project(x0)
     dim = space.dim(x0)
@@ -128,7 +121,7 @@ def variational_bound(
     count = last + 1 - first
     rows = torch.arange(first, last + 1, device=x0.device)[:, None].expand(count, len(dim))
     if draws is not None and count:
-        u = _uniforms(draws, x0, len(dim), generator)
+        u = _strata(draws, x0, len(dim), generator)
         rows = first + (u * count).long().clamp(max=count - 1)
     terms = [x0.new_zeros(0, len(dim))]
     for k in rows:
@@ -148,18 +141,16 @@ def variational_bound(
 
 
 def continuous_bound(
-    model: GaussianDiffusion | Predictor,
+    predictor: Predictor,
     x0: Tensor,
     *,
-    space: Space | None = None,
-    decoder: Decoder = ContinuousGaussian(),  # noqa: B008
+    decoder: Decoder = ContinuousGaussian(),
     u: Tensor | None = None,
     draws: int = 1,
     uniform: str = "time",
     logsnr_min: float = -20.0,
     logsnr_max: float = 20.0,
-    generator: Generators = None,
-    **cond: Any,
+    generator: Random = None,
 ) -> Bound:
     r"""The variational bound in continuous time, in nats, for each item.
 
@@ -172,7 +163,7 @@ def continuous_bound(
     of its denoiser, the variance of `steps` that of its shape.
 
     Arguments:
-        model, x0, space, decoder, generator, cond: As of :func:`variational_bound`.
+        predictor, x0, decoder, generator: As of :func:`variational_bound`.
         u: Uniform draws in [0, 1], (B,) or (draws, B), which become times. Stratified draws if None.
         draws: How many times for each item, if u is None.
         uniform: What the draws are uniform in: ``"time"``, or ``"logsnr"``, whose estimates vary less
@@ -185,14 +176,17 @@ def continuous_bound(
     """
     if uniform not in ("time", "logsnr"):
         raise ValueError(f"uniform is {uniform!r}; choose 'time' or 'logsnr'.")
-    predictor = as_predictor(model, space, cond)
+    if not logsnr_min < logsnr_max:
+        raise ValueError(
+            f"logsnr_min is {logsnr_min} and logsnr_max {logsnr_max}; the minimum has to be the smaller."
+        )
     space, schedule = predictor.space, predictor.schedule
     x0 = space.project(x0)
     dim = space.dim(x0)
 
-    logsnr = ends(schedule, logsnr_min, logsnr_max, x0.device)
-    u = _uniforms(draws, x0, len(dim), generator) if u is None else u.reshape(-1, len(dim)).double()
+    u = _strata(draws, x0, len(dim), generator) if u is None else u.reshape(-1, len(dim)).double()
     with torch.no_grad():
+        logsnr = schedule.ends(x0.device).clamp(logsnr_min, logsnr_max)
         start, stop = schedule.time(logsnr)
         times = start + u * (stop - start)
         if uniform == "logsnr":
@@ -218,25 +212,6 @@ def continuous_bound(
     )
 
 
-def as_predictor(
-    model: GaussianDiffusion | Predictor, space: Space | None, cond: dict[str, Any]
-) -> Predictor:
-    """A diffusion bound to a batch; or a predictor, which is already.
-
-    Raises:
-        ValueError: If a predictor comes with another space, or with conditions.
-    """
-    if not hasattr(model, "predict"):
-        return model.predictor(Dense() if space is None else space, **cond)  # type: ignore[union-attr]
-    if cond or not (space is None or space is model.space):  # type: ignore[union-attr]
-        given = ", ".join([*cond, *(["space"] if space is not None else [])])
-        raise ValueError(
-            f"a predictor is bound to its batch already, and {given} came as well; give them to "
-            "diffusion.predictor(space, ...)."
-        )
-    return model  # type: ignore[return-value]
-
-
 def _noisy(x0: Tensor, eps: Tensor, at: Level, space: Space) -> Tensor:
     return space.expand(at.alpha, x0) * x0 + space.expand(at.sigma, x0) * eps
 
@@ -251,7 +226,7 @@ def _prior(x0: Tensor, at: Level, space: Space) -> Tensor:
 
 
 def _reconstruction(
-    x0: Tensor, at: Level, decoder: Decoder, space: Space, generator: Generators
+    x0: Tensor, at: Level, decoder: Decoder, space: Space, generator: Random
 ) -> Tensor:
     """-log p(x0 | x_t) at the clean end, (B,), by the normal that x_t / alpha is around x0."""
     eps = space.noise(x0, generator)
@@ -259,28 +234,9 @@ def _reconstruction(
     return -decoder(x0, mean, space.expand(-at.logsnr, x0), space)
 
 
-def ends(schedule: Schedule, low: float, high: float, device: torch.device) -> Tensor:
-    """The log-SNRs of the clean end and the noisy one, (2,), float64, within [low, high]."""
-    if not low < high:
-        raise ValueError(
-            f"logsnr_min is {low} and logsnr_max {high}; the minimum has to be the smaller."
-        )
-    with torch.no_grad():
-        times = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
-        return schedule.logsnr(times).clamp(low, high)
-
-
-def _uniforms(draws: int, x0: Tensor, items: int, generator: Generators) -> Tensor:
+def _strata(draws: int, x0: Tensor, items: int, generator: Random) -> Tensor:
     """Uniform draws in [0, 1], one of each item in each of `draws` strata, (draws, B)."""
     if draws < 1:
         raise ValueError(f"draws is {draws}; take at least 1.")
-
-    def rand(shape: tuple[int, ...], g: Generator | None) -> Tensor:
-        device = x0.device if g is None else g.device
-        return torch.rand(shape, generator=g, dtype=torch.float64, device=device).to(x0.device)
-
-    if generator is None or isinstance(generator, Generator):
-        u = rand((draws, items), generator)
-    else:
-        u = torch.cat([rand((draws, 1), g) for g in generator], dim=1)
+    u = uniforms(draws, items, x0, generator)
     return (torch.arange(draws, device=x0.device)[:, None] + u) / draws

@@ -73,7 +73,8 @@ class Chain:
         if isinstance(steps, int):
             if steps < 1:
                 raise ValueError(f"steps is {steps}; take at least 1.")
-            return cls(schedule, _even(steps, device), variance)
+            even = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)
+            return cls(schedule, even, variance)
         times = torch.as_tensor(steps, dtype=torch.float64)
         times = times.flip(0) if times.ndim == 1 and len(times) and times[0] > times[-1] else times
         if times.ndim != 1 or len(times) < 2 or not (times.diff() > 0).all():
@@ -109,8 +110,8 @@ class Chain:
             return small, small if self.variance == "small" else large
         if p.extra is None:
             raise ValueError(
-                "the denoiser gives no variance beside its prediction; give it twice the channels, "
-                "or use variance='small'."
+                "the denoiser gives no variance beside its prediction; let it answer with a pair of "
+                "both, or use variance='small'."
             )
         return small, between(small, large, tied(p.extra, space))
 
@@ -146,7 +147,3 @@ class Chain:
         mean = p.x0.detach() if stop else p.x0
         log_variance = self.log_variances(k, p, space)[1]
         return -decoder(x0, mean, log_variance, space)
-
-
-def _even(steps: int, device: torch.device) -> Tensor:
-    return torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)

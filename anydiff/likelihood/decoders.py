@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from anydiff.likelihood.gaussians import log_normal
-from anydiff.spaces import Dense, Generators, Space
+from anydiff.spaces import DENSE, Random, Space
 
 __all__ = ["ContinuousGaussian", "Decoder", "Dequantize", "DiscretizedGaussian", "bits_per_dim"]
 
@@ -114,7 +114,7 @@ class Dequantize:
     .. code-block:: python
 
         grid = Dequantize(bits=8)                      # levels in [-1, 1]
-        log_p = log_prob(diffusion, grid(x0))
+        log_p = log_prob(diffusion.predictor(), grid(x0))
         bits = grid.bits_per_dim(log_p, space.dim(x0))
 
     On average over the noise these bits are an upper bound of those of the levels.
@@ -140,13 +140,7 @@ class Dequantize:
         """The width of a bin, in the units of the data."""
         return (self.high - self.low) / (2**self.bits - 1)
 
-    def __call__(
-        self,
-        x0: Tensor,
-        *,
-        space: Space = Dense(),  # noqa: B008
-        generator: Generators = None,
-    ) -> Tensor:
+    def __call__(self, x0: Tensor, *, space: Space = DENSE, generator: Random = None) -> Tensor:
         """Levels -> real numbers, shaped like x0."""
         _check_free(space)
         # the space draws, for whichever generators; a normal's distribution function makes it uniform
@@ -180,9 +174,8 @@ def _check_grid(bits: int, low: float, high: float) -> None:
 
 
 def _check_free(space: Space) -> None:
-    parts = [part for part, _ in getattr(space, "fields", {}).values()]
-    if any(getattr(part, "centered", 0) for part in (space, *parts)):
+    if not space.free:
         raise ValueError(
-            f"{type(space).__name__} has centred columns, and what is centred lies on no grid of levels; "
-            "take the density of those, ContinuousGaussian()."
+            f"{type(space).__name__} mixes entries, as centred columns are, and what is mixed lies on no "
+            "grid of levels; take the density of those, ContinuousGaussian()."
         )

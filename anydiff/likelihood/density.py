@@ -17,46 +17,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
-from anydiff.likelihood.bound import as_predictor, ends
 from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.predictions import Predictor
-from anydiff.schedules import Level, Schedule
-from anydiff.spaces import Generators, Space
-
-if TYPE_CHECKING:
-    from anydiff.diffusion import GaussianDiffusion
+from anydiff.samplers.adaptive import ADAPTIVE, odeint
+from anydiff.samplers.loop import evaluating
+from anydiff.schedules import Level
+from anydiff.spaces import Random, Space
 
 __all__ = ["log_prob"]
 
 EXACT = 64  # up to so many directions, trace="auto" takes them all
 CHUNK = 64  # directions that are differentiated at once
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 
 Directions = Callable[[], Iterator[Tensor]]
 
 
 def log_prob(
-    model: GaussianDiffusion | Predictor,
+    predictor: Predictor,
     x0: Tensor,
     *,
-    space: Space | None = None,
     trace: str = "auto",
     probes: int = 1,
-    generator: Generators = None,
+    generator: Random = None,
     method: str = "dopri5",
     steps: int | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     logsnr_min: float = -15.0,
     logsnr_max: float = 15.0,
-    **cond: Any,
 ) -> Tensor:
     """The log-density of data in nats, with respect to the volume of the space, (B,).
 
@@ -66,10 +60,8 @@ def log_prob(
     with respect to x0 and to the weights, through the solver.
 
     Arguments:
-        model: A diffusion, which is set to eval mode meanwhile; or a predictor, which is bound to its
-            space and conditions already, a guided one for instance.
+        predictor: The model, bound to its batch, guided or not; its modules are in eval mode meanwhile.
         x0: Data; the part outside the space is dropped.
-        space: The batch's space, if the model is a diffusion; dense if None.
         trace: ``"exact"`` differentiates along every direction of an item, ``"hutchinson"`` estimates
             the trace without bias from random ones, ``"auto"`` is exact up to 64 directions.
         probes: Random directions for each item, kept along the way.
@@ -79,20 +71,18 @@ def log_prob(
             ``"euler"``.
         rtol, atol: Tolerances, for the adaptive solvers.
         logsnr_min, logsnr_max: Where the ODE is cut if the schedule goes further.
-        cond: Conditions, passed on to the denoiser.
 
     Raises:
         ImportError: Without torchdiffeq: ``pip install "anydiff[ode]"``.
+        ValueError: If the method, the steps, the trace or the range of log-SNR is not possible.
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), section 4.3 and appendix D.2.
         https://arxiv.org/abs/2011.13456
         FFJORD (Grathwohl et al., 2019), on the estimate of the trace. https://arxiv.org/abs/1810.01367
     """
-    odeint = _odeint()
-    predictor = as_predictor(model, space, cond)
-    space = predictor.space
-    clean, noisy = ends(predictor.schedule, logsnr_min, logsnr_max, torch.device("cpu")).tolist()
+    solve, space = odeint(), predictor.space
+    noisy, clean = predictor.schedule.clip(logsnr_min, logsnr_max)
     options = _options(method, steps, clean - noisy)
     graph = torch.is_grad_enabled() and x0.requires_grad
 
@@ -101,7 +91,7 @@ def log_prob(
     directions, count = _directions(x0.detach(), space, trace, probes, generator)
 
     def flow(logsnr: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        at = _level(predictor.schedule, float(logsnr))
+        at = predictor.schedule.at_logsnr(float(logsnr))
         velocity, turn = divergence(
             lambda u: _velocity(predictor, u, at), state[0], directions(), graph
         )
@@ -109,17 +99,11 @@ def log_prob(
 
     log_alpha = -0.5 * math.log1p(math.exp(-clean))
     span = torch.tensor([clean, noisy], dtype=torch.float64, device=x0.device)
-    with _evaluating(model), nullcontext() if graph else torch.no_grad():
+    with evaluating(predictor), nullcontext() if graph else torch.no_grad():
         start = (math.exp(log_alpha) * x0, torch.zeros_like(dim))
-        u, volume = odeint(flow, start, span, rtol=rtol, atol=atol, method=method, options=options)
+        u, volume = solve(flow, start, span, rtol=rtol, atol=atol, method=method, options=options)
         prior = -0.5 * (space.sum(u[-1].square()) + dim * math.log(2 * math.pi))
         return prior + volume[-1] + dim * log_alpha
-
-
-def _level(schedule: Schedule, logsnr: float) -> Level:
-    """The level of floats that has this log-SNR."""
-    with torch.no_grad():
-        return schedule.levels(schedule.time(torch.tensor([logsnr], dtype=torch.float64)))[0]
 
 
 def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
@@ -131,7 +115,7 @@ def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
 
 
 def _directions(
-    x: Tensor, space: Space, trace: str, probes: int, generator: Generators
+    x: Tensor, space: Space, trace: str, probes: int, generator: Random
 ) -> tuple[Directions, int]:
     """The directions to differentiate along, in chunks (n, …), and what their sum is divided by."""
     if trace not in ("auto", "exact", "hutchinson"):
@@ -144,17 +128,9 @@ def _directions(
     if probes < 1:
         raise ValueError(f"probes is {probes}; take at least 1.")
     drawn = torch.stack([space.noise(x, generator) for _ in range(probes)])
-    if _entries_are_free(x, space):
+    if space.free:
         drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no noise
     return lambda: iter(drawn.split(CHUNK)), probes
-
-
-def _entries_are_free(x: Tensor, space: Space) -> bool:
-    """Whether the projection keeps or drops each entry by itself, and mixes none."""
-    own = Generator().manual_seed(0)
-    z = space.noise(x, own)
-    scaled = z * torch.rand(z.shape, generator=own, dtype=z.dtype).to(z.device)
-    return torch.equal(space.project(scaled), scaled)
 
 
 def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
@@ -170,28 +146,3 @@ def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
     if steps < 1:
         raise ValueError(f"steps is {steps}; take at least 1.")
     return {"step_size": length / steps * (1 + 1e-9)}  # never a step more, by rounding
-
-
-def _odeint() -> Callable[..., Any]:
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError(
-            "the likelihood by the probability-flow ODE needs torchdiffeq; "
-            'pip install "anydiff[ode]".'
-        ) from error
-    return odeint
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """No dropout meanwhile: an ODE has one right-hand side."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [(module, module.training) for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

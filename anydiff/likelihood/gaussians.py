@@ -24,7 +24,7 @@ def trace(values: Tensor | float, x: Tensor, space: Space) -> Tensor:
         values: Broadcasts with x.
         x: Gives the shape.
     """
-    return space.sum(space.diagonal(x) * values)  # type: ignore[attr-defined]
+    return space.sum(space.diagonal(x) * values)
 
 
 def log_normal(away: Tensor, log_variance: Tensor, space: Space) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from anydiff.likelihood.traces import basis, divergence, ranks
-from anydiff.spaces import Dense, Generators, Space
+from anydiff.spaces import DENSE, Random, Space
 
 __all__ = ["denoising", "exact", "sliced"]
 
@@ -36,9 +36,9 @@ def denoising(
     sigma: Tensor | float,
     t: Tensor | None = None,
     *,
-    space: Space = Dense(),  # noqa: B008
+    space: Space = DENSE,
     noise: Tensor | None = None,
-    generator: Generators = None,
+    generator: Random = None,
 ) -> Tensor:
     r"""Denoising score matching: the score of the data with noise added, (B,).
 
@@ -72,8 +72,8 @@ def sliced(
     *,
     projections: int = 1,
     variance_reduced: bool = True,
-    space: Space = Dense(),  # noqa: B008
-    generator: Generators = None,
+    space: Space = DENSE,
+    generator: Random = None,
 ) -> Tensor:
     r"""Sliced score matching: an unbiased estimate of :func:`exact` for one backward pass, (B,).
 
@@ -105,12 +105,7 @@ def sliced(
 
 
 def exact(
-    score: Score,
-    x: Tensor,
-    t: Tensor | None = None,
-    *,
-    space: Space = Dense(),  # noqa: B008
-    chunk_size: int = 1,
+    score: Score, x: Tensor, t: Tensor | None = None, *, space: Space = DENSE, chunk_size: int = 1
 ) -> Tensor:
     r"""Score matching with the whole trace: one backward pass for each entry of the largest item, (B,).
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from anydiff.spaces import Space
 
@@ -50,11 +50,11 @@ def ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
     One direction touches the k-th entry of every item at once: items do not influence one another, so
     that the batch takes as many directions as its largest item.
     """
-    items = space.expand(torch.arange(len(space.dim(x)), device=x.device), x).expand_as(x).flatten()
-    # what has noise belongs to the space; a generator of its own leaves the caller's alone
-    live = space.noise(x, Generator().manual_seed(0)).flatten().nonzero()[:, 0]
+    num = space.items(x)
+    items = space.expand(torch.arange(num, device=x.device), x).expand_as(x).flatten()
+    live = space.diagonal(x).flatten().nonzero()[:, 0]
     items, order = items[live].sort(stable=True)
-    counts = torch.bincount(items, minlength=len(space.dim(x)))
+    counts = torch.bincount(items, minlength=num)
     place = torch.arange(len(items), device=x.device) - (counts.cumsum(0) - counts)[items]
     rank = torch.full((x.numel(),), -1, device=x.device)
     rank[live[order]] = place

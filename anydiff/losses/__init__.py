@@ -1,1 +1,46 @@
-"""What training minimises: weightings, densities of times, conditions."""
+"""What training minimises: errors, their weightings, densities of times, and what conditions undergo."""
+
+from anydiff.losses.errors import Hybrid, SquaredError
+from anydiff.losses.times import (
+    LogitNormal,
+    LogNormal,
+    LossSecondMoment,
+    Mapped,
+    Times,
+    UniformLogSNR,
+    UniformTimes,
+)
+from anydiff.losses.weightings import (
+    P2,
+    KarrasWeighting,
+    LearnedUncertainty,
+    Likelihood,
+    MinSNR,
+    Plain,
+    Sigmoid,
+    TruncatedSNR,
+    Unit,
+    Weighting,
+)
+
+__all__ = [
+    "P2",
+    "Hybrid",
+    "KarrasWeighting",
+    "LearnedUncertainty",
+    "Likelihood",
+    "LogNormal",
+    "LogitNormal",
+    "LossSecondMoment",
+    "Mapped",
+    "MinSNR",
+    "Plain",
+    "Sigmoid",
+    "SquaredError",
+    "Times",
+    "TruncatedSNR",
+    "UniformLogSNR",
+    "UniformTimes",
+    "Unit",
+    "Weighting",
+]

@@ -16,13 +16,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from anydiff.schedules import Schedule
-from anydiff.spaces import Dense, Generators, Space
+from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces.draws import uniforms
 
 __all__ = ["absent", "augment", "drop", "join", "joinable", "noise", "shares"]
 
@@ -47,7 +48,7 @@ def shares(values: Shares, what: str) -> Shares:
 
 
 def drop(
-    cond: Mapping[str, Any], share: Shares, x: Tensor, space: Space, generator: Generators = None
+    cond: Mapping[str, Any], share: Shares, x: Tensor, space: Space, generator: Random = None
 ) -> dict[str, Any]:
     """The conditions, each absent from its share of the items, independently of the others.
 
@@ -66,10 +67,8 @@ def drop(
     _check_names(share, cond, "drop")
     dropped = dict(cond)
     for name, p in share.items():
-        out = _uniform(len(space.dim(x)), x, generator) < p
-        dropped[name] = torch.where(
-            _rows(out, cond[name], x, space), absent(cond[name]), cond[name]
-        )
+        value, out = cond[name], uniforms(1, space.items(x), x, generator, _dtype(x))[0] < p
+        dropped[name] = torch.where(_rows(out, value, x, space), absent(value), value)
     return dropped
 
 
@@ -79,7 +78,7 @@ def augment(
     schedule: Schedule,
     x: Tensor,
     space: Space,
-    generator: Generators = None,
+    generator: Random = None,
 ) -> dict[str, Any]:
     r"""The conditions, with noise on those named, and how much it is: conditioning augmentation.
 
@@ -88,14 +87,14 @@ def augment(
     """
     _check_names(most or {}, cond, "augment")
     noised = dict(cond)
-    items = len(space.dim(x))
+    items = space.items(x)
     for name, end in (most or {}).items():
         if len(cond[name]) != items:
             raise ValueError(
                 f"augment names {name!r}, which is {tuple(cond[name].shape)}; it needs one row for each "
                 f"of the {items} items."
             )
-        s = end * _uniform(items, x, generator)
+        s = end * uniforms(1, items, x, generator, _dtype(x))[0]
         noised |= noise(name, cond[name], s, schedule, generator=generator)
     return noised
 
@@ -105,8 +104,8 @@ def noise(
     value: Tensor,
     s: Tensor,
     schedule: Schedule,
-    space: Space = Dense(),  # noqa: B008
-    generator: Generators = None,
+    space: Space = DENSE,
+    generator: Random = None,
 ) -> dict[str, Tensor]:
     """A condition in a space with noise of the levels s, (B,), and the levels, by their names."""
     alpha, sigma = (space.expand(c.detach().to(value.dtype), value) for c in schedule(s))
@@ -132,37 +131,35 @@ def join(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     One that some of them lack is absent from those.
 
     Raises:
-        ValueError: One that is not of rows and not the same for all, or booleans that some lack.
+        ValueError: For one that is not of rows and not the same for all, or for booleans that some lack.
     """
-    joined: dict[str, Any] = {}
-    for name in dict.fromkeys(name for cond in conditions for name in cond):
-        values = [cond.get(name) for cond in conditions]
-        known = next((v for v in values if v is not None), None)
-        if not isinstance(known, Tensor) or known.ndim == 0:
-            if not (known is None or isinstance(known, _SINGLE)) or any(v != known for v in values):
-                raise ValueError(
-                    f"the condition {name!r} is {known!r} or the like; one call takes rows, or a value "
-                    "for all. Ask one after the other, with batched=False."
-                )
-            joined[name] = known
-            continue
-        lacking = [cond for cond in conditions if cond.get(name) is None]
-        # a mask says nothing where there is nothing to mask; other booleans have no value for none
-        masked = name.removesuffix("_mask")
-        needed = [cond for cond in lacking if masked == name or cond.get(masked) is not None]
-        if known.dtype == torch.bool and needed:
-            raise ValueError(
-                f"the condition {name!r} is of booleans, which have no value for none, and some lack it; "
-                "give it to all, or ask one after the other with batched=False."
-            )
-        if any(v is not None and v.shape != known.shape for v in values):
-            shapes = ", ".join(str(tuple(v.shape)) for v in values if v is not None)
-            raise ValueError(
-                f"the condition {name!r} is {shapes}; give one shape, or ask one after the other with "
-                "batched=False."
-            )
-        joined[name] = torch.cat([absent(known) if v is None else v for v in values])
-    return joined
+    names = dict.fromkeys(name for cond in conditions for name in cond)
+    return {name: _joined(name, conditions) for name in names}
+
+
+def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
+    def refuse(why: str) -> NoReturn:
+        raise ValueError(
+            f"the condition {name!r} {why}, or ask one after the other, with batched=False."
+        )
+
+    values = [cond.get(name) for cond in conditions]
+    known = next((v for v in values if v is not None), None)
+    if not isinstance(known, Tensor) or known.ndim == 0:
+        if not (known is None or isinstance(known, _SINGLE)) or any(v != known for v in values):
+            refuse(f"is {known!r} or the like; give rows, or one value for all")
+        return known
+    # {name}_mask says which entries of {name} count, and nothing where that is absent as well
+    masked = name.removesuffix("_mask")
+    lacking = [cond for cond in conditions if cond.get(name) is None]
+    if known.dtype == torch.bool and any(
+        masked == name or cond.get(masked) is not None for cond in lacking
+    ):
+        refuse("is of booleans, which have no value for none, and some lack it; give it to all")
+    shapes = {tuple(v.shape) for v in values if v is not None}
+    if len(shapes) > 1:
+        refuse(f"is {', '.join(map(str, shapes))}; give one shape")
+    return torch.cat([absent(known) if v is None else v for v in values])
 
 
 def _is_droppable(value: Any) -> bool:
@@ -179,14 +176,9 @@ def _check_names(given: Mapping[str, float], cond: Mapping[str, Any], what: str)
             )
 
 
-def _uniform(items: int, x: Tensor, generator: Generators) -> Tensor:
-    """One number in [0, 1) for each item, (B,)."""
-    dtype = x.dtype if x.dtype.itemsize >= 4 else torch.float32
-    if generator is None or isinstance(generator, Generator):
-        device = x.device if generator is None else generator.device
-        return torch.rand(items, generator=generator, dtype=dtype, device=device).to(x.device)
-    draws = [torch.rand(1, generator=g, dtype=dtype, device=g.device) for g in generator]
-    return torch.cat(draws).to(x.device)
+def _dtype(x: Tensor) -> torch.dtype:
+    """Of at least float32, for times and shares."""
+    return x.dtype if x.dtype.itemsize >= 4 else torch.float32
 
 
 def _rows(choice: Tensor, value: Tensor, x: Tensor, space: Space) -> Tensor:

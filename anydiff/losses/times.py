@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.schedules import Schedule
+from anydiff.spaces.draws import rand
 
 __all__ = [
     "LogNormal",
@@ -32,16 +33,14 @@ __all__ = [
 ]
 
 
-def stratified(num_items: int, *, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Times in [0, 1), one in each of `num_items` equal strata, in random order, (B,).
+def stratified(items: int, *, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers in [0, 1), one in each of so many equal strata, in random order, (B,), float64.
 
-    Each time is uniform by itself, and together they cover the interval evenly.
+    Each is uniform by itself, and together they cover the interval evenly.
     """
     device = like.device if generator is None else generator.device
-    order = torch.randperm(num_items, generator=generator, device=device)
-    jitter = torch.rand(num_items, generator=generator, device=device, dtype=torch.float64)
-    # rounding to float32 may reach 1 itself, which every schedule allows
-    return ((order + jitter) / num_items).to(device=like.device, dtype=like.dtype)
+    order = torch.randperm(items, generator=generator, device=device).to(like.device)
+    return (order + rand((items,), like, generator)) / items
 
 
 class Times:
@@ -57,24 +56,19 @@ class Times:
     @torch.no_grad()
     def draw(
         self,
-        num_items: int,
+        items: int,
         schedule: Schedule,
         *,
         like: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Times in [0, 1], (B,), of the dtype and on the device of `like`."""
-        u = self._uniform(num_items, like.new_empty(0, dtype=torch.float64), generator)
-        return self(u, schedule).clamp(0, 1).to(like.dtype)
-
-    def _uniform(
-        self, num_items: int, like: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
         if self.stratified:
-            return stratified(num_items, like=like, generator=generator)
-        device = like.device if generator is None else generator.device
-        u = torch.rand(num_items, generator=generator, device=device, dtype=torch.float64)
-        return u.to(device=like.device, dtype=like.dtype)
+            u = stratified(items, like=like, generator=generator)
+        else:
+            u = rand((items,), like, generator)
+        # rounding to float32 may reach 1 itself, which every schedule allows
+        return self(u, schedule).clamp(0, 1).to(like.dtype)
 
     def reweigh(self, t: Tensor, loss: Tensor) -> Tensor:
         """The loss (B,) of times that were drawn here, divided by their density if that is to cancel."""
@@ -93,24 +87,13 @@ class UniformTimes(Times):
 
 @dataclass(frozen=True)
 class Mapped(Times):
-    """A function of uniform draws, (B,) -> (B,), rising from 0 to 1."""
+    """A function of uniform draws, (B,) -> (B,), float64, rising from 0 to 1."""
 
     function: Callable[[Tensor], Tensor]
     stratified: bool = True
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return self.function(u)
-
-    def draw(
-        self,
-        num_items: int,
-        schedule: Schedule,
-        *,
-        like: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        # a user's function sees the data's own dtype
-        return self.function(self._uniform(num_items, like, generator))
 
 
 def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
@@ -122,7 +105,7 @@ def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
 
 @dataclass(frozen=True)
 class LogNormal(Times):
-    r"""EDM's density: the logarithm of sigma / alpha is normal.
+    r"""The density of Karras et al.: the logarithm of sigma / alpha is normal.
 
     Levels outside the schedule's range become its ends.
 
@@ -189,8 +172,7 @@ class UniformLogSNR(Times):
             )
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
-        ends = torch.linspace(1, 0, 2, dtype=torch.float64, device=u.device)
-        low, high = schedule.logsnr(ends).clamp(self.logsnr_min, self.logsnr_max)
+        high, low = schedule.ends(u.device).clamp(self.logsnr_min, self.logsnr_max)
         return schedule.time(torch.lerp(high, low, u.double()))
 
 

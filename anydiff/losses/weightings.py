@@ -21,32 +21,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anydiff.predictions import PREDICTIONS, PredictionType
+from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
 
 __all__ = [
     "P2",
-    "EDMWeighting",
+    "KarrasWeighting",
     "LearnedUncertainty",
     "Likelihood",
     "MinSNR",
+    "Plain",
     "Sigmoid",
     "TruncatedSNR",
     "Unit",
     "Weighting",
-    "weighted",
+    "as_weighting",
 ]
 
 
 class Weighting:
-    """The weight of a squared error at a noise level. One of your own states `common` and no more."""
+    """The weight of a squared error at a noise level. One of your own defines `common` and no more."""
 
     def common(self, at: Level) -> Tensor:
         """The weight of e², (B,): alpha² times the weight of eps, sigma² times that of x0."""
         raise NotImplementedError
 
-    def of(self, prediction: str | PredictionType, at: Level) -> Tensor:
-        """The weight of the squared error of a prediction type, (B,), float64.
+    def of(self, prediction: str | Target, at: Level) -> Tensor:
+        """The weight of the squared error of a target, (B,), float64.
 
         Arguments:
             prediction: What is predicted: ``"eps"``, ``"x0"``, ``"v"``, ...
@@ -55,26 +56,28 @@ class Weighting:
         at = _inside(at)
         return self.common(at) / _det(prediction, at) ** 2
 
-    def weigh(self, error: Tensor, at: Level, predicts: PredictionType) -> Tensor:
+    def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
         """The loss, (B,), from the squared error of what the network predicts, (B,)."""
-        return self.of(predicts, at).to(error.dtype) * error
+        return self.of(target, at).to(error.dtype) * error
 
 
-def weighted(
-    error: Tensor,
-    weighting: Weighting | LearnedUncertainty | Callable[[Tensor], Tensor] | None,
-    at: Level,
-    predicts: PredictionType,
-) -> Tensor:
-    """The loss, (B,), from the squared error of what the network predicts, (B,).
+@dataclass(frozen=True)
+class Plain(Weighting):
+    """The error of the network's own output, as it is or times a function of the log-SNR.
 
-    A plain function of the log-SNR, (B,) -> (B,), multiplies that error as it is.
+    Arguments:
+        function: log-SNR -> weight, (B,) -> (B,); None is 1.
     """
-    if weighting is None:
-        return error
-    if isinstance(weighting, (Weighting, LearnedUncertainty)):
-        return weighting.weigh(error, at, predicts)
-    return weighting(at.logsnr) * error
+
+    function: Callable[[Tensor], Tensor] | None = None
+
+    def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
+        return error if self.function is None else self.function(at.logsnr) * error
+
+
+def as_weighting(weighting: Weighting | Callable[[Tensor], Tensor] | None) -> Weighting:
+    """A weighting: itself, or from a function of the log-SNR, or from None for none."""
+    return weighting if isinstance(weighting, Weighting) else Plain(weighting)
 
 
 def _inside(at: Level) -> Level:
@@ -83,18 +86,9 @@ def _inside(at: Level) -> Level:
     return at.schedule.at(t.clamp(1e-12, 1 - 1e-12))
 
 
-def _type(prediction: str | PredictionType) -> PredictionType:
-    if not isinstance(prediction, str):
-        return prediction
-    if prediction not in PREDICTIONS:
-        known = ", ".join(PREDICTIONS)
-        raise ValueError(f"prediction is {prediction!r}; choose one of {known}.")
-    return PREDICTIONS[prediction]
-
-
-def _det(prediction: str | PredictionType, at: Level) -> Tensor:
-    a, b = _type(prediction).coefficients(at)
-    return at.alpha * b - at.sigma * a
+def _det(prediction: str | Target, at: Level) -> Tensor:
+    a, b = as_target(prediction).coefficients(at)
+    return at.alpha * b - at.sigma * a  # type: ignore[no-any-return]
 
 
 def _turn(at: Level) -> Tensor:
@@ -112,7 +106,7 @@ class Unit(Weighting):
 
     Arguments:
         prediction: The output whose error counts, by name or as a
-            :class:`~anydiff.predictions.PredictionType`.
+            :class:`~anydiff.predictions.Target`.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 14.
@@ -120,10 +114,10 @@ class Unit(Weighting):
         Progressive Distillation (Salimans & Ho, 2022), section 4. https://arxiv.org/abs/2202.00512
     """
 
-    prediction: str | PredictionType = "eps"
+    prediction: str | Target = "eps"
 
     def __post_init__(self) -> None:
-        _type(self.prediction)
+        as_target(self.prediction)
 
     def common(self, at: Level) -> Tensor:
         return _det(self.prediction, at) ** 2
@@ -190,8 +184,8 @@ class P2(Weighting):
 
 
 @dataclass(frozen=True)
-class EDMWeighting(Weighting):
-    r"""Every level counts the same for the network F of EDM, whatever is predicted.
+class KarrasWeighting(Weighting):
+    r"""Every level counts the same for the network F of Karras et al., whatever is predicted.
 
     .. math::
         w_{x_0} = \frac{\bar\sigma^2 + \sigma_d^2}{(\bar\sigma\, \sigma_d)^2}, \qquad
@@ -263,7 +257,7 @@ class Sigmoid(Weighting):
         return _turn(at) * noise / (at.alpha**2 + noise)
 
 
-class LearnedUncertainty(nn.Module):
+class LearnedUncertainty(nn.Module, Weighting):
     r"""A weighting divided by the loss that is still to be expected at each level, which it learns.
 
     .. math:: L' = \frac{L}{\exp u(\lambda)} + u(\lambda)
@@ -284,16 +278,15 @@ class LearnedUncertainty(nn.Module):
     frequencies: Tensor
 
     def __init__(
-        self,
-        weighting: Weighting | Callable[[Tensor], Tensor] | None = None,
-        features: int = 128,
+        self, weighting: Weighting | Callable[[Tensor], Tensor] | None = None, features: int = 128
     ) -> None:
         super().__init__()
         if features < 2 or features % 2:
             raise ValueError(
                 f"features is {features}; give an even number, a sine and a cosine each."
             )
-        self.weighting = weighting
+        self.weighting = as_weighting(weighting)
+        self.features = features
         # the paper draws normal frequencies of ln(sigma) / 4; these are their quantiles
         ranks = 0.5 + torch.arange(features // 2, dtype=torch.float64) / features
         normal = torch.special.ndtri(ranks + 0.5 / features)
@@ -308,11 +301,10 @@ class LearnedUncertainty(nn.Module):
         features = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], 1)
         return self.linear(features)[:, 0]
 
-    def weigh(self, error: Tensor, at: Level, predicts: PredictionType) -> Tensor:
-        """The loss, (B,), from the squared error of what the network predicts, (B,)."""
+    def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
         # some schedules end at infinity
         u = self(_inside(at).logsnr.clamp(-40, 40)).to(error.dtype)
-        loss = weighted(error, self.weighting, at, predicts)
+        loss = self.weighting.weigh(error, at, target)
         # an item of no dimension has no error, and says nothing of its level
         return torch.where(error == 0, 0.0, loss * torch.exp(-u) + u)
 

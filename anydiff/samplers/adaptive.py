@@ -1,7 +1,7 @@
 r"""Solvers that choose their own steps, so that the error stays under a tolerance.
 
-Within one step of the sampling loop each takes as many of its own as it needs: ``steps=1`` covers the
-whole run. Whether a step was good enough is known on the device, and the loop depends on it: these two
+Within one step of the sampling loop, of which a run has one by default, each takes as many of its own as
+it needs. Whether a step was good enough is known on the device, and the loop depends on it: these two
 samplers read from the device once or more per step, which no other does.
 """
 
@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.sampler import Interval, Sampler, falling
-from anydiff.samplers.sde import with_signal
+from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
-from anydiff.spaces import Generators, Space
+from anydiff.spaces import Random, Space
 
 __all__ = ["AdaptiveODE", "AdaptiveSDE"]
 
-METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class AdaptiveODE(Sampler):
 
     It reads the error of each of its steps from the device. All items take the same ones, as small as
     the worst item needs: another batch changes a sample by no more than the tolerance. Every step of
-    the sampling loop begins anew, so take ``steps=1``.
+    the sampling loop begins anew: more than the one that is the default cost more.
 
     Arguments:
         rtol, atol: The relative and the absolute tolerance of :math:`\hat x`, per step.
@@ -63,35 +62,31 @@ class AdaptiveODE(Sampler):
     atol: float = 1e-4
     method: str = "dopri5"
     sigma_min: float = 1e-3
-    order = math.inf  # the error follows the tolerance, not the number of steps
+    convergence = math.inf  # the error follows the tolerance, not the number of steps
+    steps = 1
 
     def __post_init__(self) -> None:
         _check_tolerances(self.rtol, self.atol, self.sigma_min)
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if self.method not in ADAPTIVE:
+            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(ADAPTIVE)}.")
 
-    def check(self, knots: Sequence[Level]) -> None:
-        _torchdiffeq()
+    def check(self, levels: Sequence[Level]) -> None:
+        odeint()
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         schedule, space = predictor.schedule, predictor.space
-        t, s = (_noisy(schedule, level, self.sigma_min) for level in (at.t, at.s))
-        if at.s.sigma == 0 and s.t > t.t:  # there is no way to go before the landing
-            s = t
-        start, stop = (math.atan2(level.sigma, level.alpha) for level in (t, s))
+        first, last = (_noisy(schedule, level, self.sigma_min) for level in (t, s))
+        if s.sigma == 0 and last.t > first.t:  # there is no way to go before the landing
+            last = first
+        start, stop = (math.atan2(level.sigma, level.alpha) for level in (first, last))
         calls: list[Prediction] = []  # the first
 
         def slope(phi: Tensor, x: Tensor) -> Tensor:
             # in float32 phi may lie beyond the ends, as the nearest number to pi / 2 does
             angle = min(max(phi.item(), min(start, stop)), max(start, stop))
-            level = _level(schedule, -2 * math.log(math.tan(angle)))
+            level = schedule.at_logsnr(-2 * math.log(math.tan(angle)))
             size = math.hypot(level.alpha, level.sigma)
             p = predictor.predict(size * x, level)
             calls.append(p)
@@ -99,29 +94,25 @@ class AdaptiveODE(Sampler):
             return p.at(-level.sigma / size, level.alpha / size)
 
         # a run that begins at the data begins a little above it, where x / alpha is the same
-        x = x_t * (t.alpha / at.t.alpha if at.t.sigma == 0 else 1.0) / math.hypot(t.alpha, t.sigma)
+        x = x_t * (first.alpha / t.alpha if t.sigma == 0 else 1.0)
+        x = x / math.hypot(first.alpha, first.sigma)
         if start != stop:
             phi = torch.tensor([start, stop], dtype=torch.float64, device=x_t.device)
             try:
-                x = _torchdiffeq().odeint(
-                    slope,
-                    x,
-                    phi,
-                    rtol=self.rtol,
-                    atol=self.atol,
-                    method=self.method,
+                x = odeint()(
+                    slope, x, phi, rtol=self.rtol, atol=self.atol, method=self.method,
                     options={"norm": _largest(space, x)},
-                )[-1]
+                )[-1]  # fmt: skip
             except AssertionError as error:  # of a step too small, or not finite
                 raise ValueError(
                     f"{self} found no step with an error under its tolerance ({error}); look for values "
                     "of the network that are not finite, or raise rtol and atol."
                 ) from error
-        x = x * math.hypot(s.alpha, s.sigma)
-        if at.s.sigma == 0:
-            p = predictor.predict(x, s)
+        x = x * math.hypot(last.alpha, last.sigma)
+        if s.sigma == 0:
+            p = predictor.predict(x, last)
             return p.x0, p
-        return x, calls[0] if calls else predictor.predict(x_t, t)
+        return x, calls[0] if calls else predictor.predict(x_t, first)
 
 
 @dataclass(frozen=True)
@@ -144,7 +135,7 @@ class AdaptiveSDE(Sampler):
     It reads from the device, once per step, whether there are items still on their way; the others
     wait and do not change. An item's steps and noise are its own: with a generator per item its
     sample does not depend on the batch. The network is called twice per step, with a time for each
-    item. ``steps=1`` covers the run.
+    item.
 
     Arguments:
         rtol: :math:`\epsilon_{rel}`; 0.01 to 0.05 for quality, more for speed; items of one or two
@@ -172,7 +163,8 @@ class AdaptiveSDE(Sampler):
     exponent: float = 0.9
     first: float = 0.01
     sigma_min: float = 0.01
-    order = math.inf  # the error follows the tolerance, not the number of steps
+    convergence = math.inf  # the error follows the tolerance, not the number of steps
+    steps = 1
 
     def __post_init__(self) -> None:
         _check_tolerances(self.rtol, self.atol, self.sigma_min)
@@ -182,38 +174,33 @@ class AdaptiveSDE(Sampler):
                 "safety between 0 and 1, an exponent from 0.5 to 1 and a first step in (0, 1]."
             )
 
-    def check(self, knots: Sequence[Level]) -> None:
-        falling(self, knots)
-        with_signal(self, knots)
+    def check(self, levels: Sequence[Level]) -> None:
+        falling(self, levels)
+        with_signal(self, levels)
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         schedule, space = predictor.schedule, predictor.space
-        last = _noisy(schedule, at.s, self.sigma_min)
-        if last.t > at.t.t:  # there is no way to go before the landing
-            last = at.t
+        last = _noisy(schedule, s, self.sigma_min)
+        if last.t > t.t:  # there is no way to go before the landing
+            last = t
         dim = space.dim(x_t).clamp(min=1)
         dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
 
         # times are float64 whatever the state is: a small step must not vanish in a large time
-        t = torch.full_like(dim, at.t.t, dtype=torch.float64)
-        h = (t - last.t).clamp(max=self.first)
+        time = torch.full_like(dim, t.t, dtype=torch.float64)
+        h = (time - last.t).clamp(max=self.first)
         x, euler_before = x_t, x_t
         path = _Path(space, x_t, len(dim))
         first: Prediction | None = None
-        going = last.t < at.t.t
+        going = last.t < t.t
         while going:
             h, w = path.ahead(h, space.noise(x, generator))
-            s = t - h
-            p, move = _increment(predictor, x, schedule.at(t.to(dtype)), h, w)
+            ahead = time - h
+            p, move = _increment(predictor, x, schedule.at(time.to(dtype)), h, w)
             euler = x + move
-            _, move = _increment(predictor, euler, schedule.at(s.to(dtype)), h, w)
+            _, move = _increment(predictor, euler, schedule.at(ahead.to(dtype)), h, w)
             improved = (euler + (x + move)) / 2
             first = first or p
 
@@ -221,18 +208,19 @@ class AdaptiveSDE(Sampler):
             scale = (self.rtol * size).clamp(min=self.atol)
             error = (space.sum(((euler - improved) / scale).square()) / dim).sqrt().double()
 
-            accepted = (t > last.t) & (error <= 1)
+            accepted = (time > last.t) & (error <= 1)
             chosen = space.expand(accepted, x)
             x = torch.where(chosen, improved, x)
             euler_before = torch.where(chosen, euler, euler_before)
             path.follow(accepted)
-            t = torch.where(accepted, s, t)
-            t = torch.where(t - last.t < 1e-12, last.t, t)  # a rest that rounding left is none
+            time = torch.where(accepted, ahead, time)
+            # what rounding leaves is no way to go
+            time = torch.where(time - last.t < 1e-12, last.t, time)
             # of few dimensions an error is small by chance, and the next step would be anything
             growth = (self.safety * error.clamp(min=1e-10) ** -self.exponent).clamp(max=5)
-            h = torch.minimum(t - last.t, growth * h)
+            h = torch.minimum(time - last.t, growth * h)
 
-            on_the_way = t > last.t
+            on_the_way = time > last.t
             stuck = on_the_way & ~(h > 1e-10)  # not finite, or ever smaller
             going, failed, full = torch.stack([on_the_way.any(), stuck.any(), path.full]).tolist()
             if failed:
@@ -242,10 +230,10 @@ class AdaptiveSDE(Sampler):
                 )
             if full:
                 path.grow()
-        if at.s.sigma == 0:
+        if s.sigma == 0:
             p = predictor.predict(x, last)
             return p.x0, p
-        return x, first or predictor.predict(x_t, at.t)
+        return x, first or predictor.predict(x_t, t)
 
 
 def _increment(
@@ -285,9 +273,8 @@ class _Path:
         slot = expand(top, z).expand_as(z)[None]
         length, move = self.lengths.gather(0, top[None])[0], self.moves.gather(0, slot)[0]
 
-        new = (
-            self.depth == 0
-        )  # nothing is known ahead; else a bridge to the end of the known length
+        # where nothing is known ahead the path is new; else a bridge leads to the end of what is known
+        new = self.depth == 0
         whole = ~new & (h >= length * (1 - 1e-12))
         h = torch.where(new, h, torch.minimum(h, length))
         share = torch.where(whole, 1.0, h / length.clamp(min=1e-300)).masked_fill(new, 0.0)
@@ -310,12 +297,7 @@ class _Path:
 
 def _noisy(schedule: Schedule, at: Level, sigma_min: float) -> Level:
     """A level, or in place of the data the one with the noise sigma_min, or the schedule's least."""
-    return at if at.sigma > 0 else _level(schedule, -2 * math.log(sigma_min))
-
-
-def _level(schedule: Schedule, logsnr: float) -> Level:
-    """The level with a log-SNR, or the schedule's nearest."""
-    return schedule.levels(schedule.time(torch.tensor([logsnr], dtype=torch.float64)))[0]
+    return at if at.sigma > 0 else schedule.at_logsnr(-2 * math.log(sigma_min))
 
 
 def _largest(space: Space, like: Tensor) -> Callable[[Tensor], Tensor]:
@@ -331,11 +313,12 @@ def _check_tolerances(rtol: float, atol: float, sigma_min: float) -> None:
         )
 
 
-def _torchdiffeq() -> ModuleType:
+def odeint() -> Callable[..., Any]:
+    """torchdiffeq's solver."""
     try:
         import torchdiffeq
     except ImportError as error:
         raise ImportError(
-            'AdaptiveODE needs torchdiffeq; install it with: pip install "anydiff[ode]"'
+            'the probability-flow ODE needs torchdiffeq; install it with: pip install "anydiff[ode]"'
         ) from error
-    return torchdiffeq
+    return torchdiffeq.odeint  # type: ignore[no-any-return]

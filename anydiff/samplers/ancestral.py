@@ -10,10 +10,10 @@ from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.optimal import OptimalVariance
-from anydiff.samplers.sampler import Interval, Sampler, falling
+from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
 from anydiff.samplers.variances import VARIANCES, reverse_log_variance
 from anydiff.schedules import Level
-from anydiff.spaces import Generators, Space
+from anydiff.spaces import Random, Space
 
 __all__ = ["DDIM", "DDPM"]
 
@@ -54,19 +54,13 @@ class DDIM(Sampler):
         if not (self.variance is None or isinstance(self.variance, OptimalVariance)):
             raise ValueError(f"variance is {self.variance!r}; give an OptimalVariance, or None.")
 
-    def check(self, knots: Sequence[Level]) -> None:
+    def check(self, levels: Sequence[Level]) -> None:
         if self.eta > 0 or self.variance is not None:
-            falling(self, knots)
+            falling(self, levels)
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        t, s = at.t, at.s
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         p = predictor.predict(x_t, t)
 
         tau = self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2) if self.eta else 0
@@ -111,18 +105,12 @@ class DDPM(Sampler):
                 "OptimalVariance."
             )
 
-    def check(self, knots: Sequence[Level]) -> None:
-        falling(self, knots)
+    def check(self, levels: Sequence[Level]) -> None:
+        falling(self, levels)
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        t, s = at.t, at.s
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         p = predictor.predict(x_t, t)
 
         alpha_ts = t.alpha / s.alpha
@@ -130,7 +118,7 @@ class DDPM(Sampler):
         kept = alpha_ts * s.sigma**2 / t.sigma
         x_s = p.at(s.alpha, kept)
         if self.variance == "learned":
-            return _learned(predictor.space, x_s, p, at, large, generator), p
+            return _learned(predictor.space, x_s, p, t, s, generator), p
 
         if isinstance(self.variance, OptimalVariance):
             nu2 = self.variance.nu2(t, s, kept)
@@ -139,7 +127,7 @@ class DDPM(Sampler):
         return _noised(predictor.space, x_s, s, nu2, generator), p
 
 
-def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Generators) -> Tensor:
+def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Random) -> Tensor:
     """The mean of x_s with noise, but for the step that lands on the data."""
     if s.sigma == 0 or nu2 <= 0:
         return mean
@@ -147,14 +135,14 @@ def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Generat
 
 
 def _learned(
-    space: Space, mean: Tensor, p: Prediction, at: Interval, large: float, generator: Generators
+    space: Space, mean: Tensor, p: Prediction, t: Level, s: Level, generator: Random
 ) -> Tensor:
     if p.extra is None:
         raise ValueError(
-            "DDPM('learned') needs a denoiser that gives a variance, twice the channels of x_t, and "
-            "this one gives none; use 'small', 'large' or an OptimalVariance."
+            "DDPM('learned') needs a denoiser that gives a pair, the prediction and a learned variance, "
+            "and this one gives no variance; use 'small', 'large' or an OptimalVariance."
         )
-    if at.s.sigma == 0 or large == 0:  # at the data, where there is no logarithm to learn
+    if s.sigma == 0 or t.sigma == 0:  # at the data, where there is no logarithm to learn
         return mean
-    nu = (reverse_log_variance(at.t, at.s, p.extra, space) / 2).exp_()
+    nu = (reverse_log_variance(t, s, p.extra, space) / 2).exp_()
     return mean.add(space.project(nu.mul_(space.noise(mean, generator))))

@@ -1,7 +1,7 @@
 r"""Where the times of a sampling run lie.
 
-A grid is a frozen object, (schedule, steps) -> the falling times, (steps + 1,), the last one 0; for
-runs that begin amid the noise, as edits do, it takes their start too. How they are spaced matters more
+A grid is a frozen object, (schedule, steps, start) -> the falling times, (steps + 1,), the last one 0.
+Runs that begin amid the noise, as edits do, have a start below 1. How the times are spaced matters more
 than the solver: near the data and near pure noise a state hardly changes, and equal steps in t spend
 themselves there.
 """
@@ -24,8 +24,7 @@ class Grid(Protocol):
     """A rule for the times of a run."""
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
-        """Falling times, (steps + 1,), float64, from `start` to 0. A grid that is only used for whole
-        runs need not take a start."""
+        """Falling times, (steps + 1,), float64, from `start` to 0."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class LogSNR:
 
 @dataclass(frozen=True)
 class KarrasGrid:
-    r"""EDM's steps in :math:`\bar\sigma = \sigma / \alpha`: equal ones in :math:`\bar\sigma^{1 / \rho}`.
+    r"""The steps of Karras et al., equal in :math:`(\sigma / \alpha)^{1 / \rho}`.
 
     Arguments:
         rho: 7 is the published power.
@@ -119,7 +118,7 @@ def _range(schedule: Schedule, low: float, high: float, start: float) -> tuple[f
     if start < 1:
         with torch.no_grad():
             low = max(low, float(schedule.logsnr(torch.tensor(start, dtype=torch.float64))))
-    return schedule.within(low, high, "the grid, or start from more noise")
+    return schedule.clip(low, high)
 
 
 def _closed(schedule: Schedule, logsnr: Tensor, start: float) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid, LogSNR
-from anydiff.samplers.sampler import Interval, Sampler, falling
-from anydiff.samplers.sde import EulerMaruyama, with_signal
-from anydiff.schedules import Level, Schedule
-from anydiff.spaces import Generators
+from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
+from anydiff.samplers.sde import EulerMaruyama
+from anydiff.schedules import Level
+from anydiff.spaces import Random
 
 __all__ = ["AnnealedLangevin", "Langevin", "PredictorCorrector"]
 
@@ -64,7 +64,7 @@ class Langevin:
             raise ValueError(f"steps is {self.steps}; give 0 (no correction) or more.")
 
     def correct(
-        self, predictor: Predictor, x: Tensor, at: Level, generator: Generators = None
+        self, predictor: Predictor, x: Tensor, at: Level, generator: Random = None
     ) -> Tensor:
         """x after the steps at the level `at`, of floats; sigma has to be above 0."""
         for _ in range(self.steps):
@@ -76,7 +76,7 @@ class Langevin:
             )
         return x
 
-    def _measured(self, predictor: Predictor, p: Prediction, generator: Generators) -> Tensor:
+    def _measured(self, predictor: Predictor, p: Prediction, generator: Random) -> Tensor:
         space, x = predictor.space, p.x_t
         squares = space.sum(p.eps.square())
         # c = 4 r² dim / |eps|²; an item of no dimension has no eps and does not move
@@ -109,7 +109,7 @@ class PredictorCorrector(Sampler):
     corrector_steps: int = 1
     snr: float = 0.16
     measured: bool = False
-    order = 0.5
+    convergence = 0.5
 
     def __post_init__(self) -> None:
         self.corrector  # noqa: B018  (its arguments are checked)
@@ -123,27 +123,23 @@ class PredictorCorrector(Sampler):
         return self.predictor.grid
 
     @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self.predictor.steps
+
+    @property
     def past(self) -> int:
         return self.predictor.past
 
-    def between(self, schedule: Schedule, knots: Sequence[Level]) -> Tensor | None:
-        return self.predictor.between(schedule, knots)
-
-    def check(self, knots: Sequence[Level]) -> None:
-        falling(self, knots)
-        self.predictor.check(knots)
+    def check(self, levels: Sequence[Level]) -> None:
+        falling(self, levels)
+        self.predictor.check(levels)
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        x_s, p = self.predictor.step(predictor, x_t, at, past, generator)
-        if at.s.sigma > 0:
-            x_s = self.corrector.correct(predictor, x_s, at.s, generator)
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
+        x_s, p = self.predictor.step(predictor, x_t, t, s, past, generator)
+        if s.sigma > 0:
+            x_s = self.corrector.correct(predictor, x_s, s, generator)
         return x_s, p
 
 
@@ -185,19 +181,13 @@ class AnnealedLangevin(Sampler):
                 "least 1 step, of a size between 0 and 4 in units of a level's variance."
             )
 
-    def check(self, knots: Sequence[Level]) -> None:
-        falling(self, knots)
-        with_signal(self, knots)
+    def check(self, levels: Sequence[Level]) -> None:
+        falling(self, levels)
+        with_signal(self, levels)
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        t, s = at.t, at.s
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         x = x_t
         for _ in range(self.steps_per_level):
             p = predictor.predict(x, t)
@@ -208,7 +198,7 @@ class AnnealedLangevin(Sampler):
         return x if s.alpha == t.alpha else x * (s.alpha / t.alpha), p
 
 
-def _step(predictor: Predictor, p: Prediction, c: float, generator: Generators) -> Tensor:
+def _step(predictor: Predictor, p: Prediction, c: float, generator: Random) -> Tensor:
     """One Langevin step, c in units of the level's variance."""
     noise = predictor.space.noise(p.x_t, generator)
     return p.at(p.alpha, (1 - c / 2) * p.sigma).add(noise, alpha=sqrt(c) * p.sigma)

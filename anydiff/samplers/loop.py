@@ -1,37 +1,74 @@
-"""From noise to data: a run, from its seed to the last step."""
+"""One loop, from noise to data: a run, from its seed to the last step.
+
+All times and noise levels are planned once, in float64, as Python floats. A run towards the data lands on
+the data itself, where alpha is 1 and sigma is 0.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from numbers import Integral
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from anydiff.predictions import Predictor
+from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid
 from anydiff.samplers.multistep import DPMSolver
-from anydiff.samplers.sampler import Progress, Sampler, Steps, follow, plan
-from anydiff.spaces import Generators
+from anydiff.samplers.sampler import Past, Sampler
+from anydiff.schedules import Level, Schedule
+from anydiff.spaces import Random, Seed, generators
 
-__all__ = ["Seed", "generators", "sample"]
+__all__ = [
+    "Callback",
+    "Progress",
+    "Steps",
+    "evaluating",
+    "first_noise",
+    "follow",
+    "plan",
+    "sample",
+    "watched",
+]
 
-Seed = int | Sequence[int] | Generators
-"""One for the batch, or a list with one for each item, whose draw then does not depend on its batch."""
+Steps = int | Sequence[float] | Tensor
+"""How many steps, or the times themselves."""
+
+
+class Progress(NamedTuple):
+    """What a callback is given after each step."""
+
+    step: int
+    """Steps done, 1 to `steps`."""
+    steps: int
+    t: float
+    """The time that the step started from."""
+    s: float
+    """The time that it reached."""
+    x_s: Tensor
+    """The state there."""
+    prediction: Prediction
+    """The prediction at t; its x0 is the current guess of the data."""
+
+
+Callback = Callable[[Progress], None]
+Report = Callable[[Level, Level, Tensor, Prediction], None]
 
 
 def sample(
     predictor: Predictor,
     x_T: Tensor | Sequence[int],
-    sampler: Sampler = DPMSolver(),  # noqa: B008
-    steps: Steps = 50,
+    sampler: Sampler = DPMSolver(),
+    steps: Steps | None = None,
     *,
     start: float = 1.0,
     grid: Grid | None = None,
     seed: Seed = None,
-    generator: Generators = None,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Draw data by following a predictor from noise.
@@ -42,42 +79,139 @@ def sample(
             state at the first time itself, in the predictor's space, with the deviation
             sqrt(alpha² + sigma²) of that time where it is noise.
         sampler: The rule of one step.
-        steps: How many, laid by the grid; or the times themselves. Falling ones lead to the data,
-            rising ones encode data as noise, one sampler that is deterministic provided.
-        start: The first time of the grid, if not 1.
+        steps: How many, laid by the grid, the sampler's own number if None; or the times themselves.
+            Falling ones lead to the data, rising ones encode data as noise with a deterministic sampler.
+        start: The first time of the grid, in (0, 1].
         grid: Where the times lie, see :mod:`anydiff.samplers.grids`; the sampler's own if None.
         seed: An int makes the draw repeatable; a list with one per item makes each item's draw
             independent of the batch it is in. A generator, or a list of them, is taken as it is.
-        generator: The same, for callers that have generators.
         callback: Called after each step with a :class:`Progress`.
         progress: Show a bar.
 
     Returns:
         The state at the last time: x0 where that is 0.
+
+    Raises:
+        ValueError: If the number of steps, the times or the start lie outside their range, if the
+            sampler cannot run on them, or if there is not one seed for each item.
     """
-    if seed is not None and generator is not None:
-        raise ValueError("seed and generator both say where noise comes from; give one.")
-    intervals = plan(predictor.schedule, steps, grid, sampler, start)
-    like = x_T if isinstance(x_T, Tensor) else blank(predictor, x_T)
-    generator = generators(seed, like.device) if generator is None else generator
-    if not isinstance(x_T, Tensor):
-        first = intervals[0].t
-        x_T = predictor.space.noise(like, generator) * math.hypot(first.alpha, first.sigma)
-    return follow(predictor, x_T, sampler, intervals, generator, callback, progress)
+    levels = plan(predictor.schedule, steps, sampler, grid, start)
+    state = isinstance(x_T, Tensor)
+    like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
+    generator = generators(seed, like.device)
+    x = like if state else first_noise(levels[0], like, predictor, generator)
+    with watched(len(levels) - 1, callback, progress) as report:
+        return follow(predictor, x, sampler, levels, generator, report)
 
 
-def blank(predictor: Predictor, shape: Sequence[int]) -> Tensor:
-    """An empty tensor of a shape, as the predictor's models have theirs."""
-    models = getattr(predictor, "models", ())
-    parameters = (p for model in models for p in model.parameters())
-    parameter = next(parameters, torch.empty(0))
-    return torch.empty(tuple(shape), dtype=parameter.dtype, device=parameter.device)
+def plan(
+    schedule: Schedule,
+    steps: Steps | None = None,
+    sampler: Sampler = DPMSolver(),
+    grid: Grid | None = None,
+    start: float = 1.0,
+) -> list[Level]:
+    """The levels of a run, as floats, steps + 1 of them.
+
+    Arguments:
+        schedule: Of the model.
+        steps: How many, laid by the grid from the start to 0, the sampler's own number if None; or the
+            times themselves, falling (sampling) or rising (encoding).
+        sampler: Checks the levels.
+        grid: Where the times lie; the sampler's own if None.
+        start: The first time of a grid, in (0, 1].
+
+    Raises:
+        ValueError: If the number of steps, the times or the start lie outside their range, or if the
+            sampler cannot run on them.
+    """
+    steps = sampler.steps if steps is None else steps
+    if not 0 < start <= 1:
+        raise ValueError(f"the start is {start}; give a time above 0, up to 1.")
+    if isinstance(steps, int):
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; take at least 1.")
+        times = (grid or sampler.grid)(schedule, steps, start)
+    elif start != 1:
+        raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
+    else:
+        times = torch.as_tensor(steps, dtype=torch.float64).cpu()
+        moves = times.diff() if times.ndim == 1 else times.new_zeros(1)
+        one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
+        if not one_way or not (times.min() >= 0 and times.max() <= 1):
+            raise ValueError(
+                f"the times are {times.tolist()}; give two or more between 0 and 1 that fall, or rise."
+            )
+
+    levels = schedule.levels(times)
+    if levels[-1].t == 0:  # the data, also where the schedule's own end keeps some noise
+        levels[-1] = replace(levels[-1], alpha=1.0, sigma=0.0)
+    sampler.check(levels)
+    return levels
 
 
-def generators(seed: Seed, device: torch.device | str = "cpu") -> Generators:
-    """One generator from one seed, or a list of them from a list, on a device; generators as they are."""
-    if seed is None or isinstance(seed, Generator):
-        return seed
-    if isinstance(seed, int | Integral):  # NumPy's too
-        return Generator(device).manual_seed(int(seed))
-    return [s if isinstance(s, Generator) else Generator(device).manual_seed(int(s)) for s in seed]
+@torch.no_grad()
+def follow(
+    predictor: Predictor,
+    x: Tensor,
+    sampler: Sampler,
+    levels: Sequence[Level],
+    generator: Random = None,
+    report: Report | None = None,
+) -> Tensor:
+    """The loop: from x at the first level, one step after the other, to the last."""
+    past: Past = ()
+    with evaluating(predictor):
+        for t, s in pairwise(levels):
+            x, p = sampler.step(predictor, x, t, s, past, generator)
+            past = (*past, p)[-sampler.past :] if sampler.past else ()
+            if report is not None:
+                report(t, s, x, p)
+    return x
+
+
+@contextmanager
+def watched(steps: int, callback: Callback | None, progress: bool) -> Iterator[Report]:
+    """What to call after each of so many steps, for a callback and a progress bar."""
+    bar: Any = nullcontext()
+    if progress:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=steps, desc="sampling", unit="step", leave=False)
+    done = 0
+
+    def report(t: Level, s: Level, x_s: Tensor, p: Prediction) -> None:
+        nonlocal done
+        done += 1
+        if callback is not None:
+            callback(Progress(done, steps, t.t, s.t, x_s, p))
+        if progress:
+            bar.update()
+
+    with bar:
+        yield report
+
+
+@contextmanager
+def evaluating(predictor: Predictor) -> Iterator[None]:
+    """The predictor's models in eval mode, without dropout, and back as they were."""
+    training = [m for model in predictor.models for m in model.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def first_noise(at: Level, like: Tensor, predictor: Predictor, generator: Random) -> Tensor:
+    """A state at a level that holds nothing of the data, shaped like `like`."""
+    return predictor.space.noise(like, generator) * math.hypot(at.alpha, at.sigma)
+
+
+def _blank(predictor: Predictor, shape: Sequence[int]) -> Tensor:
+    """An empty tensor of a shape, of the dtype and on the device of the predictor's models."""
+    parameters = (p for model in predictor.models for p in model.parameters())
+    like = next(parameters, torch.empty(0))
+    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)

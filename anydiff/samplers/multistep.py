@@ -24,9 +24,9 @@ from torch import Tensor
 
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import LogSNR
-from anydiff.samplers.sampler import Interval, Sampler, falling
+from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
 from anydiff.schedules import Level
-from anydiff.spaces import Generators
+from anydiff.spaces import Random
 
 __all__ = ["AdamsBashforth", "DPMSolver", "UniPC"]
 
@@ -55,7 +55,7 @@ class DPMSolver(Sampler):
         DPM-Solver++ (Lu et al., 2022), algorithm 2 and appendix. https://arxiv.org/abs/2211.01095
     """
 
-    order: int = 2  # type: ignore[assignment]
+    order: int = 2
     eta: float = 0.0
     grid = LogSNR()
 
@@ -65,9 +65,9 @@ class DPMSolver(Sampler):
         if not self.eta >= 0:
             raise ValueError(f"eta is {self.eta}; give 0 (the ODE), 1 (the SDE) or between.")
 
-    def check(self, knots: Sequence[Level]) -> None:
+    def check(self, levels: Sequence[Level]) -> None:
         if self.eta > 0:
-            falling(self, knots)
+            falling(self, levels)
 
     @property
     def convergence(self) -> float:
@@ -78,21 +78,16 @@ class DPMSolver(Sampler):
         return self.order - 1
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        p = predictor.predict(x_t, at.t)
-        if _meets_an_end(at):
-            return p.at(at.s.alpha, at.s.sigma), p
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
+        p = predictor.predict(x_t, t)
+        if _meets_an_end(t, s):
+            return p.at(s.alpha, s.sigma), p
 
         p = _as_x0(p) if self.past else p
-        x_s = _follow(p, at.s, _latest_first(past), self.eta)
+        x_s = _follow(p, s, _latest_first(past), self.eta)
         if self.eta > 0:
-            nu = at.s.sigma * sqrt(-expm1(-2 * self.eta * (lam(at.s) - lam(at.t))))
+            nu = s.sigma * sqrt(-expm1(-2 * self.eta * (lam(s) - lam(t))))
             x_s = x_s.add(predictor.space.noise(x_t, generator), alpha=nu)
         return x_s, p
 
@@ -115,7 +110,7 @@ class UniPC(Sampler):
         UniPC (Zhao et al., 2023), algorithms 5 to 8. https://arxiv.org/abs/2302.04867
     """
 
-    order: int = 2  # type: ignore[assignment]
+    order: int = 2
     variant: str = "bh2"
     grid = LogSNR()
 
@@ -134,26 +129,21 @@ class UniPC(Sampler):
         return self.order
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        p = predictor.predict(x_t, at.t)
-        if at.t.sigma == 0 or at.t.alpha == 0:
-            return p.at(at.s.alpha, at.s.sigma), p
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
+        p = predictor.predict(x_t, t)
+        if t.sigma == 0 or t.alpha == 0:
+            return p.at(s.alpha, s.sigma), p
 
         p, before = _as_x0(p), _latest_first(past)
         if before:
             last, *earlier = before
-            corrected = _follow(last, at.t, (*earlier, p), variant=self.variant)
+            corrected = _follow(last, t, (*earlier, p), variant=self.variant)
             p = replace(p, x_t=corrected)
 
-        if _meets_an_end(at):
-            return p.at(at.s.alpha, at.s.sigma), p
-        return _follow(p, at.s, before[: self.order - 1], variant=self.variant), p
+        if _meets_an_end(t, s):
+            return p.at(s.alpha, s.sigma), p
+        return _follow(p, s, before[: self.order - 1], variant=self.variant), p
 
 
 @dataclass(frozen=True)
@@ -179,7 +169,7 @@ class AdamsBashforth(Sampler):
         https://arxiv.org/abs/2202.09778
     """
 
-    order: int = 2  # type: ignore[assignment]
+    order: int = 2
     grid = LogSNR()
 
     def __post_init__(self) -> None:
@@ -187,18 +177,16 @@ class AdamsBashforth(Sampler):
             raise ValueError(f"order is {self.order}; choose 1, 2, 3 or 4.")
 
     @property
+    def convergence(self) -> float:
+        return self.order
+
+    @property
     def past(self) -> int:
         return self.order - 1
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        t, s = at.t, at.s
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         p = predictor.predict(x_t, t)
         if t.alpha == 0 or s.alpha == 0:
             return p.at(s.alpha, s.sigma), p
@@ -221,12 +209,12 @@ def lam(at: Level | Prediction) -> float:
     return log(at.alpha) - log(at.sigma)
 
 
-def _meets_an_end(at: Interval) -> bool:
+def _meets_an_end(t: Level, s: Level) -> bool:
     """Whether a step goes to where lambda is infinite, or comes from the data: it then is DDIM's.
 
     One that comes from pure noise is by itself.
     """
-    return at.s.sigma == 0 or at.s.alpha == 0 or at.t.sigma == 0
+    return s.sigma == 0 or s.alpha == 0 or t.sigma == 0
 
 
 def _latest_first(past: tuple[Prediction, ...]) -> tuple[Prediction, ...]:

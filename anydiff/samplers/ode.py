@@ -5,8 +5,8 @@ r"""One-step solvers of the probability-flow ODE.
     \frac{d(x / \alpha)}{d(\sigma / \alpha)} = \hat\epsilon
 
 The first form is the velocity of flow matching, in t. The second, in the noise-to-signal ratio, knows
-nothing of the schedule's pace: there Euler's step is DDIM, and EDM's samplers are at home. For data
-that stay, alpha = 1, it is EDM's own.
+nothing of the schedule's pace: there Euler's step is DDIM. For data that stay, alpha = 1, it is the form
+of Karras et al.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, log, sqrt
 
-import torch
 from torch import Tensor
 
-from anydiff.predictions import Prediction, Predictor
+from anydiff.predictions import Predictor
 from anydiff.samplers.grids import KarrasGrid
-from anydiff.samplers.sampler import Interval, Sampler, falling, gentle
-from anydiff.schedules import Level, Schedule
-from anydiff.spaces import Generators
+from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, gentle
+from anydiff.schedules import Level
+from anydiff.spaces import Random
 
-__all__ = ["EDM", "Euler", "Heun"]
+__all__ = ["Euler", "Heun"]
 
 
 @dataclass(frozen=True)
@@ -41,24 +40,18 @@ class Euler(Sampler):
         https://arxiv.org/abs/2210.02747
     """
 
-    def check(self, knots: Sequence[Level]) -> None:
-        for level in knots[:-1]:
+    def check(self, levels: Sequence[Level]) -> None:
+        for level in levels[:-1]:
             if not all(isfinite(rate) for rate in level.rates):
                 raise ValueError(
                     f"the rates of {level.schedule} are {level.rates} at t = {level.t:.3g}, from where "
                     "Euler cannot go; start from another time, or take DDIM()."
                 )
-        gentle(self, knots)
+        gentle(self, levels)
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        t, s = at.t, at.s
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         p = predictor.predict(x_t, t)
         if s.sigma == 0:
             return p.at(s.alpha, s.sigma), p
@@ -68,37 +61,14 @@ class Euler(Sampler):
 
 @dataclass(frozen=True)
 class Heun(Sampler):
-    r"""Heun's step in :math:`\bar\sigma = \sigma / \alpha`: EDM's deterministic sampler.
+    r"""Heun's step in :math:`\bar\sigma = \sigma / \alpha`: the samplers of Karras et al.
 
     .. math::
         \frac{x_s}{\alpha_s} = \frac{x_t}{\alpha_t}
             + \frac{\bar\sigma_s - \bar\sigma_t}{2}\, \bigl(\hat\epsilon(x_t) + \hat\epsilon(x_s')\bigr)
 
     where :math:`x_s'` is DDIM's step: two network calls. The step onto the data is DDIM's alone, one
-    call, as is one out of pure noise.
-
-    References:
-        Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
-        algorithm 1. https://arxiv.org/abs/2206.00364
-    """
-
-    order = 2.0
-    grid = KarrasGrid()
-
-    def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        return _heun(predictor, x_t, at.t, at.s)
-
-
-@dataclass(frozen=True)
-class EDM(Sampler):
-    r"""EDM's stochastic sampler: noise is added up to a higher level, then comes Heun's step.
+    call, as is one out of pure noise. With churn, noise is added first, up to a higher level,
 
     .. math::
         \bar\sigma_{\hat t} = (1 + \gamma)\, \bar\sigma_t, \qquad
@@ -109,21 +79,24 @@ class EDM(Sampler):
     schedule, where a network has not been trained: a first step from t = 1 has none.
 
     Arguments:
-        churn: How much noise a run adds anew; 0 is :class:`Heun`. The paper has 30 to 80.
+        churn: How much noise a run adds anew; 0 is deterministic. The paper has 30 to 80.
         s_min, s_max: The noise-to-signal ratios between which it does.
         s_noise: The deviation of what is added, slightly above 1 to make up for detail that a network
             removes.
 
+    Raises:
+        ValueError: If an argument lies outside its range.
+
     References:
         Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
-        algorithm 2. https://arxiv.org/abs/2206.00364
+        algorithms 1 and 2. https://arxiv.org/abs/2206.00364
     """
 
     churn: float = 0.0
     s_min: float = 0.0
     s_max: float = inf
     s_noise: float = 1.0
-    order = 2.0
+    convergence = 2.0
     grid = KarrasGrid()
 
     def __post_init__(self) -> None:
@@ -133,46 +106,31 @@ class EDM(Sampler):
                 f"{self.s_noise}; give churn >= 0, 0 <= s_min <= s_max and s_noise > 0."
             )
 
-    def check(self, knots: Sequence[Level]) -> None:
+    def check(self, levels: Sequence[Level]) -> None:
         if self.churn > 0:
-            falling(self, knots)
+            falling(self, levels)
 
-    def between(self, schedule: Schedule, knots: Sequence[Level]) -> Tensor | None:
-        """The time that each step's noise is raised to, (steps, 1); its own where it is not."""
-        if self.churn == 0:
-            return None
-        gamma = min(self.churn / (len(knots) - 1), sqrt(2) - 1)
-        times = []
-        for level in knots[:-1]:
-            ratio = level.noise_to_signal
-            churned = self.s_min <= ratio <= self.s_max and 0 < ratio < inf
-            times.append(-2 * log((1 + gamma) * ratio) if churned else inf)
-        raised = schedule.time(torch.tensor(times, dtype=torch.float64))
-        own = torch.tensor([level.t for level in knots[:-1]], dtype=torch.float64)
-        return torch.maximum(raised, own)[:, None]
+    def raised(self, t: Level) -> Level:
+        """The level up to which noise is added at the level t; t itself where none is."""
+        ratio = t.noise_to_signal
+        if not (self.churn > 0 and self.s_min <= ratio <= self.s_max and 0 < ratio < inf):
+            return t
+        gamma = min(self.churn / t.steps, sqrt(2) - 1)
+        hat = t.schedule.at_logsnr(-2 * log((1 + gamma) * ratio))
+        return hat if hat.t > t.t else t
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        t = at.t
-        hat = at.between[0] if at.between else t
-        if hat.noise_to_signal > t.noise_to_signal:
-            raised = self.s_noise * sqrt(hat.noise_to_signal**2 - t.noise_to_signal**2)
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
+        hat = self.raised(t)
+        if hat is not t:
+            added = self.s_noise * sqrt(hat.noise_to_signal**2 - t.noise_to_signal**2)
             z = predictor.space.noise(x_t, generator)
-            x_t, t = (hat.alpha / t.alpha * x_t).add_(z, alpha=hat.alpha * raised), hat
-        return _heun(predictor, x_t, t, at.s)
-
-
-def _heun(predictor: Predictor, x_t: Tensor, t: Level, s: Level) -> tuple[Tensor, Prediction]:
-    p = predictor.predict(x_t, t)
-    x_s = p.at(s.alpha, s.sigma)
-    if s.sigma == 0 or t.alpha == 0 or s.alpha == 0:
-        return x_s, p
-    q = predictor.predict(x_s, s)
-    half = s.alpha * (s.noise_to_signal - t.noise_to_signal) / 2
-    return p.at(s.alpha, s.sigma - half) + q.at(0.0, half), p
+            x_t, t = (hat.alpha / t.alpha * x_t).add_(z, alpha=hat.alpha * added), hat
+        p = predictor.predict(x_t, t)
+        x_s = p.at(s.alpha, s.sigma)
+        if s.sigma == 0 or t.alpha == 0 or s.alpha == 0:
+            return x_s, p
+        q = predictor.predict(x_s, s)
+        half = s.alpha * (s.noise_to_signal - t.noise_to_signal) / 2
+        return p.at(s.alpha, s.sigma - half) + q.at(0.0, half), p

@@ -21,16 +21,17 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from anydiff.files import whole
 from anydiff.predictions import Predictor
 from anydiff.schedules import Level, Schedule
-from anydiff.spaces import Generators
+from anydiff.spaces import Random
 
 __all__ = ["OptimalVariance"]
 
@@ -86,7 +87,7 @@ class OptimalVariance:
         logsnr_min: float = -12.0,
         logsnr_max: float = 14.0,
         span: float | None = None,
-        generator: Generators = None,
+        generator: Random = None,
     ) -> OptimalVariance:
         r"""Measure a model on data. It calls the network `points` times per batch.
 
@@ -156,14 +157,11 @@ class OptimalVariance:
         fresh = max(s.sigma**2 - kept**2, 0.0)
         return fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t)
 
-    def bounded(self, span: float | None) -> OptimalVariance:
-        """The same table with another bound, or none."""
-        return replace(self, span=span)
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON."""
         table = {"format": FORMAT, "logsnr": self.logsnr, "gamma": self.gamma, "span": self.span}
-        Path(path).write_text(json.dumps({"optimal_variance": table}))
+        with whole(path) as partial:
+            Path(partial).write_text(json.dumps({"optimal_variance": table}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> OptimalVariance:
@@ -181,13 +179,12 @@ class OptimalVariance:
             return cls(tuple(table["logsnr"]), tuple(table["gamma"]), table["span"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} is no table of variances ({error}); give one that OptimalVariance.save wrote."
+                f"{path} is not a table of variances ({error}); give one that OptimalVariance.save wrote."
             ) from error
 
 
 def _levels(schedule: Schedule, points: int, low: float, high: float) -> list[Level]:
-    ends = schedule.within(low, high, "logsnr_min and logsnr_max")
-    logsnr = torch.linspace(*ends, points, dtype=torch.float64)
+    logsnr = torch.linspace(*schedule.clip(low, high), points, dtype=torch.float64)
     return schedule.levels(schedule.time(logsnr))
 
 

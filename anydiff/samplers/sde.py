@@ -15,10 +15,10 @@ from math import sqrt
 
 from torch import Tensor
 
-from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.sampler import Interval, Sampler, falling, gentle
+from anydiff.predictions import Predictor
+from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, gentle, with_signal
 from anydiff.schedules import Level
-from anydiff.spaces import Generators
+from anydiff.spaces import Random
 
 __all__ = ["EulerMaruyama"]
 
@@ -40,20 +40,14 @@ class EulerMaruyama(Sampler):
         https://arxiv.org/abs/2011.13456
     """
 
-    def check(self, knots: Sequence[Level]) -> None:
-        falling(self, knots)
-        with_signal(self, knots)
-        gentle(self, knots)
+    def check(self, levels: Sequence[Level]) -> None:
+        falling(self, levels)
+        with_signal(self, levels)
+        gentle(self, levels)
 
     def step(
-        self,
-        predictor: Predictor,
-        x_t: Tensor,
-        at: Interval,
-        past: tuple[Prediction, ...] = (),
-        generator: Generators = None,
-    ) -> tuple[Tensor, Prediction]:
-        t, s = at.t, at.s
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
         p = predictor.predict(x_t, t)
         if s.sigma == 0:
             return p.x0, p
@@ -64,12 +58,3 @@ class EulerMaruyama(Sampler):
         if g2 > 0:
             x_s = x_s.add(predictor.space.noise(x_t, generator), alpha=sqrt(h * g2))
         return x_s, p
-
-
-def with_signal(sampler: Sampler, knots: Sequence[Level]) -> None:
-    """Raise where a level is pure noise: for samplers that divide by alpha."""
-    if any(level.alpha == 0 for level in knots):
-        raise ValueError(
-            f"at t = {knots[0].t:g} alpha is 0, where {sampler} has no drift; begin below it, with "
-            "steps=[0.999, ...], or use DDPM() or DDIM(1.0)."
-        )

@@ -71,7 +71,9 @@ def tied(extra: Tensor, space: Space) -> Tensor:
     Only then does the projection commute with the variances, and a draw with them stays in the space.
     Where every entry is free, nothing changes.
     """
-    share = space.diagonal(extra)  # type: ignore[attr-defined]
+    if space.free:
+        return extra
+    share = space.diagonal(extra)
     return torch.where((share > 0) & (share < 1), extra - space.project(extra), extra)
 
 

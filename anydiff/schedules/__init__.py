@@ -1,6 +1,6 @@
 """How much data and how much noise: t -> (alpha, sigma)."""
 
-from anydiff.schedules.changed import Shifted, ZeroTerminalSNR, shifted, zero_terminal_snr
+from anydiff.schedules.changed import Shifted, ZeroTerminalSNR
 from anydiff.schedules.formulas import VE, Cosine, Flow, Karras, Polynomial, SigmoidAlphaBar
 from anydiff.schedules.learned import Learned
 from anydiff.schedules.rates import Linear, ScaledLinear, SigmoidBeta, SubVP
@@ -25,6 +25,4 @@ __all__ = [
     "Tabulated",
     "VariancePreserving",
     "ZeroTerminalSNR",
-    "shifted",
-    "zero_terminal_snr",
 ]

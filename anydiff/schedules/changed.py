@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from anydiff.schedules.schedule import Schedule
 
-__all__ = ["Shifted", "ZeroTerminalSNR", "shifted", "zero_terminal_snr"]
+__all__ = ["Shifted", "ZeroTerminalSNR"]
 
 
-def zero_terminal_snr(schedule: Schedule) -> ZeroTerminalSNR:
+@dataclass(frozen=True)
+class ZeroTerminalSNR(Schedule):
     r"""A variance-preserving schedule changed to end in pure noise.
 
     .. math:: \alpha'_t = \alpha_0 \frac{\alpha_t - \alpha_1}{\alpha_0 - \alpha_1}, \qquad
@@ -40,39 +41,6 @@ def zero_terminal_snr(schedule: Schedule) -> ZeroTerminalSNR:
         Common Diffusion Noise Schedules and Sample Steps are Flawed (Lin et al., 2024), algorithm 1.
         https://arxiv.org/abs/2305.08891
     """
-    return ZeroTerminalSNR(schedule)
-
-
-def shifted(schedule: Schedule, factor: float) -> Shifted:
-    r"""A schedule with its log-SNR moved by a constant, for data of another resolution.
-
-    .. math:: \alpha'_t / \sigma'_t = c\, \alpha_t / \sigma_t, \qquad
-        \lambda'_t = \lambda_t + 2 \log c
-
-    with alpha' and sigma' of the length that the schedule preserves. With d times as many points along
-    each side the same noise hides less: c = 1 / d brings back the balance. For
-    :class:`~anydiff.schedules.Flow` this is the time shift of Stable Diffusion 3,
-    :math:`t' = s t / (1 + (s - 1) t)` with s = 1 / c.
-
-    Arguments:
-        schedule: One that preserves :math:`\alpha^2 + \sigma^2`, :math:`\alpha + \sigma` or
-            :math:`\alpha`.
-        factor: c; below 1 is more noise.
-
-    Raises:
-        ValueError: If the factor is not positive, or the schedule preserves none of these or has weights.
-
-    References:
-        simple diffusion (Hoogeboom et al., 2023), section 2.1. https://arxiv.org/abs/2301.11093
-        Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2.
-        https://arxiv.org/abs/2403.03206
-    """
-    return Shifted(schedule, factor)
-
-
-@dataclass(frozen=True)
-class ZeroTerminalSNR(Schedule):
-    """A schedule that ends in pure noise: what :func:`zero_terminal_snr` gives."""
 
     schedule: Schedule
 
@@ -112,7 +80,29 @@ class ZeroTerminalSNR(Schedule):
 
 @dataclass(frozen=True)
 class Shifted(Schedule):
-    """A schedule whose log-SNR is moved: what :func:`shifted` gives."""
+    r"""A schedule with its log-SNR moved by a constant, for data of another resolution.
+
+    .. math:: \alpha'_t / \sigma'_t = c\, \alpha_t / \sigma_t, \qquad
+        \lambda'_t = \lambda_t + 2 \log c
+
+    with alpha' and sigma' of the length that the schedule preserves. With d times as many points along
+    each side the same noise hides less: c = 1 / d brings back the balance. For
+    :class:`~anydiff.schedules.Flow` this is the time shift of Stable Diffusion 3,
+    :math:`t' = s t / (1 + (s - 1) t)` with s = 1 / c.
+
+    Arguments:
+        schedule: One that preserves :math:`\alpha^2 + \sigma^2`, :math:`\alpha + \sigma` or
+            :math:`\alpha`.
+        factor: c; below 1 is more noise.
+
+    Raises:
+        ValueError: If the factor is not positive, or the schedule preserves none of these or has weights.
+
+    References:
+        simple diffusion (Hoogeboom et al., 2023), section 2.1. https://arxiv.org/abs/2301.11093
+        Scaling Rectified Flow Transformers (Esser et al., 2024), section 5.3.2.
+        https://arxiv.org/abs/2403.03206
+    """
 
     schedule: Schedule
     factor: float

@@ -133,7 +133,7 @@ class SigmoidAlphaBar(VariancePreserving):
         if not 0 < self.minimum < 1:
             raise ValueError(
                 f"minimum is {self.minimum}; give one above 0 and below 1. For an end in pure noise "
-                "take zero_terminal_snr(SigmoidAlphaBar())."
+                "take ZeroTerminalSNR(SigmoidAlphaBar())."
             )
 
     def _logsnr(self, t: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class VE(Schedule):
 
 @dataclass(frozen=True)
 class Karras(Schedule):
-    r"""EDM's noise levels: data that stay, noise that grows as a power of t.
+    r"""The noise levels of Karras et al.: data that stay, noise that grows as a power of t.
 
     .. math::
         \alpha_t = 1, \qquad

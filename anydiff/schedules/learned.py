@@ -67,7 +67,6 @@ class Learned(VariancePreserving, nn.Module):
         # the steps are from the whole interval to a fiftieth of it wide
         self.slope = nn.Parameter(torch.empty(width).uniform_(math.log(2), math.log(100)))
         self.centre = nn.Parameter(torch.rand(width))
-        self._factors: list[Tensor] = []
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config.items())
@@ -114,29 +113,24 @@ class Learned(VariancePreserving, nn.Module):
 
         start, stop = u[-2], u[-1]
         u, rate = (u[:-2] - start) / (stop - start), rate[:-2] / (stop - start)
-        u, rate = (value.view(t.shape).to(t.device) for value in (u, rate))
-        return self._watch(u, t), self._watch(rate, t)
+        return u.view(t.shape).to(t.device), rate.view(t.shape).to(t.device)
 
-    def variance_gradient(self, losses: Tensor) -> Tensor:
-        r"""The mean of the losses, whose gradient in the interior is that of their sample variance.
+    def variance_gradient(self, losses: Tensor) -> tuple[Tensor, ...]:
+        r"""The gradient of the losses' sample variance in the interior, one tensor for each weight.
 
-        .. math:: \nabla_u \frac{1}{B - 1} \sum_i (L_i - \bar L)^2
-            = \frac{1}{B} \sum_i \frac{2 B}{B - 1} (L_i - \bar L)\, \nabla_u L_i
+        The ends and the denoiser learn from the mean of the losses, the interior from their variance,
+        which estimates at random times are to have little of::
 
-        The factors are put to the gradients of u as these pass by, so that one backward pass gives the
-        denoiser and the ends what the mean gives them, and the interior what its estimate needs::
-
-            bound = continuous_bound(diffusion, x0).total
-            diffusion.schedule.variance_gradient(bound).backward()
+            gradients = schedule.variance_gradient(bound)
+            bound.mean().backward()
+            for weight, gradient in zip(schedule.interior(), gradients, strict=True):
+                weight.grad = gradient
 
         The variance has another scale than the bound, which an optimizer like Adam does not mind.
 
         Arguments:
             losses: The bound of each item, or any loss that the interior leaves unmoved, (B,), each from
-                times of its own. They have to follow from what this schedule said since the last call.
-
-        Returns:
-            The mean, a scalar to go backward from.
+                a time of its own.
 
         Raises:
             ValueError: If there are not two losses at least.
@@ -150,28 +144,4 @@ class Learned(VariancePreserving, nn.Module):
                 f"the losses are of shape {tuple(losses.shape)}; give one for each item, (B,), of two "
                 "items or more."
             )
-        away = losses.detach().double()
-        away = (away - away.mean()) * (2 * len(away) / (len(away) - 1))
-        self._factors.append(away)
-        self._factors = []  # what is said from now on belongs to other losses
-        return losses.mean()
-
-    def _watch(self, value: Tensor, t: Tensor) -> Tensor:
-        """A value of the interior, whose gradients wait for the factors of their losses."""
-        if value.requires_grad:
-            factors = self._factors
-            value.register_hook(lambda gradient: _weighted(gradient, factors, t))
-        return value
-
-
-def _weighted(gradient: Tensor, factors: list[Tensor], t: Tensor) -> Tensor:
-    if not factors:
-        return gradient
-    if gradient.numel() == factors[0].numel():
-        return gradient * factors[0].to(gradient.device).view(gradient.shape)
-    if bool(((t == 0) | (t == 1)).all()):
-        return gradient  # the ends, which the interior does not move
-    raise ValueError(
-        f"{len(factors[0])} losses came from {tuple(gradient.shape)} times of the schedule; give each "
-        "item a time of its own, (B,)."
-    )
+        return torch.autograd.grad(losses.double().var(), self.interior(), retain_graph=True)

@@ -54,7 +54,7 @@ class ScaledLinear(VariancePreserving):
         \qquad B_t = a^2 t + a d\, t^2 + \tfrac13 d^2 t^3
 
     It ends above pure noise, at :math:`\alpha_1 = 0.07`; see
-    :func:`~anydiff.schedules.zero_terminal_snr`.
+    :class:`~anydiff.schedules.ZeroTerminalSNR`.
 
     References:
         High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022), whose code

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -68,22 +69,23 @@ class Schedule(ABC):
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return low
 
-    def within(
-        self, logsnr_min: float, logsnr_max: float, widen: str = "the range"
-    ) -> tuple[float, float]:
-        """A range of log-SNR, cut to the schedule's own; `widen` says what an error asks to widen.
+    def ends(self, device: torch.device | str = "cpu") -> Tensor:
+        """The log-SNRs of the clean end, t = 0, and the noisy one, t = 1: (2,), float64."""
+        return self.logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device))
+
+    @torch.no_grad()
+    def clip(self, logsnr_min: float, logsnr_max: float) -> tuple[float, float]:
+        """The range of log-SNR, cut to the schedule's own.
 
         Raises:
             ValueError: If nothing is left of it.
         """
-        ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        with torch.no_grad():
-            noisy, clean = self.logsnr(ends).tolist()
+        clean, noisy = self.ends().tolist()
         low, high = max(logsnr_min, noisy), min(logsnr_max, clean)
         if not low < high:
             raise ValueError(
                 f"log-SNRs from {logsnr_min:g} to {logsnr_max:g} are asked for, and {self} goes from "
-                f"{noisy:g} to {clean:g}; widen {widen}."
+                f"{noisy:g} to {clean:g}; give a range, or a start, that lies within these."
             )
         return low, high
 
@@ -107,16 +109,24 @@ class Schedule(ABC):
         return Level(t, *self(t), self)
 
     def levels(self, times: Tensor) -> list[Level]:
-        """A level of floats for each of the times (n,): what a sampler plans with."""
+        """A level of floats for each of the times (n,), float64: what a run of n - 1 steps needs."""
         t = times.detach().double().cpu()
         with torch.no_grad():
-            columns = [c.tolist() for c in (t, *self(t), *self.rates(t))]
-        result = []
-        for time, alpha, sigma, *rates in zip(*columns, strict=True):
-            level = Level(time, alpha, sigma, self)
-            level.__dict__["rates"] = tuple(rates)
-            result.append(level)
-        return result
+            columns = [c.tolist() for c in (t, *self(t))]
+
+        @cache
+        def rates() -> list[tuple[float, ...]]:  # of all at once, when one of them is asked for
+            with torch.no_grad():
+                return list(zip(*(c.tolist() for c in self.rates(t)), strict=True))
+
+        steps = max(len(t) - 1, 1)
+        rows = enumerate(zip(*columns, strict=True))
+        return [Level(*row, self, steps, lambda k=k: rates()[k]) for k, row in rows]
+
+    def at_logsnr(self, logsnr: float) -> Level:
+        """The level of floats with a log-SNR, or the schedule's nearest end."""
+        with torch.no_grad():
+            return self.levels(self.time(torch.tensor([logsnr], dtype=torch.float64)))[0]
 
 
 class VariancePreserving(Schedule):
@@ -140,14 +150,15 @@ class Level:
     alpha: Any
     sigma: Any
     schedule: Schedule
+    steps: int = 1
+    """How many steps the run has that the level was planned for."""
+    planned: Callable[[], tuple[float, ...]] | None = field(default=None, repr=False)
 
     @cached_property
     def rates(self) -> tuple[Any, Any]:
-        """The time derivatives of alpha and sigma. Levels of floats are made with theirs."""
-        if isinstance(self.t, Tensor):
-            return self.schedule.rates(self.t)
-        (level,) = self.schedule.levels(torch.tensor([self.t], dtype=torch.float64))
-        return level.rates
+        """The time derivatives of alpha and sigma."""
+        alpha, sigma = self.schedule.rates(self.t) if self.planned is None else self.planned()
+        return alpha, sigma
 
     @property
     def logsnr(self) -> Any:
@@ -160,7 +171,7 @@ class Level:
 
     @property
     def noise_to_signal(self) -> Any:
-        """sigma / alpha: the noise level of EDM. Infinite where alpha is 0."""
+        """sigma / alpha: the noise level of Karras et al. Infinite where alpha is 0."""
         if isinstance(self.alpha, Tensor) or self.alpha != 0:
             return self.sigma / self.alpha
         return math.inf

@@ -1,8 +1,21 @@
 """Where the data live, and with them the noise."""
 
+from anydiff.spaces.dense import DENSE, Dense
+from anydiff.spaces.draws import Random, Seed, child, generators
 from anydiff.spaces.masked import Masked
 from anydiff.spaces.packed import Packed
 from anydiff.spaces.ragged import Ragged
-from anydiff.spaces.space import Dense, Generators, Rows, Space, supports
+from anydiff.spaces.space import Space
 
-__all__ = ["Dense", "Generators", "Masked", "Packed", "Ragged", "Rows", "Space", "supports"]
+__all__ = [
+    "DENSE",
+    "Dense",
+    "Masked",
+    "Packed",
+    "Ragged",
+    "Random",
+    "Seed",
+    "Space",
+    "child",
+    "generators",
+]

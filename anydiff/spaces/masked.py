@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.space import Coefficient, Generators, Rows, check_count, randn, remembered
+from anydiff.spaces.draws import Random, check_count, randn
+from anydiff.spaces.space import Coefficient, Space, by_row
 
 __all__ = ["Masked"]
 
 
 @dataclass(frozen=True, eq=False)
-class Masked(Rows):
+class Masked(Space):
     """(B, N, C): items padded to a common length; padding is zero and does not count.
 
     A value that was never observed is zero and doesn't count either, but its row stays a row in time.
@@ -27,6 +28,7 @@ class Masked(Rows):
 
     mask: Tensor
     observed: Tensor | None = None
+    free = True
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != torch.bool:
@@ -70,17 +72,9 @@ class Masked(Rows):
         lengths = lengths.to(device or lengths.device)
         return cls(torch.arange(size, device=lengths.device) < lengths[:, None])
 
-    def to(self, device: torch.device | str) -> Masked:
-        return Masked(
-            self.mask.to(device), None if self.observed is None else self.observed.to(device)
-        )
-
-    def copies(self, n: int) -> Masked:
-        """The space of n copies of the batch."""
+    def copied(self, n: int) -> Masked:
         seen = None if self.observed is None else self.observed.repeat(n, 1, 1)
-        return remembered(
-            self, n, lambda: replace(self, mask=self.mask.repeat(n, 1), observed=seen)
-        )
+        return Masked(self.mask.repeat(n, 1), seen)
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
         """x where it is valid and the mask is True, 0 elsewhere.
@@ -122,9 +116,7 @@ class Masked(Rows):
             )
 
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
-        if isinstance(c, Tensor) and c.ndim > 0:
-            return c.reshape(c.shape + (1,) * (x.ndim - 1))
-        return c
+        return by_row(c, x)
 
     def project(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -140,11 +132,11 @@ class Masked(Rows):
         return self.valid.sum((1, 2)).to(x.dtype)
 
     def diagonal(self, x: Tensor) -> Tensor:
-        """The diagonal of the projection's matrix, shaped like x: 1 where an entry counts."""
+        """1 where an entry counts, 0 elsewhere, shaped like x."""
         self._check(x)
         return self.valid.expand_as(x).to(x.dtype)
 
-    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
+    def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         self._check(x)
         if generator is None or isinstance(generator, Generator):
             return self.project(randn(x.shape, x, generator))

@@ -14,20 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.space import Coefficient, Generators, Space, check_count, remembered
+from anydiff.spaces.draws import Random, check_count
+from anydiff.spaces.space import Coefficient, Space
 
 __all__ = ["Packed"]
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class Packed(Space):
     """(M,): fields with spaces of their own, flattened one after the other.
 
     .. code-block:: python
@@ -46,13 +47,12 @@ class Packed:
             return space.pack({"nodes": …, "edges": …, "cell": …})
 
     An item's dimension is the sum of its fields', so that an entry of any field weighs the same in a
-    loss; scale the data of a field to say otherwise. A learned variance is packed like the prediction,
-    and follows it: ``torch.cat([space.pack(mean), space.pack(variance)])``.
+    loss; scale the data of a field to say otherwise. A learned variance is packed like the prediction:
+    ``return space.pack(means), space.pack(variances)``.
 
     Arguments:
         fields: The space and the shape of each, by name. All have the same items in the same order. An
-            item may have nothing of a field, as a single node has no edges. Any space will do; to
-            move the whole with ``to``, each has to have that method.
+            item may have nothing of a field, as a single node has no edges. Any space will do.
     """
 
     fields: Mapping[str, tuple[Space, tuple[int, ...]]]
@@ -95,25 +95,28 @@ class Packed:
     def to(self, device: torch.device | str) -> Packed:
         return Packed({name: (self[name].to(device), s) for name, (_, s) in self.fields.items()})
 
-    def copies(self, n: int) -> Packed:
-        """The space of n copies of the batch."""
-        fields = self.fields.items()
-        more = {k: (self[k].copies(n), (n * shape[0], *shape[1:])) for k, (_, shape) in fields}
-        return remembered(self, n, lambda: replace(self, fields=more))
+    def items(self, x: Tensor) -> int:
+        return self.num_items
 
     @property
-    def parts(self) -> list[Space]:
-        """The fields' spaces, in order."""
-        return [space for space, _ in self.fields.values()]
+    def free(self) -> bool:
+        return all(space.free for space, _ in self.fields.values())
+
+    def copied(self, n: int) -> Packed | None:
+        more = {}
+        for name, (space, shape) in self.fields.items():
+            copies = space.copies(n)
+            if copies is None:
+                return None
+            more[name] = copies, (n * shape[0], *shape[1:])
+        return Packed(more)
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
-        """The states of n copies of the batch as one, in the space of ``copies(n)``."""
         parts = [self.unpack(x) for x in states]
         fields = [self[name].join([part[name] for part in parts]) for name in self.fields]
         return torch.cat([x.flatten() for x in fields])
 
     def separate(self, x: Tensor, n: int) -> list[Tensor]:
-        """The inverse of `join`."""
         sizes = [n * count for count in self._counts]
         fields = [part.chunk(n) for part in x.split(sizes)]
         return [torch.cat(parts) for parts in zip(*fields, strict=True)]
@@ -121,7 +124,7 @@ class Packed:
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
         """Each field restricted to its part of a packed mask, (M,) booleans."""
         parts = zip(self._each(x), self._each(mask), strict=True)
-        return torch.cat([space.restrict(part, m).flatten() for (space, part), (_, m) in parts])  # type: ignore[attr-defined]
+        return torch.cat([space.restrict(part, m).flatten() for (space, part), (_, m) in parts])
 
     def pack(self, fields: Mapping[str, Tensor]) -> Tensor:
         """One tensor of a tensor for each field, (M,)."""
@@ -180,10 +183,9 @@ class Packed:
         return torch.stack([space.dim(part) for space, part in self._each(x)]).sum(0)
 
     def diagonal(self, x: Tensor) -> Tensor:
-        """The diagonal of the projection's matrix, (M,)."""
-        return torch.cat([space.diagonal(part).flatten() for space, part in self._each(x)])  # type: ignore[attr-defined]
+        return torch.cat([space.diagonal(part).flatten() for space, part in self._each(x)])
 
-    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
+    def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         if not (generator is None or isinstance(generator, Generator)):
             check_count(generator, self.num_items)
         # field after field from the same generators: an item's are its own, whatever the batch

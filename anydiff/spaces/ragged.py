@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.space import Coefficient, Generators, Rows, check_count, randn, remembered
+from anydiff.spaces.draws import Random, check_count, randn
+from anydiff.spaces.space import Coefficient, Space
 
 __all__ = ["Ragged"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ragged(Rows):
+class Ragged(Space):
     """(N, F): items of different sizes, one after the other, in one tensor of rows.
 
     Arguments:
@@ -48,16 +49,22 @@ class Ragged(Rows):
         return cls(index, len(sizes), centered)
 
     def to(self, device: torch.device | str) -> Ragged:
-        space = Ragged(self.index.to(device), self.num_items, self.centered)
+        space = super().to(device)
         for name in {"sizes", "ptr", "edge_index"} & self.__dict__.keys():  # what is already built
             space.__dict__[name] = getattr(self, name).to(device)
         return space
 
-    def copies(self, n: int) -> Ragged:
-        """The space of n copies of the batch."""
+    def items(self, x: Tensor) -> int:
+        return self.num_items
+
+    @property
+    def free(self) -> bool:
+        return self.centered == 0
+
+    def copied(self, n: int) -> Ragged:
         first = self.num_items * torch.arange(n, device=self.index.device)
         index = (first[:, None] + self.index).flatten()
-        return remembered(self, n, lambda: replace(self, index=index, num_items=n * self.num_items))
+        return Ragged(index, n * self.num_items, self.centered)
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
         """What the rows (or entries) where the mask is True say by themselves; 0 elsewhere.
@@ -156,14 +163,14 @@ class Ragged(Rows):
         return (rows - self.centered).clamp(min=0).to(x.dtype)  # an item may have no row: no edges
 
     def diagonal(self, x: Tensor) -> Tensor:
-        """The diagonal of the projection's matrix, shaped like x: 1 - 1 / n in a centred column."""
+        """1 - 1 / n in a centred column, 1 elsewhere, shaped like x."""
         self._check(x)
         self._check_columns(x)
         share = torch.ones_like(x)
         share[:, : self.centered] -= 1 / self.sizes.to(x.dtype)[self.index, None]
         return share
 
-    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
+    def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         if generator is None or isinstance(generator, Generator):
             return self.project(randn(x.shape, x, generator))
         check_count(generator, self.num_items)

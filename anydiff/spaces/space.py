@@ -4,7 +4,7 @@ A space is an orthogonal projection P together with the knowledge of which entri
 item of the batch. Masking padded positions and subtracting each item's centre are such projections.
 Projected standard normal noise is the standard normal of the subspace, and the subspace's dimension
 is the trace of P. When data, noise and the denoiser's output lie in the space, every linear update
-of a sampler stays in it, so the rest of the library needs only the five methods below.
+of a sampler stays in it, so the rest of the library needs only the five abstract methods below.
 
 A space is made from a batch and holds its structure (a mask, an index), never its values. It is
 frozen: move it with ``space.to(device)``.
@@ -12,138 +12,115 @@ frozen: move it with ``space.to(device)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, NoReturn, Self, TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-__all__ = [
-    "Coefficient",
-    "Dense",
-    "Generators",
-    "Rows",
-    "Space",
-    "check_count",
-    "randn",
-    "remembered",
-    "supports",
-]
+from anydiff.spaces.draws import Random
 
-Generators = Generator | Sequence[Generator] | None
+__all__ = ["Coefficient", "Space"]
+
 Coefficient = TypeVar("Coefficient", Tensor, float)
 
 
-@runtime_checkable
-class Space(Protocol):
-    """What the core asks of a space. B is the number of items in the batch.
+class Space(ABC):
+    """What the core asks of a space: five methods to write, and others that have a default.
 
-    Densities ask besides for ``diagonal(x)``, the diagonal of the projection's matrix, shaped like x;
-    editing for ``restrict(x, mask)``, the orthogonal projection onto those states of the space that are
-    zero outside a mask; several draws at once for ``copies(n)``, the space of n copies of the batch, with
-    ``join`` and ``separate`` for their states.
-    A space whose tensors do not begin with one row for each item says ``num_items``.
+    B is the number of items in the batch. `restrict` is needed for editing and `diagonal` for densities
+    and learned variances; without `copied`, several draws are made one after the other.
     """
 
+    @abstractmethod
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
         """One value per item, (B,), or a scalar, made broadcastable with x."""
 
+    @abstractmethod
     def project(self, x: Tensor) -> Tensor:
         """The orthogonal projection of x onto the space, shaped like x."""
 
+    @abstractmethod
     def sum(self, x: Tensor) -> Tensor:
         """The sum of each item's valid entries, (B,)."""
 
+    @abstractmethod
     def dim(self, x: Tensor) -> Tensor:
         """The dimension of each item, the trace of its projection, (B,)."""
 
-    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
+    @abstractmethod
+    def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         """A standard normal draw in the space, shaped like x.
 
         Arguments:
+            x: Gives the shape, dtype and device.
             generator: One generator for the batch, or a sequence with one for each item, in which
                 case an item's noise does not depend on the batch it is in.
         """
 
+    def items(self, x: Tensor) -> int:
+        """The number of items B; the length of x unless a space has another index."""
+        return len(x)
 
-def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
-    """Standard normal numbers of like's dtype and device, drawn where the generator lives."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    @property
+    def free(self) -> bool:
+        """Whether the projection keeps or drops each entry by itself and mixes none, as far as known."""
+        return False
 
+    def diagonal(self, x: Tensor) -> Tensor:
+        """The diagonal of the projection's matrix, shaped like x: the share of each entry in dim.
 
-def check_count(generators: Sequence[Generator], num_items: int) -> None:
-    """Raise where there is not one generator for each item."""
-    if len(generators) != num_items:
-        raise ValueError(
-            f"{len(generators)} generators for {num_items} items; give one generator, or one per item."
-        )
+        Raises:
+            NotImplementedError: If the space does not define it.
+        """
+        self._lacks("diagonal(x)", "gives the diagonal of the projection's matrix, shaped like x")
 
+    def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The orthogonal projection of x onto the states of the space that are zero outside a mask.
 
-def supports(space: Any, method: str) -> bool:
-    """Whether a space, and each that it is packed of, has an optional method."""
-    return hasattr(space, method) and all(supports(s, method) for s in getattr(space, "parts", ()))
+        Arguments:
+            x: A state.
+            mask: Booleans that broadcast with x.
 
+        Raises:
+            NotImplementedError: If the space does not define it.
+        """
+        self._lacks("restrict(x, mask)", "projects onto the states that are zero outside the mask")
 
-Kind = TypeVar("Kind")
+    def copies(self, n: int) -> Self | None:
+        """The space of n copies of the batch, the same object each time; None if it is not known."""
+        # remembered, so that predictors of one batch stay predictors of one
+        known: dict[int, Self | None] = self.__dict__.setdefault("_copies", {})
+        if n not in known:
+            known[n] = self.copied(n)
+        return known[n]
 
-
-def remembered(space: Kind, n: int, make: Callable[[], Kind]) -> Kind:
-    """The space of n copies, made once: predictors of one batch stay predictors of one."""
-    known: dict[int, Kind] = space.__dict__.setdefault("_copies", {})
-    if n not in known:
-        known[n] = make()
-    return known[n]
-
-
-class Rows:
-    """States that begin with the items' rows: those of copies lie one after the other."""
+    def copied(self, n: int) -> Self | None:
+        """Make the space of n copies of the batch; None, the default, if it is not known."""
+        return None
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
         """The states of n copies of the batch as one, in the space of ``copies(n)``."""
         return torch.cat(tuple(states))
 
     def separate(self, x: Tensor, n: int) -> list[Tensor]:
-        """The inverse of `join`."""
+        """The inverse of `join`: n states."""
         return list(x.chunk(n))
 
+    def to(self, device: torch.device | str) -> Self:
+        """The space with its tensors, the fields of a dataclass, on a device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)  # type: ignore[type-var]
 
-@dataclass(frozen=True)
-class Dense(Rows):
-    """(B, \\*): every entry is free. Grids of values, latents, vectors."""
+    def _lacks(self, method: str, what: str) -> NoReturn:
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method `{method}`, which this needs; write it: it {what}."
+        )
 
-    def to(self, device: torch.device | str) -> Dense:
-        return self
 
-    def copies(self, n: int) -> Dense:
-        """The space of n copies of the batch."""
-        return self
-
-    def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x where the mask, which broadcasts with x, is True, and 0 elsewhere."""
-        return x * mask
-
-    def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
-        if isinstance(c, Tensor) and c.ndim > 0:
-            return c.reshape(c.shape + (1,) * (x.ndim - 1))
-        return c
-
-    def project(self, x: Tensor) -> Tensor:
-        return x
-
-    def sum(self, x: Tensor) -> Tensor:
-        return x.flatten(1).sum(1) if x.ndim > 1 else x
-
-    def dim(self, x: Tensor) -> Tensor:
-        return torch.full(x.shape[:1], x[:1].numel(), dtype=x.dtype, device=x.device)
-
-    def diagonal(self, x: Tensor) -> Tensor:
-        """The diagonal of the projection's matrix, shaped like x: the share of each entry in dim."""
-        return torch.ones_like(x)
-
-    def noise(self, x: Tensor, generator: Generators = None) -> Tensor:
-        if generator is None or isinstance(generator, Generator):
-            return randn(x.shape, x, generator)
-        check_count(generator, len(x))
-        return torch.stack([randn(x.shape[1:], x, g) for g in generator])
+def by_row(c: Any, x: Tensor) -> Any:
+    """One value per row of x, (len(x),), or a scalar, made broadcastable with x."""
+    return c.reshape(c.shape + (1,) * (x.ndim - 1)) if isinstance(c, Tensor) and c.ndim else c

@@ -1,0 +1,116 @@
+r"""What a network is trained by: the squared error, alone or with a term for a learned variance.
+
+.. math:: L_{hybrid} = L_{simple} + weight \cdot T \cdot L_{t-1}
+
+where :math:`L_{t-1}` is the item's term of the variational bound, with the gradient kept from the mean:
+the mean learns from the one, the variance from the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anydiff.likelihood.chain import Chain
+from anydiff.likelihood.decoders import ContinuousGaussian, Decoder
+from anydiff.predictions import Prediction
+from anydiff.schedules import Level
+from anydiff.spaces import Space
+
+__all__ = ["Hybrid", "SquaredError"]
+
+Weigh = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    r"""The weighted squared error of the output: what a diffusion is trained by unless told otherwise.
+
+    .. math:: L = w(t)\, \lVert y - \hat y \rVert^2 / \dim
+    """
+
+    def times(self, t: Tensor) -> Tensor:
+        """The times that the loss is taken at in place of t, shaped like t."""
+        return t
+
+    def loss(
+        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space, weigh: Weigh
+    ) -> Tensor:
+        """The loss of each item, (B,).
+
+        Arguments:
+            p: What was predicted of alpha x0 + sigma eps.
+            x0, eps: Data and noise, in the space.
+            at: The level there, of `times`, (B,).
+            space: The batch's space.
+            weigh: The squared error of each item, per dimension, (B,) -> its weighted loss, (B,).
+        """
+        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
+        # an item of no dimension has no error, not 0 / 0
+        return weigh(squares / space.dim(x0).clamp(min=1))
+
+
+@dataclass(frozen=True)
+class Hybrid(SquaredError):
+    r"""The squared error and the bound's term, which trains a learned variance.
+
+    The denoiser gives a pair: the prediction, and where its log-variance lies between the smallest and
+    the largest, see :func:`~anydiff.samplers.variances.reverse_log_variance`. The bound's term is in
+    bits per dimension, as in the published code.
+
+    Arguments:
+        steps: T. Training times are rounded up to a row of the chain, k / T.
+        weight: The weight of the whole bound.
+        decoder: The likelihood in the first step;
+            :class:`~anydiff.likelihood.DiscretizedGaussian` for data on a grid of levels.
+
+    Raises:
+        ValueError: If steps or weight are not positive.
+
+    References:
+        Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), section 3.1.
+        https://arxiv.org/abs/2102.09672
+    """
+
+    steps: int = 1000
+    weight: float = 0.001
+    decoder: Decoder = ContinuousGaussian()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.weight > 0:
+            raise ValueError(
+                f"steps is {self.steps} and weight {self.weight}; give at least 1 and above 0."
+            )
+
+    def times(self, t: Tensor) -> Tensor:
+        """The times rounded up to a row of the chain, in (0, 1], shaped like t."""
+        return (self._rows(t) / self.steps).to(t.dtype)
+
+    def _rows(self, t: Tensor) -> Tensor:
+        # a time that is a row already, but for a rounding error, stays
+        return torch.ceil(t.double() * self.steps - 1e-3).clamp(1, self.steps).long()
+
+    def loss(
+        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space, weigh: Weigh
+    ) -> Tensor:
+        return super().loss(p, x0, eps, at, space, weigh) + self.variance_term(
+            p, x0, eps, at, space
+        )
+
+    def variance_term(
+        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space
+    ) -> Tensor:
+        """weight T L_{t-1}, (B,), whose gradient is the variance's alone."""
+        chain, k = Chain.of(at.schedule, self.steps, "learned", x0.device), self._rows(at.t)
+        onto_data = chain.level(k - 1).sigma == 0
+        nats = torch.where(
+            onto_data,
+            chain.decode(p, x0, k, self.decoder, space, stop=True),
+            chain.divergence(p, x0, eps, k, space, stop=True),
+        )
+        bits = nats / (space.dim(x0).clamp(min=1) * math.log(2))
+        return self.weight * self.steps * bits

@@ -1,0 +1,52 @@
+"""Items that are arrays of one shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from anydiff.spaces.draws import Random, check_count, randn
+from anydiff.spaces.space import Coefficient, Space, by_row
+
+__all__ = ["DENSE", "Dense"]
+
+
+@dataclass(frozen=True)
+class Dense(Space):
+    """(B, \\*): every entry is free. Grids of values, latents, vectors."""
+
+    free = True
+
+    def copied(self, n: int) -> Dense:
+        return self
+
+    def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x where the mask, which broadcasts with x, is True, and 0 elsewhere."""
+        return x * mask
+
+    def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
+        return by_row(c, x)
+
+    def project(self, x: Tensor) -> Tensor:
+        return x
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x.flatten(1).sum(1) if x.ndim > 1 else x
+
+    def dim(self, x: Tensor) -> Tensor:
+        return torch.full(x.shape[:1], x[:1].numel(), dtype=x.dtype, device=x.device)
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x)
+
+    def noise(self, x: Tensor, generator: Random = None) -> Tensor:
+        if generator is None or isinstance(generator, Generator):
+            return randn(x.shape, x, generator)
+        check_count(generator, len(x))
+        return torch.stack([randn(x.shape[1:], x, g) for g in generator])
+
+
+DENSE = Dense()
+"""The space of a batch of arrays, the default wherever a space is asked for."""

@@ -1,0 +1,85 @@
+"""Where random numbers come from: one generator for a batch, or one for each item.
+
+With one per item, an item's numbers depend neither on the batch it is in nor on how work is split over
+machines. Seeds of parts of a run are children of one seed, independent of each other by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+__all__ = ["Random", "Seed", "check_count", "child", "generators", "rand", "randn", "uniforms"]
+
+Random = Generator | Sequence[Generator] | None
+"""One generator for the batch, one for each item, or None: torch's own."""
+
+Seed = int | Sequence[int] | Random
+"""One for the batch, or a list with one for each item, whose draw then does not depend on its batch."""
+
+
+def generators(seed: Seed, device: torch.device | str = "cpu") -> Random:
+    """One generator from one seed, or a list of them from a list; generators stay as they are.
+
+    Arguments:
+        seed: An int, a generator, a sequence of either with one for each item, or None.
+        device: Where new generators live.
+    """
+    if seed is None or isinstance(seed, Generator):
+        return seed
+    if isinstance(seed, Integral):  # NumPy's too
+        return Generator(device).manual_seed(int(seed))
+    return [s if isinstance(s, Generator) else Generator(device).manual_seed(int(s)) for s in seed]
+
+
+def child(seed: int, *key: int) -> int:
+    """A seed for a part of what `seed` determines, such as draw k of an item: child(seed, k).
+
+    Children of different seeds, or with different keys, are independent (NumPy's `SeedSequence`);
+    sums and multiples of seeds are not, for those of neighbouring seeds coincide.
+    """
+    entropy = [k % 2**64 for k in (seed, *key)]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
+    """Standard normal numbers of like's dtype and device, drawn where the generator lives."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def rand(
+    shape: Sequence[int],
+    like: Tensor,
+    generator: Generator | None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Uniform numbers in [0, 1) on like's device, drawn where the generator lives."""
+    device = like.device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, dtype=dtype, device=device).to(like.device)
+
+
+def uniforms(
+    num: int, items: int, like: Tensor, generator: Random, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """`num` uniform numbers in [0, 1) for each item, (num, B), each item's from its own generator."""
+    if generator is None or isinstance(generator, Generator):
+        return rand((num, items), like, generator, dtype)
+    check_count(generator, items)
+    return torch.cat([rand((num, 1), like, g, dtype) for g in generator], dim=1)
+
+
+def check_count(generators: Sequence[object], items: int) -> None:
+    """Raise where there is not one generator, or one seed, for each item.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
+    if len(generators) != items:
+        raise ValueError(
+            f"{len(generators)} generators for {items} items; give one generator, or one per item."
+        )
