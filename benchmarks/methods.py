@@ -36,7 +36,7 @@ from anydiff import (
     times,
     weightings,
 )
-from anydiff.predictions import PREDICTIONS, prediction_type
+from anydiff.predictions import TARGETS, as_target
 from anydiff.samplers import DDPM, AdaptiveODE, AdaptiveSDE, AnnealedLangevin, Sampler, grids
 from anydiff.schedules import Schedule, Shifted, ZeroTerminalSNR, shifted, zero_terminal_snr
 
@@ -313,8 +313,8 @@ def schedules_table() -> str:
         things.append((f"Tabulated.{rule}", make, make()))
     rows = {}
     for label, thing, schedule in things:
-        allowed = [f"`{p}`" for p in PREDICTIONS if _allows(schedule, p)]
-        which = "all" if len(allowed) == len(PREDICTIONS) else ", ".join(allowed)
+        allowed = [f"`{p}`" for p in TARGETS if _allows(schedule, p)]
+        which = "all" if len(allowed) == len(TARGETS) else ", ".join(allowed)
         which = "those of its schedule" if isinstance(schedule, Shifted) else which
         thing = MADE_BY.get(thing, thing)
         rows[label] = [
@@ -328,14 +328,14 @@ def schedules_table() -> str:
 
 def _allows(schedule: Schedule, prediction: str) -> bool:
     try:
-        prediction_type(prediction, schedule)
+        as_target(prediction, schedule)
     except ValueError:
         return False
     return True
 
 
 def predictions_table() -> str:
-    assert TYPES.keys() == PREDICTIONS.keys(), "a prediction type has no row; add it to TYPES"
+    assert TYPES.keys() == TARGETS.keys(), "a prediction type has no row; add it to TYPES"
     rows = []
     for prediction, (a, b, title, paper) in TYPES.items():
         link = f"[{title}](https://arxiv.org/abs/{paper})"

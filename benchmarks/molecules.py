@@ -108,7 +108,7 @@ class Bench:
         seed: int,
         c: Tensor | None = None,
         scale: float = 0.0,
-        sampler: Sampler = DPMSolver(),  # noqa: B008
+        sampler: Sampler = DPMSolver(),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Molecules of these sizes, guided towards the properties c (B, P) if there are any."""
         space = Ragged.from_sizes(sizes, centered=3)

@@ -10,7 +10,7 @@ from torch import nn
 
 from anydiff import GaussianDiffusion, Ragged, load, save, schedules
 from anydiff.denoisers import EGNN
-from anydiff.predictions import PREDICTIONS, Preconditioned, PredictionType
+from anydiff.predictions import TARGETS, Preconditioned, Target
 from anydiff.schedules import (
     VE,
     Cosine,
@@ -25,8 +25,6 @@ from anydiff.schedules import (
     SigmoidBeta,
     SubVP,
     Tabulated,
-    shifted,
-    zero_terminal_snr,
 )
 from tests.helpers.spaces import draw
 
@@ -51,9 +49,9 @@ SCHEDULES = [
     VE(0.02, 30.0),
     Karras(rho=5.0),
     Flow(),
-    shifted(Flow(), 0.3),
-    zero_terminal_snr(ScaledLinear()),
-    shifted(zero_terminal_snr(shifted(Tabulated.scaled_linear(50), 0.5)), 2.0),
+    Shifted(Flow(), 0.3),
+    ZeroTerminalSNR(ScaledLinear()),
+    Shifted(ZeroTerminalSNR(Shifted(Tabulated.scaled_linear(50), 0.5)), 2.0),
 ]
 
 
@@ -114,10 +112,10 @@ def test_a_schedule_within_another_may_be_one_s_own(tmp_path):
     class Mine(Cosine):
         pass
 
-    save(tmp_path / "m", small(shifted(Mine(), 0.5)))
+    save(tmp_path / "m", small(Shifted(Mine(), 0.5)))
     with pytest.raises(ValueError, match=r"the schedule 'Mine'.*load\(path, schedule=\.\.\.\)"):
         load(tmp_path / "m")
-    assert load(tmp_path / "m", schedule=shifted(Mine(), 0.5))[0].schedule.factor == 0.5
+    assert load(tmp_path / "m", schedule=Shifted(Mine(), 0.5))[0].schedule.factor == 0.5
 
 
 def test_a_namesake_of_a_schedule_is_not_taken_for_it(tmp_path):
@@ -127,17 +125,17 @@ def test_a_namesake_of_a_schedule_is_not_taken_for_it(tmp_path):
         load(tmp_path / "m")
 
 
-@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize("name", TARGETS)
 def test_every_prediction_comes_back(tmp_path, name):
     save(tmp_path / "m", small(Karras(), prediction=name))
-    assert load(tmp_path / "m")[0].predicts == PREDICTIONS[name]
+    assert load(tmp_path / "m")[0].predicts == TARGETS[name]
 
 
 def test_the_data_s_deviation_comes_back(tmp_path):
     diffusion = small(Karras(), prediction=Preconditioned(sigma_data=0.25))
     save(tmp_path / "m", diffusion)
     loaded, _ = load(tmp_path / "m")
-    assert loaded.predicts == Preconditioned(sigma_data=0.25) != PREDICTIONS["karras"]
+    assert loaded.predicts == Preconditioned(sigma_data=0.25) != TARGETS["karras"]
     x, t = draw((8, 5)).float(), torch.tensor([0.2, 0.6])
     before, after = (d.predictor(SPACE).predict(x, t).x0 for d in (diffusion, loaded))
     assert torch.equal(before, after)
@@ -145,7 +143,7 @@ def test_the_data_s_deviation_comes_back(tmp_path):
 
 @pytest.mark.parametrize("name", ["mine", "v"])
 def test_a_prediction_type_of_one_s_own_is_handed_in(tmp_path, name):
-    mine = PredictionType(name, lambda at: (-2 * at.sigma, 2 * at.alpha))
+    mine = Target(name, lambda at: (-2 * at.sigma, 2 * at.alpha))
     save(tmp_path / "m", small(prediction=mine))
     with pytest.raises(ValueError, match=rf"{name!r}.*load\(path, prediction=\.\.\.\)"):
         load(tmp_path / "m")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anydiff import VE, Cosine, Dense, Flow, GaussianDiffusion, Karras, Ragged, exact
-from anydiff.predictions import PREDICTIONS, Preconditioned
+from anydiff.predictions import TARGETS, Preconditioned
 from tests.helpers.spaces import NODES, PACKED, draw, every_space
 
 SCHEDULES = [Cosine(), VE(), Karras(), Flow()]
@@ -112,7 +112,7 @@ def test_a_covariance_mixes_the_entries():
 
 
 @every_space
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", TARGETS)
 def test_every_prediction_says_the_same_x0_and_eps(space, shape, prediction):
     for model in models(space, shape, Cosine(), prediction):
         predictor = GaussianDiffusion(model, Cosine(), prediction).predictor(space)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from anydiff import editing, exact, guidance, sample
-from anydiff.predictions import PREDICTIONS
+from anydiff.predictions import TARGETS
 from anydiff.samplers import (
     AdaptiveODE,
     AdaptiveSDE,
@@ -198,7 +198,7 @@ def test_every_prediction_makes_the_same_run_in_every_space(sampler):
         knots, expected = times(sampler, schedule, 3), None
         if isinstance(sampler, CHOOSES_ITS_STEPS):
             knots = (0.6, 0.58)  # where a step that is made again does not magnify rounding
-        for prediction in ("v", *(name for name in PREDICTIONS if name != "v")):
+        for prediction in ("v", *(name for name in TARGETS if name != "v")):
             if not says_nothing(prediction, schedule):
                 run_of = EVERYTHING, EVERYTHING.shape, schedule, sampler, knots, prediction
                 x, x_T, drawn = run(*run_of)
@@ -226,7 +226,7 @@ def test_every_sampler_makes_the_same_run_in_each_space(space, shape):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", TARGETS)
 def test_a_prediction_that_says_nothing_of_x0_is_refused(schedule, prediction):
     if says_nothing(prediction, schedule):
         with pytest.raises(ValueError, match="use one of 'v'"):

@@ -15,9 +15,9 @@ from anydiff import (
     Predictor,
     Tabulated,
 )
-from anydiff.predictions import PREDICTIONS, Network, Preconditioned, Prediction, prediction_type
+from anydiff.predictions import TARGETS, Network, Preconditioned, Prediction, as_target
 
-every_prediction = pytest.mark.parametrize("name", PREDICTIONS)
+every_prediction = pytest.mark.parametrize("name", TARGETS)
 
 
 def triple(dtype=torch.float64, logsnr=0.0):
@@ -33,7 +33,7 @@ def triple(dtype=torch.float64, logsnr=0.0):
 @pytest.mark.parametrize("logsnr", [-4.0, 0.0, 4.0])
 def test_x0_and_eps_come_back_from_any_output(name, logsnr):
     x0, eps, at = triple(torch.float32, logsnr)
-    a, b = PREDICTIONS[name].coefficients(at)
+    a, b = TARGETS[name].coefficients(at)
     p = Prediction(at.alpha * x0 + at.sigma * eps, a * x0 + b * eps, a, b, at.alpha, at.sigma)
     wanted = [
         (p.x0, x0),
@@ -50,10 +50,10 @@ def test_x0_and_eps_come_back_from_any_output(name, logsnr):
 @every_prediction
 def test_tensor_levels_agree_with_floats(name):
     x0, eps, at = triple()
-    a, b = PREDICTIONS[name].coefficients(at)
+    a, b = TARGETS[name].coefficients(at)
     x_t, y = at.alpha * x0 + at.sigma * eps, a * x0 + b * eps
     many = Cosine().at(torch.full((5,), at.t, dtype=torch.float64))
-    pair, levels = PREDICTIONS[name].coefficients(many), (many.alpha, many.sigma)
+    pair, levels = TARGETS[name].coefficients(many), (many.alpha, many.sigma)
     columns = [
         c[:, None] if isinstance(c, torch.Tensor) and c.ndim else c for c in (*pair, *levels)
     ]
@@ -71,7 +71,7 @@ def test_the_network_s_own_quantity_is_handed_through_untouched():
 @every_prediction
 def test_predict_with_and_without_a_planned_level(name):
     schedule = Cosine()
-    network = Network(lambda x, t: 0.1 * x + t[:, None], PREDICTIONS[name], Dense())
+    network = Network(lambda x, t: 0.1 * x + t[:, None], TARGETS[name], Dense())
     predictor = Predictor(network, schedule, Dense())
     x_t, t = triple()[0], torch.full((5,), 0.4, dtype=torch.float64)
     planned = predictor.predict(x_t, schedule.levels(t[:1])[0])
@@ -86,9 +86,9 @@ def test_predict_with_and_without_a_planned_level(name):
 def test_every_schedule_takes_every_prediction(name, schedule):
     if name == "velocity" and isinstance(schedule, Polynomial):
         with pytest.raises(ValueError, match="does not determine"):  # its last part stands still
-            prediction_type(name, schedule)
+            as_target(name, schedule)
     else:
-        prediction_type(name, schedule)
+        as_target(name, schedule)
 
 
 def test_preconditioning_is_edm_s_table_and_minus_v_for_unit_data():

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from anydiff.spaces import Generators, Space
+from anydiff.spaces import Random, Space
 from anydiff.training.callbacks import done
 
 __all__ = ["DiffusionModule", "Objective"]
@@ -34,7 +34,7 @@ class Objective(Protocol):
         *,
         space: Space,
         noise: Tensor | None = None,
-        generator: Generators = None,
+        generator: Random = None,
         **cond: Any,
     ) -> Tensor:
         """The loss of each item, (B,).

@@ -27,7 +27,6 @@ from anydiff import (
     exact,
     pigdm,
     sample,
-    zero_terminal_snr,
 )
 from anydiff.samplers import plan
 from tests.helpers.spaces import NODES, SPACES, draw, every_space
@@ -449,7 +448,7 @@ def test_nothing_is_left_of_the_gradients(name):
 
 
 def test_pure_noise_is_left_as_it_is():
-    schedule = zero_terminal_snr(Linear())
+    schedule = ZeroTerminalSNR(Linear())
     model = exact.gaussian(schedule, "v", std=0.5)
     guided = classifier(model.predictor(), lambda x, t: -x.square().sum(1))
     x = sample(guided, (100, 2), DDIM(), 20, seed=0)
@@ -513,7 +512,7 @@ def test_guidance_in_inference_mode():
 
 
 def test_times_at_the_ends_are_left_as_they_are():
-    model = exact.gaussian(zero_terminal_snr(Linear()), "v", std=0.5)
+    model = exact.gaussian(ZeroTerminalSNR(Linear()), "v", std=0.5)
     p, x_t = model.predictor(), draw((3, 2))
     t = torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64)  # alpha is 0 at 1
     for guided in (

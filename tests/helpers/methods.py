@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from anydiff import DDIM, DPMSolver
-from anydiff.samplers import EDM, AdamsBashforth, Euler, Heun, Sampler, UniPC
+from anydiff.samplers import AdamsBashforth, Euler, Heun, Sampler, UniPC
 
 
 class Method(NamedTuple):

@@ -21,7 +21,6 @@ from anydiff.predictions import Network
 from anydiff.samplers import (
     DDIM,
     DDPM,
-    EDM,
     AdamsBashforth,
     AnnealedLangevin,
     DPMSolver,
@@ -40,8 +39,6 @@ from anydiff.schedules import (
     Tabulated,
     VariancePreserving,
     ZeroTerminalSNR,
-    shifted,
-    zero_terminal_snr,
 )
 
 
@@ -68,18 +65,18 @@ ABSTRACT = (Sampler, Schedule, VariancePreserving)
 GIVEN = {
     Tabulated: Tabulated.linear,
     Learned: learned,
-    Shifted: lambda: shifted(Cosine(), 0.5),
-    ZeroTerminalSNR: lambda: zero_terminal_snr(Linear()),
+    Shifted: lambda: Shifted(Cosine(), 0.5),
+    ZeroTerminalSNR: lambda: ZeroTerminalSNR(Linear()),
     AnnealedLangevin: lambda: AnnealedLangevin(10),
 }
 
 SCHEDULES = exported(schedules, Schedule, GIVEN)
-SCHEDULES += [Tabulated.cosine(), shifted(Flow(), 0.5)]
+SCHEDULES += [Tabulated.cosine(), Shifted(Flow(), 0.5)]
 
 SAMPLERS = exported(samplers, Sampler, GIVEN)
 SAMPLERS += [DDIM(0.5), DDIM(1.0), DDIM(variance=optimal(0.5)), DDPM("large"), DDPM(optimal(0.5))]
 SAMPLERS += [DPMSolver(1), DPMSolver(3), DPMSolver(eta=1.0), DPMSolver(3, eta=0.5)]
-SAMPLERS += [UniPC(3), UniPC(variant="bh1"), EDM(churn=10.0), PredictorCorrector(DDIM())]
+SAMPLERS += [UniPC(3), UniPC(variant="bh1"), Heun(churn=10.0), PredictorCorrector(DDIM())]
 SAMPLERS += [AdamsBashforth(order) for order in (1, 3, 4)]
 
 
@@ -118,7 +115,7 @@ def response(model, sampler, knots):
         return sample(predictor, x_T, sampler, knots)[:, 0]
 
     space = Probe()
-    network = Network(lambda x_t, t: x_t, model.predicts, space)
+    network = Network(lambda x_t, t: x_t, model.target, space)
     run(Predictor(network, model.schedule, space), 3)  # how often it draws
     y = run(model.predictor(Probe()), 3 + len(space.drawn))
     offset, gain = y[0].item(), (y[1] - y[0]).item()

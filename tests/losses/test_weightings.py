@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 from anydiff import VE, Cosine, Flow, GaussianDiffusion, Karras, Ragged, Tabulated, exact
 from anydiff.losses.weightings import (
     P2,
-    EDMWeighting,
+    KarrasWeighting,
     LearnedUncertainty,
     Likelihood,
     MinSNR,
@@ -16,7 +16,7 @@ from anydiff.losses.weightings import (
     TruncatedSNR,
     Unit,
 )
-from anydiff.predictions import prediction_type
+from anydiff.predictions import as_target
 from tests.helpers.spaces import SPACES, draw
 
 TYPES = ["eps", "x0", "v", "score", "velocity", "karras"]
@@ -31,7 +31,7 @@ PUBLISHED = {
     TruncatedSNR(): lambda snr, rate: snr.clamp(min=1) / snr,
     P2(): lambda snr, rate: 1 / (1 + snr),
     P2(0.5, 2.0): lambda snr, rate: (0.5 + snr) ** -2,
-    EDMWeighting(): lambda snr, rate: (1 / snr + 0.25) / (0.25 / snr) / snr,
+    KarrasWeighting(): lambda snr, rate: (1 / snr + 0.25) / (0.25 / snr) / snr,
     Likelihood(): lambda snr, rate: -rate / 2,
     Sigmoid(-1.0): lambda snr, rate: -rate / 2 * torch.sigmoid(-1 - snr.log()),
 }
@@ -48,7 +48,7 @@ class Network(nn.Module):
 
     def __init__(self, schedule, prediction):
         super().__init__()
-        self.schedule, self.predicts = schedule, prediction_type(prediction, schedule)
+        self.schedule, self.predicts = schedule, as_target(prediction, schedule)
 
     def forward(self, seen, t, space):
         at = self.schedule.at(t)
@@ -99,8 +99,8 @@ def test_the_loss_is_the_same_for_every_prediction_type(weighting, space, shape)
 def test_edm_s_weighting_is_the_unit_weight_of_its_network():
     for schedule in (Karras(), Cosine(), Flow()):
         at = schedule.at(torch.linspace(0, 1, 9).double())
-        assert torch.allclose(EDMWeighting().of("karras", at), torch.ones(9).double())
-        assert torch.allclose(Unit("karras").of("eps", at), EDMWeighting().of("eps", at))
+        assert torch.allclose(KarrasWeighting().of("karras", at), torch.ones(9).double())
+        assert torch.allclose(Unit("karras").of("eps", at), KarrasWeighting().of("eps", at))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_at_the_ends_weights_are_the_limits():
         (P2(), "x0", [1.0, 0.0]),
         (TruncatedSNR(), "velocity", [1.0, 1.0]),
         (Unit("velocity"), "v", [1.0, 1.0]),
-        (EDMWeighting(), "velocity", [1.0, 4.0]),
+        (KarrasWeighting(), "velocity", [1.0, 4.0]),
         # alpha sigma (alpha sigma' - alpha' sigma) e^b / (alpha² + e^b sigma²)
         (Sigmoid(0.0), "velocity", [0.0, 0.0]),
     ]
@@ -237,6 +237,6 @@ def test_errors_say_what_to_give():
     with pytest.raises(ValueError, match="gamma is 0"):
         MinSNR(0)
     with pytest.raises(ValueError, match="sigma_data is -1"):
-        EDMWeighting(-1)
+        KarrasWeighting(-1)
     with pytest.raises(ValueError, match="features is 5"):
         LearnedUncertainty(features=5)

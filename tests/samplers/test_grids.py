@@ -27,7 +27,7 @@ from tests.helpers.spaces import draw
 
 def every_schedule_there_is():
     """One of each kind: as it is built from nothing, and the tables and changed ones."""
-    found = [Tabulated.linear(), zero_terminal_snr(Tabulated.linear()), shifted(Cosine(), 0.5)]
+    found = [Tabulated.linear(), ZeroTerminalSNR(Tabulated.linear()), Shifted(Cosine(), 0.5)]
     for name in all_schedules.__all__:
         kind = getattr(all_schedules, name)
         if isinstance(kind, type) and issubclass(kind, Schedule) and not kind.__abstractmethods__:

@@ -31,7 +31,7 @@ from anydiff import (
     exact,
     sample,
 )
-from anydiff.predictions import PREDICTIONS, Prediction, prediction_type
+from anydiff.predictions import TARGETS, Prediction, as_target
 from anydiff.samplers import AdamsBashforth, Euler, UniPC, plan
 from anydiff.schedules import VariancePreserving
 from tests.helpers.methods import MEASURED, every_sampler
@@ -42,12 +42,12 @@ SCHEDULES = [Cosine(), Linear(), Tabulated.linear(), Polynomial(), VE(), Karras(
 
 def allowed(schedule, prediction):
     try:
-        return bool(prediction_type(prediction, schedule))
+        return bool(as_target(prediction, schedule))
     except ValueError:  # says nothing of x0 in pure noise
         return False
 
 
-PAIRS = [(s, p) for s, p in itertools.product(SCHEDULES, PREDICTIONS) if allowed(s, p)]
+PAIRS = [(s, p) for s, p in itertools.product(SCHEDULES, TARGETS) if allowed(s, p)]
 every_method = pytest.mark.parametrize("method", MEASURED, ids=lambda m: str(m.sampler))
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_pair = pytest.mark.parametrize(
@@ -90,7 +90,7 @@ class Exact:
 
     def __init__(self, law, schedule, prediction):
         self.law, self.schedule, self.space = LAWS[law], schedule, Dense()
-        self.predicts = PREDICTIONS[prediction]
+        self.predicts = TARGETS[prediction]
 
     def predict(self, x_t, at):
         x0, eps = self.law.posterior(x_t, at.alpha, at.sigma)

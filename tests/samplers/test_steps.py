@@ -24,12 +24,12 @@ from anydiff import (
     exact,
     sample,
 )
-from anydiff.samplers import EDM, AdamsBashforth, Euler, EulerMaruyama, Heun, UniPC, plan
+from anydiff.samplers import AdamsBashforth, Euler, EulerMaruyama, Heun, UniPC, plan
 from tests.helpers.count import Count
 from tests.helpers.methods import SAMPLERS, every_sampler
 from tests.helpers.spaces import SIZES, draw, every_space, generators
 
-CHURNED = EDM(churn=20.0, s_noise=1.003)
+CHURNED = Heun(churn=20.0, s_noise=1.003)
 every_one = pytest.mark.parametrize("sampler", [*SAMPLERS, CHURNED], ids=str)
 
 
@@ -252,7 +252,7 @@ def test_heun_calls_its_network_twice():
 @pytest.mark.parametrize("schedule", [Karras(), Cosine(), Linear()], ids=str)
 def test_churn_raises_the_noise_as_algorithm_2(schedule):
     """sigma-hat = (1 + gamma) sigma, gamma = min(churn / N, sqrt(2) - 1), between s_min and s_max."""
-    n, churned = 20, EDM(churn=4.0, s_min=0.05, s_max=5.0)
+    n, churned = 20, Heun(churn=4.0, s_min=0.05, s_max=5.0)
     raised = 0
     for at in plan(schedule, n, KarrasGrid(), churned):
         (hat,), ratio = at.between, at.t.noise_to_signal
@@ -271,17 +271,17 @@ def test_churn_raises_the_noise_as_algorithm_2(schedule):
     sample(asked, draw((3, 4)), churned, n, grid=KarrasGrid())
     assert len(draws) == raised > 3
 
-    most = plan(schedule, 2, KarrasGrid(1.0, 0.5, 2.0), EDM(churn=1e9))[1]
+    most = plan(schedule, 2, KarrasGrid(1.0, 0.5, 2.0), Heun(churn=1e9))[1]
     assert most.between[0].noise_to_signal == pytest.approx(
         2**0.5 * most.t.noise_to_signal, rel=1e-6
     )
-    assert plan(schedule, 2, sampler=EDM(churn=1e9))[0].between[0].t == 1  # no further than the end
+    assert plan(schedule, 2, sampler=Heun(churn=1e9))[0].between[0].t == 1  # no further than the end
 
 
 def test_noise_that_is_raised_has_the_variance_of_its_level():
     """alpha² v + sigma² at t becomes that of the level raised to, with s_noise the added part scaled."""
     x_t = torch.zeros(200_000, 1, dtype=torch.float64)
-    at = plan(Cosine(), 3, KarrasGrid(), EDM(churn=0.9))[1]
+    at = plan(Cosine(), 3, KarrasGrid(), Heun(churn=0.9))[1]
     seen = []
     still = predictor(network=Half())
 
@@ -292,7 +292,7 @@ def test_noise_that_is_raised_has_the_variance_of_its_level():
             seen.append(x)
             return still.predict(x, t)
 
-    EDM(churn=0.9, s_noise=1.5).step(Watching(), x_t, at, (), torch.Generator().manual_seed(0))
+    Heun(churn=0.9, s_noise=1.5).step(Watching(), x_t, at, (), torch.Generator().manual_seed(0))
     hat, t = at.between[0], at.t
     added = hat.alpha**2 * (hat.noise_to_signal**2 - t.noise_to_signal**2)
     # five standard errors of a variance
@@ -302,7 +302,7 @@ def test_noise_that_is_raised_has_the_variance_of_its_level():
 @pytest.mark.parametrize("schedule", [Cosine(), Karras(), Flow()], ids=str)
 def test_churned_samples_have_the_moments_of_the_data(schedule):
     diffusion = exact.gaussian(schedule, "v", mean=0.7, std=0.5)
-    x = diffusion.sample((10_000, 1), sampler=EDM(churn=30.0), steps=100, seed=0)
+    x = diffusion.sample((10_000, 1), sampler=Heun(churn=30.0), steps=100, seed=0)
     # five standard errors, and 1 % for the hundred steps
     assert abs(x.mean() - 0.7) < 5 * 0.5 / 100 + 0.01
     assert abs(x.std() / 0.5 - 1) < 5 / 20_000**0.5 + 0.01
@@ -316,7 +316,7 @@ def test_churned_samples_have_the_moments_of_the_data(schedule):
         (lambda: UniPC(1), "order is 1; choose 2 or 3"),
         (lambda: UniPC(2, "bh3"), "variant is 'bh3'"),
         (lambda: AdamsBashforth(5), "order is 5; choose 1, 2, 3 or 4"),
-        (lambda: EDM(churn=-1.0), "churn is -1.0"),
+        (lambda: Heun(churn=-1.0), "churn is -1.0"),
         (lambda: EDM(s_min=2.0, s_max=1.0), "s_min <= s_max"),
         (lambda: EDM(s_noise=0.0), "s_noise > 0"),
         (lambda: plan(Cosine(), [0.1, 0.9], sampler=CHURNED), "encode with a deterministic"),

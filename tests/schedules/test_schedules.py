@@ -27,8 +27,6 @@ from anydiff.schedules import (
     Tabulated,
     VariancePreserving,
     ZeroTerminalSNR,
-    shifted,
-    zero_terminal_snr,
 )
 from tests.helpers.paths import GOLDENS
 
@@ -64,17 +62,17 @@ PRESERVING = [
     learned(),
 ]
 CHANGED = [
-    zero_terminal_snr(Cosine()),
-    zero_terminal_snr(ScaledLinear()),
-    zero_terminal_snr(Tabulated.scaled_linear()),
-    shifted(Cosine(), 0.25),
-    shifted(Tabulated.linear(), 2.0),
-    zero_terminal_snr(shifted(Linear(), 0.5)),
-    shifted(zero_terminal_snr(ScaledLinear()), 0.5),
-    shifted(shifted(Cosine(), 0.5), 0.5),
+    ZeroTerminalSNR(Cosine()),
+    ZeroTerminalSNR(ScaledLinear()),
+    ZeroTerminalSNR(Tabulated.scaled_linear()),
+    Shifted(Cosine(), 0.25),
+    Shifted(Tabulated.linear(), 2.0),
+    ZeroTerminalSNR(Shifted(Linear(), 0.5)),
+    Shifted(ZeroTerminalSNR(ScaledLinear()), 0.5),
+    Shifted(Shifted(Cosine(), 0.5), 0.5),
 ]
 OTHERS = [SubVP(), VE(), Karras(), Flow()]
-OTHERS += [shifted(s, 0.25) for s in (VE(), Karras(), Flow())]
+OTHERS += [Shifted(s, 0.25) for s in (VE(), Karras(), Flow())]
 SCHEDULES = PRESERVING + CHANGED + OTHERS
 
 
@@ -384,7 +382,7 @@ def test_the_cosine_table_is_a_squared_cosine_but_for_its_last_row():
 def test_zero_terminal_snr_moves_and_scales_alpha():
     for schedule in (ScaledLinear(), Cosine(), Polynomial()):
         alpha = schedule(TIMES)[0]
-        changed = zero_terminal_snr(schedule)
+        changed = ZeroTerminalSNR(schedule)
         last, first = at(schedule, 1.0).alpha, at(schedule, 0.0).alpha
         expected = first * (alpha - last) / (first - last)
         assert torch.allclose(changed(TIMES)[0], expected, rtol=1e-12)
@@ -409,7 +407,7 @@ def test_zero_terminal_snr_of_a_table_is_the_published_one():
     )
     rows = torch.arange(1, 1001, dtype=torch.float64) / 1000
     table = Tabulated.scaled_linear()
-    alpha, last = zero_terminal_snr(table)(rows)[0], table(torch.ones(1).double())[0].item()
+    alpha, last = ZeroTerminalSNR(table)(rows)[0], table(torch.ones(1).double())[0].item()
     # they keep row 1 where this keeps the data: alpha_1000 (1 - alpha_1) / (1 - alpha_1000) at most,
     # 3.1e-5; their last row is put to 2^-24 for the sake of eps
     bound = last * (1 - table(rows[:1])[0].item()) / (1 - last)
@@ -417,7 +415,7 @@ def test_zero_terminal_snr_of_a_table_is_the_published_one():
     assert alpha[-1] == 0
 
 
-@pytest.mark.parametrize("schedule", [Flow(), zero_terminal_snr(ScaledLinear())], ids=name)
+@pytest.mark.parametrize("schedule", [Flow(), ZeroTerminalSNR(ScaledLinear())], ids=name)
 def test_eps_is_refused_where_a_schedule_ends_in_noise(schedule):
     with pytest.raises(
         ValueError, match=r"'eps' does not determine x0 where .* use one of 'v', 'x0'"
@@ -431,10 +429,10 @@ def test_eps_is_refused_where_a_schedule_ends_in_noise(schedule):
         assert x.mean().item() == pytest.approx(1.5, abs=0.025)
 
 
-@over([Cosine(), Linear(), Tabulated.linear(), Flow(), VE(), Karras(), zero_terminal_snr(Linear())])
+@over([Cosine(), Linear(), Tabulated.linear(), Flow(), VE(), Karras(), ZeroTerminalSNR(Linear())])
 @pytest.mark.parametrize("factor", [0.25, 3.0])
 def test_a_shift_moves_the_log_snr_and_keeps_what_is_preserved(schedule, factor):
-    changed = shifted(schedule, factor)
+    changed = Shifted(schedule, factor)
     difference = changed.logsnr(TIMES) - schedule.logsnr(TIMES)
     assert torch.allclose(difference, torch.full((999,), 2 * math.log(factor)).double(), atol=1e-9)
     before, after = schedule(TIMES), changed(TIMES)
@@ -450,15 +448,15 @@ def test_a_shift_moves_the_log_snr_and_keeps_what_is_preserved(schedule, factor)
 def test_the_shift_of_flow_is_stable_diffusion_3_s_time_shift():
     s = 3.0
     later = s * TIMES / (1 + (s - 1) * TIMES)
-    alpha, sigma = shifted(Flow(), 1 / s)(TIMES)
+    alpha, sigma = Shifted(Flow(), 1 / s)(TIMES)
     assert torch.allclose(sigma, later, rtol=1e-14) and torch.allclose(alpha, 1 - later, atol=1e-15)
 
 
 def test_shifts_add_up_and_a_shift_by_1_is_none():
-    twice = shifted(shifted(Cosine(), 0.5), 3.0)
-    assert torch.allclose(twice(TIMES)[0], shifted(Cosine(), 1.5)(TIMES)[0], rtol=1e-13)
-    assert torch.allclose(shifted(Cosine(), 1.0).logsnr(TIMES), Cosine().logsnr(TIMES), atol=1e-14)
-    assert shifted(Cosine(), 0.5) == Shifted(Cosine(), 0.5) != Shifted(Cosine(), 2.0)
+    twice = Shifted(Shifted(Cosine(), 0.5), 3.0)
+    assert torch.allclose(twice(TIMES)[0], Shifted(Cosine(), 1.5)(TIMES)[0], rtol=1e-13)
+    assert torch.allclose(Shifted(Cosine(), 1.0).logsnr(TIMES), Cosine().logsnr(TIMES), atol=1e-14)
+    assert Shifted(Cosine(), 0.5) == Shifted(Cosine(), 0.5) != Shifted(Cosine(), 2.0)
 
 
 def test_a_schedule_of_one_s_own_is_shifted_by_what_it_preserves():
@@ -466,7 +464,7 @@ def test_a_schedule_of_one_s_own_is_shifted_by_what_it_preserves():
         def _levels(self, t):
             return torch.cos(t * torch.pi / 2), torch.sin(t * torch.pi / 2)
 
-    alpha, sigma = shifted(Trigonometric(), 0.5)(TIMES)
+    alpha, sigma = Shifted(Trigonometric(), 0.5)(TIMES)
     assert torch.allclose(alpha**2 + sigma**2, torch.ones(999).double())
 
 
@@ -486,12 +484,12 @@ def test_a_schedule_of_one_s_own_is_shifted_by_what_it_preserves():
         (lambda: Tabulated.linear(10), r"more steps, or the continuous Linear\(\)"),
         (lambda: Tabulated.scaled_linear(5), r"the continuous ScaledLinear\(\)"),
         (lambda: Tabulated.sigmoid(5), r"the continuous SigmoidBeta\(\)"),
-        (lambda: zero_terminal_snr(VE()), r"VE\(.* does not keep alpha² \+ sigma² = 1"),
+        (lambda: ZeroTerminalSNR(VE()), r"VE\(.* does not keep alpha² \+ sigma² = 1"),
         (lambda: ZeroTerminalSNR(Flow()), "ends in pure noise as it is"),
-        (lambda: zero_terminal_snr(Learned(width=2)), "has weights"),
-        (lambda: shifted(Learned(width=2), 0.5), "has weights"),
-        (lambda: shifted(Cosine(), 0.0), "factor is 0.0"),
-        (lambda: shifted(SubVP(), 0.5), r"SubVP\(.*keeps neither .* nothing says what each"),
+        (lambda: ZeroTerminalSNR(Learned(width=2)), "has weights"),
+        (lambda: Shifted(Learned(width=2), 0.5), "has weights"),
+        (lambda: Shifted(Cosine(), 0.0), "factor is 0.0"),
+        (lambda: Shifted(SubVP(), 0.5), r"SubVP\(.*keeps neither .* nothing says what each"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(call, message):
