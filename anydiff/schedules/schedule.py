@@ -157,6 +157,8 @@ class Level:
     @cached_property
     def rates(self) -> tuple[Any, Any]:
         """The time derivatives of alpha and sigma."""
+        if self.planned is None and not isinstance(self.t, Tensor):
+            return self.schedule.levels(torch.tensor([self.t], dtype=torch.float64))[0].rates
         alpha, sigma = self.schedule.rates(self.t) if self.planned is None else self.planned()
         return alpha, sigma
 
