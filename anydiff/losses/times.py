@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_range, check_rising
 from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
@@ -122,7 +123,7 @@ class LogNormal(Times):
     stratified: bool = True
 
     def __post_init__(self) -> None:
-        _check_std(self.std)
+        check_range("(0, inf)", std=self.std)
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(u.double())))
@@ -146,7 +147,7 @@ class LogitNormal(Times):
     stratified: bool = True
 
     def __post_init__(self) -> None:
-        _check_std(self.std)
+        check_range("(0, inf)", std=self.std)
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.double()))
@@ -165,11 +166,7 @@ class UniformLogSNR(Times):
     stratified: bool = True
 
     def __post_init__(self) -> None:
-        if not self.logsnr_min < self.logsnr_max:
-            raise ValueError(
-                f"logsnr_min is {self.logsnr_min} and logsnr_max {self.logsnr_max}; "
-                "the minimum has to be the smaller."
-            )
+        check_rising(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         high, low = schedule.ends(u.device).clamp(self.logsnr_min, self.logsnr_max)
@@ -204,11 +201,8 @@ class LossSecondMoment(nn.Module, Times):
         self, bins: int = 100, history: int = 10, mixing: float = 1e-3, stratified: bool = True
     ) -> None:
         super().__init__()
-        if not (bins >= 1 and history >= 1 and 0 < mixing <= 1):
-            raise ValueError(
-                f"bins is {bins}, history {history} and mixing {mixing}; give at least one bin, at least "
-                "one loss to remember, and a mixing above 0 and up to 1."
-            )
+        check_range("[1, inf)", bins=bins, history=history)
+        check_range("(0, 1]", mixing=mixing)
         self.bins, self.history, self.mixing = bins, history, mixing
         self.stratified = stratified
         self.register_buffer("losses", torch.zeros(bins, history))
@@ -252,8 +246,3 @@ class LossSecondMoment(nn.Module, Times):
         # a loss that overflowed would be remembered for ever: nothing could be drawn any more
         self.losses.copy_(torch.where((last >= 0) & new.isfinite(), new, self.losses))
         self.count.index_add_(0, k, torch.ones_like(k))
-
-
-def _check_std(std: float) -> None:
-    if not std > 0:
-        raise ValueError(f"std is {std}; give a positive deviation.")

@@ -3,7 +3,7 @@
 from anydiff.samplers.adaptive import AdaptiveODE, AdaptiveSDE
 from anydiff.samplers.ancestral import DDIM, DDPM
 from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform
-from anydiff.samplers.langevin import AnnealedLangevin, Langevin, PredictorCorrector
+from anydiff.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from anydiff.samplers.loop import Callback, Progress, Steps, follow, plan, sample
 from anydiff.samplers.multistep import AdamsBashforth, DPMSolver, UniPC
 from anydiff.samplers.ode import Euler, Heun
@@ -25,7 +25,6 @@ __all__ = [
     "Grid",
     "Heun",
     "KarrasGrid",
-    "Langevin",
     "LogSNR",
     "OptimalVariance",
     "Past",

@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.files import whole
 from anydiff.predictions import Predictor
 from anydiff.schedules import Level, Schedule
@@ -68,14 +69,13 @@ class OptimalVariance:
         rising = all(a < b for a, b in pairwise(self.logsnr)) and bool(self.logsnr)
         if not rising or not all(map(math.isfinite, self.logsnr)):
             raise ValueError(f"the log-SNRs are {self.logsnr}; give finite ones that rise.")
-        inside = all(0 <= g <= 1 for g in self.gamma)
-        if len(self.gamma) != len(self.logsnr) or not inside:
+        if len(self.gamma) != len(self.logsnr):
             raise ValueError(
-                f"gamma is {self.gamma}; give one number in [0, 1] for each of the "
-                f"{len(self.logsnr)} log-SNRs."
+                f"there are {len(self.gamma)} gammas and {len(self.logsnr)} log-SNRs; give one for each."
             )
-        if self.span is not None and not self.span > 0:
-            raise ValueError(f"span is {self.span}; give the width of the data's range, b - a.")
+        check_range("[0, 1]", **{f"gamma[{k}]": g for k, g in enumerate(self.gamma)})
+        if self.span is not None:
+            check_range("(0, inf)", span=self.span)
 
     @classmethod
     @torch.no_grad()
@@ -108,8 +108,7 @@ class OptimalVariance:
             Estimating the Optimal Covariance with Imperfect Mean (Bao et al., 2022), theorem 3.
             https://arxiv.org/abs/2206.07309
         """
-        if points < 2:
-            raise ValueError(f"points is {points}; take at least 2.")
+        check_range("[2, inf)", points=points)
         levels: list[Level] = []
         gaps: list[Tensor | float] = []
         entries: Tensor | float = 0.0
