@@ -31,15 +31,9 @@ from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Dense, Space
 
 __all__ = [
-    "TARGETS",
-    "Network",
-    "Preconditioned",
-    "Prediction",
-    "Predictor",
-    "Target",
-    "as_target",
+    "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
     "item_times",
-]
+]  # fmt: skip
 
 Coefficients = tuple[Any, Any]  # floats or tensors, as the level is
 

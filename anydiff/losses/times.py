@@ -22,19 +22,12 @@ from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
 __all__ = [
-    "LogNormal",
-    "LogitNormal",
-    "LossSecondMoment",
-    "Mapped",
-    "Times",
-    "UniformLogSNR",
-    "UniformTimes",
-    "as_times",
-    "stratified",
-]
+    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Times", "UniformLogSNR",
+    "UniformTimes", "as_times", "stratified",
+]  # fmt: skip
 
 
-def stratified(items: int, *, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def stratified(items: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Numbers in [0, 1), one in each of so many equal strata, in random order, (B,), float64.
 
     Each is uniform by itself, and together they cover the interval evenly.
@@ -46,9 +39,6 @@ def stratified(items: int, *, like: Tensor, generator: torch.Generator | None = 
 
 class Times:
     """A density of times."""
-
-    stratified: bool = True
-    """Draw once from each of B equal strata of the density; else independently."""
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         """The times of quantiles u, shaped like u, rising with it; float64."""
@@ -62,12 +52,18 @@ class Times:
         *,
         like: Tensor,
         generator: torch.Generator | None = None,
+        strata: bool = True,
     ) -> Tensor:
-        """Times in [0, 1], (B,), of the dtype and on the device of `like`."""
-        if self.stratified:
-            u = stratified(items, like=like, generator=generator)
-        else:
-            u = rand((items,), like, generator)
+        """Times in [0, 1], (B,), of the dtype and on the device of `like`.
+
+        Arguments:
+            items: B.
+            schedule: Of the model.
+            like: Gives the dtype and the device.
+            generator: Where they come from.
+            strata: Draw once from each of B equal strata of the density; else independently.
+        """
+        u = stratified(items, like, generator) if strata else rand((items,), like, generator)
         # rounding to float32 may reach 1 itself, which every schedule allows
         return self(u, schedule).clamp(0, 1).to(like.dtype)
 
@@ -80,8 +76,6 @@ class Times:
 class UniformTimes(Times):
     """Every time alike."""
 
-    stratified: bool = True
-
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return u
 
@@ -91,7 +85,6 @@ class Mapped(Times):
     """A function of uniform draws, (B,) -> (B,), float64, rising from 0 to 1."""
 
     function: Callable[[Tensor], Tensor]
-    stratified: bool = True
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return self.function(u)
@@ -120,7 +113,6 @@ class LogNormal(Times):
 
     mean: float = -1.2
     std: float = 1.2
-    stratified: bool = True
 
     def __post_init__(self) -> None:
         check_range("(0, inf)", std=self.std)
@@ -144,7 +136,6 @@ class LogitNormal(Times):
 
     mean: float = 0.0
     std: float = 1.0
-    stratified: bool = True
 
     def __post_init__(self) -> None:
         check_range("(0, inf)", std=self.std)
@@ -163,7 +154,6 @@ class UniformLogSNR(Times):
 
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0
-    stratified: bool = True
 
     def __post_init__(self) -> None:
         check_rising(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
@@ -197,14 +187,11 @@ class LossSecondMoment(nn.Module, Times):
     losses: Tensor
     count: Tensor
 
-    def __init__(
-        self, bins: int = 100, history: int = 10, mixing: float = 1e-3, stratified: bool = True
-    ) -> None:
+    def __init__(self, bins: int = 100, history: int = 10, mixing: float = 1e-3) -> None:
         super().__init__()
         check_range("[1, inf)", bins=bins, history=history)
         check_range("(0, 1]", mixing=mixing)
         self.bins, self.history, self.mixing = bins, history, mixing
-        self.stratified = stratified
         self.register_buffer("losses", torch.zeros(bins, history))
         self.register_buffer("count", torch.zeros(bins, dtype=torch.long))
 

@@ -26,18 +26,9 @@ from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
 
 __all__ = [
-    "P2",
-    "KarrasWeighting",
-    "LearnedUncertainty",
-    "Likelihood",
-    "MinSNR",
-    "Plain",
-    "Sigmoid",
-    "TruncatedSNR",
-    "Unit",
-    "Weighting",
-    "as_weighting",
-]
+    "P2", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "MinSNR", "Plain", "Sigmoid",
+    "TruncatedSNR", "Unit", "Weighting", "as_weighting",
+]  # fmt: skip
 
 
 class Weighting:
@@ -283,9 +274,7 @@ class LearnedUncertainty(nn.Module, Weighting):
     ) -> None:
         super().__init__()
         if features < 2 or features % 2:
-            raise ValueError(
-                f"features is {features}; give an even number, a sine and a cosine each."
-            )
+            raise ValueError(f"features is {features}; give an even number, sines and cosines.")
         self.weighting = as_weighting(weighting)
         self.features = features
         # the paper draws normal frequencies of ln(sigma) / 4; these are their quantiles

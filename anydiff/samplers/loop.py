@@ -25,16 +25,9 @@ from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Seed, generators
 
 __all__ = [
-    "Callback",
-    "Progress",
-    "Steps",
-    "evaluating",
-    "first_noise",
-    "follow",
-    "plan",
-    "sample",
+    "Callback", "Progress", "Steps", "evaluating", "first_noise", "follow", "plan", "sample",
     "watched",
-]
+]  # fmt: skip
 
 Steps = int | Sequence[float] | Tensor
 """How many steps, or the times themselves."""
