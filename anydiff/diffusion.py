@@ -20,9 +20,9 @@ from anydiff.losses.errors import SquaredError
 from anydiff.losses.times import Times, as_times
 from anydiff.losses.weightings import Weighting, as_weighting
 from anydiff.predictions import Network, Predictor, Target, as_target, takes_space
-from anydiff.samplers import Callback, DPMSolver, Grid, Sampler, Steps, sample
+from anydiff.samplers import sample
 from anydiff.schedules import Cosine, Schedule
-from anydiff.spaces import DENSE, Random, Seed, Space
+from anydiff.spaces import DENSE, Random, Space
 
 __all__ = ["GaussianDiffusion"]
 
@@ -152,35 +152,23 @@ class GaussianDiffusion(nn.Module):
         answer = Network(self.denoiser, self.target, space, cond, self._takes_space)
         return Predictor(answer, self.schedule, space, (self,), copies)
 
-    @torch.no_grad()
     def sample(
         self,
         shape: Sequence[int],
         *,
         space: Space = DENSE,
         cond: Mapping[str, Any] | None = None,
-        sampler: Sampler = DPMSolver(),
-        steps: Steps | None = None,
-        grid: Grid | None = None,
-        seed: Seed = None,
-        callback: Callback | None = None,
-        progress: bool = False,
+        **options: Any,
     ) -> Tensor:
-        """Draw data.
+        """Draw data: :func:`anydiff.sample` of the predictor.
 
         Arguments:
             shape: The shape of what is drawn, batch included: (B, \\*) or, in a ragged space, (N, F).
             space: The batch's space.
             cond: Conditions by name, passed on to the denoiser.
-            seed: An int makes the draw repeatable; a list with one per item makes each item's draw
-                independent of the batch it is in.
-            sampler, steps, grid, callback, progress: See :func:`anydiff.sample`.
+            options: sampler, steps, grid, seed, callback, progress, as of :func:`anydiff.sample`.
 
         Raises:
             ValueError: As :func:`anydiff.sample`.
         """
-        predictor = self.predictor(space, **(cond or {}))
-        return sample(
-            predictor, shape, sampler, steps,
-            grid=grid, seed=seed, callback=callback, progress=progress,
-        )  # fmt: skip
+        return sample(self.predictor(space, **(cond or {})), shape, **options)

@@ -26,19 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_choice, check_range
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Dense, Space
 
 __all__ = [
-    "TARGETS",
-    "Network",
-    "Preconditioned",
-    "Prediction",
-    "Predictor",
-    "Target",
-    "as_target",
+    "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
     "item_times",
-]
+]  # fmt: skip
 
 Coefficients = tuple[Any, Any]  # floats or tensors, as the level is
 
@@ -90,8 +85,7 @@ class Preconditioned(Target):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data is {self.sigma_data}; give the data's deviation.")
+        check_range("(0, inf)", sigma_data=self.sigma_data)
 
     def coefficients(self, at: Level) -> Coefficients:
         # 1 - c_skip alpha and c_skip sigma / c_out, as what they are: written so, the one has no digits
@@ -123,9 +117,7 @@ def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Tar
         ValueError: If the name is unknown, or the target does not determine x0 where the schedule ends.
     """
     if isinstance(prediction, str):
-        if prediction not in TARGETS:
-            known = ", ".join(TARGETS)
-            raise ValueError(f"prediction is {prediction!r}; choose one of {known}.")
+        check_choice(TARGETS, prediction=prediction)
         prediction = TARGETS[prediction]
     if schedule is None:
         return prediction

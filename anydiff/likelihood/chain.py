@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.likelihood.decoders import Decoder
 from anydiff.likelihood.gaussians import kl
 from anydiff.predictions import Prediction
@@ -56,10 +57,7 @@ class Chain:
     variance: str = "small"
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise ValueError(
-                f"variance is {self.variance!r}; choose one of {', '.join(VARIANCES)}."
-            )
+        check_choice(VARIANCES, variance=self.variance)
 
     @classmethod
     def of(
@@ -71,8 +69,7 @@ class Chain:
     ) -> Chain:
         """The chain of T even steps, or of given times, rising or falling."""
         if isinstance(steps, int):
-            if steps < 1:
-                raise ValueError(f"steps is {steps}; take at least 1.")
+            check_range("[1, inf)", steps=steps)
             even = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)
             return cls(schedule, even, variance)
         times = torch.as_tensor(steps, dtype=torch.float64)

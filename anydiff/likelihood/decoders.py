@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, check_rising
 from anydiff.likelihood.gaussians import log_normal
 from anydiff.spaces import DENSE, Random, Space
 
@@ -167,10 +168,8 @@ def bits_per_dim(log_prob: Tensor, dim: Tensor, width: float = 1.0) -> Tensor:
 
 
 def _check_grid(bits: int, low: float, high: float) -> None:
-    if not (1 <= bits <= 16 and low < high):
-        raise ValueError(
-            f"bits is {bits}, low {low} and high {high}; give 1 to 16 bits and low < high."
-        )
+    check_range("[1, 16]", bits=bits)
+    check_rising(low=low, high=high)
 
 
 def _check_free(space: Space) -> None:

@@ -22,6 +22,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.predictions import Predictor
 from anydiff.samplers.adaptive import ADAPTIVE, odeint
@@ -118,15 +119,13 @@ def _directions(
     x: Tensor, space: Space, trace: str, probes: int, generator: Random
 ) -> tuple[Directions, int]:
     """The directions to differentiate along, in chunks (n, …), and what their sum is divided by."""
-    if trace not in ("auto", "exact", "hutchinson"):
-        raise ValueError(f"trace is {trace!r}; choose 'auto', 'exact' or 'hutchinson'.")
+    check_choice(("auto", "exact", "hutchinson"), trace=trace)
     if trace != "hutchinson":
         rank, count = ranks(x, space)
         if trace == "exact" or count <= EXACT:
             return lambda: basis(x, space, rank, count, CHUNK), 1
 
-    if probes < 1:
-        raise ValueError(f"probes is {probes}; take at least 1.")
+    check_range("[1, inf)", probes=probes)
     drawn = torch.stack([space.noise(x, generator) for _ in range(probes)])
     if space.free:
         drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no noise
@@ -143,6 +142,5 @@ def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
     if steps is None:
         # its own first step would depend on the state, and a gradient would go astray through it
         return {"first_step": length / 100}
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; take at least 1.")
+    check_range("[1, inf)", steps=steps)
     return {"step_size": length / steps * (1 + 1e-9)}  # never a step more, by rounding

@@ -24,23 +24,7 @@ from anydiff.losses.weightings import (
 )
 
 __all__ = [
-    "P2",
-    "Hybrid",
-    "KarrasWeighting",
-    "LearnedUncertainty",
-    "Likelihood",
-    "LogNormal",
-    "LogitNormal",
-    "LossSecondMoment",
-    "Mapped",
-    "MinSNR",
-    "Plain",
-    "Sigmoid",
-    "SquaredError",
-    "Times",
-    "TruncatedSNR",
-    "UniformLogSNR",
-    "UniformTimes",
-    "Unit",
-    "Weighting",
-]
+    "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
+    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Sigmoid", "SquaredError",
+    "Times", "TruncatedSNR", "UniformLogSNR", "UniformTimes", "Unit", "Weighting",
+]  # fmt: skip

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.schedules import Schedule
 from anydiff.spaces import DENSE, Random, Space
 from anydiff.spaces.draws import uniforms
@@ -42,8 +43,8 @@ def absent(value: Tensor) -> Tensor:
 def shares(values: Shares, what: str) -> Shares:
     """Shares of items, checked: one for every condition, or one for each by name."""
     for name, share in values.items() if isinstance(values, Mapping) else [(what, values)]:
-        if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"{what} is {share} for {name!r}; give a number from 0 to 1.")
+        if share is not None:
+            check_range("[0, 1]", **{f"{what} for {name!r}": share})
     return values
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.likelihood.chain import Chain
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder
 from anydiff.predictions import Prediction
@@ -81,10 +82,8 @@ class Hybrid(SquaredError):
     decoder: Decoder = ContinuousGaussian()
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.weight > 0:
-            raise ValueError(
-                f"steps is {self.steps} and weight {self.weight}; give at least 1 and above 0."
-            )
+        check_range("[1, inf)", steps=self.steps)
+        check_range("(0, inf)", weight=self.weight)
 
     def times(self, t: Tensor) -> Tensor:
         """The times rounded up to a row of the chain, in (0, 1], shaped like t."""

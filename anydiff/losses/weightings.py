@@ -21,22 +21,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_range
 from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
 
 __all__ = [
-    "P2",
-    "KarrasWeighting",
-    "LearnedUncertainty",
-    "Likelihood",
-    "MinSNR",
-    "Plain",
-    "Sigmoid",
-    "TruncatedSNR",
-    "Unit",
-    "Weighting",
-    "as_weighting",
-]
+    "P2", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "MinSNR", "Plain", "Sigmoid",
+    "TruncatedSNR", "Unit", "Weighting", "as_weighting",
+]  # fmt: skip
 
 
 class Weighting:
@@ -137,7 +129,7 @@ class MinSNR(Weighting):
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_positive(gamma=self.gamma)
+        check_range("(0, inf)", gamma=self.gamma)
 
     def common(self, at: Level) -> Tensor:
         return torch.minimum(at.alpha**2, self.gamma * at.sigma**2)
@@ -177,7 +169,7 @@ class P2(Weighting):
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive(k=self.k)
+        check_range("(0, inf)", k=self.k)
 
     def common(self, at: Level) -> Tensor:
         return at.alpha**2 * (self.k + (at.alpha / at.sigma) ** 2) ** -self.gamma
@@ -204,7 +196,7 @@ class KarrasWeighting(Weighting):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_positive(sigma_data=self.sigma_data)
+        check_range("(0, inf)", sigma_data=self.sigma_data)
 
     def common(self, at: Level) -> Tensor:
         return at.alpha**2 + (at.sigma / self.sigma_data) ** 2
@@ -282,9 +274,7 @@ class LearnedUncertainty(nn.Module, Weighting):
     ) -> None:
         super().__init__()
         if features < 2 or features % 2:
-            raise ValueError(
-                f"features is {features}; give an even number, a sine and a cosine each."
-            )
+            raise ValueError(f"features is {features}; give an even number, sines and cosines.")
         self.weighting = as_weighting(weighting)
         self.features = features
         # the paper draws normal frequencies of ln(sigma) / 4; these are their quantiles
@@ -307,9 +297,3 @@ class LearnedUncertainty(nn.Module, Weighting):
         loss = self.weighting.weigh(error, at, target)
         # an item of no dimension has no error, and says nothing of its level
         return torch.where(error == 0, 0.0, loss * torch.exp(-u) + u)
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; give a positive number.")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
@@ -22,6 +23,10 @@ from anydiff.spaces import Random, Space
 
 __all__ = ["AdaptiveODE", "AdaptiveSDE"]
 
+NO_STEP = (
+    "{} found no step with an error under its tolerance; look for values of the network that are not "
+    "finite, or raise rtol and atol."
+)
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
 
@@ -66,9 +71,8 @@ class AdaptiveODE(Sampler):
     steps = 1
 
     def __post_init__(self) -> None:
-        _check_tolerances(self.rtol, self.atol, self.sigma_min)
-        if self.method not in ADAPTIVE:
-            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(ADAPTIVE)}.")
+        check_range("(0, inf)", rtol=self.rtol, atol=self.atol, sigma_min=self.sigma_min)
+        check_choice(ADAPTIVE, method=self.method)
 
     def check(self, levels: Sequence[Level]) -> None:
         odeint()
@@ -104,10 +108,7 @@ class AdaptiveODE(Sampler):
                     options={"norm": _largest(space, x)},
                 )[-1]  # fmt: skip
             except AssertionError as error:  # of a step too small, or not finite
-                raise ValueError(
-                    f"{self} found no step with an error under its tolerance ({error}); look for values "
-                    "of the network that are not finite, or raise rtol and atol."
-                ) from error
+                raise ValueError(NO_STEP.format(self)) from error
         x = x * math.hypot(last.alpha, last.sigma)
         if s.sigma == 0:
             p = predictor.predict(x, last)
@@ -167,12 +168,10 @@ class AdaptiveSDE(Sampler):
     steps = 1
 
     def __post_init__(self) -> None:
-        _check_tolerances(self.rtol, self.atol, self.sigma_min)
-        if not (0 < self.safety < 1 and 0.5 <= self.exponent <= 1 and 0 < self.first <= 1):
-            raise ValueError(
-                f"safety is {self.safety}, exponent {self.exponent} and first {self.first}; give a "
-                "safety between 0 and 1, an exponent from 0.5 to 1 and a first step in (0, 1]."
-            )
+        check_range("(0, inf)", rtol=self.rtol, atol=self.atol, sigma_min=self.sigma_min)
+        check_range("(0, 1)", safety=self.safety)
+        check_range("[0.5, 1]", exponent=self.exponent)
+        check_range("(0, 1]", first=self.first)
 
     def check(self, levels: Sequence[Level]) -> None:
         falling(self, levels)
@@ -224,10 +223,7 @@ class AdaptiveSDE(Sampler):
             stuck = on_the_way & ~(h > 1e-10)  # not finite, or ever smaller
             going, failed, full = torch.stack([on_the_way.any(), stuck.any(), path.full]).tolist()
             if failed:
-                raise ValueError(
-                    f"{self} found no step with an error under its tolerance; look for values of the "
-                    "network that are not finite, or raise rtol and atol."
-                )
+                raise ValueError(NO_STEP.format(self))
             if full:
                 path.grow()
         if s.sigma == 0:
@@ -304,13 +300,6 @@ def _largest(space: Space, like: Tensor) -> Callable[[Tensor], Tensor]:
     """The norm in which errors are measured: the root mean square of the worst item."""
     dim = space.dim(like).clamp(min=1)
     return lambda x: (space.sum(x.square()) / dim).max().sqrt()
-
-
-def _check_tolerances(rtol: float, atol: float, sigma_min: float) -> None:
-    if not (rtol > 0 and atol > 0 and sigma_min > 0):
-        raise ValueError(
-            f"rtol is {rtol}, atol {atol} and sigma_min {sigma_min}; give positive numbers."
-        )
 
 
 def odeint() -> Callable[..., Any]:

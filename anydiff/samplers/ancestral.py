@@ -8,6 +8,7 @@ from math import sqrt
 
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.optimal import OptimalVariance
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
@@ -47,10 +48,7 @@ class DDIM(Sampler):
     variance: OptimalVariance | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(
-                f"eta is {self.eta}; give a number from 0 (deterministic) to 1 (DDPM)."
-            )
+        check_range("[0, 1]", eta=self.eta)
         if not (self.variance is None or isinstance(self.variance, OptimalVariance)):
             raise ValueError(f"variance is {self.variance!r}; give an OptimalVariance, or None.")
 
@@ -99,11 +97,8 @@ class DDPM(Sampler):
     variance: str | OptimalVariance = "small"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.variance, OptimalVariance) and self.variance not in VARIANCES:
-            raise ValueError(
-                f"variance is {self.variance!r}; choose 'small' or 'large', 'learned', or give an "
-                "OptimalVariance."
-            )
+        if not isinstance(self.variance, OptimalVariance):
+            check_choice(VARIANCES, variance=self.variance)
 
     def check(self, levels: Sequence[Level]) -> None:
         falling(self, levels)

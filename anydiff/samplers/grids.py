@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, check_rising
 from anydiff.schedules import Schedule
 
 __all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform"]
@@ -68,11 +69,8 @@ class LogSNR:
     logsnr_min: float = -10.0
 
     def __post_init__(self) -> None:
-        if not (self.power > 0 and self.logsnr_min < self.logsnr_max):
-            raise ValueError(
-                f"power is {self.power}, logsnr_min {self.logsnr_min} and logsnr_max "
-                f"{self.logsnr_max}; give a positive power and the smaller log-SNR first."
-            )
+        check_range("(0, inf)", power=self.power)
+        check_rising(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
         low, high = _range(schedule, self.logsnr_min, self.logsnr_max, start)
@@ -99,11 +97,8 @@ class KarrasGrid:
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
-        if not (self.rho > 0 and 0 < self.sigma_min < self.sigma_max):
-            raise ValueError(
-                f"rho is {self.rho}, sigma_min {self.sigma_min} and sigma_max {self.sigma_max}; "
-                "give a positive rho and 0 < sigma_min < sigma_max."
-            )
+        check_range("(0, inf)", rho=self.rho, sigma_min=self.sigma_min)
+        check_rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
         noisy, clean = -2 * log(self.sigma_max), -2 * log(self.sigma_min)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid
 from anydiff.samplers.multistep import DPMSolver
@@ -24,16 +25,9 @@ from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Seed, generators
 
 __all__ = [
-    "Callback",
-    "Progress",
-    "Steps",
-    "evaluating",
-    "first_noise",
-    "follow",
-    "plan",
-    "sample",
+    "Callback", "Progress", "Steps", "evaluating", "first_noise", "follow", "plan", "sample",
     "watched",
-]
+]  # fmt: skip
 
 Steps = int | Sequence[float] | Tensor
 """How many steps, or the times themselves."""
@@ -126,11 +120,9 @@ def plan(
             sampler cannot run on them.
     """
     steps = sampler.steps if steps is None else steps
-    if not 0 < start <= 1:
-        raise ValueError(f"the start is {start}; give a time above 0, up to 1.")
+    check_range("(0, 1]", start=start)
     if isinstance(steps, int):
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; take at least 1.")
+        check_range("[1, inf)", steps=steps)
         times = (grid or sampler.grid)(schedule, steps, start)
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")

@@ -22,6 +22,7 @@ from math import exp, expm1, factorial, inf, log, sqrt
 
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import LogSNR
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
@@ -60,10 +61,8 @@ class DPMSolver(Sampler):
     grid = LogSNR()
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"order is {self.order}; choose 1, 2 or 3.")
-        if not self.eta >= 0:
-            raise ValueError(f"eta is {self.eta}; give 0 (the ODE), 1 (the SDE) or between.")
+        check_choice((1, 2, 3), order=self.order)
+        check_range("[0, inf)", eta=self.eta)
 
     def check(self, levels: Sequence[Level]) -> None:
         if self.eta > 0:
@@ -115,10 +114,8 @@ class UniPC(Sampler):
     grid = LogSNR()
 
     def __post_init__(self) -> None:
-        if self.order not in (2, 3):
-            raise ValueError(f"order is {self.order}; choose 2 or 3.")
-        if self.variant not in ("bh1", "bh2"):
-            raise ValueError(f"variant is {self.variant!r}; choose 'bh1' or 'bh2'.")
+        check_choice((2, 3), order=self.order)
+        check_choice(("bh1", "bh2"), variant=self.variant)
 
     @property
     def convergence(self) -> float:
@@ -173,8 +170,7 @@ class AdamsBashforth(Sampler):
     grid = LogSNR()
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"order is {self.order}; choose 1, 2, 3 or 4.")
+        check_choice((1, 2, 3, 4), order=self.order)
 
     @property
     def convergence(self) -> float:

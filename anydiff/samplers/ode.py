@@ -17,6 +17,7 @@ from math import inf, isfinite, log, sqrt
 
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.predictions import Predictor
 from anydiff.samplers.grids import KarrasGrid
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, gentle
@@ -100,11 +101,9 @@ class Heun(Sampler):
     grid = KarrasGrid()
 
     def __post_init__(self) -> None:
-        if not (self.churn >= 0 and 0 <= self.s_min <= self.s_max and self.s_noise > 0):
-            raise ValueError(
-                f"churn is {self.churn}, s_min {self.s_min}, s_max {self.s_max} and s_noise "
-                f"{self.s_noise}; give churn >= 0, 0 <= s_min <= s_max and s_noise > 0."
-            )
+        check_range("[0, inf)", churn=self.churn, s_min=self.s_min)
+        check_range(f"[{self.s_min}, inf]", s_max=self.s_max)
+        check_range("(0, inf)", s_noise=self.s_noise)
 
     def check(self, levels: Sequence[Level]) -> None:
         if self.churn > 0:

@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_range
 from anydiff.schedules.schedule import Schedule
 
 __all__ = ["Shifted", "ZeroTerminalSNR"]
@@ -45,7 +46,7 @@ class ZeroTerminalSNR(Schedule):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        if _length(self.schedule) is not _circle:
+        if _length(self.schedule) is not torch.hypot:
             raise ValueError(
                 f"{self.schedule} does not keep alpha² + sigma² = 1, and this rule says nothing of it; "
                 "give a variance-preserving schedule. Flow() ends in pure noise as it is."
@@ -108,10 +109,7 @@ class Shifted(Schedule):
     factor: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf:
-            raise ValueError(
-                f"factor is {self.factor}; give a positive one, below 1 for more noise."
-            )
+        check_range("(0, inf)", factor=self.factor)
         _ = self._length  # raises where there is none
 
     @cached_property
@@ -137,14 +135,6 @@ class Shifted(Schedule):
         return self.schedule.time(logsnr - 2 * math.log(self.factor))
 
 
-def _circle(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return torch.hypot(alpha, sigma)
-
-
-def _line(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return alpha + sigma
-
-
 def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha
 
@@ -157,7 +147,7 @@ def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor] | None:
             "other values instead."
         )
     alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
-    for length in (_circle, _line, _data):
+    for length in (torch.hypot, torch.add, _data):
         if torch.allclose(length(alpha, sigma), torch.ones_like(alpha), rtol=0, atol=1e-9):
             return length
     return None

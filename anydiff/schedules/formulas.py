@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, check_rising
 from anydiff.schedules.schedule import Schedule, VariancePreserving
 
 __all__ = ["VE", "Cosine", "Flow", "Karras", "Polynomial", "SigmoidAlphaBar"]
@@ -38,11 +39,7 @@ class Cosine(VariancePreserving):
     logsnr_max: float = 15.0
 
     def __post_init__(self) -> None:
-        if not self.logsnr_min < self.logsnr_max:
-            raise ValueError(
-                f"logsnr_min is {self.logsnr_min} and logsnr_max {self.logsnr_max}; "
-                "the minimum has to be the smaller."
-            )
+        check_rising(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
     def _logsnr(self, t: Tensor) -> Tensor:
         start, stop = self._angles()
@@ -78,11 +75,8 @@ class Polynomial(VariancePreserving):
     precision: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not (self.power > 0 and 0 < self.precision < 0.5):
-            raise ValueError(
-                f"power is {self.power} and precision {self.precision}; "
-                "give a positive power and a precision between 0 and 0.5."
-            )
+        check_range("(0, inf)", power=self.power)
+        check_range("(0, 0.5)", precision=self.precision)
 
     def _logsnr(self, t: Tensor) -> Tensor:
         # The published table clips the ratio of neighbouring squares at 0.001, which acts on the
@@ -125,16 +119,11 @@ class SigmoidAlphaBar(VariancePreserving):
     minimum: float = 1e-9
 
     def __post_init__(self) -> None:
-        if not (self.tau > 0 and -300 < self.start / self.tau < self.end / self.tau < 300):
-            raise ValueError(
-                f"start is {self.start}, end {self.end} and tau {self.tau}; give start < end and a "
-                "positive tau, not below a 300th of either: the sigmoid would be a step."
-            )
-        if not 0 < self.minimum < 1:
-            raise ValueError(
-                f"minimum is {self.minimum}; give one above 0 and below 1. For an end in pure noise "
-                "take ZeroTerminalSNR(SigmoidAlphaBar())."
-            )
+        check_rising(start=self.start, end=self.end)
+        check_range("(0, 1)", minimum=self.minimum)
+        # beyond, the sigmoid would be a step
+        least = max(abs(self.start), abs(self.end)) / 300
+        check_range(f"({least:g}, inf)", tau=self.tau)
 
     def _logsnr(self, t: Tensor) -> Tensor:
         low, high, _ = self._ends()
@@ -173,7 +162,8 @@ class VE(Schedule):
     sigma_max: float = 50.0
 
     def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
+        check_range("(0, inf)", sigma_min=self.sigma_min)
+        check_rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
@@ -200,9 +190,8 @@ class Karras(Schedule):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
-        if not self.rho > 0:
-            raise ValueError(f"rho is {self.rho}; give a positive power, 7 is the published one.")
+        check_range("(0, inf)", sigma_min=self.sigma_min, rho=self.rho)
+        check_rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._roots()
@@ -238,10 +227,3 @@ class Flow(Schedule):
 
 def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
-
-
-def _check_sigmas(low: float, high: float) -> None:
-    if not 0 < low < high:
-        raise ValueError(
-            f"sigma_min is {low} and sigma_max {high}; give 0 < sigma_min < sigma_max."
-        )

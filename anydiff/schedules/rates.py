@@ -16,6 +16,7 @@ from math import exp, sqrt
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.schedules.schedule import Schedule, VariancePreserving
 
 __all__ = ["Linear", "ScaledLinear", "SigmoidBeta", "SubVP"]
@@ -108,11 +109,7 @@ class SigmoidBeta(VariancePreserving):
 
     def __post_init__(self) -> None:
         _check(self.beta_min, self.beta_max)
-        if not 0 < self.limit < 300:
-            raise ValueError(
-                f"limit is {self.limit}; give a positive one, 6 is the published one. Above 300 the "
-                "sigmoid is a step."
-            )
+        check_range("(0, 300)", limit=self.limit)  # above, the sigmoid is a step
 
     def _logsnr(self, t: Tensor) -> Tensor:
         # the difference in one piece, which keeps its digits where t is small

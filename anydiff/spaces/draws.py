@@ -6,14 +6,24 @@ machines. Seeds of parts of a run are children of one seed, independent of each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Random", "Seed", "check_count", "child", "generators", "rand", "randn", "uniforms"]
+__all__ = [
+    "Random",
+    "Seed",
+    "check_count",
+    "child",
+    "generators",
+    "normal",
+    "rand",
+    "randn",
+    "uniforms",
+]
 
 Random = Generator | Sequence[Generator] | None
 """One generator for the batch, one for each item, or None: torch's own."""
@@ -72,6 +82,22 @@ def uniforms(
         return rand((num, items), like, generator, dtype)
     check_count(generator, items)
     return torch.cat([rand((num, 1), like, g, dtype) for g in generator], dim=1)
+
+
+def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Tensor:
+    """Standard normal numbers shaped like x; with a generator for each item, the rows of each in turn.
+
+    Arguments:
+        x: Gives the shape, dtype and device.
+        generator: One, or one for each item.
+        counts: () -> how many rows each item has; asked for only if it matters, since the host waits.
+    """
+    if generator is None or isinstance(generator, Generator):
+        return randn(x.shape, x, generator)
+    rows = counts()
+    check_count(generator, len(rows))
+    draws = [randn((n, *x.shape[1:]), x, g) for n, g in zip(rows, generator, strict=True)]
+    return torch.cat(draws)
 
 
 def check_count(generators: Sequence[object], items: int) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from anydiff.spaces.draws import Random, check_count, randn
+from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space, by_row
 
 __all__ = ["Masked"]
@@ -139,12 +139,8 @@ class Masked(Space):
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         self._check(x)
         if generator is None or isinstance(generator, Generator):
-            return self.project(randn(x.shape, x, generator))
-        check_count(generator, len(x))
+            return self.project(normal(x, generator, lambda: self._counts))
         # drawn for the valid rows alone, so that the padding of a batch changes nothing
-        draws = [
-            randn((n, x.shape[-1]), x, g) for n, g in zip(self._counts, generator, strict=True)
-        ]
         noise = x.new_zeros(self.mask.numel(), x.shape[-1])
-        noise = noise.index_copy_(0, self._rows, torch.cat(draws)).view_as(x)
-        return noise if self.observed is None else self.project(noise)
+        drawn = normal(x[0], generator, lambda: self._counts)
+        return self.project(noise.index_copy_(0, self._rows, drawn).view_as(x))

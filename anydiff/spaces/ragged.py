@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from anydiff.spaces.draws import Random, check_count, randn
+from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space
 
 __all__ = ["Ragged"]
@@ -124,9 +124,7 @@ class Ragged(Space):
                 f"x has {len(x)} rows but the space indexes {len(self.index)}; "
                 "build the space from the same batch."
             )
-
-    def _check_columns(self, x: Tensor) -> None:
-        if x.ndim != 2 or x.shape[1] < self.centered:
+        if self.centered and (x.ndim != 2 or x.shape[1] < self.centered):
             raise ValueError(
                 f"x is {tuple(x.shape)} and the first {self.centered} columns are centred; give rows "
                 "(N, F) that have them."
@@ -147,7 +145,6 @@ class Ragged(Space):
 
     def project(self, x: Tensor) -> Tensor:
         self._check(x)
-        self._check_columns(x)
         if not self.centered:
             return x
         return torch.cat([self.center(x[:, : self.centered]), x[:, self.centered :]], dim=1)
@@ -158,23 +155,15 @@ class Ragged(Space):
 
     def dim(self, x: Tensor) -> Tensor:
         self._check(x)
-        self._check_columns(x)
         rows = self.sizes * x.shape[1]
         return (rows - self.centered).clamp(min=0).to(x.dtype)  # an item may have no row: no edges
 
     def diagonal(self, x: Tensor) -> Tensor:
         """1 - 1 / n in a centred column, 1 elsewhere, shaped like x."""
         self._check(x)
-        self._check_columns(x)
         share = torch.ones_like(x)
         share[:, : self.centered] -= 1 / self.sizes.to(x.dtype)[self.index, None]
         return share
 
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
-        if generator is None or isinstance(generator, Generator):
-            return self.project(randn(x.shape, x, generator))
-        check_count(generator, self.num_items)
-        draws = [
-            randn((n, *x.shape[1:]), x, g) for n, g in zip(self._counts, generator, strict=True)
-        ]
-        return self.project(torch.cat(draws))
+        return self.project(normal(x, generator, lambda: self._counts))
