@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["check_choice", "check_range", "check_rising"]
+from torch import Tensor, dtype
+
+__all__ = ["check_choice", "check_range", "check_rising", "check_shape"]
 
 
 def check_range(interval: str, **values: float) -> None:
@@ -47,3 +49,27 @@ def check_choice(choices: Collection[Any], **values: Any) -> None:
     for name, value in values.items():
         if value not in choices:
             raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}.")
+
+
+def check_shape(
+    shape: Sequence[int | None], hint: str, kind: dtype | None = None, **tensors: Tensor
+) -> None:
+    """Raise unless all tensors have a shape, and a dtype.
+
+    Arguments:
+        shape: None stands for any length of an axis.
+        hint: What to do, the end of the message.
+        kind: The dtype; any if None.
+        tensors: By the names that the user knows.
+
+    Raises:
+        ValueError: If one has another shape or dtype.
+    """
+    for name, x in tensors.items():
+        fits = len(shape) == x.ndim and all(k in (None, n) for k, n in zip(shape, x.shape))  # noqa: B905
+        if not fits or kind not in (None, x.dtype):
+            wanted = ", ".join("*" if k is None else str(k) for k in shape)
+            of = f" of {kind}" if kind else ""
+            raise ValueError(
+                f"{name} is {tuple(x.shape)} of {x.dtype}, not ({wanted}){of}; {hint}."
+            )

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from anydiff.checks import check_choice, check_range
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Dense, Space
+from anydiff.spaces.draws import at_least_float32
 
 __all__ = [
     "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
@@ -129,8 +130,7 @@ def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Tar
         others = ", ".join(repr(n) for n in ("v", "x0", "velocity") if n != prediction.name)
         raise ValueError(
             f"prediction {prediction.name!r} does not determine x0 where {schedule} ends, at alpha = "
-            f"{at.alpha:.3g} and sigma = {at.sigma:.3g}; use one of {others}, or a schedule that ends "
-            "above pure noise."
+            f"{at.alpha:.3g}; use one of {others}, or a schedule that ends above pure noise."
         )
     return prediction
 
@@ -182,8 +182,7 @@ class Prediction:
         det = self.alpha * self.b - self.sigma * self.a
         if not isinstance(det, Tensor) and det == 0:
             raise ValueError(
-                f"at alpha = {self.alpha:.3g} and sigma = {self.sigma:.3g} the output does not "
-                "determine both x0 and eps; begin at another time, or predict 'v'."
+                f"the output does not determine x0 and eps at alpha = {self.alpha:.3g}; predict 'v'."
             )
         c = (alpha * self.b - sigma * self.a) / det
         d = (self.alpha * sigma - self.sigma * alpha) / det
@@ -299,9 +298,8 @@ class Network:
         object.__setattr__(self, "given", {**self.cond, "space": self.space} if told else self.cond)
         if not (told or isinstance(self.space, Dense)):
             raise ValueError(
-                f"the batch is in {type(self.space).__name__} and the denoiser does not ask for its "
-                "space, so that it cannot know which entries belong together; give its forward a parameter "
-                "`space`, also where it has no use for it."
+                f"the batch is in {type(self.space).__name__} and the denoiser does not take its space, "
+                "which says what belongs together; give its forward a parameter `space`, used or not."
             )
 
     def __call__(self, x_t: Tensor, at: Level) -> Prediction:
@@ -312,8 +310,8 @@ class Network:
         y, extra = y if isinstance(y, tuple) else (y, None)
         if y.shape != x_t.shape:
             raise ValueError(
-                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; it has to give the "
-                "same shape, or a pair of such, the prediction and a learned variance."
+                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; let it give the same "
+                "shape, or a pair of such: the prediction and a learned variance."
             )
         return Prediction(x_t, self.space.project(y).to(x_t.dtype), a, b, alpha, sigma, extra)
 
@@ -329,8 +327,7 @@ class Network:
                 raise ZeroDivisionError
         except ZeroDivisionError:
             raise ValueError(
-                f"prediction {self.target.name!r} is not defined at t = {at.t:.3g}, where sigma is "
-                f"{at.sigma:.3g}; begin at a later time, or predict 'v'."
+                f"prediction {self.target.name!r} is not defined at t = {at.t:.3g}; predict 'v'."
             ) from None
         a, b, alpha, sigma = (self._expand(c, x_t, at) for c in (a, b, at.alpha, at.sigma))
         return a, b, alpha, sigma
@@ -369,7 +366,7 @@ def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
     if isinstance(t, Tensor) and t.ndim:
         return t
     items = space.items(x_t)
-    dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
+    dtype = at_least_float32(x_t)
     if isinstance(t, Tensor):
         return t.to(x_t.device, dtype).expand(items).contiguous()
     return torch.full((items,), t, dtype=dtype, device=x_t.device)

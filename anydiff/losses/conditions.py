@@ -24,7 +24,7 @@ from torch import Tensor
 from anydiff.checks import check_range
 from anydiff.schedules import Schedule
 from anydiff.spaces import DENSE, Random, Space
-from anydiff.spaces.draws import uniforms
+from anydiff.spaces.draws import at_least_float32, uniforms
 
 __all__ = ["absent", "augment", "drop", "join", "joinable", "noise", "shares"]
 
@@ -68,7 +68,10 @@ def drop(
     _check_names(share, cond, "drop")
     dropped = dict(cond)
     for name, p in share.items():
-        value, out = cond[name], uniforms(1, space.items(x), x, generator, _dtype(x))[0] < p
+        value, out = (
+            cond[name],
+            uniforms(1, space.items(x), x, generator, at_least_float32(x))[0] < p,
+        )
         dropped[name] = torch.where(_rows(out, value, x, space), absent(value), value)
     return dropped
 
@@ -92,10 +95,9 @@ def augment(
     for name, end in (most or {}).items():
         if len(cond[name]) != items:
             raise ValueError(
-                f"augment names {name!r}, which is {tuple(cond[name].shape)}; it needs one row for each "
-                f"of the {items} items."
+                f"{name!r} is {tuple(cond[name].shape)}; augment needs a row for each of {items} items."
             )
-        s = end * uniforms(1, items, x, generator, _dtype(x))[0]
+        s = end * uniforms(1, items, x, generator, at_least_float32(x))[0]
         noised |= noise(name, cond[name], s, schedule, generator=generator)
     return noised
 
@@ -171,15 +173,7 @@ def _check_names(given: Mapping[str, float], cond: Mapping[str, Any], what: str)
     for name in given:
         if not _is_droppable(cond.get(name)):
             known = ", ".join(k for k, v in cond.items() if _is_droppable(v)) or "none"
-            raise ValueError(
-                f"{what} names {name!r}, and the conditions of this batch are {known}; correct the "
-                "name, or give the condition."
-            )
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    """Of at least float32, for times and shares."""
-    return x.dtype if x.dtype.itemsize >= 4 else torch.float32
+            raise ValueError(f"{what} names {name!r}; the conditions of this batch are {known}.")
 
 
 def _rows(choice: Tensor, value: Tensor, x: Tensor, space: Space) -> Tensor:
@@ -189,6 +183,5 @@ def _rows(choice: Tensor, value: Tensor, x: Tensor, space: Space) -> Tensor:
     if len(value) == len(x):
         return space.expand(choice, x).reshape(-1, *(1,) * (value.ndim - 1))
     raise ValueError(
-        f"a condition is {tuple(value.shape)}; give one row for each of the {len(choice)} items, or for "
-        f"each of the {len(x)} rows of x0."
+        f"a condition is {tuple(value.shape)}; give {len(choice)} rows, of items, or {len(x)}, as x0."
     )

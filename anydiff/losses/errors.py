@@ -9,8 +9,8 @@ the mean learns from the one, the variance from the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,6 @@ from anydiff.spaces import Space
 
 __all__ = ["Hybrid", "SquaredError"]
 
-Weigh = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class SquaredError:
@@ -38,21 +36,16 @@ class SquaredError:
         """The times that the loss is taken at in place of t, shaped like t."""
         return t
 
-    def loss(
-        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space, weigh: Weigh
-    ) -> Tensor:
-        """The loss of each item, (B,).
+    def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
+        """What is added to the weighted squared error of each item, (B,) or 0.
 
         Arguments:
             p: What was predicted of alpha x0 + sigma eps.
             x0, eps: Data and noise, in the space.
             at: The level there, of `times`, (B,).
             space: The batch's space.
-            weigh: The squared error of each item, per dimension, (B,) -> its weighted loss, (B,).
         """
-        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
-        # an item of no dimension has no error, not 0 / 0
-        return weigh(squares / space.dim(x0).clamp(min=1))
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -93,16 +86,7 @@ class Hybrid(SquaredError):
         # a time that is a row already, but for a rounding error, stays
         return torch.ceil(t.double() * self.steps - 1e-3).clamp(1, self.steps).long()
 
-    def loss(
-        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space, weigh: Weigh
-    ) -> Tensor:
-        return super().loss(p, x0, eps, at, space, weigh) + self.variance_term(
-            p, x0, eps, at, space
-        )
-
-    def variance_term(
-        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space
-    ) -> Tensor:
+    def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
         """weight T L_{t-1}, (B,), whose gradient is the variance's alone."""
         chain, k = Chain.of(at.schedule, self.steps, "learned", x0.device), self._rows(at.t)
         onto_data = chain.level(k - 1).sigma == 0

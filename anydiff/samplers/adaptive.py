@@ -20,6 +20,7 @@ from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Space
+from anydiff.spaces.draws import at_least_float32
 
 __all__ = ["AdaptiveODE", "AdaptiveSDE"]
 
@@ -185,7 +186,7 @@ class AdaptiveSDE(Sampler):
         if last.t > t.t:  # there is no way to go before the landing
             last = t
         dim = space.dim(x_t).clamp(min=1)
-        dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
+        dtype = at_least_float32(x_t)
 
         # times are float64 whatever the state is: a small step must not vanish in a large time
         time = torch.full_like(dim, t.t, dtype=torch.float64)

@@ -134,8 +134,7 @@ def _learned(
 ) -> Tensor:
     if p.extra is None:
         raise ValueError(
-            "DDPM('learned') needs a denoiser that gives a pair, the prediction and a learned variance, "
-            "and this one gives no variance; use 'small', 'large' or an OptimalVariance."
+            "the denoiser gives no variance beside its prediction; use variance 'small' or 'large'."
         )
     if s.sigma == 0 or t.sigma == 0:  # at the data, where there is no logarithm to learn
         return mean

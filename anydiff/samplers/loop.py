@@ -132,7 +132,7 @@ def plan(
         one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
         if not one_way or not (times.min() >= 0 and times.max() <= 1):
             raise ValueError(
-                f"the times are {times.tolist()}; give two or more between 0 and 1 that fall, or rise."
+                f"the times are {times.tolist()}; give two or more in [0, 1] that fall, or rise."
             )
 
     levels = schedule.levels(times)

@@ -45,8 +45,7 @@ class Euler(Sampler):
         for level in levels[:-1]:
             if not all(isfinite(rate) for rate in level.rates):
                 raise ValueError(
-                    f"the rates of {level.schedule} are {level.rates} at t = {level.t:.3g}, from where "
-                    "Euler cannot go; start from another time, or take DDIM()."
+                    f"the rates are {level.rates} at t = {level.t:.3g}; start elsewhere, or use DDIM()."
                 )
         gentle(self, levels)
 

@@ -67,7 +67,7 @@ class OptimalVariance:
             raise ValueError(f"the log-SNRs are {self.logsnr}; give finite ones that rise.")
         if len(self.gamma) != len(self.logsnr):
             raise ValueError(
-                f"there are {len(self.gamma)} gammas and {len(self.logsnr)} log-SNRs; give one for each."
+                f"{len(self.gamma)} gammas for {len(self.logsnr)} log-SNRs; give as many."
             )
         check_range("[0, 1]", **{f"gamma[{k}]": g for k, g in enumerate(self.gamma)})
         if self.span is not None:

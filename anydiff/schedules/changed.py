@@ -48,8 +48,7 @@ class ZeroTerminalSNR(Schedule):
     def __post_init__(self) -> None:
         if _length(self.schedule) is not torch.hypot:
             raise ValueError(
-                f"{self.schedule} does not keep alpha² + sigma² = 1, and this rule says nothing of it; "
-                "give a variance-preserving schedule. Flow() ends in pure noise as it is."
+                f"{self.schedule} does not keep alpha² + sigma² = 1; give a schedule that does."
             )
 
     @cached_property
@@ -110,22 +109,11 @@ class Shifted(Schedule):
 
     def __post_init__(self) -> None:
         check_range("(0, inf)", factor=self.factor)
-        _ = self._length  # raises where there is none
-
-    @cached_property
-    def _length(self) -> Callable[[Tensor, Tensor], Tensor]:
-        length = _length(self.schedule)
-        if length is None:
-            raise ValueError(
-                f"{self.schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = "
-                "1: a shift moves the ratio of alpha and sigma, and nothing says what each of them "
-                "becomes. Shift a variance-preserving schedule, Flow, VE or Karras."
-            )
-        return length
+        object.__setattr__(self, "_length", _length(self.schedule))
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule._levels(t)
-        length = self._length(self.factor * alpha, sigma)
+        length = self._length(self.factor * alpha, sigma)  # type: ignore[attr-defined]
         return self.factor * alpha / length, sigma / length
 
     def _logsnr(self, t: Tensor) -> Tensor:
@@ -139,18 +127,20 @@ def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha
 
 
-def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The length that is 1 at all times of a schedule, if there is one."""
+def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+    """The length of (alpha, sigma) that is 1 at all times of a schedule."""
     if isinstance(schedule, nn.Module):
         raise ValueError(
-            f"{schedule} has weights, which would be hidden from the model around it; give its ends "
-            "other values instead."
+            f"{schedule} has weights, which this would hide; give it other ends instead."
         )
     alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
     for length in (torch.hypot, torch.add, _data):
         if torch.allclose(length(alpha, sigma), torch.ones_like(alpha), rtol=0, atol=1e-9):
             return length
-    return None
+    raise ValueError(
+        f"{schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = 1, so that its "
+        "ratio does not determine alpha and sigma; give a variance-preserving schedule, Flow, VE or Karras."
+    )
 
 
 def _ratio(alpha: Tensor, lost: Tensor) -> Tensor:

@@ -131,8 +131,5 @@ class Learned(VariancePreserving, nn.Module):
             moment: the same in expectation, with more noise. https://arxiv.org/abs/2107.00630
         """
         if losses.ndim != 1 or len(losses) < 2:
-            raise ValueError(
-                f"the losses are of shape {tuple(losses.shape)}; give one for each item, (B,), of two "
-                "items or more."
-            )
+            raise ValueError(f"losses are {tuple(losses.shape)}; give (B,) of two items or more.")
         return torch.autograd.grad(losses.double().var(), self.interior(), retain_graph=True)

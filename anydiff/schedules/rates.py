@@ -174,6 +174,5 @@ def _linear_time(integral: Tensor, low: float, high: float) -> Tensor:
 def _check(low: float, high: float) -> None:
     if not 0 < low <= high:
         raise ValueError(
-            f"beta_min is {low} and beta_max {high}; give 0 < beta_min <= beta_max, per unit of time: "
-            "1000 times the rates of a table of 1000 steps."
+            f"beta_min is {low}, beta_max is {high}; give 0 < beta_min <= beta_max, per unit of time."
         )

@@ -33,8 +33,7 @@ class Tabulated(VariancePreserving):
         rows = torch.cat([table.new_ones(1), table.flatten()])
         if table.ndim != 1 or not len(table) or not (rows.diff() < 0).all() or not rows[-1] > 0:
             raise ValueError(
-                f"alpha_bar has shape {tuple(table.shape)} and runs from {table.flatten()[:1].tolist()} "
-                f"to {table.flatten()[-1:].tolist()}; give T values that fall from below 1 to above 0."
+                f"alpha_bar is {tuple(table.shape)}: {table}; give (T,) that falls from below 1 to above 0."
             )
         object.__setattr__(self, "alpha_bar", table)
         object.__setattr__(self, "_log_rows", rows.log())
@@ -136,7 +135,7 @@ def _scaled(steps: int, beta_min: float, beta_max: float, continuous: str) -> tu
     scale = 1000 / steps
     if not 0 < scale * beta_min <= scale * beta_max < 1:
         raise ValueError(
-            f"{steps} steps scale the rates to {scale * beta_min:g} and {scale * beta_max:g}; they "
-            f"have to rise within (0, 1). Use more steps, or the continuous {continuous}()."
+            f"{steps} steps scale the rates to {scale * beta_min:g} and {scale * beta_max:g}, which have "
+            f"to rise within (0, 1); use more steps, or the continuous {continuous}()."
         )
     return scale * beta_min, scale * beta_max

@@ -14,16 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 __all__ = [
-    "Random",
-    "Seed",
-    "check_count",
-    "child",
-    "generators",
-    "normal",
-    "rand",
-    "randn",
-    "uniforms",
-]
+    "Random", "Seed", "check_count", "child", "generators", "normal", "rand", "randn", "uniforms",
+]  # fmt: skip
 
 Random = Generator | Sequence[Generator] | None
 """One generator for the batch, one for each item, or None: torch's own."""
@@ -54,6 +46,11 @@ def child(seed: int, *key: int) -> int:
     """
     entropy = [k % 2**64 for k in (seed, *key)]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def at_least_float32(x: Tensor) -> torch.dtype:
+    """x's dtype, or float32 where that is shorter: for times, shares and sums of squares."""
+    return x.dtype if x.dtype.itemsize >= 4 else torch.float32
 
 
 def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
@@ -107,5 +104,5 @@ def check_count(generators: Sequence[object], items: int) -> None:
     """
     if len(generators) != items:
         raise ValueError(
-            f"{len(generators)} generators for {items} items; give one generator, or one per item."
+            f"{len(generators)} generators for {items} items; give one, or one per item."
         )
