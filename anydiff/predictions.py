@@ -19,6 +19,7 @@ nothing else of a model.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_choice, check_range
+from anydiff.checks import check_choice, frozen
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Dense, Space
 from anydiff.spaces.draws import at_least_float32
@@ -39,7 +40,7 @@ __all__ = [
 Coefficients = tuple[Any, Any]  # floats or tensors, as the level is
 
 
-@dataclass(frozen=True)
+@frozen()
 class Target:
     """What a network is trained to predict, y = a x0 + b eps: two coefficients at a level.
 
@@ -60,7 +61,7 @@ class Target:
         return 1.0
 
 
-@dataclass(frozen=True)
+@frozen(sigma_data="(0, inf)")
 class Preconditioned(Target):
     r"""The network F of Karras et al., whose input and target have unit variance at every noise level.
 
@@ -84,9 +85,6 @@ class Preconditioned(Target):
     name: str = field(default="karras", init=False)
     pair: Callable[[Level], Coefficients] = field(default=None, init=False)  # type: ignore[assignment]
     sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", sigma_data=self.sigma_data)
 
     def coefficients(self, at: Level) -> Coefficients:
         # 1 - c_skip alpha and c_skip sigma / c_out, as what they are: written so, the one has no digits
@@ -310,8 +308,8 @@ class Network:
         y, extra = y if isinstance(y, tuple) else (y, None)
         if y.shape != x_t.shape:
             raise ValueError(
-                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; let it give the same "
-                "shape, or a pair of such: the prediction and a learned variance."
+                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; let it give the "
+                "same shape, or a pair of such: the prediction and a learned variance."
             )
         return Prediction(x_t, self.space.project(y).to(x_t.dtype), a, b, alpha, sigma, extra)
 
@@ -323,12 +321,12 @@ class Network:
         """
         try:
             a, b = self.target.coefficients(at)
-            if not isinstance(at.t, Tensor) and not (a == a and b == b):  # nan is not itself
-                raise ZeroDivisionError
         except ZeroDivisionError:
+            a = b = math.nan
+        if not isinstance(at.t, Tensor) and (math.isnan(a) or math.isnan(b)):
             raise ValueError(
                 f"prediction {self.target.name!r} is not defined at t = {at.t:.3g}; predict 'v'."
-            ) from None
+            )
         a, b, alpha, sigma = (self._expand(c, x_t, at) for c in (a, b, at.alpha, at.sigma))
         return a, b, alpha, sigma
 

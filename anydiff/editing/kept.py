@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.predictions import Predictor
 from anydiff.samplers import Grid, Past, Sampler, Stepped
 from anydiff.samplers.sampler import falling
@@ -17,7 +17,7 @@ from anydiff.spaces import Random, Space
 __all__ = ["Kept", "back", "check_floating"]
 
 
-@dataclass(frozen=True)
+@frozen()
 class Kept(Sampler):
     """A sampler after whose steps a part of the state is replaced by what is known of it."""
 

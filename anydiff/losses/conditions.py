@@ -42,9 +42,8 @@ def absent(value: Tensor) -> Tensor:
 
 def shares(values: Shares, what: str) -> Shares:
     """Shares of items, checked: one for every condition, or one for each by name."""
-    for name, share in values.items() if isinstance(values, Mapping) else [(what, values)]:
-        if share is not None:
-            check_range("[0, 1]", **{f"{what} for {name!r}": share})
+    given = values if isinstance(values, Mapping) else {what: values}
+    check_range("[0, 1]", **{f"{what} of {k}": v for k, v in given.items() if v is not None})
     return values
 
 
@@ -68,10 +67,7 @@ def drop(
     _check_names(share, cond, "drop")
     dropped = dict(cond)
     for name, p in share.items():
-        value, out = (
-            cond[name],
-            uniforms(1, space.items(x), x, generator, at_least_float32(x))[0] < p,
-        )
+        value, out = (cond[name], uniforms(1, space.items(x), x, generator)[0] < p)
         dropped[name] = torch.where(_rows(out, value, x, space), absent(value), value)
     return dropped
 
@@ -97,7 +93,7 @@ def augment(
             raise ValueError(
                 f"{name!r} is {tuple(cond[name].shape)}; augment needs a row for each of {items} items."
             )
-        s = end * uniforms(1, items, x, generator, at_least_float32(x))[0]
+        s = end * uniforms(1, items, x, generator)[0].to(at_least_float32(x))
         noised |= noise(name, cond[name], s, schedule, generator=generator)
     return noised
 
@@ -117,12 +113,7 @@ def noise(
 
 def joinable(cond: Mapping[str, Any]) -> bool:
     """Whether copies of a batch can have these conditions: tensors by item or row, and single values."""
-    return all(
-        value is None
-        or isinstance(value, _SINGLE)
-        or (isinstance(value, Tensor) and value.ndim > 0)
-        for value in cond.values()
-    )
+    return all(v is None or isinstance(v, _SINGLE) or _is_rows(v) for v in cond.values())
 
 
 _SINGLE = (bool, int, float, str)  # what is the same for the whole batch
@@ -165,8 +156,12 @@ def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
     return torch.cat([absent(known) if v is None else v for v in values])
 
 
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
 def _is_droppable(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype != torch.bool and value.ndim > 0
+    return _is_rows(value) and value.dtype != torch.bool
 
 
 def _check_names(given: Mapping[str, float], cond: Mapping[str, Any], what: str) -> None:

@@ -9,13 +9,12 @@ the mean learns from the one, the variance from the other.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
+from anydiff.checks import frozen
 from anydiff.likelihood.chain import Chain
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder
 from anydiff.predictions import Prediction
@@ -25,7 +24,7 @@ from anydiff.spaces import Space
 __all__ = ["Hybrid", "SquaredError"]
 
 
-@dataclass(frozen=True)
+@frozen()
 class SquaredError:
     r"""The weighted squared error of the output: what a diffusion is trained by unless told otherwise.
 
@@ -48,7 +47,7 @@ class SquaredError:
         return 0.0
 
 
-@dataclass(frozen=True)
+@frozen(steps="[1, inf)", weight="(0, inf)")
 class Hybrid(SquaredError):
     r"""The squared error and the bound's term, which trains a learned variance.
 
@@ -74,10 +73,6 @@ class Hybrid(SquaredError):
     weight: float = 0.001
     decoder: Decoder = ContinuousGaussian()
 
-    def __post_init__(self) -> None:
-        check_range("[1, inf)", steps=self.steps)
-        check_range("(0, inf)", weight=self.weight)
-
     def times(self, t: Tensor) -> Tensor:
         """The times rounded up to a row of the chain, in (0, 1], shaped like t."""
         return (self._rows(t) / self.steps).to(t.dtype)
@@ -89,9 +84,8 @@ class Hybrid(SquaredError):
     def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
         """weight T L_{t-1}, (B,), whose gradient is the variance's alone."""
         chain, k = Chain.of(at.schedule, self.steps, "learned", x0.device), self._rows(at.t)
-        onto_data = chain.level(k - 1).sigma == 0
         nats = torch.where(
-            onto_data,
+            chain.level(k - 1).sigma == 0,  # onto the data
             chain.decode(p, x0, k, self.decoder, space, stop=True),
             chain.divergence(p, x0, eps, k, space, stop=True),
         )

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_range
+from anydiff.checks import frozen
 from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
 
@@ -53,7 +52,7 @@ class Weighting:
         return self.of(target, at).to(error.dtype) * error
 
 
-@dataclass(frozen=True)
+@frozen()
 class Plain(Weighting):
     """The error of the network's own output, as it is or times a function of the log-SNR.
 
@@ -89,7 +88,7 @@ def _turn(at: Level) -> Tensor:
     return at.alpha * (at.alpha * sigma_rate - alpha_rate * at.sigma) / at.sigma
 
 
-@dataclass(frozen=True)
+@frozen()
 class Unit(Weighting):
     """The plain squared error of one output, whatever the network predicts.
 
@@ -115,7 +114,7 @@ class Unit(Weighting):
         return _det(self.prediction, at) ** 2
 
 
-@dataclass(frozen=True)
+@frozen(gamma="(0, inf)")
 class MinSNR(Weighting):
     r"""x0's error times the SNR, which is cut off at gamma.
 
@@ -128,14 +127,11 @@ class MinSNR(Weighting):
 
     gamma: float = 5.0
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", gamma=self.gamma)
-
     def common(self, at: Level) -> Tensor:
         return torch.minimum(at.alpha**2, self.gamma * at.sigma**2)
 
 
-@dataclass(frozen=True)
+@frozen()
 class TruncatedSNR(Weighting):
     r"""x0's error times the SNR, which never falls below 1.
 
@@ -150,7 +146,7 @@ class TruncatedSNR(Weighting):
         return torch.maximum(at.alpha**2, at.sigma**2)
 
 
-@dataclass(frozen=True)
+@frozen(k="(0, inf)")
 class P2(Weighting):
     r"""Less of the levels where the noise is too faint to hide anything one sees.
 
@@ -168,14 +164,11 @@ class P2(Weighting):
     k: float = 1.0
     gamma: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", k=self.k)
-
     def common(self, at: Level) -> Tensor:
         return at.alpha**2 * (self.k + (at.alpha / at.sigma) ** 2) ** -self.gamma
 
 
-@dataclass(frozen=True)
+@frozen(sigma_data="(0, inf)")
 class KarrasWeighting(Weighting):
     r"""Every level counts the same for the network F of Karras et al., whatever is predicted.
 
@@ -195,14 +188,11 @@ class KarrasWeighting(Weighting):
 
     sigma_data: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", sigma_data=self.sigma_data)
-
     def common(self, at: Level) -> Tensor:
         return at.alpha**2 + (at.sigma / self.sigma_data) ** 2
 
 
-@dataclass(frozen=True)
+@frozen()
 class Likelihood(Weighting):
     r"""The variational bound: half of g² times the score's squared error.
 
@@ -223,7 +213,7 @@ class Likelihood(Weighting):
         return _turn(at)
 
 
-@dataclass(frozen=True)
+@frozen()
 class Sigmoid(Weighting):
     r"""The variational bound of data with noise added to them, most of it below a log-SNR of `bias`.
 

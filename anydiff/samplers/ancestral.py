@@ -3,12 +3,11 @@ r"""The samplers of the discrete chain: ancestral steps, and the family that DDI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_range
+from anydiff.checks import check_choice, frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.optimal import OptimalVariance
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
@@ -19,7 +18,7 @@ from anydiff.spaces import Random, Space
 __all__ = ["DDIM", "DDPM"]
 
 
-@dataclass(frozen=True)
+@frozen(eta="[0, 1]")
 class DDIM(Sampler):
     r"""Deterministic or stochastic DDIM step.
 
@@ -48,7 +47,6 @@ class DDIM(Sampler):
     variance: OptimalVariance | None = None
 
     def __post_init__(self) -> None:
-        check_range("[0, 1]", eta=self.eta)
         if not (self.variance is None or isinstance(self.variance, OptimalVariance)):
             raise ValueError(f"variance is {self.variance!r}; give an OptimalVariance, or None.")
 
@@ -69,7 +67,7 @@ class DDIM(Sampler):
         return _noised(predictor.space, p.at(s.alpha, kept), s, nu2, generator), p
 
 
-@dataclass(frozen=True)
+@frozen()
 class DDPM(Sampler):
     r"""Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
 

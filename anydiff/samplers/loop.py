@@ -90,10 +90,9 @@ def sample(
             sampler cannot run on them, or if there is not one seed for each item.
     """
     levels = plan(predictor.schedule, steps, sampler, grid, start)
-    state = isinstance(x_T, Tensor)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     generator = generators(seed, like.device)
-    x = like if state else first_noise(levels[0], like, predictor, generator)
+    x = x_T if like is x_T else first_noise(levels[0], like, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
         return follow(predictor, x, sampler, levels, generator, report)
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
+from anydiff.checks import check_range, frozen
 from anydiff.predictions import Predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Random
@@ -35,7 +35,7 @@ __all__ = ["OptimalVariance"]
 SURE = 1e-9  # an estimate reaches neither 0 nor 1, where a logit ends
 
 
-@dataclass(frozen=True)
+@frozen()
 class OptimalVariance:
     r"""The reverse variances of Analytic-DPM, for ``DDPM(variance=...)`` and ``DDIM(eta, variance=...)``.
 
@@ -124,9 +124,8 @@ class OptimalVariance:
         gamma = 1 - gaps / entries
         if not gamma.isfinite().all():
             raise ValueError("the network's eps is not finite; look at its weights and the data.")
-        return cls(
-            tuple(at.logsnr for at in levels), tuple(gamma.clamp(SURE, 1 - SURE).tolist()), span
-        )
+        logsnr = tuple(at.logsnr for at in levels)
+        return cls(logsnr, tuple(gamma.clamp(SURE, 1 - SURE).tolist()), span)
 
     def spread(self, at: Level) -> float:
         """V, the variance of x0 given x_t, per dimension, at a level of floats."""

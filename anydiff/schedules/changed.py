@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_range
+from anydiff.checks import frozen
 from anydiff.schedules.schedule import Schedule
 
 __all__ = ["Shifted", "ZeroTerminalSNR"]
 
 
-@dataclass(frozen=True)
+@frozen()
 class ZeroTerminalSNR(Schedule):
     r"""A variance-preserving schedule changed to end in pure noise.
 
@@ -78,7 +77,7 @@ class ZeroTerminalSNR(Schedule):
         return self.schedule.time(_ratio(last + (first - last) * alpha / first, lost / first))
 
 
-@dataclass(frozen=True)
+@frozen(factor="(0, inf)")
 class Shifted(Schedule):
     r"""A schedule with its log-SNR moved by a constant, for data of another resolution.
 
@@ -108,7 +107,6 @@ class Shifted(Schedule):
     factor: float
 
     def __post_init__(self) -> None:
-        check_range("(0, inf)", factor=self.factor)
         object.__setattr__(self, "_length", _length(self.schedule))
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,10 +121,6 @@ class Shifted(Schedule):
         return self.schedule.time(logsnr - 2 * math.log(self.factor))
 
 
-def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return alpha
-
-
 def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
     """The length of (alpha, sigma) that is 1 at all times of a schedule."""
     if isinstance(schedule, nn.Module):
@@ -134,12 +128,12 @@ def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
             f"{schedule} has weights, which this would hide; give it other ends instead."
         )
     alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
-    for length in (torch.hypot, torch.add, _data):
+    for length in (torch.hypot, torch.add, lambda alpha, sigma: alpha):
         if torch.allclose(length(alpha, sigma), torch.ones_like(alpha), rtol=0, atol=1e-9):
             return length
     raise ValueError(
-        f"{schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = 1, so that its "
-        "ratio does not determine alpha and sigma; give a variance-preserving schedule, Flow, VE or Karras."
+        f"{schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = 1, so that "
+        "their ratio does not determine them; give a variance-preserving schedule, Flow, VE or Karras."
     )
 
 

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_range, check_rising
+from anydiff.checks import check_range
 from anydiff.schedules.schedule import Level, VariancePreserving
 
 __all__ = ["Learned"]
@@ -48,7 +48,7 @@ class Learned(VariancePreserving, nn.Module):
         self, logsnr_min: float = -5.0, logsnr_max: float = 13.3, width: int = 1024
     ) -> None:
         super().__init__()
-        check_rising(logsnr_min=logsnr_min, logsnr_max=logsnr_max)
+        check_range(f"({logsnr_min}, inf)", logsnr_max=logsnr_max)
         check_range("[1, inf)", width=width)
         self.config = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max, "width": width}
         self.gamma_0 = nn.Parameter(torch.tensor(-float(logsnr_max)))

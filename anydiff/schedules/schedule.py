@@ -115,7 +115,7 @@ class Schedule(ABC):
             columns = [c.tolist() for c in (t, *self(t))]
 
         @cache
-        def rates() -> list[tuple[float, ...]]:  # of all at once, when one of them is asked for
+        def rates() -> list[tuple[Any, Any]]:  # of all at once, when one of them is asked for
             with torch.no_grad():
                 return list(zip(*(c.tolist() for c in self.rates(t)), strict=True))
 
@@ -152,13 +152,12 @@ class Level:
     schedule: Schedule
     steps: int = 1
     """How many steps the run has that the level was planned for."""
-    planned: Callable[[], tuple[float, ...]] | None = field(default=None, repr=False)
+    planned: Callable[[], tuple[Any, Any]] | None = field(default=None, repr=False)
 
     @cached_property
     def rates(self) -> tuple[Any, Any]:
         """The time derivatives of alpha and sigma."""
-        alpha, sigma = self.schedule.rates(self.t) if self.planned is None else self.planned()
-        return alpha, sigma
+        return self.schedule.rates(self.t) if self.planned is None else self.planned()
 
     @property
     def logsnr(self) -> Any:
@@ -185,8 +184,3 @@ class Level:
     def diffusion2(self) -> Any:
         r""":math:`g^2 = 2 \sigma \sigma' - 2 f \sigma^2` of the forward SDE."""
         return 2 * self.sigma * (self.rates[1] - self.drift * self.sigma)
-
-    @property
-    def logsnr_rate(self) -> Any:
-        """The time derivative of the log-SNR; negative."""
-        return 2 * (self.rates[0] / self.alpha - self.rates[1] / self.sigma)

@@ -33,7 +33,7 @@ class Tabulated(VariancePreserving):
         rows = torch.cat([table.new_ones(1), table.flatten()])
         if table.ndim != 1 or not len(table) or not (rows.diff() < 0).all() or not rows[-1] > 0:
             raise ValueError(
-                f"alpha_bar is {tuple(table.shape)}: {table}; give (T,) that falls from below 1 to above 0."
+                f"alpha_bar is {tuple(table.shape)}: {table}; give (T,) that falls within (0, 1)."
             )
         object.__setattr__(self, "alpha_bar", table)
         object.__setattr__(self, "_log_rows", rows.log())

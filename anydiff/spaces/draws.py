@@ -59,25 +59,19 @@ def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Te
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
-def rand(
-    shape: Sequence[int],
-    like: Tensor,
-    generator: Generator | None,
-    dtype: torch.dtype = torch.float64,
-) -> Tensor:
-    """Uniform numbers in [0, 1) on like's device, drawn where the generator lives."""
+def rand(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1), float64, on like's device, drawn where the generator lives."""
     device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, dtype=dtype, device=device).to(like.device)
+    u = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
+    return u.to(like.device)
 
 
-def uniforms(
-    num: int, items: int, like: Tensor, generator: Random, dtype: torch.dtype = torch.float64
-) -> Tensor:
+def uniforms(num: int, items: int, like: Tensor, generator: Random) -> Tensor:
     """`num` uniform numbers in [0, 1) for each item, (num, B), each item's from its own generator."""
     if generator is None or isinstance(generator, Generator):
-        return rand((num, items), like, generator, dtype)
+        return rand((num, items), like, generator)
     check_count(generator, items)
-    return torch.cat([rand((num, 1), like, g, dtype) for g in generator], dim=1)
+    return torch.cat([rand((num, 1), like, g) for g in generator], dim=1)
 
 
 def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Tensor:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
+from torch.types import Device
 
 from anydiff.checks import check_range, check_shape
 from anydiff.spaces.draws import Random, normal
@@ -41,10 +42,7 @@ class Masked(Space):
 
     @classmethod
     def from_lengths(
-        cls,
-        lengths: Tensor | Sequence[int],
-        size: int | None = None,
-        device: torch.device | str | None = None,
+        cls, lengths: Tensor | Sequence[int], size: int | None = None, device: Device = None
     ) -> Masked:
         """The space of items that are valid in their first `lengths` rows.
 
@@ -52,6 +50,7 @@ class Masked(Space):
             size: The common length N; the longest item's if None.
         """
         lengths = counts(lengths, "lengths")
+        check_range("[1, inf)", items=len(lengths))
         longest = int(lengths.max())
         size = longest if size is None else size
         check_range(f"[{longest}, inf)", size=size)  # room for the longest item

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space, counts
@@ -36,10 +37,7 @@ class Ragged(Space):
 
     @classmethod
     def from_sizes(
-        cls,
-        sizes: Tensor | Sequence[int],
-        centered: int = 0,
-        device: torch.device | str | None = None,
+        cls, sizes: Tensor | Sequence[int], centered: int = 0, device: Device = None
     ) -> Ragged:
         """The space of items that have `sizes` rows each."""
         sizes = counts(sizes, "sizes")

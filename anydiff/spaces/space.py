@@ -131,6 +131,6 @@ def counts(values: Tensor | Sequence[int], name: str) -> Tensor:
         ValueError: If they are not such a list.
     """
     rows = torch.as_tensor(values, dtype=torch.long)
-    if rows.ndim != 1 or not len(rows) or bool((rows < 1).any()):
+    if rows.ndim != 1 or bool((rows < 1).any()):
         raise ValueError(f"{name} are {rows.tolist()}; give a list of counts, each at least 1.")
     return rows
