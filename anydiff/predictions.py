@@ -37,8 +37,6 @@ __all__ = [
     "item_times",
 ]  # fmt: skip
 
-Coefficients = tuple[Any, Any]  # floats or tensors, as the level is
-
 
 @frozen()
 class Target:
@@ -50,9 +48,9 @@ class Target:
     """
 
     name: str
-    pair: Callable[[Level], Coefficients]
+    pair: Callable[[Level], tuple[Any, Any]]
 
-    def coefficients(self, at: Level) -> Coefficients:
+    def coefficients(self, at: Level) -> tuple[Any, Any]:
         """(a, b) at a level, floats or (B,) as the level is."""
         return self.pair(at)
 
@@ -83,10 +81,10 @@ class Preconditioned(Target):
     """
 
     name: str = field(default="karras", init=False)
-    pair: Callable[[Level], Coefficients] = field(default=None, init=False)  # type: ignore[assignment]
+    pair: Callable[[Level], tuple[Any, Any]] = field(default=None, init=False)  # type: ignore[assignment]
     sigma_data: float = 0.5
 
-    def coefficients(self, at: Level) -> Coefficients:
+    def coefficients(self, at: Level) -> tuple[Any, Any]:
         # 1 - c_skip alpha and c_skip sigma / c_out, as what they are: written so, the one has no digits
         # near the data and the other divides by sigma
         c_in = self.input_scale(at)

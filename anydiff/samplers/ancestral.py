@@ -61,9 +61,7 @@ class DDIM(Sampler):
 
         tau = self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2) if self.eta else 0
         kept = s.sigma * sqrt(1 - tau)
-        nu2 = s.sigma**2 * tau
-        if self.variance is not None:
-            nu2 = self.variance.nu2(t, s, kept)
+        nu2 = self.variance.nu2(t, s, kept) if self.variance else s.sigma**2 * tau
         return _noised(predictor.space, p.at(s.alpha, kept), s, nu2, generator), p
 
 
@@ -113,10 +111,9 @@ class DDPM(Sampler):
         if self.variance == "learned":
             return _learned(predictor.space, x_s, p, t, s, generator), p
 
+        nu2 = large * (s.sigma / t.sigma) ** 2 if self.variance == "small" else large
         if isinstance(self.variance, OptimalVariance):
             nu2 = self.variance.nu2(t, s, kept)
-        else:
-            nu2 = large * ((s.sigma / t.sigma) ** 2 if self.variance == "small" else 1.0)
         return _noised(predictor.space, x_s, s, nu2, generator), p
 
 
@@ -130,10 +127,6 @@ def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Random)
 def _learned(
     space: Space, mean: Tensor, p: Prediction, t: Level, s: Level, generator: Random
 ) -> Tensor:
-    if p.extra is None:
-        raise ValueError(
-            "the denoiser gives no variance beside its prediction; use variance 'small' or 'large'."
-        )
     if s.sigma == 0 or t.sigma == 0:  # at the data, where there is no logarithm to learn
         return mean
     nu = (reverse_log_variance(t, s, p.extra, space) / 2).exp_()

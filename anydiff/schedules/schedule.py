@@ -171,9 +171,8 @@ class Level:
     @property
     def noise_to_signal(self) -> Any:
         """sigma / alpha: the noise level of Karras et al. Infinite where alpha is 0."""
-        if isinstance(self.alpha, Tensor) or self.alpha != 0:
-            return self.sigma / self.alpha
-        return math.inf
+        seen = isinstance(self.alpha, Tensor) or self.alpha > 0
+        return self.sigma / self.alpha if seen else math.inf
 
     @property
     def drift(self) -> Any:

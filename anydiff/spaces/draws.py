@@ -33,7 +33,7 @@ def generators(seed: Seed, device: torch.device | str = "cpu") -> Random:
     """
     if seed is None or isinstance(seed, Generator):
         return seed
-    if isinstance(seed, Integral):  # NumPy's too
+    if isinstance(seed, int | Integral):  # NumPy's too
         return Generator(device).manual_seed(int(seed))
     return [s if isinstance(s, Generator) else Generator(device).manual_seed(int(s)) for s in seed]
 

@@ -104,9 +104,7 @@ class Masked(Space):
 
     def dim(self, x: Tensor) -> Tensor:
         self._check(x)
-        if self.observed is None:
-            return (self.lengths * x.shape[-1]).to(x.dtype)
-        return self.valid.sum((1, 2)).to(x.dtype)
+        return self.valid.expand_as(x).sum((1, 2)).to(x.dtype)
 
     def diagonal(self, x: Tensor) -> Tensor:
         """1 where an entry counts, 0 elsewhere, shaped like x."""
