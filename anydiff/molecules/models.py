@@ -18,7 +18,7 @@ from torch import Tensor
 from anydiff import checkpoints
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, draw_all, finite
-from anydiff.molecules.evaluate import Report, evaluate, smiles
+from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
 from anydiff.molecules.molecules import Atoms, Molecules, SizeDistribution
 from anydiff.molecules.properties import Properties, PropertyDistribution
 from anydiff.molecules.qm9 import load_qm9, split
@@ -261,7 +261,7 @@ class MoleculeModel:
 
 def compare_parts(
     drawn: Molecules, data: Molecules, *, nfe: int | None = None, seconds: float | None = None
-) -> list[Report]:
+) -> list[MoleculeReport]:
     """The figures of drawn molecules beside those of real ones, which were held out.
 
     Arguments:

@@ -21,7 +21,7 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
 from anydiff.kinds import Batch, How, draw_all, finite
 from anydiff.samplers import DPMSolver, Sampler
-from anydiff.sketches.evaluate import Report, evaluate, noise_sketches
+from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
 from anydiff.sketches.kanji import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
@@ -275,7 +275,7 @@ def of_one_length(sketches: Sketches, rows: StrokeRows | PointRows, num: int) ->
 
 def compare_parts(
     drawn: Sketches, data: Sketches, *, nfe: int | None = None, seconds: float | None = None
-) -> list[Report]:
+) -> list[SketchReport]:
     """The figures of drawn sketches between those of real ones, which were held out, and of noise.
 
     Arguments:
