@@ -11,7 +11,7 @@ leaves a state in the space, with noise that is standard normal in it: nothing d
 | | |
 |---|---|
 | :func:`inpaint` | what is known stays, the rest is drawn (replacement, or RePaint's resampling) |
-| :func:`impute`, :func:`forecast` | the same, several times, where values are missing or still to come |
+| :func:`impute` | the same, several times, where values are missing |
 | :func:`edit`, :func:`variations` | noise up to a time, and back (SDEdit) |
 | :func:`denoise` | noise of a known level, which is there already, taken off |
 | :func:`ilvr` | what a low-pass operator sees stays |
@@ -24,7 +24,7 @@ not depend on its batch.
 
 from anydiff.editing.cascades import Stage, cascade
 from anydiff.editing.encoding import decode, encode, interpolate
-from anydiff.editing.known import forecast, ilvr, impute, inpaint
+from anydiff.editing.known import ilvr, impute, inpaint
 from anydiff.editing.noising import denoise, edit, variations
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "denoise",
     "edit",
     "encode",
-    "forecast",
     "ilvr",
     "impute",
     "inpaint",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing.kept import Kept, Report, back, check_floating, noise_at
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
 from anydiff.samplers import DDPM, Grid, Progress, Sampler, Seed, Steps, follow, generators, plan
-from anydiff.spaces import Masked, Space, supports
+from anydiff.spaces import Space, supports
 
-__all__ = ["forecast", "ilvr", "impute", "inpaint"]
+__all__ = ["ilvr", "impute", "inpaint"]
 
 Callback = Callable[[Progress], None]
 
@@ -122,54 +121,6 @@ def impute(
         seed,
         len(space.dim(x)),
     )
-
-
-def forecast(
-    diffusion: GaussianDiffusion,
-    history: Tensor,
-    horizon: int,
-    n: int = 1,
-    *,
-    space: Masked | None = None,
-    guide: Callable[[Predictor], Predictor] | None = None,
-    seed: Seed = None,
-    cond: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Tensor:
-    """Draw the rows to come after those of each item, several times.
-
-    Arguments:
-        history: (B, N, C), NaN where a value is missing.
-        horizon: How many rows to draw after each item's last.
-        n: How many draws.
-        space: The space of the history, where items have different lengths or missing values; an item's
-            valid rows are its first ones.
-        guide: predictor -> predictor, a guidance.
-        cond: Conditions of the denoiser; those of rows are for all N + horizon.
-        options: Of :func:`inpaint`.
-
-    Returns:
-        All draws of the rows to come, (n, B, horizon, C).
-    """
-    if horizon < 1 or history.ndim != 3:
-        raise ValueError(
-            f"horizon is {horizon} and the history {tuple(history.shape)}; give at least one row, and "
-            "(B, N, C)."
-        )
-    B, N, C = history.shape
-    if space is None:
-        space = Masked(history.new_ones(B, N, dtype=torch.bool))
-    seen = ~history.isnan() & space.valid
-    rows = torch.arange(N + horizon, device=history.device)
-    longer = Masked(rows < (space.lengths + horizon)[:, None])
-    x, known = history.new_zeros(B, N + horizon, C), seen.new_zeros(B, N + horizon, C)
-    x[:, :N], known[:, :N] = history.nan_to_num(), seen
-
-    predictor = diffusion.predictor(longer, **(cond or {}))
-    predictor = predictor if guide is None else guide(predictor)
-    drawn = impute(predictor, x, n, known=known, seed=seed, **options)
-    ahead = space.lengths[:, None] + torch.arange(horizon, device=x.device)
-    return drawn.gather(2, ahead[None, :, :, None].expand(n, B, horizon, C))
 
 
 def ilvr(
