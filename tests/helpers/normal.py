@@ -25,7 +25,7 @@ def marginal(level, std=STD):
 def moments(sampler, schedule, steps, prediction="v"):
     """The mean and the variance of samples that start from the right distribution."""
     model = exact.gaussian(schedule, prediction, mean=MEAN, std=STD)
-    mean, variance = marginal(plan(schedule, steps, sampler=sampler)[0].t)
+    mean, variance = marginal(plan(schedule, steps, sampler)[0])
     mean, std = response(model, sampler, steps).moments(mean, math.sqrt(variance))
     return mean, std**2
 

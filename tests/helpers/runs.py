@@ -24,6 +24,7 @@ from anydiff.samplers import (
     AdamsBashforth,
     AnnealedLangevin,
     DPMSolver,
+    Heun,
     OptimalVariance,
     PredictorCorrector,
     Sampler,

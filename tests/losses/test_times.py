@@ -104,15 +104,18 @@ def test_levels_outside_the_schedule_become_its_ends():
     assert ((t * 64).long().sort().values == torch.arange(64)).all()
 
 
-def test_a_plain_function_maps_uniform_draws_of_the_data_s_dtype():
+def test_a_plain_function_maps_uniform_draws_and_its_times_have_the_data_s_dtype():
     seen = []
     times = as_times(lambda u: seen.append(u) or u**2)
     t = times.draw(8, Cosine(), like=torch.empty(0), generator=generator())
     u = stratified(8, like=torch.empty(0), generator=generator())
-    assert torch.equal(seen[0], u) and torch.equal(t, u**2)
+    assert u.dtype == torch.float64 and torch.equal(seen[0], u)
+    assert torch.equal(t, (u**2).float())
     assert torch.equal(
-        as_times(None).draw(8, Cosine(), like=torch.empty(0), generator=generator()), u
+        as_times(None).draw(8, Cosine(), like=torch.empty(0), generator=generator()), u.float()
     )
+    beyond = as_times(lambda u: 3 * u - 1).draw(9, Cosine(), like=LIKE)
+    assert ((beyond >= 0) & (beyond <= 1)).all()
     loose = Mapped(lambda u: u, stratified=False).draw(99, Cosine(), like=LIKE)
     assert len((loose * 99).long().unique()) < 99
 

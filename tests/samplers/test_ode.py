@@ -34,7 +34,7 @@ from anydiff import (
 from anydiff.predictions import TARGETS, Prediction, as_target
 from anydiff.samplers import AdamsBashforth, Euler, UniPC, plan
 from anydiff.schedules import VariancePreserving
-from tests.helpers.methods import MEASURED, every_sampler
+from tests.helpers.methods import METHODS, every_sampler
 from tests.helpers.spaces import draw
 
 SCHEDULES = [Cosine(), Linear(), Tabulated.linear(), Polynomial(), VE(), Karras(), Flow()]
@@ -48,7 +48,7 @@ def allowed(schedule, prediction):
 
 
 PAIRS = [(s, p) for s, p in itertools.product(SCHEDULES, TARGETS) if allowed(s, p)]
-every_method = pytest.mark.parametrize("method", MEASURED, ids=lambda m: str(m.sampler))
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: str(m.sampler))
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_pair = pytest.mark.parametrize(
     "schedule, prediction", PAIRS, ids=[f"{type(s).__name__}-{p}" for s, p in PAIRS]
