@@ -157,7 +157,9 @@ class Level:
     @cached_property
     def rates(self) -> tuple[Any, Any]:
         """The time derivatives of alpha and sigma."""
-        return self.schedule.rates(self.t) if self.planned is None else self.planned()
+        if self.planned is None and not isinstance(self.t, Tensor):
+            return self.schedule.levels(torch.tensor([self.t], dtype=torch.float64))[0].rates
+        return self.planned() if self.planned else self.schedule.rates(self.t)
 
     @property
     def logsnr(self) -> Any:

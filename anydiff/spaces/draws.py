@@ -44,8 +44,9 @@ def child(seed: int, *key: int) -> int:
     Children of different seeds, or with different keys, are independent (NumPy's `SeedSequence`);
     sums and multiples of seeds are not, for those of neighbouring seeds coincide.
     """
-    entropy = [k % 2**64 for k in (seed, *key)]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    # of fixed width and with their number: zeros at the end say nothing to NumPy, and 2**32 is (0, 1)
+    words = np.array([k % 2**64 for k in (len(key), seed, *key)], np.uint64).view(np.uint32)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
 def at_least_float32(x: Tensor) -> torch.dtype:

@@ -94,7 +94,7 @@ class Space(ABC):
         # remembered, so that predictors of one batch stay predictors of one
         known: dict[int, Self | None] = self.__dict__.setdefault("_copies", {})
         if n not in known:
-            known[n] = self.copied(n)
+            known.setdefault(n, self.copied(n))  # of two threads the first one's
         return known[n]
 
     def copied(self, n: int) -> Self | None:
