@@ -28,9 +28,9 @@ from pytorch_lightning import seed_everything
 
 import anydiff
 from anydiff import Cosine, GaussianDiffusion, Tabulated
+from anydiff import images as pictures
 from anydiff.cli import flags as commands
 from anydiff.denoisers import UNet
-from anydiff.images import images as pictures
 from anydiff.images.evaluate import table
 from anydiff.images.features import InceptionFeatures
 from anydiff.images.parts import compare_parts

@@ -7,7 +7,8 @@ from torch import Tensor
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
-from anydiff.images.images import Images, split
+from anydiff.images.images import Images
+from anydiff.images.named import split
 
 __all__ = ["compare_parts"]
 
@@ -27,7 +28,7 @@ def compare_parts(
     as there are training pictures.
 
     Arguments:
-        images: Both parts, as :func:`anydiff.images.images.split` has them.
+        images: Both parts, as :func:`anydiff.images.named.split` has them.
         features: If None, of the shipped digits those of their own network, of others the pixels.
         labels: (M,) what each picture was drawn for, heeded if the features are a classifier's.
     """

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from anydiff.images import Images, load_images, split
 from anydiff.images import features as image_features
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import (
@@ -22,7 +23,6 @@ from anydiff.images.evaluate import (
     table,
 )
 from anydiff.images.features import INCEPTION, InceptionFeatures, PixelFeatures
-from anydiff.images.images import Images, load_images, split
 from anydiff.images.inception import Inception, resize
 from anydiff.images.parts import compare_parts
 from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
