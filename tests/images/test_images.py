@@ -226,7 +226,7 @@ def test_a_run_goes_on_with_the_batch_that_was_next(done):
 def test_processes_share_an_epoch(monkeypatch):
     together = []
     for rank in range(3):
-        monkeypatch.setattr("anydiff.data.batches.ranks", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr("anydiff.data.batches.rank_and_size", lambda rank=rank: (rank, 3))
         sampler = ImageBatchSampler(60, 5, seed=2)
         batches = list(sampler)
         assert len(batches) == len(sampler) == 4

@@ -448,7 +448,7 @@ def test_a_loader_goes_on_where_it_was_saved(molecules):
 def test_processes_share_the_batches_out(molecules, monkeypatch):
     shares = []
     for rank in range(3):
-        monkeypatch.setattr("anydiff.data.batches.ranks", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr("anydiff.data.batches.rank_and_size", lambda rank=rank: (rank, 3))
         shares.append(list(SizeBatchSampler(molecules.sizes, 64, seed=1)))
     assert len({len(share) for share in shares}) == 1
     used = [m for share in shares for batch in share for m in batch]
