@@ -62,7 +62,7 @@ class FourierTime(nn.Module):
 
 
 class SinusoidalTime(nn.Module):
-    r"""sin, cos(w k) of the step k = steps · t - 1, (B,) -> (B, features); w falls from 1 by equal ratios.
+    r"""sin, cos(w k) of the step k = steps · t - 1, (B,) -> (B, features); w falls from 1 by a ratio.
 
     Steps are counted from 0, as the authors of such chains do, so that networks that were trained on one
     can be used unchanged. The computation is in float32 or better; half precision cannot hold k.
