@@ -18,13 +18,13 @@ from anydiff.images.evaluate import (
     Classifier,
     ImageReport,
     compare,
+    compare_parts,
     evaluate,
     noise_images,
     table,
 )
 from anydiff.images.features import INCEPTION, InceptionFeatures, PixelFeatures
 from anydiff.images.inception import Inception, resize
-from anydiff.images.parts import compare_parts
 from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
 from tests.helpers.paths import ROOT, SHARED
 

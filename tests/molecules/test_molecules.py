@@ -7,19 +7,14 @@ import pytest
 import torch
 from torch_geometric.data import Batch
 
-from anydiff.molecules import qm9
-from anydiff.molecules.evaluate import bond_orders, to_rdkit
-from anydiff.molecules.files import read_molecules, write_npz, write_sdf, write_xyz
-from anydiff.molecules.molecules import (
-    Atoms,
-    MoleculeError,
-    Molecules,
-    SizeBatchSampler,
-    SizeDistribution,
-    loader,
-)
+from anydiff.data.sizes import SizeDistribution
+from anydiff.molecules import Atoms, MoleculeError, Molecules, load_qm9, loader, qm9, read_molecules
+from anydiff.molecules.batches import SizeBatchSampler
+from anydiff.molecules.bonds import bond_orders
+from anydiff.molecules.evaluate import to_rdkit
+from anydiff.molecules.files import write_npz, write_sdf, write_xyz
 from anydiff.molecules.pictures import animate, draw_grid, principal_axes
-from anydiff.molecules.qm9 import load_qm9, read_qm9_csv, split
+from anydiff.molecules.qm9 import read_qm9_csv, split
 from tests.helpers.paths import SHARED
 
 needs_full = pytest.mark.skipif(
