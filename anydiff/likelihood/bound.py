@@ -196,7 +196,7 @@ def continuous_bound(
         p = predictor.predict(_noisy(x0, eps, at, space), at)
         fall = logsnr[0] - logsnr[1]
         if uniform == "time":
-            fall = 2 * (at.rates[1] / at.sigma - at.drift) * (stop - start)
+            fall = -at.logsnr_rate * (stop - start)
         terms.append(0.5 * fall.to(x0.dtype) * space.sum(mistake(p, x0, eps)[1].square()))
     integrals = torch.stack(terms)
 

@@ -117,13 +117,9 @@ class AdaptiveODE(Sampler):
 
 
 @frozen(
-    rtol="(0, inf)",
-    atol="(0, inf)",
-    sigma_min="(0, inf)",
-    safety="(0, 1)",
-    exponent="[0.5, 1]",
-    first="(0, 1]",
-)
+    rtol="(0, inf)", atol="(0, inf)", sigma_min="(0, inf)",
+    safety="(0, 1)", exponent="[0.5, 1]", first="(0, 1]",
+)  # fmt: skip
 class AdaptiveSDE(Sampler):
     r"""The reverse SDE by steps of adaptive size, one size for each item.
 

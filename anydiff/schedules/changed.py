@@ -47,7 +47,7 @@ class ZeroTerminalSNR(Schedule):
     def __post_init__(self) -> None:
         if _length(self.schedule) is not torch.hypot:
             raise ValueError(
-                f"{self.schedule} does not keep alpha² + sigma² = 1; give a schedule that does."
+                f"{self.schedule} does not keep alpha² + sigma² = 1; give one that does."
             )
 
     @cached_property

@@ -185,3 +185,8 @@ class Level:
     def diffusion2(self) -> Any:
         r""":math:`g^2 = 2 \sigma \sigma' - 2 f \sigma^2` of the forward SDE."""
         return 2 * self.sigma * (self.rates[1] - self.drift * self.sigma)
+
+    @property
+    def logsnr_rate(self) -> Any:
+        """The time derivative of the log-SNR; negative."""
+        return 2 * (self.drift - self.rates[1] / self.sigma)
