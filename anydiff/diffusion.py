@@ -80,7 +80,7 @@ class GaussianDiffusion(nn.Module):
         self.times = as_times(times)
         self.error = error
         self.drop = conditions.shares(drop, "drop")
-        self.augment = conditions.shares(augment, "augment")
+        self.augment = dict(conditions.shares(augment, "augment") or {})
         self._takes_space = takes_space(denoiser)
 
     def loss(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import sqrt
 
+import torch
 from torch import Tensor
 
 from anydiff.checks import frozen
@@ -61,7 +62,7 @@ def back(z: Tensor, s: Level, t: Level, space: Space, generator: Random) -> Tens
     """From the level s to the noisier one t, by the forward process."""
     ratio = t.alpha / s.alpha
     variance = t.sigma**2 - (ratio * s.sigma) ** 2
-    return ratio * z + sqrt(max(variance, 0.0)) * space.noise(z, generator)
+    return torch.add(ratio * z, space.noise(z, generator), alpha=sqrt(max(variance, 0.0)))
 
 
 def check_floating(x: Tensor) -> None:

@@ -212,7 +212,7 @@ def continuous_bound(
 
 
 def _noisy(x0: Tensor, eps: Tensor, at: Level, space: Space) -> Tensor:
-    return space.expand(at.alpha, x0) * x0 + space.expand(at.sigma, x0) * eps
+    return torch.add(space.expand(at.alpha, x0) * x0, space.expand(at.sigma, x0) * eps)
 
 
 def _prior(x0: Tensor, at: Level, space: Space) -> Tensor:

@@ -138,7 +138,7 @@ class Dequantize:
     @property
     def width(self) -> float:
         """The width of a bin, in the units of the data."""
-        return (self.high - self.low) / (2**self.bits - 1)
+        return (self.high - self.low) / (2.0**self.bits - 1)
 
     def __call__(self, x0: Tensor, *, space: Space = DENSE, generator: Random = None) -> Tensor:
         """Levels -> real numbers, shaped like x0."""

@@ -40,7 +40,7 @@ def absent(value: Tensor) -> Tensor:
     return torch.full_like(value, torch.nan if value.is_floating_point() else -1)
 
 
-def shares(values: Shares, what: str) -> Shares:
+def shares(values: Shares, what: str) -> Any:
     """Shares of items, checked: one for every condition, or one for each by name."""
     given = values if isinstance(values, Mapping) else {what: values}
     check_range("[0, 1]", **{f"{what} of {k}": v for k, v in given.items() if v is not None})
@@ -74,7 +74,7 @@ def drop(
 
 def augment(
     cond: Mapping[str, Any],
-    most: Mapping[str, float] | None,
+    most: Mapping[str, float],
     schedule: Schedule,
     x: Tensor,
     space: Space,
@@ -85,10 +85,10 @@ def augment(
     A condition c becomes :math:`\alpha_s c + \sigma_s \epsilon` with s uniform in [0, most], and the
     denoiser is told s, (B,), as the condition ``{name}_t``.
     """
-    _check_names(most or {}, cond, "augment")
+    _check_names(most, cond, "augment")
     noised = dict(cond)
     items = space.items(x)
-    for name, end in (most or {}).items():
+    for name, end in most.items():
         if len(cond[name]) != items:
             raise ValueError(
                 f"{name!r} is {tuple(cond[name].shape)}; augment needs a row for each of {items} items."

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ __all__ = [
 class Weighting:
     """The weight of a squared error at a noise level. One of your own defines `common` and no more."""
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         """The weight of e², (B,): alpha² times the weight of eps, sigma² times that of x0."""
         raise NotImplementedError
 
@@ -45,7 +46,8 @@ class Weighting:
             at: A level of the schedule, ``schedule.at(t)``.
         """
         at = _inside(at)
-        return self.common(at) / _det(prediction, at) ** 2
+        weight: Tensor = self.common(at) / _det(prediction, at) ** 2
+        return weight
 
     def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
         """The loss, (B,), from the squared error of what the network predicts, (B,)."""
@@ -77,12 +79,12 @@ def _inside(at: Level) -> Level:
     return at.schedule.at(t.clamp(1e-12, 1 - 1e-12))
 
 
-def _det(prediction: str | Target, at: Level) -> Tensor:
+def _det(prediction: str | Target, at: Level) -> Any:
     a, b = as_target(prediction).coefficients(at)
-    return at.alpha * b - at.sigma * a  # type: ignore[no-any-return]
+    return at.alpha * b - at.sigma * a
 
 
-def _turn(at: Level) -> Tensor:
+def _turn(at: Level) -> Any:
     r""":math:`-\tfrac12 \alpha^2 \lambda' = \alpha (\alpha \sigma' - \alpha' \sigma) / \sigma`."""
     alpha_rate, sigma_rate = at.rates
     return at.alpha * (at.alpha * sigma_rate - alpha_rate * at.sigma) / at.sigma
@@ -110,7 +112,7 @@ class Unit(Weighting):
     def __post_init__(self) -> None:
         as_target(self.prediction)
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return _det(self.prediction, at) ** 2
 
 
@@ -127,7 +129,7 @@ class MinSNR(Weighting):
 
     gamma: float = 5.0
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return torch.minimum(at.alpha**2, self.gamma * at.sigma**2)
 
 
@@ -142,7 +144,7 @@ class TruncatedSNR(Weighting):
         https://arxiv.org/abs/2202.00512
     """
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return torch.maximum(at.alpha**2, at.sigma**2)
 
 
@@ -164,7 +166,7 @@ class P2(Weighting):
     k: float = 1.0
     gamma: float = 1.0
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return at.alpha**2 * (self.k + (at.alpha / at.sigma) ** 2) ** -self.gamma
 
 
@@ -188,7 +190,7 @@ class KarrasWeighting(Weighting):
 
     sigma_data: float = 0.5
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return at.alpha**2 + (at.sigma / self.sigma_data) ** 2
 
 
@@ -209,7 +211,7 @@ class Likelihood(Weighting):
         Variational Diffusion Models (Kingma et al., 2021), section 4. https://arxiv.org/abs/2107.00630
     """
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return _turn(at)
 
 
@@ -234,7 +236,7 @@ class Sigmoid(Weighting):
 
     bias: float
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         noise = math.exp(self.bias) * at.sigma**2
         return _turn(at) * noise / (at.alpha**2 + noise)
 
@@ -279,7 +281,7 @@ class LearnedUncertainty(nn.Module, Weighting):
         """u, the logarithm of the expected loss, (B,)."""
         angles = logsnr.to(self.frequencies.dtype)[:, None] * self.frequencies
         features = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], 1)
-        return self.linear(features)[:, 0]
+        return nn.functional.linear(features, self.linear.weight, self.linear.bias)[:, 0]
 
     def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
         # some schedules end at infinity

@@ -32,7 +32,7 @@ from anydiff.spaces import Random
 __all__ = ["AdamsBashforth", "DPMSolver", "UniPC"]
 
 
-@frozen(order=(1, 2, 3), eta="[0, inf)")
+@frozen(order=(1, 2, 3), eta="[0, inf)")  # type: ignore[literal-required]
 class DPMSolver(Sampler):
     r"""DPM-Solver++, multistep: 2M, 3M, and their SDE forms.
 
@@ -87,7 +87,7 @@ class DPMSolver(Sampler):
         return x_s, p
 
 
-@frozen(order=(2, 3), variant=("bh1", "bh2"))
+@frozen(order=(2, 3), variant=("bh1", "bh2"))  # type: ignore[literal-required]
 class UniPC(Sampler):
     r"""UniPC, in x0: each network output corrects the state it was asked at, then predicts the next.
 
@@ -135,7 +135,7 @@ class UniPC(Sampler):
         return _follow(p, s, before[: self.order - 1], variant=self.variant), p
 
 
-@frozen(order=(1, 2, 3, 4))
+@frozen(order=(1, 2, 3, 4))  # type: ignore[literal-required]
 class AdamsBashforth(Sampler):
     r"""Adams and Bashforth's method for :math:`d(x / \alpha) = \hat\epsilon\, d(\sigma / \alpha)`.
 
@@ -199,7 +199,7 @@ def _meets_an_end(t: Level, s: Level) -> bool:
 
     One that comes from pure noise is by itself.
     """
-    return s.sigma == 0 or s.alpha == 0 or t.sigma == 0
+    return 0 in (s.sigma, s.alpha, t.sigma)
 
 
 def _latest_first(past: tuple[Prediction, ...]) -> tuple[Prediction, ...]:

@@ -147,7 +147,7 @@ class OptimalVariance:
         r"""The variance of the step from t to s whose mean is
         :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`, c being `kept`."""
         fresh = max(s.sigma**2 - kept**2, 0.0)
-        return fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t)
+        return float(fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t))
 
 
 def _logit(gamma: float) -> float:

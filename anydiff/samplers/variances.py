@@ -62,7 +62,7 @@ def reverse_log_variance(t: Level, s: Level, extra: Tensor | None, space: Space 
 
 def between(small: Any, large: Any, extra: Tensor) -> Tensor:
     """The share (extra + 1) / 2 of the way from one log-variance to the other."""
-    return small + (extra + 1) / 2 * (large - small)
+    return torch.add((extra + 1) / 2 * (large - small), small)
 
 
 def tied(extra: Tensor | None, space: Space) -> Tensor:

@@ -120,8 +120,8 @@ class Schedule(ABC):
                 return list(zip(*(c.tolist() for c in self.rates(t)), strict=True))
 
         steps = max(len(t) - 1, 1)
-        rows = enumerate(zip(*columns, strict=True))
-        return [Level(*row, self, steps, lambda k=k: rates()[k]) for k, row in rows]
+        rows = zip(range(len(t)), *columns, strict=True)
+        return [Level(time, a, s, self, steps, lambda k=k: rates()[k]) for k, time, a, s in rows]
 
     def at_logsnr(self, logsnr: float) -> Level:
         """The level of floats with a log-SNR, or the schedule's nearest end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Tabulated(VariancePreserving):
     """
 
     alpha_bar: Tensor
+    _log_rows: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         table = torch.as_tensor(self.alpha_bar, dtype=torch.float64)
@@ -115,7 +116,7 @@ class Tabulated(VariancePreserving):
         return cls(torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0))
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        rows = self._log_rows.to(t.device)  # type: ignore[attr-defined]
+        rows = self._log_rows.to(t.device)
         steps = len(rows) - 1
         position = t * steps
         k = position.floor().clamp(0, steps - 1).long()
@@ -123,7 +124,7 @@ class Tabulated(VariancePreserving):
         return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
 
     def _time(self, logsnr: Tensor) -> Tensor:
-        rows = self._log_rows.to(logsnr.device)  # type: ignore[attr-defined]
+        rows = self._log_rows.to(logsnr.device)
         log_alpha2 = torch.nn.functional.logsigmoid(logsnr)
         k = torch.searchsorted(-rows, -log_alpha2).clamp(1, len(rows) - 1)  # the row it lies above
         above = (rows[k - 1] - log_alpha2) / (rows[k - 1] - rows[k])

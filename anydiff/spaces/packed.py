@@ -118,7 +118,7 @@ class Packed(Space):
 
     def separate(self, x: Tensor, n: int) -> list[Tensor]:
         sizes = [n * count for count in self._counts]
-        fields = [part.chunk(n) for part in x.split(sizes)]
+        fields = [part.chunk(n) for part in torch.split(x, sizes)]
         return [torch.cat(parts) for parts in zip(*fields, strict=True)]
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class Packed(Space):
             raise ValueError(
                 f"x is {tuple(x.shape)}, not {self.shape} as packed of {sizes}; use the same batch."
             )
-        parts = zip(self.fields.items(), x.split(self._counts), strict=True)
+        parts = zip(self.fields.items(), torch.split(x, self._counts), strict=True)
         return {name: part.view(shape) for (name, (_, shape)), part in parts}
 
     def _each(self, x: Tensor) -> list[tuple[Space, Tensor]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, NoReturn, Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -119,7 +119,7 @@ class Space(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no method `{method}`: it {what}.")
 
 
-def by_row(c: Any, x: Tensor) -> Any:
+def by_row(c: Coefficient, x: Tensor) -> Coefficient:
     """One value per row of x, (len(x),), or a scalar, made broadcastable with x."""
     return c.reshape(c.shape + (1,) * (x.ndim - 1)) if isinstance(c, Tensor) and c.ndim else c
 
