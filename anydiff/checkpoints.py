@@ -124,7 +124,7 @@ def load(
     network = _build_denoiser(path, config["denoiser"]) if denoiser is None else denoiser
     _fill(path, network, _part(tensors, "denoiser"))
     if schedule is None:
-        schedule = _build(config["schedule"], Schedule)
+        schedule = _build(config["schedule"], Schedule)  # type: ignore[type-abstract]
         if schedule is None:
             raise ValueError(
                 f"{path} uses the schedule {config['schedule']['name']!r}, which is not one of "
@@ -141,8 +141,8 @@ def load(
             f"{', '.join(f'diffusion.{k}' for k in lost)} before you train on.",
             stacklevel=2,
         )
-    kept = {k: v for k, v in built.items() if v is not None}
-    shares = {k: objective.get(k) for k in ("drop", "augment")}
+    kept: dict[str, Any] = {k: v for k, v in built.items() if v is not None}
+    shares: dict[str, Any] = {k: objective.get(k) for k in ("drop", "augment")}
 
     diffusion = GaussianDiffusion(network, schedule, prediction, **kept, **shares)
     for part in ("schedule", *kept):
@@ -217,7 +217,8 @@ def _build_denoiser(path: PathLike, entry: dict[str, Any]) -> nn.Module:
             f"{path} holds a {entry['name']}, which is not one of anydiff.denoisers; build the network "
             "and pass it as load(path, denoiser=...)."
         )
-    return getattr(denoisers, entry["name"])(**entry["config"])
+    network: nn.Module = getattr(denoisers, entry["name"])(**entry["config"])
+    return network
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

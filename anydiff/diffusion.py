@@ -80,7 +80,7 @@ class GaussianDiffusion(nn.Module):
         self.times = as_times(times)
         self.error = error
         self.drop = conditions.shares(drop, "drop")
-        self.augment = conditions.shares(augment, "augment")
+        self.augment = dict(conditions.shares(augment, "augment") or {})
         self._takes_space = takes_space(denoiser)
 
     def loss(
@@ -112,7 +112,7 @@ class GaussianDiffusion(nn.Module):
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
                 raise ValueError(
-                    "one generator per item draws the noise; give the times t as well."
+                    "one generator per item draws noise alone; give the times t as well."
                 )
             t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
 
@@ -126,10 +126,12 @@ class GaussianDiffusion(nn.Module):
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 
-        def weigh(error: Tensor) -> Tensor:
-            return self.weighting.weigh(error, at, self.target)
-
-        loss = self.error.loss(p, x0, eps, at, space, weigh)
+        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
+        error = squares / space.dim(x0).clamp(
+            min=1
+        )  # an item of no dimension has no error, not 0 / 0
+        loss = self.weighting.weigh(error, at, self.target)
+        loss = loss + self.error.term(p, x0, eps, at, space)
         return self.times.reweigh(t, loss) if drawn else loss
 
     def predictor(self, space: Space = DENSE, **cond: Any) -> Predictor:

@@ -23,11 +23,11 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 
 import anydiff
-from anydiff import Cosine, GaussianDiffusion, forecast, impute, pigdm, sample
+from anydiff import Cosine, GaussianDiffusion, impute, pigdm, sample
 from anydiff.data.sequences import Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
 from anydiff.metrics.tables import aligned
-from anydiff.series.scores import coverage, crps
+from anydiff.series import coverage, crps, forecast
 from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
 from anydiff.training.runs import fit
@@ -130,7 +130,7 @@ def rows(diffusion: GaussianDiffusion | None, truth: Tensor, known: Tensor, seed
     def drawn(resamples: int) -> Tensor:
         options = {"resamples": resamples, "steps": 30, "seed": seed}
         if ahead:
-            after = forecast(diffusion, x[:, :HISTORY], HORIZON, DRAWS, **options)[..., 0]
+            after = forecast(diffusion.predictor, x[:, :HISTORY], HORIZON, DRAWS, **options)[..., 0]
             before = truth[:, :HISTORY].expand(DRAWS, ITEMS, HISTORY)
             return torch.cat([before, after], 2)
         return impute(diffusion.predictor(), x, DRAWS, **options)[..., 0]

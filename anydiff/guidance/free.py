@@ -160,7 +160,7 @@ def _in_terms_of(p: Prediction, q: Prediction) -> Tensor:
     """What q would have said, if it predicted what p does, of the same x_t."""
     if _same(p.a, q.a) and _same(p.b, q.b):
         return q.y
-    return (p.a * q.x0 + p.b * q.eps).to(p.y.dtype)
+    return torch.add(p.a * q.x0, p.b * q.eps).to(p.y.dtype)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -127,9 +127,9 @@ def pigdm(
 
         def spread(v: Tensor) -> Tensor:
             if covariance == "isotropic":
-                return v * (std**2 * sigma**2 / (alpha**2 * std**2 + sigma**2))
+                return torch.mul(v, std**2 * sigma**2 / (alpha**2 * std**2 + sigma**2))
             (back,) = torch.autograd.grad(p.x0, x, v, retain_graph=True)
-            return predictor.space.project(back) * (sigma**2 / alpha)
+            return torch.mul(predictor.space.project(back), sigma**2 / alpha)
 
         def matrix(u: Tensor) -> Tensor:
             with torch.no_grad():

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_range, check_rising
+from anydiff.checks import check_choice, check_range
 from anydiff.likelihood.chain import Chain, mistake
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder, bits_per_dim
 from anydiff.likelihood.gaussians import kl
@@ -176,7 +176,7 @@ def continuous_bound(
         https://arxiv.org/abs/2107.00630
     """
     check_choice(("time", "logsnr"), uniform=uniform)
-    check_rising(logsnr_min=logsnr_min, logsnr_max=logsnr_max)
+    check_range(f"({logsnr_min}, inf)", logsnr_max=logsnr_max)
     space, schedule = predictor.space, predictor.schedule
     x0 = space.project(x0)
     dim = space.dim(x0)
@@ -194,7 +194,9 @@ def continuous_bound(
         at = schedule.at(t)
         eps = space.noise(x0, generator)
         p = predictor.predict(_noisy(x0, eps, at, space), at)
-        fall = logsnr[0] - logsnr[1] if uniform == "logsnr" else -at.logsnr_rate * (stop - start)
+        fall = logsnr[0] - logsnr[1]
+        if uniform == "time":
+            fall = -at.logsnr_rate * (stop - start)
         terms.append(0.5 * fall.to(x0.dtype) * space.sum(mistake(p, x0, eps)[1].square()))
     integrals = torch.stack(terms)
 
@@ -210,7 +212,7 @@ def continuous_bound(
 
 
 def _noisy(x0: Tensor, eps: Tensor, at: Level, space: Space) -> Tensor:
-    return space.expand(at.alpha, x0) * x0 + space.expand(at.sigma, x0) * eps
+    return torch.add(space.expand(at.alpha, x0) * x0, space.expand(at.sigma, x0) * eps)
 
 
 def _prior(x0: Tensor, at: Level, space: Space) -> Tensor:

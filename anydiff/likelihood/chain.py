@@ -105,11 +105,6 @@ class Chain:
         small, large = (space.expand(c.to(x.dtype), x) for c in (small, large))
         if self.variance != "learned":
             return small, small if self.variance == "small" else large
-        if p.extra is None:
-            raise ValueError(
-                "the denoiser gives no variance beside its prediction; let it answer with a pair of "
-                "both, or use variance='small'."
-            )
         return small, between(small, large, tied(p.extra, space))
 
     def divergence(

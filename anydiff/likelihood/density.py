@@ -104,7 +104,7 @@ def log_prob(
         start = (math.exp(log_alpha) * x0, torch.zeros_like(dim))
         u, volume = solve(flow, start, span, rtol=rtol, atol=atol, method=method, options=options)
         prior = -0.5 * (space.sum(u[-1].square()) + dim * math.log(2 * math.pi))
-        return prior + volume[-1] + dim * log_alpha
+        return torch.add(prior + volume[-1], dim * log_alpha)
 
 
 def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
@@ -112,7 +112,7 @@ def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
     scale = math.hypot(at.alpha, at.sigma)
     alpha, sigma = at.alpha / scale, at.sigma / scale
     p = predictor.predict(scale * u, at)
-    return (-0.5 * alpha * sigma) * p.at(-sigma, alpha)
+    return torch.mul(p.at(-sigma, alpha), -0.5 * alpha * sigma)
 
 
 def _directions(
@@ -129,7 +129,7 @@ def _directions(
     drawn = torch.stack([space.noise(x, generator) for _ in range(probes)])
     if space.free:
         drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no noise
-    return lambda: iter(drawn.split(CHUNK)), probes
+    return lambda: iter(torch.split(drawn, CHUNK)), probes
 
 
 def _options(method: str, steps: int | None, length: float) -> dict[str, float]:

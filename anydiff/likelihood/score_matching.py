@@ -96,7 +96,7 @@ def sliced(
     x = space.project(x)
     directions = torch.stack([space.noise(x, generator) for _ in range(projections)])
     graph = torch.is_grad_enabled()
-    s, turn = divergence(_bound(score, t, space), x, directions.split(1), graph)
+    s, turn = divergence(_bound(score, t, space), x, torch.split(directions, 1), graph)
     if variance_reduced:
         size = space.sum(s.square())
     else:

@@ -12,22 +12,21 @@ divides its density out again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from anydiff.checks import check_range, check_rising
+from anydiff.checks import check_range, frozen
 from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
 __all__ = [
-    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Times", "UniformLogSNR",
-    "UniformTimes", "as_times", "stratified",
+    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Times", "UniformLogSNR", "as_times",
+    "stratified",
 ]  # fmt: skip
 
 
-def stratified(items: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def stratified(items: int, like: Tensor, generator: Generator | None = None) -> Tensor:
     """Numbers in [0, 1), one in each of so many equal strata, in random order, (B,), float64.
 
     Each is uniform by itself, and together they cover the interval evenly.
@@ -46,58 +45,37 @@ class Times:
 
     @torch.no_grad()
     def draw(
-        self,
-        items: int,
-        schedule: Schedule,
-        *,
-        like: Tensor,
-        generator: torch.Generator | None = None,
-        strata: bool = True,
+        self, items: int, schedule: Schedule, *, like: Tensor, generator: Generator | None = None
     ) -> Tensor:
-        """Times in [0, 1], (B,), of the dtype and on the device of `like`.
-
-        Arguments:
-            items: B.
-            schedule: Of the model.
-            like: Gives the dtype and the device.
-            generator: Where they come from.
-            strata: Draw once from each of B equal strata of the density; else independently.
-        """
-        u = stratified(items, like, generator) if strata else rand((items,), like, generator)
+        """Times in [0, 1], (B,), of the dtype and on the device of `like`, one from each stratum."""
         # rounding to float32 may reach 1 itself, which every schedule allows
-        return self(u, schedule).clamp(0, 1).to(like.dtype)
+        return self(stratified(items, like, generator), schedule).clamp(0, 1).to(like.dtype)
 
     def reweigh(self, t: Tensor, loss: Tensor) -> Tensor:
         """The loss (B,) of times that were drawn here, divided by their density if that is to cancel."""
         return loss
 
 
-@dataclass(frozen=True)
-class UniformTimes(Times):
-    """Every time alike."""
-
-    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return u
-
-
-@dataclass(frozen=True)
+@frozen()
 class Mapped(Times):
-    """A function of uniform draws, (B,) -> (B,), float64, rising from 0 to 1."""
+    """Every time alike; or a function of uniform draws.
 
-    function: Callable[[Tensor], Tensor]
+    Arguments:
+        function: (B,) -> (B,), float64, rising from 0 to 1; None is the identity.
+    """
+
+    function: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return self.function(u)
+        return u if self.function is None else self.function(u)
 
 
 def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
-    """A density from what a user gave: itself, a map of uniform draws, or None for uniform times."""
-    if times is None:
-        return UniformTimes()
+    """A density: itself, or from a map of uniform draws, or from None for uniform times."""
     return times if isinstance(times, Times) else Mapped(times)
 
 
-@dataclass(frozen=True)
+@frozen(std="(0, inf)")
 class LogNormal(Times):
     r"""The density of Karras et al.: the logarithm of sigma / alpha is normal.
 
@@ -114,14 +92,11 @@ class LogNormal(Times):
     mean: float = -1.2
     std: float = 1.2
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", std=self.std)
-
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(u.double())))
 
 
-@dataclass(frozen=True)
+@frozen(std="(0, inf)")
 class LogitNormal(Times):
     r"""The logit of t is normal: more of the middle, where the task is hardest.
 
@@ -137,14 +112,11 @@ class LogitNormal(Times):
     mean: float = 0.0
     std: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", std=self.std)
-
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.double()))
 
 
-@dataclass(frozen=True)
+@frozen(logsnr_max="(logsnr_min, inf)")
 class UniformLogSNR(Times):
     """Every log-SNR between two ends alike, and so every ln(sigma / alpha).
 
@@ -154,9 +126,6 @@ class UniformLogSNR(Times):
 
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_rising(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         high, low = schedule.ends(u.device).clamp(self.logsnr_min, self.logsnr_max)

@@ -10,12 +10,12 @@ dies out with the noise. Nothing is averaged over a batch: no item sees another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import sqrt
 
 from torch import Tensor
 
-from anydiff.checks import check_range
+from anydiff.checks import frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid, LogSNR
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
@@ -26,7 +26,7 @@ from anydiff.spaces import Random
 __all__ = ["AnnealedLangevin", "PredictorCorrector"]
 
 
-@dataclass(frozen=True)
+@frozen(snr="(0, 1)", corrector_steps="[0, inf)")
 class PredictorCorrector(Sampler):
     r"""Steps of any sampler, each followed by Langevin steps at the level that it reached.
 
@@ -36,8 +36,8 @@ class PredictorCorrector(Sampler):
 
     Where the published algorithm averages both norms over the batch, an item here takes what they are
     expected to be, :math:`\sqrt{\dim}` and :math:`\sqrt{\dim} / \sigma`, so that
-    :math:`\epsilon = 2 r^2 \sigma^2`. The factor :math:`1 - \beta_i` of algorithm 5, which tends to 1 with
-    the number of steps, is left out.
+    :math:`\epsilon = 2 r^2 \sigma^2`. The factor :math:`1 - \beta_i` of algorithm 5, which tends to 1
+    with the number of steps, is left out.
 
     The step onto the data is not corrected. With a fixed ratio r the corrector leaves the variance
     too high by at most :math:`r^2 \sigma_t^2`, which dies out with the noise, but more slowly than an
@@ -60,10 +60,6 @@ class PredictorCorrector(Sampler):
     corrector_steps: int = 1
     snr: float = 0.16
     convergence = 0.5
-
-    def __post_init__(self) -> None:
-        check_range("(0, 1)", snr=self.snr)
-        check_range("[0, inf)", corrector_steps=self.corrector_steps)
 
     @property
     def grid(self) -> Grid:  # type: ignore[override]
@@ -90,7 +86,7 @@ class PredictorCorrector(Sampler):
         return x_s, p
 
 
-@dataclass(frozen=True)
+@frozen(steps_per_level="[1, inf)", step_size="(0, 4)")
 class AnnealedLangevin(Sampler):
     r"""Langevin dynamics at one level after the other, of ever less noise.
 
@@ -120,10 +116,6 @@ class AnnealedLangevin(Sampler):
     step_size: float = 0.2
     # a geometric sequence, which ends at the published level 0.01
     grid = LogSNR(power=1.0, logsnr_max=9.21)
-
-    def __post_init__(self) -> None:
-        check_range("[1, inf)", steps_per_level=self.steps_per_level)
-        check_range("(0, 4)", step_size=self.step_size)
 
     def check(self, levels: Sequence[Level]) -> None:
         falling(self, levels)

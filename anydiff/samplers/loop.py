@@ -90,10 +90,9 @@ def sample(
             sampler cannot run on them, or if there is not one seed for each item.
     """
     levels = plan(predictor.schedule, steps, sampler, grid, start)
-    state = isinstance(x_T, Tensor)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     generator = generators(seed, like.device)
-    x = like if state else first_noise(levels[0], like, predictor, generator)
+    x = x_T if like is x_T else first_noise(levels[0], like, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
         return follow(predictor, x, sampler, levels, generator, report)
 
@@ -132,7 +131,7 @@ def plan(
         one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
         if not one_way or not (times.min() >= 0 and times.max() <= 1):
             raise ValueError(
-                f"the times are {times.tolist()}; give two or more between 0 and 1 that fall, or rise."
+                f"the times are {times.tolist()}; give two or more in [0, 1] that fall, or rise."
             )
 
     levels = schedule.levels(times)

@@ -17,12 +17,12 @@ that the first steps are of a lower order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import exp, expm1, factorial, inf, log, sqrt
 
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_range
+from anydiff.checks import frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import LogSNR
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
@@ -32,7 +32,7 @@ from anydiff.spaces import Random
 __all__ = ["AdamsBashforth", "DPMSolver", "UniPC"]
 
 
-@dataclass(frozen=True)
+@frozen(order=(1, 2, 3), eta="[0, inf)")  # type: ignore[literal-required]
 class DPMSolver(Sampler):
     r"""DPM-Solver++, multistep: 2M, 3M, and their SDE forms.
 
@@ -59,10 +59,6 @@ class DPMSolver(Sampler):
     order: int = 2
     eta: float = 0.0
     grid = LogSNR()
-
-    def __post_init__(self) -> None:
-        check_choice((1, 2, 3), order=self.order)
-        check_range("[0, inf)", eta=self.eta)
 
     def check(self, levels: Sequence[Level]) -> None:
         if self.eta > 0:
@@ -91,7 +87,7 @@ class DPMSolver(Sampler):
         return x_s, p
 
 
-@dataclass(frozen=True)
+@frozen(order=(2, 3), variant=("bh1", "bh2"))  # type: ignore[literal-required]
 class UniPC(Sampler):
     r"""UniPC, in x0: each network output corrects the state it was asked at, then predicts the next.
 
@@ -112,10 +108,6 @@ class UniPC(Sampler):
     order: int = 2
     variant: str = "bh2"
     grid = LogSNR()
-
-    def __post_init__(self) -> None:
-        check_choice((2, 3), order=self.order)
-        check_choice(("bh1", "bh2"), variant=self.variant)
 
     @property
     def convergence(self) -> float:
@@ -143,7 +135,7 @@ class UniPC(Sampler):
         return _follow(p, s, before[: self.order - 1], variant=self.variant), p
 
 
-@dataclass(frozen=True)
+@frozen(order=(1, 2, 3, 4))  # type: ignore[literal-required]
 class AdamsBashforth(Sampler):
     r"""Adams and Bashforth's method for :math:`d(x / \alpha) = \hat\epsilon\, d(\sigma / \alpha)`.
 
@@ -168,9 +160,6 @@ class AdamsBashforth(Sampler):
 
     order: int = 2
     grid = LogSNR()
-
-    def __post_init__(self) -> None:
-        check_choice((1, 2, 3, 4), order=self.order)
 
     @property
     def convergence(self) -> float:
@@ -210,7 +199,7 @@ def _meets_an_end(t: Level, s: Level) -> bool:
 
     One that comes from pure noise is by itself.
     """
-    return s.sigma == 0 or s.alpha == 0 or t.sigma == 0
+    return 0 in (s.sigma, s.alpha, t.sigma)
 
 
 def _latest_first(past: tuple[Prediction, ...]) -> tuple[Prediction, ...]:
@@ -224,11 +213,7 @@ def _as_x0(p: Prediction) -> Prediction:
 
 
 def _follow(
-    p: Prediction,
-    s: Level | Prediction,
-    others: Sequence[Prediction],
-    eta: float = 0.0,
-    variant: str = "bh2",
+    p: Prediction, s: Level | Prediction, others: Past, eta: float = 0.0, variant: str = "bh2"
 ) -> Tensor:
     """From where p was made to the level s, along the polynomial through the x0 of p and of others."""
     h = lam(s) - lam(p)

@@ -19,13 +19,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
+from anydiff.checks import check_range, frozen
 from anydiff.predictions import Predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Random
@@ -35,7 +35,7 @@ __all__ = ["OptimalVariance"]
 SURE = 1e-9  # an estimate reaches neither 0 nor 1, where a logit ends
 
 
-@dataclass(frozen=True)
+@frozen()
 class OptimalVariance:
     r"""The reverse variances of Analytic-DPM, for ``DDPM(variance=...)`` and ``DDIM(eta, variance=...)``.
 
@@ -67,7 +67,7 @@ class OptimalVariance:
             raise ValueError(f"the log-SNRs are {self.logsnr}; give finite ones that rise.")
         if len(self.gamma) != len(self.logsnr):
             raise ValueError(
-                f"there are {len(self.gamma)} gammas and {len(self.logsnr)} log-SNRs; give one for each."
+                f"{len(self.gamma)} gammas for {len(self.logsnr)} log-SNRs; give as many."
             )
         check_range("[0, 1]", **{f"gamma[{k}]": g for k, g in enumerate(self.gamma)})
         if self.span is not None:
@@ -124,9 +124,8 @@ class OptimalVariance:
         gamma = (1 - gaps / entries).cpu()
         if not gamma.isfinite().all():
             raise ValueError("the network's eps is not finite; look at its weights and the data.")
-        return cls(
-            tuple(at.logsnr for at in levels), tuple(gamma.clamp(SURE, 1 - SURE).tolist()), span
-        )
+        logsnr = tuple(at.logsnr for at in levels)
+        return cls(logsnr, tuple(gamma.clamp(SURE, 1 - SURE).tolist()), span)
 
     def spread(self, at: Level) -> float:
         """V, the variance of x0 given x_t, per dimension, at a level of floats."""
@@ -148,7 +147,7 @@ class OptimalVariance:
         r"""The variance of the step from t to s whose mean is
         :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`, c being `kept`."""
         fresh = max(s.sigma**2 - kept**2, 0.0)
-        return fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t)
+        return float(fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t))
 
 
 def _logit(gamma: float) -> float:

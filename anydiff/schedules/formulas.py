@@ -7,18 +7,17 @@ arguments are those of the papers; t runs from 0 to 1 in all.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range, check_rising
+from anydiff.checks import check_range, frozen
 from anydiff.schedules.schedule import Schedule, VariancePreserving
 
 __all__ = ["VE", "Cosine", "Flow", "Karras", "Polynomial", "SigmoidAlphaBar"]
 
 
-@dataclass(frozen=True)
+@frozen(logsnr_max="(logsnr_min, inf)")
 class Cosine(VariancePreserving):
     r"""The cosine schedule, cut off at a range of log-SNR.
 
@@ -38,9 +37,6 @@ class Cosine(VariancePreserving):
     logsnr_min: float = -10.0
     logsnr_max: float = 15.0
 
-    def __post_init__(self) -> None:
-        check_rising(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
-
     def _logsnr(self, t: Tensor) -> Tensor:
         start, stop = self._angles()
         return -2 * torch.log(torch.tan(start + t * (stop - start)))
@@ -55,7 +51,7 @@ class Cosine(VariancePreserving):
         return start, stop
 
 
-@dataclass(frozen=True)
+@frozen(power="(0, inf)", precision="(0, 0.5)")
 class Polynomial(VariancePreserving):
     r"""A polynomial, kept off both ends: the schedule of EDM (Hoogeboom et al.).
 
@@ -74,10 +70,6 @@ class Polynomial(VariancePreserving):
     power: float = 2.0
     precision: float = 1e-5
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", power=self.power)
-        check_range("(0, 0.5)", precision=self.precision)
-
     def _logsnr(self, t: Tensor) -> Tensor:
         # The published table clips the ratio of neighbouring squares at 0.001, which acts on the
         # last of its 1000 steps alone: the square there is 0.001 times the one before.
@@ -93,7 +85,7 @@ class Polynomial(VariancePreserving):
         return (noise / (1 + torch.sqrt(1 - noise))) ** (1 / self.power)
 
 
-@dataclass(frozen=True)
+@frozen(minimum="(0, 1)", end="(start, inf)")
 class SigmoidAlphaBar(VariancePreserving):
     r"""A level that is a sigmoid: the schedule of Jabri et al., ``"sigmoid"`` to many.
 
@@ -119,8 +111,6 @@ class SigmoidAlphaBar(VariancePreserving):
     minimum: float = 1e-9
 
     def __post_init__(self) -> None:
-        check_rising(start=self.start, end=self.end)
-        check_range("(0, 1)", minimum=self.minimum)
         # beyond, the sigmoid would be a step
         least = max(abs(self.start), abs(self.end)) / 300
         check_range(f"({least:g}, inf)", tau=self.tau)
@@ -147,7 +137,7 @@ class SigmoidAlphaBar(VariancePreserving):
         return low, high, -_sigmoid(high) * _sigmoid(-low) * math.expm1(low - high)
 
 
-@dataclass(frozen=True)
+@frozen(sigma_min="(0, inf)", sigma_max="(sigma_min, inf)")
 class VE(Schedule):
     r"""The variance-exploding SDE: data that stay, noise that grows geometrically.
 
@@ -161,10 +151,6 @@ class VE(Schedule):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", sigma_min=self.sigma_min)
-        check_rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
@@ -172,7 +158,7 @@ class VE(Schedule):
         return (-logsnr / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
-@dataclass(frozen=True)
+@frozen(sigma_min="(0, inf)", rho="(0, inf)", sigma_max="(sigma_min, inf)")
 class Karras(Schedule):
     r"""The noise levels of Karras et al.: data that stay, noise that grows as a power of t.
 
@@ -189,10 +175,6 @@ class Karras(Schedule):
     sigma_max: float = 80.0
     rho: float = 7.0
 
-    def __post_init__(self) -> None:
-        check_range("(0, inf)", sigma_min=self.sigma_min, rho=self.rho)
-        check_rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._roots()
         return torch.ones_like(t), (low + t * (high - low)) ** self.rho
@@ -205,7 +187,7 @@ class Karras(Schedule):
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
 
-@dataclass(frozen=True)
+@frozen()
 class Flow(Schedule):
     r"""The straight line from data to noise, of rectified flows and flow matching.
 

@@ -8,9 +8,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from anydiff.spaces.draws import Random, normal
-from anydiff.spaces.space import Coefficient, Space
+from anydiff.spaces.space import Coefficient, Space, counts
 
 __all__ = ["Ragged"]
 
@@ -36,15 +37,10 @@ class Ragged(Space):
 
     @classmethod
     def from_sizes(
-        cls,
-        sizes: Tensor | Sequence[int],
-        centered: int = 0,
-        device: torch.device | str | None = None,
+        cls, sizes: Tensor | Sequence[int], centered: int = 0, device: Device = None
     ) -> Ragged:
         """The space of items that have `sizes` rows each."""
-        sizes = torch.as_tensor(sizes, dtype=torch.long)
-        if sizes.ndim != 1 or bool((sizes < 1).any()):
-            raise ValueError(f"sizes are {sizes.tolist()}; give a list of counts, each at least 1.")
+        sizes = counts(sizes, "sizes")
         index = torch.repeat_interleave(sizes).to(device or sizes.device)
         return cls(index, len(sizes), centered)
 
@@ -95,8 +91,7 @@ class Ragged(Space):
     def _counts(self) -> list[int]:  # read from the device once, not at every step
         if bool((self.index.diff() < 0).any()):
             raise ValueError(
-                "the index is not in ascending order, and each item draws the noise of its own rows; "
-                "sort the rows by item, or give one generator for the batch."
+                "the index does not ascend; sort the rows by item, or give one generator for the batch."
             )
         return self.sizes.tolist()
 
@@ -121,13 +116,11 @@ class Ragged(Space):
     def _check(self, x: Tensor) -> None:
         if len(x) != len(self.index):
             raise ValueError(
-                f"x has {len(x)} rows but the space indexes {len(self.index)}; "
-                "build the space from the same batch."
+                f"x has {len(x)} rows, not {len(self.index)}; build the space from the same batch."
             )
         if self.centered and (x.ndim != 2 or x.shape[1] < self.centered):
             raise ValueError(
-                f"x is {tuple(x.shape)} and the first {self.centered} columns are centred; give rows "
-                "(N, F) that have them."
+                f"x is {tuple(x.shape)}; give rows (N, F) with the {self.centered} centred columns."
             )
 
     def _total(self, x: Tensor) -> Tensor:

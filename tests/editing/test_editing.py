@@ -18,7 +18,6 @@ from anydiff import (
     Heun,
     Linear,
     LogSNR,
-    Masked,
     Packed,
     Ragged,
     Stage,
@@ -29,7 +28,6 @@ from anydiff import (
     edit,
     encode,
     exact,
-    forecast,
     ilvr,
     impute,
     inpaint,
@@ -389,58 +387,6 @@ def test_a_cascade_of_ragged_items_has_a_level_for_each_item():
     assert told[-1][1].tolist() == pytest.approx([0.3, 0.3]) and told[-1][0].shape == (5, 2)
 
 
-AR = 0.8
-
-
-def walk(length):
-    """The covariance of a stationary first-order autoregression of unit variance."""
-    k = torch.arange(length, dtype=torch.float64)
-    return AR ** (k[:, None] - k).abs()
-
-
-class Walk(nn.Module):
-    """Its exact denoiser, of sequences (B, N, 1) of any length."""
-
-    def __init__(self):
-        super().__init__()
-        self.like = nn.Parameter(torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x_t, t, space):
-        model = exact.Gaussian(Cosine(), "v", covariance=walk(x_t.shape[1]))
-        return model(x_t[..., 0], t)[..., None]
-
-
-def test_a_forecast_has_the_moments_of_the_process():
-    """1,000 draws of 20 resamples: off by up to 0.16 in the mean, of deviations from 0.6, as measured."""
-    history = draw((1, 6, 1), 2)
-    drawn = forecast(
-        GaussianDiffusion(Walk(), Cosine(), "v"), history, 3, 1000, resamples=20, seed=0
-    )
-    assert drawn.shape == (1000, 1, 3, 1)
-    steps = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    mean, variance = AR**steps * history[0, -1, 0], 1 - AR ** (2 * steps)
-    y = drawn[:, 0, :, 0]
-    assert ((y.mean(0) - mean).abs() < 0.25).all()
-    assert ((y.var(0) / variance - 1).abs() < 0.3).all()
-
-
-def test_a_forecast_begins_where_each_item_ends():
-    lengths, seen = torch.tensor([5, 3]), []
-    space = Masked.from_lengths(lengths)
-    history = draw((2, 5, 1)) * space.mask[..., None]
-    history[0, 1] = torch.nan
-
-    class Watched(nn.Module):
-        def forward(self, x_t, t, space):
-            seen.append((space.lengths.tolist(), x_t))
-            return 0 * x_t
-
-    diffusion = GaussianDiffusion(Watched().double(), Cosine(), "v")
-    drawn = forecast(diffusion, history, 2, 4, space=space, steps=3, resamples=1, seed=0)
-    assert drawn.shape == (4, 2, 2, 1) and seen[0][0] == [7, 5] * 4
-    assert drawn.isfinite().all() and (drawn != 0).all()
-
-
 # along the flow, and from noise --------------------
 
 
@@ -609,7 +555,6 @@ class Bare:
         (lambda p, x, k: denoise(p, x, 1e4), "another schedule"),
         (lambda p, x, k: interpolate(p, x, x, 1), "at least 2"),
         (lambda p, x, k: encode(p, x, sampler=DDPM()), "deterministic"),
-        (lambda p, x, k: forecast(GAUSSIAN_4, x, 2), r"\(B, N, C\)"),
         (lambda p, x, k: sample(p, x, start=0.0), "above 0"),
     ],
 )

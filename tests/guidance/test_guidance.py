@@ -1,6 +1,5 @@
 """Guidance against closed forms: a mixture whose conditionals are known, a linear measurement."""
 
-import dataclasses
 from functools import lru_cache
 
 import pytest
@@ -21,14 +20,15 @@ from anydiff import (
     autoguidance,
     classifier,
     classifier_free,
-    clip,
+    clip_guidance,
     dps,
-    encode,
     exact,
     pigdm,
     sample,
 )
+from anydiff.editing import encode
 from anydiff.samplers import plan
+from anydiff.schedules import ZeroTerminalSNR
 from tests.helpers.spaces import NODES, SPACES, draw, every_space
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, 1.0], [0.3, -1.2]], dtype=torch.float64)
@@ -73,34 +73,33 @@ def random_model(prediction="v", seed=0, size=6):
     return GaussianDiffusion(Random(size, seed), Cosine(), prediction)
 
 
-def guidances(space=None, items=4, scale=1.5):
-    """One of each kind, around a predictor."""
-    aim = draw((items, 3), 9)
-    sum_of = Dense() if space is None else space
+def guidances(like, space=Dense(), scale=1.5):  # noqa: B008
+    """One of each kind, around two predictors of states like this one."""
+    aim = draw((space.items(like), 3), 9)
 
     def squares(x, t=None):
-        return -sum_of.sum((x - 0.3).square())
+        return -space.sum((x - 0.3).square())
 
     def embed(x):
-        return torch.stack([sum_of.sum(x), sum_of.sum(x.square()), sum_of.sum(x**3)], 1) + 0.1
+        return torch.stack([space.sum(x), space.sum(x.square()), space.sum(x**3)], 1) + 0.1
 
     def operator(x):
         return 0.5 * x
 
     def made(p, weak):
-        y = 0.2 * torch.ones_like(sum_of.project(p.like))
+        y = 0.2 * torch.ones_like(space.project(like))
         return {
             "classifier_free": classifier_free(p, weak, scale),
             "rescaled": classifier_free(p, weak, scale, rescale=0.7),
             "interval": classifier_free(p, weak, scale, interval=(0.2, 0.8)),
             "autoguidance": autoguidance(p, weak, scale),
             "classifier": classifier(p, squares, scale),
-            "clip": clip(p, (embed, lambda prompt: prompt.to(y.dtype)), aim, scale),
-            "dps": dps(p, operator, y, noise=0.5, scale=scale, measured=sum_of),
-            "dps published": dps(p, operator, y, scale=1e-3 * scale, measured=sum_of),
-            "pigdm": pigdm(p, operator, y, noise=0.5, scale=scale, measured=sum_of),
+            "clip": clip_guidance(p, (embed, lambda prompt: prompt.to(y.dtype)), aim, scale),
+            "dps": dps(p, operator, y, noise=0.5, scale=scale, measured=space),
+            "dps published": dps(p, operator, y, scale=1e-3 * scale, measured=space),
+            "pigdm": pigdm(p, operator, y, noise=0.5, scale=scale, measured=space),
             "tweedie": pigdm(
-                p, operator, y, noise=0.5, scale=scale, measured=sum_of,
+                p, operator, y, noise=0.5, scale=scale, measured=space,
                 covariance="tweedie", iterations=2,
             ),
         }  # fmt: skip
@@ -113,21 +112,9 @@ NAMES += ["dps published", "pigdm", "tweedie"]
 every_guidance = pytest.mark.parametrize("name", NAMES)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Like:
-    """A predictor and a state of its batch."""
-
-    predictor: object
-    like: torch.Tensor
-
-    def __getattr__(self, name):
-        return getattr(self.predictor, name)
-
-
-def both(space, shape):
+def both(space):
     models = exact.gaussian(Cosine(), "v", std=0.6), exact.gaussian(Cosine(), "eps", std=1.0)
-    like = torch.zeros(shape, dtype=torch.float64)
-    return [Like(m.predictor(space), like) for m in models]
+    return [m.predictor(space) for m in models]
 
 
 # exact conditionals --------------------
@@ -240,11 +227,13 @@ def test_the_published_step_is_one_of_the_chain():
     model = exact.gaussian(Linear(), "eps", mean=0.3, std=0.7)
     p, y, x_t = model.predictor(), draw((5, 3), 1), draw((5, 3))
     knots = torch.tensor([0.500, 0.499], dtype=torch.float64)
-    (at,) = plan(Linear(), knots, None, DDPM())
+    t, s = plan(Linear(), knots, DDPM())
     guided = dps(p, lambda x: x, y, scale=0.4)
-    moved = [DDPM().step(q, x_t, at, (), torch.Generator().manual_seed(0))[0] for q in (p, guided)]
+    moved = [
+        DDPM().step(q, x_t, t, s, (), torch.Generator().manual_seed(0))[0] for q in (p, guided)
+    ]
     x = x_t.clone().requires_grad_()
-    norm = (y - p.predict(x, at.t).x0).square().sum(1).sqrt().sum()
+    norm = (y - p.predict(x, t).x0).square().sum(1).sqrt().sum()
     (grad,) = torch.autograd.grad(norm, x)
     assert torch.allclose(moved[1] - moved[0], -0.4 * grad, rtol=0.02, atol=1e-6)
 
@@ -255,10 +244,10 @@ def test_the_published_step_is_one_of_the_chain():
 @every_guidance
 @every_space
 def test_guided_states_stay_in_their_space(space, shape, name):
-    guided = guidances(space)(*both(space, shape))[name]
     x_t = space.project(draw(shape))
+    guided = guidances(x_t, space)(*both(space))[name]
     for t in (0.3, torch.full((4,), 0.3, dtype=torch.float64)):
-        p, free = guided.predict(x_t, t), both(space, shape)[0].predict(x_t, t)
+        p, free = guided.predict(x_t, t), both(space)[0].predict(x_t, t)
         for value in (p.x0, p.eps):
             assert torch.allclose(space.project(value), value, atol=1e-11)
         assert not torch.allclose(p.x0, free.x0, atol=1e-6)
@@ -283,7 +272,7 @@ def test_an_item_does_not_influence_another(name):
             "interval": lambda: classifier_free(p, weak, 1.5, interval=(0.2, 0.8)),
             "autoguidance": lambda: autoguidance(p, weak, 1.5),
             "classifier": lambda: classifier(p, lambda x, t: -x.square().sum(1)),
-            "clip": lambda: clip(p, (encode, lambda prompt: prompt), aim[items]),
+            "clip": lambda: clip_guidance(p, (encode, lambda prompt: prompt), aim[items]),
             "dps": lambda: dps(p, lambda x: x, y[items], noise=0.5),
             "dps published": lambda: dps(p, lambda x: x, y[items], scale=0.001),
             "pigdm": lambda: pigdm(p, lambda x: x, y[items], noise=0.5, iterations=3),
@@ -298,9 +287,9 @@ def test_an_item_does_not_influence_another(name):
 
 @every_guidance
 def test_scale_0_is_not_guided_to_the_last_bit(name):
-    p, weak = both(Dense(), (4, 6))
-    guided = guidances(scale=0.0)(p, weak)[name]
+    p, weak = both(Dense())
     x_t = draw((4, 6))
+    guided = guidances(x_t, scale=0.0)(p, weak)[name]
     # towards the unconditional one where there are two
     free = weak if name in NAMES[:4] else p
     # a level of floats, and of one time for each item
@@ -416,7 +405,7 @@ def test_clip_turns_the_embedding_towards_the_prompt_s():
     for name, direction in prompt.items():
         goal = torch.tensor(direction, dtype=torch.float64)
         encoders = (encode, lambda word: torch.tensor(prompt[word], dtype=torch.float64))
-        x = sample(clip(model.predictor(), encoders, name, 20.0), (500, 2), steps=30, seed=0)
+        x = sample(clip_guidance(model.predictor(), encoders, name, 20.0), (500, 2), steps=30, seed=0)
         cosine = nn.functional.normalize(x, dim=1) @ goal
         assert cosine.mean() > 0.8
     free = nn.functional.normalize(model.sample((500, 2), steps=30, seed=0), dim=1)
@@ -442,8 +431,9 @@ def test_guidances_through_one_another_are_followed_by_autograd():
 
 @every_guidance
 def test_nothing_is_left_of_the_gradients(name):
-    p, weak = both(Dense(), (4, 6))
-    out = guidances()(p, weak)[name].predict(draw((4, 6)), 0.5)
+    p, weak = both(Dense())
+    x_t = draw((4, 6))
+    out = guidances(x_t)(p, weak)[name].predict(x_t, 0.5)
     assert not out.y.requires_grad and not out.x0.requires_grad
 
 
@@ -491,10 +481,9 @@ def network_predictor(dtype=torch.float32):
 def test_every_precision_is_guided(name, dtype):
     p = network_predictor(dtype).predictor(label=torch.tensor([0, 1, -1, 2]))
     weak = network_predictor(dtype).predictor()
-    like = torch.zeros(4, 6, dtype=dtype)
-    guided = guidances(scale=0.8)(Like(p, like), Like(weak, like))
     # the prompt's embedding and the goals of one precision with the data
-    x_t, guided = draw((4, 6)).to(dtype), guided[name]
+    x_t = draw((4, 6)).to(dtype)
+    guided = guidances(x_t, scale=0.8)(p, weak)[name]
     for t in (level(0.5), 0.5):
         p = guided.predict(x_t, t)
         assert p.x0.isfinite().all() and p.y.isfinite().all()
@@ -560,7 +549,7 @@ def test_one_call_refuses_what_it_cannot_tell_apart():
         2,
         3,
     )
-    assert d.predictor(prompt=["a", "b"]).copies is None and same.copies is not None
+    assert d.predictor(prompt=["a", "b"]).copies(2) is None and same.copies(2) is not None
 
 
 def test_schedules_that_are_the_same_function_are_one_schedule():

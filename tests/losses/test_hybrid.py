@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from anydiff import DDIM, DDPM, Cosine, Dense, DPMSolver, GaussianDiffusion, Tabulated, exact
-from anydiff.likelihood import Hybrid, log_variances, reverse_log_variance, variational_bound
+from anydiff import DDIM, DDPM, Cosine, DPMSolver, GaussianDiffusion, Tabulated, exact
+from anydiff.likelihood import variational_bound
 from anydiff.likelihood.chain import Chain
+from anydiff.losses import Hybrid
 from anydiff.predictions import Prediction
-from anydiff.samplers.sampler import Interval
+from anydiff.samplers.variances import log_variances, reverse_log_variance
 from tests.helpers.spaces import draw, every_space
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -66,10 +67,10 @@ def test_the_mean_learns_from_the_one_and_the_variance_from_the_other(schedule):
     mean, variance = list(net.mean.parameters()), list(net.variance.parameters())
     simple = GaussianDiffusion(net, schedule, "v")
     hybrid, twice = (
-        GaussianDiffusion(net, schedule, "v", hybrid=Hybrid(20, weight))
+        GaussianDiffusion(net, schedule, "v", error=Hybrid(20, weight))
         for weight in (0.001, 0.002)
     )
-    rows = hybrid.hybrid.rows(t)
+    rows = hybrid.error.times(t)
     for a, b in zip(gradients(simple, mean, t=rows), gradients(hybrid, mean, t=t), strict=True):
         assert torch.allclose(a, b, rtol=1e-12)
     assert all(g is None for g in gradients(simple, variance, t=rows))
@@ -85,7 +86,7 @@ def test_the_term_is_that_of_the_bound(space, shape):
     at = Cosine().at(k.double() / 10)
     alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
     p = Prediction(alpha * x0 + sigma * eps, said, 0.0, 1.0, alpha, sigma, extra)
-    found = Hybrid(10, 0.01).loss(p, x0, eps, at, space)
+    found = Hybrid(10, 0.01).variance_term(p, x0, eps, at, space)
     nats = Chain.of(Cosine(), 10, "learned", x0.device).divergence(p, x0, eps, k, space)
     free = space.dim(x0) > 0
     expected = 0.01 * 10 * nats / (space.dim(x0) * math.log(2))
@@ -96,10 +97,10 @@ def test_the_term_is_that_of_the_bound(space, shape):
 def test_times_are_rounded_up_to_a_row_and_rows_stay(dtype):
     hybrid = Hybrid(1000)
     rows = (torch.arange(1, 1001, dtype=torch.float64) / 1000).to(dtype)
-    assert torch.allclose(hybrid.rows(rows), rows, rtol=1e-6)
+    assert torch.allclose(hybrid.times(rows), rows, rtol=1e-6)
     between = (torch.arange(1000, dtype=torch.float64) + 0.5).div(1000).to(dtype)
-    assert torch.allclose(hybrid.rows(between), rows, rtol=1e-6)
-    assert hybrid.rows(torch.zeros(1, dtype=dtype)).item() == pytest.approx(0.001)
+    assert torch.allclose(hybrid.times(between), rows, rtol=1e-6)
+    assert hybrid.times(torch.zeros(1, dtype=dtype)).item() == pytest.approx(0.001)
 
 
 class Table(nn.Module):
@@ -134,7 +135,7 @@ def best(schedule, steps, std):
 def test_the_variance_of_gaussian_data_is_found():
     steps, std, schedule = 8, 0.5, Cosine(-6.0, 6.0)
     net = Table(schedule, steps, std)
-    model = GaussianDiffusion(net, schedule, "v", hybrid=Hybrid(steps, weight=1.0))
+    model = GaussianDiffusion(net, schedule, "v", error=Hybrid(steps, weight=1.0))
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam([net.rows], lr=0.1)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
@@ -154,7 +155,7 @@ def test_the_variance_of_gaussian_data_is_found():
     for variance in ("small", "large", "learned"):
         options = {"variance": variance, "generator": torch.Generator().manual_seed(1)}
         with torch.no_grad():
-            totals[variance] = variational_bound(model, x0, steps, **options).diffusion.mean()
+            totals[variance] = variational_bound(model.predictor(), x0, steps, **options).diffusion.mean()
     assert totals["learned"] < min(totals["small"], totals["large"])
 
 
@@ -166,7 +167,7 @@ def test_a_variance_at_its_ends_is_small_and_large():
         net.rows.data.fill_(said)
         a, b = (
             variational_bound(
-                model, x0, 6, variance=v, generator=torch.Generator().manual_seed(0)
+                model.predictor(), x0, 6, variance=v, generator=torch.Generator().manual_seed(0)
             ).diffusion
             for v in ("learned", variance)
         )
@@ -182,7 +183,7 @@ def test_ancestral_sampling_draws_with_the_same_variance():
     away = []
     for variance in ("learned", "small"):
         generator = torch.Generator().manual_seed(0)
-        x_s, p = DDPM(variance).step(predictor, x_t, Interval(t, s), generator=generator)
+        x_s, p = DDPM(variance).step(predictor, x_t, t, s, (), generator)
         mean = p.at(s.alpha, t.alpha / s.alpha * s.sigma**2 / t.sigma)
         away.append((x_s - mean).abs().log() * 2)
     expected = reverse_log_variance(t, s, extra) - log_variances(t, s)[0]
@@ -194,17 +195,15 @@ def test_ancestral_sampling_draws_with_the_same_variance():
 )
 def test_such_a_model_works_with_every_sampler(sampler):
     net = Table(Cosine(), 200, 0.5)
-    model = GaussianDiffusion(net, Cosine(), "v", hybrid=Hybrid(200))
+    model = GaussianDiffusion(net, Cosine(), "v", error=Hybrid(200))
     x = model.sample((4000, 2), sampler=sampler, steps=200, seed=0)
     # five standard errors of a deviation, and the one percent of 200 steps
     assert abs(x.std() / 0.5 - 1) < 5 / math.sqrt(2 * 8000) + 0.01
 
 
 def test_errors_name_the_value_and_the_way_out():
-    net = nn.Linear(3, 3).double()
-    net.forward = lambda x_t, t: x_t
-    model = GaussianDiffusion(net, hybrid=Hybrid(10))
-    with pytest.raises(ValueError, match="twice the channels"):
-        model.loss(draw((2, 3)), space=Dense())
+    model = GaussianDiffusion(exact.Gaussian(Cosine()), error=Hybrid(10))
+    with pytest.raises(ValueError, match="no variance beside its prediction"):
+        model.loss(draw((2, 3)))
     with pytest.raises(ValueError, match="steps is 0"):
         Hybrid(0)

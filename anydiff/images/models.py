@@ -1,0 +1,278 @@
+"""A trained model of images: what it draws are pictures again.
+
+Beside the diffusion it holds the shape of a picture and how many labels it knows. One file keeps all of
+it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor
+
+from anydiff import checkpoints
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.editing import interpolate
+from anydiff.images.images import Images, from_uint8, to_uint8
+from anydiff.images.named import load_images
+from anydiff.kinds import Batch, How, draw_all, finite
+from anydiff.samplers import DPMSolver, Sampler
+from anydiff.spaces import Dense
+
+__all__ = ["ImageModel", "left_half"]
+
+Watch = Callable[[Images], None]
+WATCHED = 8
+"""Pictures that are watched."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageModel:
+    """A diffusion of images, with what it takes to draw some.
+
+    Arguments:
+        diffusion: The model. Of one that knows labels the condition is `label`.
+        shape: (C, H, W) of a picture.
+        data: What it was trained on, `root` and `size`: as
+            :func:`~anydiff.images.named.load_images` takes them.
+    """
+
+    diffusion: GaussianDiffusion
+    shape: tuple[int, int, int]
+    data: str | None = None
+    root: str | None = None
+    size: int | None = None
+
+    kind: ClassVar[str] = "images"
+
+    @property
+    def classes(self) -> int:
+        """How many labels it knows; 0 of a model without labels."""
+        return int(getattr(self.diffusion.denoiser, "classes", 0))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one file, by custom ``*.safetensors``, whole or not at all."""
+        extra = {"kind": self.kind, "shape": self.shape, "data": [self.data, self.root, self.size]}
+        checkpoints.save(path, self.diffusion, extra)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ImageModel:
+        """Read a model, in eval mode on the CPU.
+
+        Raises:
+            ValueError: If the file holds no model, or one of something else.
+        """
+        diffusion, extra = checkpoints.load(path)
+        if not cls.made(extra):
+            raise ValueError(f"{path} is not a model of images; give one that was saved as such.")
+        return cls.restore(diffusion, extra)
+
+    @staticmethod
+    def made(extra: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this `extra` is a model of images; older ones do not say so."""
+        return extra.get("kind", "images") == "images" and {"shape", "data"} <= extra.keys()
+
+    @classmethod
+    def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> ImageModel:
+        """The model, from what :func:`anydiff.load` returns."""
+        channels, height, width = extra["shape"]
+        return cls(diffusion, (channels, height, width), *extra["data"])
+
+    def read_data(self, download: bool = False) -> Images:
+        """What it was trained on, all parts of it.
+
+        Arguments:
+            download: Fetch it where it is missing and can be.
+
+        Raises:
+            ValueError: If the file does not say what that was, or it is not there.
+        """
+        if self.data is None:
+            raise ValueError("the model does not say what it was trained on.")
+        return load_images(self.data, self.root, size=self.size, download=download)
+
+    def sample(
+        self,
+        num: int,
+        *,
+        label: int | Sequence[int] | None = None,
+        watch: Watch | None = None,
+        **how: Unpack[How],
+    ) -> Images:
+        """New pictures.
+
+        Arguments:
+            num: How many.
+            label: What they should show, one label or several in turn; all in turn if None.
+            watch: Called with the first eight pictures after each step.
+            how: See :class:`~anydiff.kinds.How`.
+
+        Raises:
+            ValueError: If a label or guidance is asked for that the model does not know.
+        """
+        return self._draw(num, self._labels(num, label, how), watch=watch, how=how)
+
+    def inpaint(
+        self,
+        images: Images,
+        known: Tensor | None = None,
+        *,
+        label: int | Sequence[int] | None = None,
+        resamples: int = 5,
+        watch: Watch | None = None,
+        **how: Unpack[How],
+    ) -> Images:
+        """Pictures of which some pixels are kept and the others drawn anew.
+
+        Arguments:
+            images: What to begin from.
+            known: True where a pixel is kept, booleans of (M, C, H, W) in which axes may be 1; the left
+                half if None.
+            label: What they should show; their own labels, if they have some, if None.
+            resamples: How many times each step is repeated.
+            watch: Called with the first eight pictures after each step.
+            how: See :class:`~anydiff.kinds.How`.
+
+        Raises:
+            ValueError: As :meth:`sample`, or if the pictures have another shape.
+        """
+        known = left_half(self.shape) if known is None else known
+        known = known.expand(len(images), 1, *self.shape[1:]) if known.shape[1] == 1 else known
+        return self._from(images, label, watch, how, known=known, resamples=resamples)
+
+    def edit(
+        self,
+        images: Images,
+        strength: float,
+        *,
+        label: int | Sequence[int] | None = None,
+        watch: Watch | None = None,
+        **how: Unpack[How],
+    ) -> Images:
+        """Pictures that are noised up to a time and denoised.
+
+        Arguments:
+            images: What to begin from.
+            strength: The time in (0, 1]; 1 leaves nothing of them.
+            label: What they should show; their own labels, if they have some, if None.
+            watch: Called with the first eight pictures after each step.
+            how: See :class:`~anydiff.kinds.How`.
+
+        Raises:
+            ValueError: As :meth:`sample`, or if the pictures have another shape.
+        """
+        return self._from(images, label, watch, how, strength=strength)
+
+    def interpolate(
+        self,
+        images: Images,
+        num: int = 8,
+        *,
+        sampler: Sampler | None = None,
+        steps: int = 50,
+        batch: int = 64,
+    ) -> Images:
+        """From each picture of a pair to the other, both ends included, without labels.
+
+        Arguments:
+            images: Pairs one after the other.
+            num: Pictures made of a pair, which lie one after the other.
+            sampler: A deterministic one, :class:`anydiff.DPMSolver` by default.
+            steps: Of the sampler, there and back.
+            batch: Pictures drawn at once, about.
+
+        Raises:
+            ValueError: If the pictures have another shape.
+        """
+        device = next(self.diffusion.parameters()).device
+        x = self._encode(images)
+        drawn = []
+        at_once = 2 * max(batch // num, 1)
+        for start in range(0, len(x) // 2 * 2, at_once):
+            pair = x[start : min(start + at_once, len(x) // 2 * 2)].to(device)
+            between = interpolate(
+                self.diffusion.predictor(Dense()), pair[::2], pair[1::2], num,
+                sampler=sampler or DPMSolver(), steps=steps,
+            )  # fmt: skip
+            drawn.append(between.transpose(0, 1).flatten(0, 1).cpu())
+        rows = torch.cat(drawn)
+        finite(list(rows), "images", all_of_them=True)
+        return Images(to_uint8(rows), name="drawn")
+
+    def _labels(self, num: int, label: int | Sequence[int] | None, how: How) -> Tensor | None:
+        if not self.classes:
+            if label is not None or how.get("guidance", 1) != 1:
+                name = "guidance" if label is None else "label"
+                raise ValueError(
+                    f"the model knows no labels, which {name} is about; train one with classes, or "
+                    f"leave {name} out."
+                )
+            return None
+        wanted = [label] if isinstance(label, int) else list(label or range(self.classes))
+        if wrong := [n for n in wanted if not 0 <= n < self.classes]:
+            raise ValueError(
+                f"label is {wrong[0]}; the model knows the labels 0 to {self.classes - 1}."
+            )
+        return torch.tensor(wanted)[torch.arange(num) % len(wanted)]
+
+    def _encode(self, images: Images) -> Tensor:
+        if images.shape != self.shape:
+            raise ValueError(
+                f"the pictures of {images.name} are {images.shape} and the model draws {self.shape}; "
+                "give pictures of this shape."
+            )
+        return from_uint8(images.pixels)
+
+    def _from(
+        self,
+        images: Images,
+        label: int | Sequence[int] | None,
+        watch: Watch | None,
+        how: How,
+        **options: Any,
+    ) -> Images:
+        x, labels = self._encode(images), self._labels(len(images), label, how)
+        if labels is not None and label is None and images.labels is not None:
+            labels = images.labels
+        return self._draw(len(images), labels, x=x, watch=watch, how=how, **options)
+
+    def _draw(
+        self,
+        num: int,
+        label: Tensor | None,
+        *,
+        x: Tensor | None = None,
+        known: Tensor | None = None,
+        watch: Watch | None,
+        how: How,
+        **options: Any,
+    ) -> Images:
+        device = next(self.diffusion.parameters()).device
+        skip = how.get("skip", 0)
+
+        def make(some: slice) -> Batch:
+            cond = {} if label is None else {"label": label[some].to(device)}
+            of = (None if value is None else value[some].to(device) for value in (x, known))
+            return Batch((some.stop - some.start, *self.shape), Dense(), cond, *of)
+
+        def finish(drawn: list[Tensor]) -> Images:
+            rows = torch.cat(drawn)
+            sound = finite(list(rows), "images", all_of_them=x is not None)
+            labels = None if label is None else label[skip : skip + len(rows)][sound]
+            return Images(to_uint8(rows[sound]), labels, name="drawn")
+
+        def see(state: Tensor) -> None:
+            if watch is not None:
+                watch(Images(to_uint8(state[:WATCHED].nan_to_num()), name="drawn"))
+
+        how = {"batch": 64, **how}
+        return draw_all(self.diffusion, num, make, finish, watch=see, **how, **options)
+
+
+def left_half(shape: Sequence[int]) -> Tensor:
+    """True in the left half of a picture of this shape (C, H, W), as (1, 1, H, W)."""
+    return (torch.arange(shape[2]) < shape[2] // 2).expand(1, 1, *shape[1:])

@@ -1,0 +1,281 @@
+"""A trained model of molecules: what it draws are molecules again.
+
+Beside the diffusion it holds how atoms become rows, how large molecules are, and of a model that knows
+properties their units and the pairs of size and property that occur. One file keeps all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anydiff import checkpoints
+from anydiff.data.sizes import SizeDistribution
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.kinds import Batch, How, draw_all, finite
+from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
+from anydiff.molecules.molecules import Atoms, Molecules
+from anydiff.molecules.properties import Properties, PropertyDistribution
+from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.spaces import Ragged
+
+__all__ = ["MoleculeModel", "compare_parts"]
+
+Watch = Callable[[Molecules], None]
+
+
+@dataclass(frozen=True, eq=False)
+class MoleculeModel:
+    """A diffusion of molecules, with what it takes to draw some.
+
+    Arguments:
+        diffusion: The model. Of one that knows properties the condition is `context`.
+        atoms: How atoms become rows.
+        sizes: How many atoms molecules have.
+        properties: Which properties it knows, and their units; None of a model that knows none.
+        pairs: Sizes and properties as they occur together, where there are properties.
+        data: What it was trained on, and `root`: as :func:`~anydiff.molecules.qm9.load_qm9` takes them.
+    """
+
+    diffusion: GaussianDiffusion
+    atoms: Atoms
+    sizes: SizeDistribution
+    properties: Properties | None = None
+    pairs: PropertyDistribution | None = None
+    data: str | None = None
+    root: str | None = None
+
+    kind: ClassVar[str] = "molecules"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one file, by custom ``*.safetensors``, whole or not at all."""
+        extra: dict[str, Any] = {"kind": self.kind, "atoms": self.atoms.config}
+        extra |= {"sizes": self.sizes.counts, "data": self.data, "root": self.root}
+        if self.properties is not None and self.pairs is not None:
+            extra |= {"properties": self.properties.config}
+            extra |= {"values": self.pairs.values, "of_size": self.pairs.sizes}
+        checkpoints.save(path, self.diffusion, extra)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MoleculeModel:
+        """Read a model, in eval mode on the CPU.
+
+        Raises:
+            ValueError: If the file holds no model, or one of something else.
+        """
+        diffusion, extra = checkpoints.load(path)
+        if not cls.made(extra):
+            raise ValueError(
+                f"{path} is not a model of molecules; give one that was saved as such."
+            )
+        return cls.restore(diffusion, extra)
+
+    @staticmethod
+    def made(extra: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this `extra` is a model of molecules; older ones do not say so."""
+        return extra.get("kind", "molecules") == "molecules" and {"atoms", "sizes"} <= extra.keys()
+
+    @classmethod
+    def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> MoleculeModel:
+        """The model, from what :func:`anydiff.load` returns."""
+        properties, pairs = None, None
+        if "properties" in extra:
+            properties = Properties.from_config(extra["properties"])
+            pairs = PropertyDistribution(extra["of_size"], extra["values"])
+        return cls(
+            diffusion, Atoms.from_config(extra["atoms"]), SizeDistribution(extra["sizes"]),
+            properties, pairs, extra.get("data"), extra.get("root"),
+        )  # fmt: skip
+
+    def read_data(self) -> Molecules:
+        """What it was trained on, all parts of it.
+
+        Raises:
+            ValueError: If the file does not say what that was, or it is not there.
+        """
+        if self.data is None:
+            raise ValueError("the model does not say what it was trained on.")
+        return load_qm9(self.data, self.root)
+
+    def sample(
+        self,
+        num: int,
+        *,
+        target: float | None = None,
+        watch: Watch | None = None,
+        **how: Unpack[How],
+    ) -> Molecules:
+        """New molecules.
+
+        Arguments:
+            num: How many.
+            target: The property that they should have, in its own unit, all the same. If None, sizes and
+                properties are drawn as they occur together.
+            watch: Called with the first molecule after each step.
+            how: See :class:`~anydiff.kinds.How`.
+
+        Raises:
+            ValueError: If a property or guidance is asked for that the model does not know.
+        """
+        generator = torch.Generator().manual_seed(how.get("seed", 0))
+        self._check(target, how)
+        if self.properties is None or self.pairs is None:
+            return self._draw(self.sizes.sample(num, generator), {}, watch=watch, how=how)
+        if target is None:
+            sizes, values = self.pairs.sample(num, generator)
+        else:
+            value = torch.tensor([target])
+            sizes = self.pairs.sizes_near(value, num, generator)
+            values = value.expand(num, 1)
+        cond = {"context": self.properties.encode(values)}
+        return self._draw(sizes, cond, watch=watch, how=how)
+
+    def inpaint(
+        self,
+        molecules: Molecules,
+        known: Tensor | np.ndarray,
+        *,
+        target: float | None = None,
+        resamples: int = 5,
+        watch: Watch | None = None,
+        **how: Unpack[How],
+    ) -> Molecules:
+        """Molecules of which some atoms are kept and the others drawn anew, hydrogens and all.
+
+        Arguments:
+            molecules: What to begin from.
+            known: True where an atom is kept, (N,), as :mod:`anydiff.molecules.fragments` finds them.
+            target: The property that they should have; that of the molecules if None.
+            resamples: How many times each step is repeated.
+            watch: Called with the first molecule after each step.
+            how: See :class:`~anydiff.kinds.How`.
+
+        Raises:
+            ValueError: As :meth:`sample`.
+        """
+        known = torch.as_tensor(known)
+        return self._from(molecules, target, watch, how, known=known, resamples=resamples)
+
+    def edit(
+        self,
+        molecules: Molecules,
+        strength: float,
+        *,
+        target: float | None = None,
+        watch: Watch | None = None,
+        **how: Unpack[How],
+    ) -> Molecules:
+        """Molecules that are noised up to a time and denoised.
+
+        Arguments:
+            molecules: What to begin from.
+            strength: The time in (0, 1]; 1 leaves nothing of them but their sizes.
+            target: The property that they should have; that of the molecules if None.
+            watch: Called with the first molecule after each step.
+            how: See :class:`~anydiff.kinds.How`.
+
+        Raises:
+            ValueError: As :meth:`sample`.
+        """
+        return self._from(molecules, target, watch, how, strength=strength)
+
+    def _check(self, target: float | None, how: How) -> None:
+        if self.properties is None and (target is not None or how.get("guidance", 1) != 1):
+            name = "guidance" if target is None else "target"
+            raise ValueError(
+                f"the model knows no property, which {name} is about; train one with a property, or "
+                f"leave {name} out."
+            )
+
+    def _from(
+        self,
+        molecules: Molecules,
+        target: float | None,
+        watch: Watch | None,
+        how: How,
+        **options: Any,
+    ) -> Molecules:
+        self._check(target, how)
+        cond = {}
+        if self.properties is not None:
+            if target is not None:
+                values = torch.full((len(molecules), 1), target)
+            else:
+                values = torch.from_numpy(molecules.property(self.properties.names[0])).float()
+            cond["context"] = self.properties.encode(values.reshape(-1, 1))
+        sizes = torch.from_numpy(molecules.sizes)
+        self.atoms.check(molecules)
+        x = self.atoms.encode(torch.from_numpy(molecules.pos), torch.from_numpy(molecules.z))
+        x = Ragged.from_sizes(sizes, centered=3).project(x)
+        return self._draw(sizes, cond, x=x, watch=watch, how=how, **options)
+
+    def _draw(
+        self,
+        sizes: Tensor,
+        cond: Mapping[str, Tensor],
+        *,
+        x: Tensor | None = None,
+        known: Tensor | None = None,
+        watch: Watch | None,
+        how: How,
+        **options: Any,
+    ) -> Molecules:
+        device = next(self.diffusion.parameters()).device
+        ends = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).tolist()
+        skip = how.get("skip", 0)
+
+        def make(some: slice) -> Batch:
+            space = Ragged.from_sizes(sizes[some], centered=3, device=device)
+            rows = slice(ends[some.start], ends[some.stop])
+            return Batch(
+                (len(space.index), self.atoms.features), space,
+                {name: value[some].to(device) for name, value in cond.items()},
+                *(None if value is None else value[rows].to(device) for value in (x, known)),
+            )  # fmt: skip
+
+        def finish(drawn: list[Tensor]) -> Molecules:
+            rows = torch.cat(drawn)
+            done = ends.index(ends[skip] + len(rows)) - skip
+            items = torch.split(rows, sizes[skip : skip + done].tolist())
+            sound = finite(items, "molecules", all_of_them=x is not None)
+            return self._decode(torch.cat([i for i, s in zip(items, sound, strict=True) if s]),
+                                sizes[skip : skip + done][sound])  # fmt: skip
+
+        def see(state: Tensor) -> None:
+            if watch is not None:
+                first = sizes[skip : skip + 1]
+                watch(self._decode(state[: int(first)].nan_to_num(), first))
+
+        return draw_all(self.diffusion, len(sizes), make, finish, watch=see, **how, **options)
+
+    def _decode(self, rows: Tensor, sizes: Tensor) -> Molecules:
+        pos, z = self.atoms.decode(rows)
+        offsets = np.concatenate([[0], sizes.cumsum(0).numpy()])
+        return Molecules(z.numpy(), pos.numpy(), offsets, name="drawn")
+
+
+def compare_parts(
+    drawn: Molecules, data: Molecules, *, nfe: int | None = None, seconds: float | None = None
+) -> list[MoleculeReport]:
+    """The figures of drawn molecules beside those of real ones, which were held out.
+
+    Arguments:
+        drawn: Of a model of the training part.
+        data: All parts, as :func:`anydiff.molecules.qm9.split` has them; 1,000 molecules of the test
+            part are compared with.
+        nfe: Network calls for a molecule.
+        seconds: Seconds for a molecule.
+    """
+    parts = split(len(data))
+    known, test = data.subset(parts.train), data.subset(parts.test[:1000])
+    of: dict[str, Any] = {"train_smiles": smiles(known.pos, known.z, known.index)}
+    real = evaluate(test.pos, test.z, test.index, name="real, held out", **of)
+    of["reference"] = (test.pos, test.z, test.index)
+    rows = (drawn.pos, drawn.z, drawn.index)
+    return [real, evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, **of)]

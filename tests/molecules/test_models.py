@@ -1,0 +1,142 @@
+"""A model of molecules: what it is asked for, what it keeps, and files of older versions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import anydiff
+from anydiff import DDIM, GaussianDiffusion, Polynomial, Ragged
+from anydiff.data.sizes import SizeDistribution
+from anydiff.denoisers import PairNet
+from anydiff.molecules import Atoms, load_qm9
+from anydiff.molecules.fragments import first_with, largest_ring
+from anydiff.molecules.models import MoleculeModel, compare_parts
+from anydiff.molecules.properties import Properties, PropertyDistribution
+
+FORMAT2 = Path(__file__).parents[1] / "goldens/format2"
+TEST = load_qm9().subset(range(100))
+
+
+def model(context=0):
+    torch.manual_seed(0)
+    atoms = Atoms(charge_scale=None)
+    network = PairNet(atoms.features - 3, 16, layers=1, context=context)
+    asked = {}
+    if context:
+        asked["pairs"] = PropertyDistribution.from_molecules(TEST, "alpha")
+        asked["properties"] = Properties.from_molecules(TEST, "alpha")
+        with torch.no_grad():  # the last layers are zero at first
+            for p in network.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+    diffusion = GaussianDiffusion(network, Polynomial(), "eps").eval()
+    return MoleculeModel(diffusion, atoms, SizeDistribution.from_sizes(TEST.sizes), **asked)
+
+
+def test_files_of_format_2_load_and_draw_as_they_did():
+    path = FORMAT2 / "molecules.safetensors"
+    old = MoleculeModel.load(path)
+    assert old.data == "5k" and old.root is None and old.properties.names == ("alpha",)
+    with np.load(FORMAT2 / "drawn.npz") as file:
+        expected = torch.from_numpy(file["molecules"])
+    space = Ragged.from_sizes([5, 3], centered=3)
+    predictor = old.diffusion.predictor(space, context=torch.tensor([[0.5], [-1.0]]))
+    drawn = anydiff.sample(predictor, (8, 8), DDIM(), 4, seed=[3, 4])
+    torch.testing.assert_close(drawn, expected)
+    assert len(old.sample(3, steps=2)) == 3
+    for other in ("sketches", "images"):
+        with pytest.raises(ValueError, match=r"is not a model of molecules"):
+            MoleculeModel.load(FORMAT2 / f"{other}.safetensors")
+
+
+def test_a_model_comes_back_from_its_file(tmp_path):
+    one = model(context=1)
+    one.save(tmp_path / "model.safetensors")
+    assert anydiff.load(tmp_path / "model.safetensors")[1]["kind"] == "molecules"
+    again = MoleculeModel.load(tmp_path / "model.safetensors")
+    for a, b in zip(
+        (one.sample(3, steps=2)[m] for m in range(3)),
+        (again.sample(3, steps=2)[m] for m in range(3)),
+        strict=True,
+    ):
+        assert torch.equal(a.pos, b.pos) and torch.equal(a.z, b.z)
+    with pytest.raises(ValueError, match="does not say what it was trained on"):
+        again.read_data()
+
+
+def test_rings_are_kept():
+    before, kept = first_with(TEST, 5, largest_ring)
+    states = []
+    drawn = model().inpaint(before, kept, resamples=2, steps=2, batch=2, watch=states.append)
+    assert len(states) == 4 and len(states[0]) == 1
+    assert np.array_equal(drawn.index, before.index)
+    assert np.array_equal(drawn.z[kept], before.z[kept])
+    for m in range(5):
+        rows = kept & (drawn.index == m)
+        ours, theirs = (p[rows] - p[rows].mean(0) for p in (drawn.pos, before.pos))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)  # positions are float32, of 10 Å
+
+
+def test_edits_are_near():
+    before = TEST.subset(range(5))
+    drawn = model().edit(before, 0.02, steps=2)
+    center = np.stack([before.pos[before.index == m].mean(0) for m in range(5)])
+    assert np.abs(drawn.pos - (before.pos - center[before.index])).max() < 0.5
+    assert (drawn.z == before.z).all() and len(drawn) == 5
+
+
+def told(model, monkeypatch, call):
+    """The sizes and conditions of a call, which is not made."""
+    asked = {}
+
+    def remember(self, sizes, cond, **options):
+        asked["sizes"], asked["cond"] = sizes, cond
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MoleculeModel, "_draw", remember)
+        call(model)
+    return asked["sizes"], model.properties.decode(asked["cond"]["context"])
+
+
+def test_what_is_asked_for(monkeypatch):
+    one = model(context=1)
+    sizes, values = told(one, monkeypatch, lambda m: m.sample(5))
+    occurring = set(zip(TEST.sizes.tolist(), TEST.property("alpha").tolist(), strict=True))
+    for n, c in zip(sizes.tolist(), values[:, 0], strict=True):
+        assert any(n == m and abs(c - v) < 1e-3 for m, v in occurring)
+
+    alpha = torch.from_numpy(TEST.property("alpha")).float()
+    for value in (alpha.min(), alpha.max()):
+        sizes, values = told(one, monkeypatch, lambda m, v=float(value): m.sample(5, target=v))
+        torch.testing.assert_close(values, value.expand(5, 1))
+        assert set(sizes.tolist()) == {int(TEST.sizes[int((alpha - value).abs().argmin())])}
+
+    some = TEST.subset(range(3))
+    sizes, values = told(one, monkeypatch, lambda m: m.edit(some, 0.3))
+    assert sizes.tolist() == some.sizes.tolist()
+    torch.testing.assert_close(values[:, 0], alpha[:3])
+    _, values = told(one, monkeypatch, lambda m: m.edit(some, 0.3, target=80.0))
+    assert (values - 80).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("wrong", [{"target": 2.0}, {"guidance": 2.0}])
+def test_a_model_without_properties_is_asked_for_none(wrong):
+    for call in (lambda m: m.sample(2, **wrong), lambda m: m.edit(TEST, 0.2, **wrong)):
+        with pytest.raises(ValueError, match=f"knows no property, which {next(iter(wrong))} is"):
+            call(model())
+
+
+def test_guidance_reaches_the_model():
+    one, some = model(context=1), TEST.subset([0, 1])
+    pos = {
+        (c, w): one.edit(some, 1.0, target=c, guidance=w, steps=2).pos
+        for c in (60.0, 90.0)
+        for w in (0.0, 1.0)
+    }
+    assert np.array_equal(pos[60, 0], pos[90, 0]) and not np.array_equal(pos[60, 1], pos[90, 1])
+
+
+def test_real_molecules_are_beside_the_drawn():
+    real, drawn = compare_parts(TEST.subset(range(4)), TEST, nfe=7, seconds=0.5)
+    assert (real.name, drawn.name, drawn.molecules, drawn.nfe) == ("real, held out", "drawn", 4, 7)

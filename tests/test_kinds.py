@@ -1,0 +1,108 @@
+"""Drawing batch after batch: seeds, guidance, what is known, and what a stop leaves."""
+
+import pytest
+import torch
+from torch import nn
+
+from anydiff import Dense, GaussianDiffusion
+from anydiff.kinds import Batch, Stopped, calls, draw_all, finite
+
+
+class Remembers(nn.Module):
+    """A denoiser of v that is linear in its label, and keeps the labels it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.told = []
+
+    def forward(self, x_t, t, label=None):
+        self.told.append(label)
+        shift = 0.0 if label is None else label.reshape(-1, 1, 1, 1)
+        return self.scale * x_t + shift
+
+
+SHAPE = (1, 2, 4)
+
+
+def drawn(label=None, *, x=None, known=None, denoiser=None, **how):
+    denoiser = denoiser or Remembers()
+
+    def make(some):
+        cond = {} if label is None else {"label": label[some]}
+        of = (None if value is None else value[some] for value in (x, known))
+        return Batch((some.stop - some.start, *SHAPE), Dense(), cond, *of)
+
+    how = {"steps": 3, **how}
+    return draw_all(GaussianDiffusion(denoiser, prediction="v"), 7, make, torch.cat, **how)
+
+
+def test_items_are_the_same_however_they_are_batched():
+    label, denoiser = torch.arange(7) % 4, Remembers()
+    whole = drawn(label)
+    torch.testing.assert_close(drawn(label, denoiser=denoiser, batch=3), whole)
+    assert torch.equal(torch.cat(denoiser.told[::3]), label)
+    torch.testing.assert_close(drawn(label, skip=5), whole[5:])
+    assert not torch.isclose(drawn(label, seed=1), whole).any()
+    with pytest.raises(ValueError, match="skip is 7 of 7 items"):
+        drawn(skip=7)
+
+
+def test_a_stop_keeps_what_is_drawn_and_the_rest_can_follow():
+    whole = drawn()
+
+    class Tires(Remembers):
+        def forward(self, x_t, t, label=None):
+            if len(self.told) == 7:  # three steps a batch
+                raise KeyboardInterrupt
+            return super().forward(x_t, t, label)
+
+    with pytest.raises(Stopped, match="skip=4 draws the others") as stop:
+        drawn(denoiser=Tires(), batch=2)
+    assert isinstance(stop.value, KeyboardInterrupt) and stop.value.num == 4
+    torch.testing.assert_close(stop.value.drawn, whole[:4])
+    torch.testing.assert_close(drawn(skip=stop.value.num), whole[4:])
+    with pytest.raises(KeyboardInterrupt) as stop:
+        drawn(denoiser=Tires(), steps=8)
+    assert not isinstance(stop.value, Stopped)  # nothing is drawn yet
+
+
+def test_guidance_goes_beyond_what_labels_say():
+    label = torch.full((7,), 3)
+    by = {w: drawn(label, guidance=w) for w in (0, 1, 2)}
+    torch.testing.assert_close(by[0], drawn())
+    torch.testing.assert_close(by[2], 2 * by[1] - by[0])  # the network is linear in its label
+    assert not torch.allclose(by[1], by[0])
+
+
+def test_what_is_known_stays_and_edits_are_near():
+    x = torch.linspace(-1, 1, 56).reshape(7, *SHAPE)
+    known = (torch.arange(4) < 2).expand_as(x)
+    states = []
+    whole = drawn(x=x, known=known, batch=3, resamples=2, watch=states.append)
+    assert torch.equal(whole[known], x[known]) and not torch.equal(whole, x)
+    assert len(states) == 6 and len(states[0]) == 3  # each step twice, of the first batch
+    little = drawn(x=x, strength=0.02, steps=100)
+    assert (little - x).abs().max() < 0.3 < (drawn(steps=100) - x).abs().max()
+
+
+def test_calls_of_the_network_are_counted():
+    label, x = torch.arange(7) % 4, torch.zeros(7, *SHAPE)
+    known = torch.ones(7, *SHAPE, dtype=torch.bool)
+    for guidance in (0, 1, 2):
+        for data, resamples in (({}, 1), ({"x": x, "known": known, "resamples": 2}, 2)):
+            denoiser = Remembers()
+            drawn(label, denoiser=denoiser, guidance=guidance, steps=4, **data)
+            assert calls(4, guidance, True, resamples) == len(denoiser.told)
+    assert calls(4, 3.0) == 4  # no condition, no guidance
+
+
+def test_what_is_not_finite_is_left_out_where_it_may(recwarn):
+    x = torch.zeros(3, 1, 2, 2)
+    assert finite(list(x), "images").all() and not recwarn
+    x[1, 0, 0, 0], x[2, 0, 1, 1] = torch.nan, torch.inf
+    with pytest.warns(UserWarning, match="2 of the 3 images are not finite and left out"):
+        assert finite(list(x), "images").tolist() == [True, False, False]
+    for items, every in ((x, True), (x[1:], False)):
+        with pytest.raises(ValueError, match=r"2 of the . images .* a smaller lr"):
+            finite(list(items), "images", every)
