@@ -385,7 +385,7 @@ def test_the_default_ends_nearer_the_data_than_its_peers(peer):
 
 
 def test_that_default_is_the_default():
-    defaults = inspect.signature(GaussianDiffusion.sample).parameters
+    defaults = inspect.signature(sample).parameters
     assert defaults["sampler"].default == DPMSolver() and DPMSolver().grid == LogSNR()
     assert defaults["steps"].default is None and DPMSolver().steps == 50
     assert defaults["grid"].default is None and LogSNR() == LogSNR(0.8, 12.0, -10.0)
