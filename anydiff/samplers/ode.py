@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, isfinite, log, sqrt
 
+import torch
 from torch import Tensor
 
 from anydiff.checks import frozen
@@ -101,15 +102,23 @@ class Heun(Sampler):
     def check(self, levels: Sequence[Level]) -> None:
         if self.churn > 0:
             falling(self, levels)
+            for t, hat in zip(levels, self._raised(levels), strict=True):
+                t.__dict__["raised"] = self, hat  # once for a run: a step asks no schedule
 
     def raised(self, t: Level) -> Level:
         """The level up to which noise is added at the level t; t itself where none is."""
-        ratio = t.noise_to_signal
-        if not (self.churn > 0 and self.s_min <= ratio <= self.s_max and 0 < ratio < inf):
-            return t
-        gamma = min(self.churn / t.steps, sqrt(2) - 1)
-        hat = t.schedule.at_logsnr(-2 * log((1 + gamma) * ratio))
-        return hat if hat.t > t.t else t
+        sampler, hat = t.__dict__.get("raised", (None, t))
+        return hat if sampler is self or self.churn == 0 else self._raised([t])[0]
+
+    def _raised(self, levels: Sequence[Level]) -> list[Level]:
+        logsnrs = []
+        for t in levels:
+            ratio, gamma = t.noise_to_signal, min(self.churn / t.steps, sqrt(2) - 1)
+            inside = self.s_min <= ratio <= self.s_max and 0 < ratio < inf
+            logsnrs.append(-2 * log((1 + gamma) * ratio) if inside else inf)
+        schedule = levels[0].schedule
+        hats = schedule.levels(schedule.time(torch.tensor(logsnrs, dtype=torch.float64)))
+        return [hat if hat.t > t.t else t for t, hat in zip(levels, hats, strict=True)]
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
