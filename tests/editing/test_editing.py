@@ -535,7 +535,10 @@ class Bare(Space):
         (lambda p, x, k: edit(p, x, 0.5, steps=[0.5, 0.0]), "how many"),
         (lambda p, x, k: encode(p, x, steps=[0.0, 1.0]), "how many"),
         (lambda p, x, k: variations(p, x, 2, seed=[1, 2]), "2 generators for 3 items"),
-        (lambda p, x, k: cascade([Stage(GAUSSIAN_4.predictor, (3, 4))], x), "name of the condition"),
+        (
+            lambda p, x, k: cascade([Stage(GAUSSIAN_4.predictor, (3, 4))], x),
+            "name of the condition",
+        ),
         (lambda p, x, k: sample(p, (3, 4), steps=[1.0, 0.0], start=0.5), "begin them there"),
         (lambda p, x, k: inpaint(p, x, k, resamples=0), "1 or more"),
         (lambda p, x, k: impute(p, x, 0), "at least once"),
