@@ -125,7 +125,7 @@ def load(
     _fill(path, network, _part(tensors, "denoiser"))
     if schedule is None:
         try:
-            schedule = _build(config["schedule"], Schedule)
+            schedule = _build(config["schedule"], Schedule)  # type: ignore[type-abstract]
         except _Unknown as name:
             raise ValueError(
                 f"{path} uses the schedule '{name}', which is not one of anydiff.schedules; pass it as "
@@ -149,7 +149,7 @@ def load(
             f"{', '.join(f'diffusion.{k}' for k in lost)} before you train on.",
             stacklevel=2,
         )
-    shares = {k: objective.get(k) for k in ("drop", "augment")}
+    shares: dict[str, Any] = {k: objective.get(k) for k in ("drop", "augment")}
 
     diffusion = GaussianDiffusion(network, schedule, prediction, **kept, **shares)
     for part in ("schedule", *kept):
@@ -225,7 +225,8 @@ def _build_denoiser(path: PathLike, entry: dict[str, Any]) -> nn.Module:
             f"{path} holds a {entry['name']}, which is not one of anydiff.denoisers; build the network "
             "and pass it as load(path, denoiser=...)."
         )
-    return getattr(denoisers, entry["name"])(**entry["config"])
+    network: nn.Module = getattr(denoisers, entry["name"])(**entry["config"])
+    return network
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -20,9 +20,9 @@ from anydiff.losses.errors import SquaredError
 from anydiff.losses.times import Times, as_times
 from anydiff.losses.weightings import Weighting, as_weighting
 from anydiff.predictions import Network, Predictor, Target, as_target, takes_space
-from anydiff.samplers import Callback, DPMSolver, Grid, Sampler, Steps, sample
+from anydiff.samplers import sample
 from anydiff.schedules import Cosine, Schedule
-from anydiff.spaces import DENSE, Random, Seed, Space
+from anydiff.spaces import DENSE, Random, Space
 
 __all__ = ["GaussianDiffusion"]
 
@@ -80,7 +80,7 @@ class GaussianDiffusion(nn.Module):
         self.times = as_times(times)
         self.error = error
         self.drop = conditions.shares(drop, "drop")
-        self.augment = conditions.shares(augment, "augment")
+        self.augment = dict(conditions.shares(augment, "augment") or {})
         self._takes_space = takes_space(denoiser)
 
     def loss(
@@ -112,7 +112,7 @@ class GaussianDiffusion(nn.Module):
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
                 raise ValueError(
-                    "one generator per item draws the noise; give the times t as well."
+                    "one generator per item draws noise alone; give the times t as well."
                 )
             t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
 
@@ -126,10 +126,12 @@ class GaussianDiffusion(nn.Module):
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 
-        def weigh(error: Tensor) -> Tensor:
-            return self.weighting.weigh(error, at, self.target)
-
-        loss = self.error.loss(p, x0, eps, at, space, weigh)
+        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
+        error = squares / space.dim(x0).clamp(
+            min=1
+        )  # an item of no dimension has no error, not 0 / 0
+        loss = self.weighting.weigh(error, at, self.target)
+        loss = loss + self.error.term(p, x0, eps, at, space)
         return self.times.reweigh(t, loss) if drawn else loss
 
     def predictor(self, space: Space = DENSE, **cond: Any) -> Predictor:
@@ -152,35 +154,23 @@ class GaussianDiffusion(nn.Module):
         answer = Network(self.denoiser, self.target, space, cond, self._takes_space)
         return Predictor(answer, self.schedule, space, (self,), copies)
 
-    @torch.no_grad()
     def sample(
         self,
         shape: Sequence[int],
         *,
         space: Space = DENSE,
         cond: Mapping[str, Any] | None = None,
-        sampler: Sampler = DPMSolver(),
-        steps: Steps | None = None,
-        grid: Grid | None = None,
-        seed: Seed = None,
-        callback: Callback | None = None,
-        progress: bool = False,
+        **options: Any,
     ) -> Tensor:
-        """Draw data.
+        """Draw data: :func:`anydiff.sample` of the predictor.
 
         Arguments:
             shape: The shape of what is drawn, batch included: (B, \\*) or, in a ragged space, (N, F).
             space: The batch's space.
             cond: Conditions by name, passed on to the denoiser.
-            seed: An int makes the draw repeatable; a list with one per item makes each item's draw
-                independent of the batch it is in.
-            sampler, steps, grid, callback, progress: See :func:`anydiff.sample`.
+            options: sampler, steps, grid, seed, callback, progress, as of :func:`anydiff.sample`.
 
         Raises:
             ValueError: As :func:`anydiff.sample`.
         """
-        predictor = self.predictor(space, **(cond or {}))
-        return sample(
-            predictor, shape, sampler, steps,
-            grid=grid, seed=seed, callback=callback, progress=progress,
-        )  # fmt: skip
+        return sample(self.predictor(space, **(cond or {})), shape, **options)

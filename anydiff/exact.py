@@ -71,7 +71,7 @@ class _Exact(nn.Module):
         x = x_t.double() / space.expand(self.target.input_scale(at), x_t)
         x0, eps = self.posterior(x, at.alpha, at.sigma, space, **known)
         a, b = (space.expand(c, x_t) for c in self.target.coefficients(at))
-        return (a * x0 + b * eps).to(x_t.dtype)
+        return torch.add(a * x0, b * eps).to(x_t.dtype)
 
     def _levels(self, t: Tensor | float | None, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma shaped like `like`, (B,); those of the data if t is None."""

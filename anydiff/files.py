@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PathLike", "whole"]
+__all__ = ["PathLike", "cache_folder", "whole"]
 
 PathLike = str | os.PathLike[str]
+
+
+def cache_folder() -> Path:
+    """The folder of downloaded and parsed data: `anydiff` in `$XDG_CACHE_HOME` or in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anydiff"
 
 
 @contextmanager

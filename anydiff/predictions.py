@@ -19,6 +19,7 @@ nothing else of a model.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,24 +27,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_choice, frozen
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Dense, Space
+from anydiff.spaces.draws import at_least_float32
 
 __all__ = [
-    "TARGETS",
-    "Network",
-    "Preconditioned",
-    "Prediction",
-    "Predictor",
-    "Target",
-    "as_target",
+    "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
     "item_times",
-]
-
-Coefficients = tuple[Any, Any]  # floats or tensors, as the level is
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@frozen()
 class Target:
     """What a network is trained to predict, y = a x0 + b eps: two coefficients at a level.
 
@@ -53,9 +48,9 @@ class Target:
     """
 
     name: str
-    pair: Callable[[Level], Coefficients]
+    pair: Callable[[Level], tuple[Any, Any]]
 
-    def coefficients(self, at: Level) -> Coefficients:
+    def coefficients(self, at: Level) -> tuple[Any, Any]:
         """(a, b) at a level, floats or (B,) as the level is."""
         return self.pair(at)
 
@@ -64,7 +59,7 @@ class Target:
         return 1.0
 
 
-@dataclass(frozen=True)
+@frozen(sigma_data="(0, inf)")
 class Preconditioned(Target):
     r"""The network F of Karras et al., whose input and target have unit variance at every noise level.
 
@@ -86,14 +81,10 @@ class Preconditioned(Target):
     """
 
     name: str = field(default="karras", init=False)
-    pair: Callable[[Level], Coefficients] = field(default=None, init=False)  # type: ignore[assignment]
+    pair: Callable[[Level], tuple[Any, Any]] = field(default=None, init=False)  # type: ignore[assignment]
     sigma_data: float = 0.5
 
-    def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data is {self.sigma_data}; give the data's deviation.")
-
-    def coefficients(self, at: Level) -> Coefficients:
+    def coefficients(self, at: Level) -> tuple[Any, Any]:
         # 1 - c_skip alpha and c_skip sigma / c_out, as what they are: written so, the one has no digits
         # near the data and the other divides by sigma
         c_in = self.input_scale(at)
@@ -123,9 +114,7 @@ def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Tar
         ValueError: If the name is unknown, or the target does not determine x0 where the schedule ends.
     """
     if isinstance(prediction, str):
-        if prediction not in TARGETS:
-            known = ", ".join(TARGETS)
-            raise ValueError(f"prediction is {prediction!r}; choose one of {known}.")
+        check_choice(TARGETS, prediction=prediction)
         prediction = TARGETS[prediction]
     if schedule is None:
         return prediction
@@ -137,8 +126,7 @@ def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Tar
         others = ", ".join(repr(n) for n in ("v", "x0", "velocity") if n != prediction.name)
         raise ValueError(
             f"prediction {prediction.name!r} does not determine x0 where {schedule} ends, at alpha = "
-            f"{at.alpha:.3g} and sigma = {at.sigma:.3g}; use one of {others}, or a schedule that ends "
-            "above pure noise."
+            f"{at.alpha:.3g}; use one of {others}, or a schedule that ends above pure noise."
         )
     return prediction
 
@@ -190,8 +178,7 @@ class Prediction:
         det = self.alpha * self.b - self.sigma * self.a
         if not isinstance(det, Tensor) and det == 0:
             raise ValueError(
-                f"at alpha = {self.alpha:.3g} and sigma = {self.sigma:.3g} the output does not "
-                "determine both x0 and eps; begin at another time, or predict 'v'."
+                f"the output does not determine x0 and eps at alpha = {self.alpha:.3g}; predict 'v'."
             )
         c = (alpha * self.b - sigma * self.a) / det
         d = (self.alpha * sigma - self.sigma * alpha) / det
@@ -307,9 +294,8 @@ class Network:
         object.__setattr__(self, "given", {**self.cond, "space": self.space} if told else self.cond)
         if not (told or isinstance(self.space, Dense)):
             raise ValueError(
-                f"the batch is in {type(self.space).__name__} and the denoiser does not ask for its "
-                "space, so that it cannot know which entries belong together; give its forward a parameter "
-                "`space`, also where it has no use for it."
+                f"the batch is in {type(self.space).__name__} and the denoiser does not take its space, "
+                "which says what belongs together; give its forward a parameter `space`, used or not."
             )
 
     def __call__(self, x_t: Tensor, at: Level) -> Prediction:
@@ -320,8 +306,8 @@ class Network:
         y, extra = y if isinstance(y, tuple) else (y, None)
         if y.shape != x_t.shape:
             raise ValueError(
-                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; it has to give the "
-                "same shape, or a pair of such, the prediction and a learned variance."
+                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; let it give the "
+                "same shape, or a pair of such: the prediction and a learned variance."
             )
         return Prediction(x_t, self.space.project(y).to(x_t.dtype), a, b, alpha, sigma, extra)
 
@@ -333,13 +319,12 @@ class Network:
         """
         try:
             a, b = self.target.coefficients(at)
-            if not isinstance(at.t, Tensor) and not (a == a and b == b):  # nan is not itself
-                raise ZeroDivisionError
         except ZeroDivisionError:
+            a = b = math.nan
+        if not isinstance(at.t, Tensor) and (math.isnan(a) or math.isnan(b)):
             raise ValueError(
-                f"prediction {self.target.name!r} is not defined at t = {at.t:.3g}, where sigma is "
-                f"{at.sigma:.3g}; begin at a later time, or predict 'v'."
-            ) from None
+                f"prediction {self.target.name!r} is not defined at t = {at.t:.3g}; predict 'v'."
+            )
         a, b, alpha, sigma = (self._expand(c, x_t, at) for c in (a, b, at.alpha, at.sigma))
         return a, b, alpha, sigma
 
@@ -377,7 +362,7 @@ def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
     if isinstance(t, Tensor) and t.ndim:
         return t
     items = space.items(x_t)
-    dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
+    dtype = at_least_float32(x_t)
     if isinstance(t, Tensor):
         return t.to(x_t.device, dtype).expand(items).contiguous()
     return torch.full((items,), t, dtype=dtype, device=x_t.device)

@@ -32,8 +32,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anydiff.files import whole
+from anydiff.images import Images, load_images, loader, split, to_uint8, unpack
 from anydiff.images.evaluate import evaluate, noise_images, table
-from anydiff.images.images import Images, load_images, loader, split, to_uint8, unpack
 from anydiff.images.pictures import draw_grid
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cifar_unet.py"

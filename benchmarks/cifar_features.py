@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anydiff.images import load_images
 from anydiff.images.evaluate import evaluate, noise_images, table
-from anydiff.images.images import load_images
 
 __all__ = ["CifarFeatures"]
 

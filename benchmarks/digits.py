@@ -32,9 +32,9 @@ from anydiff import sample
 from anydiff.editing import Stage, cascade, edit, ilvr, inpaint
 from anydiff.files import whole
 from anydiff.guidance import autoguidance, classifier, classifier_free, dps, pigdm
+from anydiff.images import from_uint8, held_out, load_images, to_uint8
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import evaluate
-from anydiff.images.images import from_uint8, held_out, load_images, to_uint8
 from anydiff.images.pictures import draw_rows
 from anydiff.predictions import Predictor
 from anydiff.samplers import DDPM

@@ -27,7 +27,8 @@ import anydiff
 from anydiff import Cosine, GaussianDiffusion
 from anydiff.denoisers import UNet
 from anydiff.denoisers.embeddings import SinusoidalTime
-from anydiff.images.images import ImageBatch, Images, load_images, loader, split, unpack
+from anydiff.images import Images, load_images, loader, split, unpack
+from anydiff.images.batches import ImageBatch
 from anydiff.spaces import Dense
 from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon

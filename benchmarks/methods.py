@@ -32,10 +32,9 @@ from anydiff import (
     guidance,
     likelihood,
     sample,
-    score_matching,
-    times,
-    weightings,
 )
+from anydiff.likelihood import score_matching
+from anydiff.losses import times, weightings
 from anydiff.predictions import TARGETS, as_target
 from anydiff.samplers import DDPM, AdaptiveODE, AdaptiveSDE, AnnealedLangevin, Sampler, grids
 from anydiff.schedules import Schedule, Shifted, ZeroTerminalSNR, shifted, zero_terminal_snr

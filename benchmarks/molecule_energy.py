@@ -27,10 +27,10 @@ import anydiff
 from anydiff import Polynomial, Ragged, classifier, sample
 from anydiff.denoisers import PairNet
 from anydiff.metrics.tables import aligned
-from anydiff.molecules.molecules import Atoms, loader
+from anydiff.molecules import Atoms, load_qm9, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
 from anydiff.molecules.property_model import PropertyModel
-from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.qm9 import split
 from anydiff.training.muon import Muon
 
 BINS = 20  # of time, for how far off it is

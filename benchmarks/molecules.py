@@ -26,9 +26,10 @@ from anydiff.denoisers import PairNet
 from anydiff.editing import inpaint
 from anydiff.guidance import classifier_free
 from anydiff.metrics.tables import aligned
-from anydiff.molecules.evaluate import smiles, stability
+from anydiff.molecules import Atoms, Molecules, load_qm9, loader
+from anydiff.molecules.bonds import stability
+from anydiff.molecules.evaluate import smiles
 from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
-from anydiff.molecules.molecules import Atoms, Molecules, loader
 from anydiff.molecules.pictures import draw_grid
 from anydiff.molecules.properties import (
     Properties,
@@ -37,7 +38,7 @@ from anydiff.molecules.properties import (
     with_properties,
 )
 from anydiff.molecules.property_model import PropertyModel
-from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.qm9 import split
 from anydiff.samplers import DDPM, DPMSolver, Sampler
 from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon

@@ -29,7 +29,8 @@ from anydiff import DDPM, GaussianDiffusion, Masked, denoise, edit, impute, inte
 from anydiff.data.sequences import pad, pairs
 from anydiff.guidance import pigdm
 from anydiff.sketches.evaluate import chamfer, evaluate
-from anydiff.sketches.kanji import load_kanji, split
+from anydiff.sketches.kanji import load_kanji
+from anydiff.sketches.named import split
 from anydiff.sketches.pictures import around, draw_grid, two_colors
 from anydiff.sketches.rows import StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
@@ -57,7 +58,7 @@ class Characters:
 
     def __init__(self, rows: StrokeRows, num: int, draws: int) -> None:
         kanji = load_kanji()
-        parts = split(len(kanji))
+        parts = split(kanji)
         self.rows, self.reference = rows, kanji.subset(parts.test)
         self.valid, train = kanji.subset(parts.valid), kanji.subset(parts.train)
         counts, train_counts = np.diff(self.valid.offsets), np.diff(train.offsets)

@@ -27,11 +27,12 @@ from anydiff.cli.flags import (
     training_settings,
 )
 from anydiff.cli.molecules import ask, begin, draw_molecules, write_molecules
+from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
+from anydiff.molecules import Atoms, load_qm9, loader
 from anydiff.molecules.evaluate import evaluate, smiles, table
-from anydiff.molecules.molecules import Atoms, SizeDistribution, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
-from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.qm9 import split
 from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon

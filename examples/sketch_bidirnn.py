@@ -37,7 +37,7 @@ from anydiff.cli.sketches import (
 from anydiff.data.sequences import LengthDistribution, loader, unpack
 from anydiff.denoisers import BiRNN
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches, table
-from anydiff.sketches.kanji import load_sketches, split
+from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
 from anydiff.training.curve import plot_curve
@@ -81,7 +81,7 @@ def train(args: argparse.Namespace, folder: Path) -> Path:
     """Train, or go on training, and return the file of the model."""
     args.data = args.data or "kanji"
     sketches = read(args.data, args.skip_empty)
-    parts = split(len(sketches))
+    parts = split(sketches)
     if not min(map(len, parts)):
         raise ValueError(f"{args.data} holds {len(sketches)} sketches; give at least 10.")
     seed_everything(args.seed, verbose=False)
@@ -159,7 +159,7 @@ def measure(
 ) -> list[SketchReport]:
     """The drawn sketches beside the floor, real ones, and the ceiling, noise; against held-out ones."""
     sketches = read(data, args.skip_empty)
-    parts = split(len(sketches))
+    parts = split(sketches)
     if len(parts.test) < 6:
         raise ValueError(
             f"{len(parts.test)} of the {len(sketches)} sketches of {data} are held out; 6 are needed, "

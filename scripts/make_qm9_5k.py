@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 
+from anydiff.molecules import load_qm9
 from anydiff.molecules.files import write_npz
-from anydiff.molecules.qm9 import load_qm9
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
+from anydiff.images import load_images, split
 from anydiff.images.digit_features import DigitFeatures
-from anydiff.images.images import load_images, split
 
 DIGITS = len(DigitFeatures.classes)
 GARBAGE = {  # what is no digit, and its label

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from anydiff.molecules.molecules import Molecules, loader
+from anydiff.molecules import Molecules, load_qm9, loader
 from anydiff.molecules.properties import Properties, halves
 from anydiff.molecules.property_model import PropertyModel
-from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.qm9 import split
 from anydiff.spaces import Ragged
 from anydiff.training.muon import Muon
 

@@ -28,7 +28,8 @@ from torch.nn.functional import cross_entropy
 
 from anydiff.sketches.features import SketchFeatures
 from anydiff.sketches.geometry import simplify
-from anydiff.sketches.kanji import load_kanji, read_kanjivg, split
+from anydiff.sketches.kanji import load_kanji, read_kanjivg
+from anydiff.sketches.named import split
 from anydiff.sketches.pictures import rasterize
 from anydiff.sketches.sketches import Sketches
 
@@ -130,7 +131,7 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
 
     shipped = load_kanji()
-    parts = split(len(shipped))
+    parts = split(shipped)
     unseen = {shipped.labels[m] for m in (*parts.valid, *parts.test)}
     drawn = read_kanjivg(progress=False)
     radical = radicals()

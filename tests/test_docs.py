@@ -28,8 +28,7 @@ def test_the_readme_s_steering_runs():
     import anydiff
     from anydiff.data.sequences import pad
     from anydiff.denoisers import BiRNN, PairNet, UNet
-    from anydiff.molecules.molecules import Atoms, loader
-    from anydiff.molecules.qm9 import load_qm9
+    from anydiff.molecules import Atoms, load_qm9, loader
     from anydiff.sketches.kanji import load_kanji
     from anydiff.sketches.rows import StrokeRows
 

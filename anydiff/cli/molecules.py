@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from anydiff.cli.flags import draw
+from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.files import write_sdf, write_xyz
 from anydiff.molecules.fragments import first_with, largest_ring
-from anydiff.molecules.molecules import Atoms, Molecules, SizeDistribution
+from anydiff.molecules.molecules import Atoms, Molecules
 from anydiff.molecules.pictures import animate, draw_grid
 from anydiff.molecules.properties import Properties, PropertyDistribution
 from anydiff.samplers import Progress

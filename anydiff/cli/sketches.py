@@ -22,7 +22,7 @@ from anydiff.editing import interpolate
 from anydiff.samplers import Progress
 from anydiff.sketches.files import write_ndjson
 from anydiff.sketches.films import animate_denoising, write_animated_svg
-from anydiff.sketches.kanji import split
+from anydiff.sketches.named import split
 from anydiff.sketches.pictures import around, draw_grid, two_colors
 from anydiff.sketches.rows import PointRows, StrokeRows
 from anydiff.sketches.sketches import Sketches
@@ -46,7 +46,7 @@ def held_out(
     args: argparse.Namespace, sketches: Sketches, rows: StrokeRows | PointRows
 ) -> Sketches:
     """What to begin from, of the validation part; for --interpolate pairs, one after the other."""
-    valid = sketches.subset(split(len(sketches)).valid)
+    valid = sketches.subset(split(sketches).valid)
     if not args.interpolate:
         return valid.subset(range(min(args.num, len(valid))))
     found = pairs(rows.encode(valid).sizes)

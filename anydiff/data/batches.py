@@ -16,7 +16,14 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
-__all__ = ["EpochBatches", "LengthBatchSampler", "ResumableLoader", "Split", "as_made", "ranks"]
+__all__ = [
+    "EpochBatches",
+    "LengthBatchSampler",
+    "ResumableLoader",
+    "Split",
+    "as_made",
+    "rank_and_size",
+]
 
 
 class Split(NamedTuple):
@@ -27,7 +34,7 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
-def ranks() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """This process's number, and of how many."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -58,13 +65,13 @@ class EpochBatches(Sampler[list[int]]):
         """The batches of one epoch, each the numbers of its items."""
 
     def __len__(self) -> int:
-        return max(1, self.num_batches // ranks()[1])
+        return max(1, self.num_batches // rank_and_size()[1])
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.step > 0 and not self._resumed:  # the last epoch was broken off
             self.epoch, self.step = self.epoch + 1, 0
         self._resumed = False
-        rank, world = ranks()
+        rank, world = rank_and_size()
         batches = self._epoch(np.random.default_rng((self.seed, self.epoch)))
         batches = batches[rank % len(batches) :: world][: len(self)]
         while self.step < len(batches):

@@ -1,9 +1,13 @@
-"""Networks that say what is noise: a folder for each kind of space."""
+"""Networks that predict what is noise in x_t: one folder for each kind of space.
 
+`configured` is for networks of one's own: it keeps the constructor's arguments for `anydiff.save`.
+"""
+
+from anydiff.denoisers.configured import configured
 from anydiff.denoisers.points.egnn import EGNN
 from anydiff.denoisers.points.pairnet import PairNet
 from anydiff.denoisers.sequences.birnn import BiRNN
 from anydiff.denoisers.sequences.transformer import Transformer
 from anydiff.denoisers.unet.network import UNet
 
-__all__ = ["EGNN", "BiRNN", "PairNet", "Transformer", "UNet"]
+__all__ = ["EGNN", "BiRNN", "PairNet", "Transformer", "UNet", "configured"]

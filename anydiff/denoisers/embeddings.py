@@ -1,4 +1,4 @@
-"""How networks are told the time t in [0, 1] of the diffusion."""
+"""Embeddings of the time t in [0, 1] of the diffusion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ __all__ = ["FourierTime", "SinusoidalTime", "time_features"]
 
 
 def time_features(t: Tensor, waves: int = 8, bumps: int = 8) -> Tensor:
-    """t, waves of it, and Gaussians of log(t + 0.01) that tell small noises apart, (B, 25)."""
+    """t, sines and cosines of it, and Gaussians of log(t + 0.01), which resolve small noise.
+
+    Arguments:
+        t: (B,), times in [0, 1].
+        waves: Number of frequencies.
+        bumps: Number of Gaussians.
+
+    Returns:
+        (B, 1 + 2 waves + bumps).
+    """
     frequencies = math.pi * torch.arange(1, waves + 1, dtype=t.dtype, device=t.device)
     centers = torch.linspace(math.log(0.01), 0, bumps, dtype=t.dtype, device=t.device)
     t = t[:, None]
@@ -21,7 +30,14 @@ def time_features(t: Tensor, waves: int = 8, bumps: int = 8) -> Tensor:
 
 
 class FourierTime(nn.Module):
-    r"""Random Fourier features sin, cos(2π·scale·w·t), w ~ N(0, 1) drawn once and kept, (B, features).
+    r"""Random Fourier features sin, cos(2π·scale·w·t), w ~ N(0, 1) drawn once; (B,) -> (B, features).
+
+    Arguments:
+        features: An even number.
+        scale: Deviation of the frequencies.
+
+    Raises:
+        ValueError: If the number of features is odd or less than 2.
 
     References:
         Fourier Features Let Networks Learn High Frequency Functions (Tancik et al., 2020).
@@ -34,7 +50,7 @@ class FourierTime(nn.Module):
         super().__init__()
         if features < 2 or features % 2:
             raise ValueError(
-                f"features is {features}; give an even number, half sines, half cosines."
+                f"features is {features}; give an even number, half sines and half cosines."
             )
         self.scale = scale
         self.register_buffer("w", torch.randn(features // 2))
@@ -46,17 +62,18 @@ class FourierTime(nn.Module):
 
 
 class SinusoidalTime(nn.Module):
-    r"""sin, cos(w k) of the step number k = steps · t - 1, w falling from 1 by equal ratios.
+    r"""sin, cos(w k) of the step k = steps · t - 1, (B,) -> (B, features); w falls from 1 by a ratio.
 
-    (B,) -> (B, features).
-
-    The numbers count a chain of so many steps from 0, as its authors do: networks that were trained on
-    one can be used as they are. All is float32 or better: k has more digits than shorter numbers hold.
+    Steps are counted from 0, as the authors of such chains do, so that networks that were trained on one
+    can be used unchanged. The computation is in float32 or better; half precision cannot hold k.
 
     Arguments:
         features: An even number.
         steps: T of the chain.
         shift: The last frequency is :math:`10^{-4 (h - 1) / (h - shift)}` with h = features / 2.
+
+    Raises:
+        ValueError: If the number of features is odd or less than 4.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), shift 1. https://arxiv.org/abs/2006.11239
@@ -68,7 +85,7 @@ class SinusoidalTime(nn.Module):
         super().__init__()
         if features < 4 or features % 2:
             raise ValueError(
-                f"features is {features}; give an even number from 4, half sines, half cosines."
+                f"features is {features}; give an even number from 4, half sines and half cosines."
             )
         self.waves, self.steps, self.shift = features // 2, steps, shift
 

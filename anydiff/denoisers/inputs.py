@@ -1,36 +1,39 @@
-"""What networks are told besides x_t and t, and how they are told that it is absent.
+"""Conditions: what a network is given besides x_t and t, and how it is cond that one is absent.
 
-A condition is absent item by item, or entry by entry, without another mask:
+A condition is absent item by item, or entry by entry, without a mask of its own:
 
-    label     integers               -1 is none
-    context   numbers                a NaN is unknown
-    tokens    rows of an encoder     a row with a NaN is no row
+    label     integers               -1 is no label
+    context   numbers                NaN is unknown
+    tokens    rows of an encoder     a row with a NaN is ignored
     image     pixels                 a pixel with a NaN is unknown
 
-and None, the condition left out, is all of it absent: the same function. Unknown numbers enter as 0,
-beside a flag of 0 or 1. What depends on data is a tensor operation and no branch, so that nothing is
-read from the device and a network compiles as one graph. Labels are not compared with the number of
-classes for the same reason; the embedding of a CPU does it.
+Leaving a condition out marks it absent for every item; the result is the same. Unknown numbers enter a
+network as 0, beside a flag of 0 or 1. Whatever depends on values is a tensor operation, never a branch,
+so that nothing is read from the device and a network compiles into one graph. For the same reason
+labels are not compared with the number of classes; on a CPU the embedding does that.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
+    "Conditioned",
+    "Conditions",
     "CrossAttention",
     "Tokens",
+    "added",
     "check_context",
     "check_counts",
     "check_image",
     "flagged",
-    "flags_map",
-    "heads_of",
     "label_rows",
     "read_image",
     "read_tokens",
@@ -38,7 +41,11 @@ __all__ = [
 
 
 def check_counts(**counts: int) -> None:
-    """That a constructor's numbers of classes, columns, … are no less than 0."""
+    """Check the numbers of classes, columns, … that a constructor is given.
+
+    Raises:
+        ValueError: If one is negative.
+    """
     what = {"classes": "labels", "context": "columns", "tokens": "a token's numbers"}
     for name, value in counts.items():
         if value < 0:
@@ -47,8 +54,23 @@ def check_counts(**counts: int) -> None:
             )
 
 
+def added(x: Tensor, *terms: Tensor | None) -> Tensor:
+    """x plus those of the terms that are not None."""
+    for term in terms:
+        x = x if term is None else x + term
+    return x
+
+
 def label_rows(embedding: nn.Embedding | None, label: Tensor | None, items: int) -> Tensor | None:
-    """The embeddings of the labels (B,), zero for -1, (B, F); None without labels.
+    """The embeddings of labels.
+
+    Arguments:
+        embedding: Of the network's classes; None in a network without.
+        label: (B,) integers, -1 for no label.
+        items: B, the items of the batch.
+
+    Returns:
+        (B, F), zero where the label is -1; None without labels.
 
     Raises:
         ValueError: If there is not one integer for each item, or the network has no classes.
@@ -64,11 +86,21 @@ def label_rows(embedding: nn.Embedding | None, label: Tensor | None, items: int)
     if label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"the label is of {label.dtype}; give integers, -1 for none.")
     known = (label >= 0).to(embedding.weight.dtype)[:, None]
-    return known * embedding(label.clamp(min=0))
+    rows: Tensor = embedding(label.clamp(min=0))
+    return known * rows
 
 
 def check_context(context: Tensor | None, columns: int, *leading: tuple[int, ...]) -> None:
-    """That a context is of so many columns, and of one of the shapes (*leading, columns)."""
+    """Check the shape of a context.
+
+    Arguments:
+        context: (\\*leading, columns), or None.
+        columns: The number that the network was built with.
+        leading: The leading shapes that are allowed.
+
+    Raises:
+        ValueError: If its shape is another.
+    """
     if context is None:
         return
     ways = " or ".join(str((*shape, columns)) for shape in dict.fromkeys(leading))
@@ -85,7 +117,10 @@ def check_context(context: Tensor | None, columns: int, *leading: tuple[int, ...
 def flagged(
     context: Tensor | None, items: int, columns: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The context with 0 for what is unknown, and 1 there; (items, columns) of both without any."""
+    """The context with 0 in place of unknown numbers, and its flags, 1 where a number is unknown.
+
+    Both are shaped like the context; (items, columns) if it is None, that is wholly unknown.
+    """
     if context is None:
         return like.new_zeros(items, columns), like.new_ones(items, columns)
     context = context.to(like.dtype)
@@ -93,29 +128,30 @@ def flagged(
     return context.masked_fill(unknown, 0), unknown.to(like.dtype)
 
 
-def flags_map(columns: int, width: int) -> nn.Linear | None:
-    """What a network with so many columns of context does with the flags: nothing at first."""
-    if not columns:
-        return None
-    linear = nn.Linear(columns, width, bias=False)
-    nn.init.zeros_(linear.weight)
-    return linear
-
-
 class Tokens(NamedTuple):
-    """What the items' rows may attend to."""
+    """What the rows of each item may attend to."""
 
-    rows: Tensor  # (B, L, W), zero where there is none
-    mask: Tensor  # (B, 1, 1, 1 + L), True where there is one; the first is that of nothing
+    rows: Tensor  # (B, L, W), zero where a token is ignored
+    mask: Tensor  # (B, 1, 1, 1 + L), True where a token is valid; the first is the null token
 
 
 def read_tokens(
     tokens: Tensor | None, mask: Tensor | None, items: int, width: int, like: Tensor
 ) -> Tokens | None:
-    """Tokens (B, L, width) with their mask (B, L), checked; None for a network without.
+    """Check tokens and their mask.
+
+    Arguments:
+        tokens: (B, L, width); a row with a NaN is ignored.
+        mask: (B, L), True where a token is valid; all are if None.
+        items: B, the items of the batch.
+        width: Of the tokens, which the network was built with.
+        like: Its dtype is that of the result.
+
+    Returns:
+        The tokens; None for a network without, of width 0.
 
     Raises:
-        ValueError: If they don't fit each other, the batch, or the network's width.
+        ValueError: If they do not fit each other, the batch, or the network's width.
     """
     given = mask if tokens is None else tokens
     if given is not None and not width:
@@ -149,13 +185,13 @@ def read_tokens(
 
 
 class CrossAttention(nn.Module):
-    r"""Rows attend to the tokens of their item, beside the input.
+    r"""Rows attend to the tokens of their item, on a residual branch.
 
     .. math:: h \mathrel{+}= O\, \mathrm{softmax}(Q\, LN(h)\, K^\top / \sqrt d)\, V, \qquad
               K, V = W\, [\text{null}, \text{tokens}]
 
-    The null token is learned and always there: an item without tokens attends to it alone. O starts at
-    zero. Tokens should be of order one, which an encoder's last norm sees to.
+    The null token is learned and always present: an item without tokens attends to it alone. O starts
+    at zero. Tokens should be of order one, as they are after the last norm of an encoder.
 
     Arguments:
         width: Of the rows.
@@ -186,18 +222,95 @@ class CrossAttention(nn.Module):
         q = self.q(self.norm(h)).view(B, N, self.heads, -1).transpose(1, 2)
         k, v = self.kv(rows).view(B, -1, 2, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=tokens.mask)
-        return h + self.out(y.transpose(1, 2).reshape(B, N, C))
+        out: Tensor = self.out(y.transpose(1, 2).reshape(B, N, C))
+        return h + out
 
 
-def heads_of(width: int) -> int:
-    """Four, or as many as divide the width."""
-    return gcd(width, 4)
+class Conditions(NamedTuple):
+    """The conditions of a batch as a network on rows reads them."""
+
+    label: Tensor | None  # (B, hidden), the labels' embeddings
+    context: Tensor  # (…, columns), one row for each row of x_t, 0 where unknown
+    flags: Tensor | None  # (…, F), what is added to the first features where context is unknown
+    tokens: Tokens | None
+
+
+class Conditioned(nn.Module, ABC):
+    """A network on rows that takes labels, context and tokens: the modules that read them.
+
+    A subclass calls `_build_readers` in its constructor, and `_read` in its forward.
+    """
+
+    embed_label: nn.Embedding | None
+    unknown: nn.Linear | None
+    crosses: nn.ModuleList
+
+    def __init__(self, context: int, classes: int, tokens: int) -> None:
+        super().__init__()
+        check_counts(context=context, classes=classes, tokens=tokens)
+        self.context, self.classes, self.tokens = context, classes, tokens
+
+    def _build_readers(
+        self, width: int, layers: int, heads: int | None = None, flags: int | None = None
+    ) -> None:
+        """The modules that read the conditions; flags and tokens have no effect at first.
+
+        Arguments:
+            width: Of the rows.
+            layers: How many times the rows attend to the tokens.
+            heads: Of the attention; four if None, or as many as divide the width.
+            flags: Width of what the flags of unknown context are added to, if not `width`.
+        """
+        self.embed_label = nn.Embedding(self.classes, width) if self.classes else None
+        self.unknown = None
+        if self.context:
+            self.unknown = nn.Linear(self.context, flags or width, bias=False)
+            nn.init.zeros_(self.unknown.weight)
+        self.crosses = nn.ModuleList(
+            CrossAttention(width, self.tokens, heads or gcd(width, 4))
+            for _ in range(layers if self.tokens else 0)
+        )
+
+    def _read(
+        self,
+        label: Tensor | None,
+        context: Tensor | None,
+        tokens: Tensor | None,
+        tokens_mask: Tensor | None,
+        *,
+        items: int,
+        like: Tensor,
+        spread: Callable[[Tensor], Tensor],
+    ) -> Conditions:
+        """The conditions of a batch of so many items; `spread` makes one row for each row of x_t."""
+        values, unknown = map(spread, flagged(context, items, self.context, like))
+        return Conditions(
+            label_rows(self.embed_label, label, items),
+            values,
+            None if self.unknown is None else self.unknown(unknown),
+            read_tokens(tokens, tokens_mask, items, self.tokens, like),
+        )
+
+    @abstractmethod
+    def _predict(self, x_t: Tensor, t: Tensor, space: Any, cond: Conditions) -> Tensor:
+        """What `forward` returns, from inputs that are checked and conditions that are read."""
 
 
 def check_image(
     image: Tensor | None, image_t: Tensor | None, channels: int, items: int, dims: int
 ) -> None:
-    """That an image and its times fit the batch, and a network of so many channels and axes."""
+    """Check that an image and its times fit the batch and the network.
+
+    Arguments:
+        image: (B, channels, h, w), or (B, channels, l) with dims=1; or None.
+        image_t: (B,), or None.
+        channels: The number that the network was built with.
+        items: B, the items of the batch.
+        dims: 2, or 1.
+
+    Raises:
+        ValueError: If one of them does not fit.
+    """
     for name, value in (("image", image), ("image_t", image_t)):
         if value is not None and not channels:
             raise ValueError(
@@ -216,14 +329,20 @@ def check_image(
 
 
 def read_image(image: Tensor | None, channels: int, x_t: Tensor) -> Tensor:
-    """An image (B, channels, h, w), or (B, channels, l) of one pixel's height, in the size of x_t
-    (B, C, H, W), and 1 where it is unknown.
+    """An image at the size of x_t, and a flag for each pixel.
 
-    Another size is brought to x_t's by bilinear interpolation, as SR3 does; of a larger one every other
-    pixel may go unseen, so average it first. A pixel that an unknown one enters is unknown.
+    An image of another size is resized by bilinear interpolation, as in SR3; where it is much larger,
+    pixels in between are skipped, so average it first. A pixel that is interpolated from an unknown one
+    is unknown.
+
+    Arguments:
+        image: (B, channels, h, w), or (B, channels, l) of a signal; a pixel with a NaN is unknown, and
+            all are if None.
+        channels: Of the image.
+        x_t: (B, C, H, W).
 
     Returns:
-        (B, channels + 1, H, W).
+        (B, channels + 1, H, W): the image, 0 where it is unknown, and the flag, 1 there.
 
     References:
         Image Super-Resolution via Iterative Refinement (Saharia et al., 2021).

@@ -28,15 +28,6 @@ from anydiff.editing.known import ilvr, impute, inpaint
 from anydiff.editing.noising import denoise, edit, variations
 
 __all__ = [
-    "Stage",
-    "cascade",
-    "decode",
-    "denoise",
-    "edit",
-    "encode",
-    "ilvr",
-    "impute",
-    "inpaint",
-    "interpolate",
-    "variations",
-]
+    "Stage", "cascade", "decode", "denoise", "edit", "encode", "ilvr", "impute", "inpaint",
+    "interpolate", "variations",
+]  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.editing.kept import check_floating
 from anydiff.predictions import Predictor
 from anydiff.samplers import DPMSolver, Grid, Sampler, plan, sample
@@ -85,8 +86,7 @@ def interpolate(
         https://arxiv.org/abs/2010.02502
     """
     if isinstance(weights, int):
-        if weights < 2:
-            raise ValueError(f"weights is {weights}; give at least 2, or the weights themselves.")
+        check_range("[2, inf)", weights=weights)
         weights = torch.linspace(0, 1, weights, dtype=torch.float64).tolist()
     space = predictor.space
 

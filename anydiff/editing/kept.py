@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import sqrt
 
+import torch
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.predictions import Predictor
 from anydiff.samplers import Grid, Past, Sampler, Stepped
 from anydiff.samplers.sampler import falling
@@ -17,7 +18,7 @@ from anydiff.spaces import Random, Space
 __all__ = ["Kept", "back", "check_floating"]
 
 
-@dataclass(frozen=True)
+@frozen()
 class Kept(Sampler):
     """A sampler after whose steps a part of the state is replaced by what is known of it."""
 
@@ -61,7 +62,7 @@ def back(z: Tensor, s: Level, t: Level, space: Space, generator: Random) -> Tens
     """From the level s to the noisier one t, by the forward process."""
     ratio = t.alpha / s.alpha
     variance = t.sigma**2 - (ratio * s.sigma) ** 2
-    return ratio * z + sqrt(max(variance, 0.0)) * space.noise(z, generator)
+    return torch.add(ratio * z, space.noise(z, generator), alpha=sqrt(max(variance, 0.0)))
 
 
 def check_floating(x: Tensor) -> None:

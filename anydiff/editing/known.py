@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.editing.kept import Kept, back, check_floating
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
@@ -56,8 +57,7 @@ def inpaint(
     References:
         RePaint (Lugmayr et al., 2022), algorithm 1 and section 4.2. https://arxiv.org/abs/2201.09865
     """
-    if resamples < 1 or jump < 1:
-        raise ValueError(f"resamples is {resamples} and jump {jump}; give 1 or more.")
+    check_range("[1, inf)", resamples=resamples, jump=jump)
     space = predictor.space
     check_floating(x)
     known = _entries(known, x)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.editing.kept import check_floating
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
@@ -41,8 +42,7 @@ def edit(
     References:
         SDEdit (Meng et al., 2022), algorithm 1. https://arxiv.org/abs/2108.01073
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength is {strength}; give a time above 0, up to 1.")
+    check_range("(0, 1]", strength=strength)
     if not isinstance(steps, int):
         raise ValueError(f"steps is {steps}; give how many, the strength says where they begin.")
     check_floating(x)
@@ -83,8 +83,7 @@ def denoise(
     """
     check_floating(x)
     schedule = predictor.schedule
-    if not std > 0:
-        raise ValueError(f"std is {std}; give the deviation of the noise, above 0.")
+    check_range("(0, inf)", std=std)
     logsnr = -2 * log(std)
     clean, noisy = schedule.ends().tolist()
     if not noisy <= logsnr < clean:

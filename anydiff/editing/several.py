@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.predictions import Predictor
 from anydiff.spaces import Seed, child, generators
 from anydiff.spaces.draws import check_count
@@ -29,8 +30,7 @@ def several(
         seed: One for all, or one for each item: then draw k of an item is seeded by the item's seed and
             k, not by its place.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}; draw at least once.")
+    check_range("[1, inf)", n=n)
     space = predictor.space
     items = space.items(states[0])
     each: list[Any] | None = None

@@ -20,13 +20,6 @@ from anydiff.guidance.guided import Scale, guided, towards
 from anydiff.guidance.inverse import dps, pigdm
 
 __all__ = [
-    "Scale",
-    "autoguidance",
-    "classifier",
-    "classifier_free",
-    "clip_guidance",
-    "dps",
-    "guided",
-    "pigdm",
-    "towards",
-]
+    "Scale", "autoguidance", "classifier", "classifier_free", "clip_guidance", "dps", "guided",
+    "pigdm", "towards",
+]  # fmt: skip

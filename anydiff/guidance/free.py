@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.guidance.guided import Scale, guided, value_at, wide
 from anydiff.losses import conditions
 from anydiff.predictions import Network, Prediction, Predictor
@@ -55,11 +56,8 @@ def classifier_free(
     """
     _check_pair(conditional, unconditional)
     low, high = interval
-    if not (0 <= low <= high <= 1 and 0 <= rescale <= 1):
-        raise ValueError(
-            f"interval is {interval} and rescale {rescale}; give two times from 0 to 1, the smaller "
-            "first, and a number from 0 to 1."
-        )
+    check_range("[0, 1]", low=low, high=high, rescale=rescale)
+    check_range(f"[{low}, 1]", high=high)
     space = conditional.space
     both = together(conditional, unconditional) if batched else None
 
@@ -162,7 +160,7 @@ def _in_terms_of(p: Prediction, q: Prediction) -> Tensor:
     """What q would have said, if it predicted what p does, of the same x_t."""
     if _same(p.a, q.a) and _same(p.b, q.b):
         return q.y
-    return (p.a * q.x0 + p.b * q.eps).to(p.y.dtype)
+    return torch.add(p.a * q.x0, p.b * q.eps).to(p.y.dtype)
 
 
 def _same(a: Any, b: Any) -> bool:

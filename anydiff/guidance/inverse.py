@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.guidance.guided import Scale, towards, wide
 from anydiff.predictions import Prediction, Predictor
 from anydiff.schedules import Level
@@ -56,8 +57,8 @@ def dps(
         Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),
         algorithm 1. https://arxiv.org/abs/2209.14687
     """
-    if noise is not None and not noise > 0:
-        raise ValueError(f"noise is {noise}; give the deviation of y, or None; pigdm takes 0.")
+    if noise is not None:
+        check_range("(0, inf)", noise=noise)
 
     def term(x: Tensor, at: Level) -> tuple[Prediction, Tensor]:
         p = predictor.predict(x, at)
@@ -109,13 +110,10 @@ def pigdm(
         Learning Diffusion Priors from Observations by EM (Rozet et al., 2024), section 4.2, of Tweedie's
         covariance and conjugate gradients. https://arxiv.org/abs/2405.13712
     """
-    if not (noise >= 0 and std > 0 and iterations >= 1):
-        raise ValueError(
-            f"noise is {noise}, std {std} and iterations {iterations}; give a deviation from 0, a "
-            "positive one, and at least 1."
-        )
-    if covariance not in ("isotropic", "tweedie"):
-        raise ValueError(f"covariance is {covariance!r}; give 'isotropic' or 'tweedie'.")
+    check_range("[0, inf)", noise=noise)
+    check_range("(0, inf)", std=std)
+    check_range("[1, inf)", iterations=iterations)
+    check_choice(("isotropic", "tweedie"), covariance=covariance)
 
     def term(x: Tensor, at: Level) -> tuple[Prediction, Tensor]:
         p = predictor.predict(x, at)
@@ -129,9 +127,9 @@ def pigdm(
 
         def spread(v: Tensor) -> Tensor:
             if covariance == "isotropic":
-                return v * (std**2 * sigma**2 / (alpha**2 * std**2 + sigma**2))
+                return torch.mul(v, std**2 * sigma**2 / (alpha**2 * std**2 + sigma**2))
             (back,) = torch.autograd.grad(p.x0, x, v, retain_graph=True)
-            return predictor.space.project(back) * (sigma**2 / alpha)
+            return torch.mul(predictor.space.project(back), sigma**2 / alpha)
 
         def matrix(u: Tensor) -> Tensor:
             with torch.no_grad():

@@ -1,9 +1,9 @@
 r"""CIFAR-10: 60,000 photographs of 32 × 32 pixels in ten classes.
 
 Read from the authors' python files, `data_batch_1` to `_5`, `test_batch` and `batches.meta`, in this
-order; the last 10,000 are the test part. They are pickles and are read without running anything
-(:mod:`anydiff.data.pickles`), whether Python 2 wrote them or Python 3. What is missing is downloaded
-once, resumed if it broke off, and checked.
+order; the last 10,000 images are the test part. The files are pickles of Python 2 or 3 and are read
+without running any code (:mod:`anydiff.data.pickles`). A missing archive is downloaded once; a
+download that broke off is resumed, and the result is checked.
 
 References:
     Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009).
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from anydiff.data.pickles import PickledArray, read_pickle
-from anydiff.files import PathLike, whole
+from anydiff.files import PathLike, cache_folder, whole
 from anydiff.images.images import ImageError, Images
 
 __all__ = ["CIFAR10", "Source", "fetch", "is_cifar10", "load_cifar10"]
@@ -36,11 +36,11 @@ __all__ = ["CIFAR10", "Source", "fetch", "is_cifar10", "load_cifar10"]
 _FOLDER, _ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 _BATCHES = (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
 _FILES = ("batches.meta", *_BATCHES)
-_MOST = 2**28  # bytes of a file in the archive, eight times what they are
+_MOST = 2**28  # bytes of a file in the archive; the true ones are an eighth of that
 
 
 class Source(NamedTuple):
-    """A file to download, and how to know that it is the right one."""
+    """A file to download, with its size in bytes and its MD5 to recognise it by."""
 
     url: str
     size: int
@@ -55,7 +55,7 @@ CIFAR10 = Source(
 
 
 def is_cifar10(path: PathLike) -> bool:
-    """Whether CIFAR-10's python files are there, in a folder of their name or in an archive."""
+    """Whether a path is CIFAR-10's archive, or a folder that contains it or any of its files."""
     path = Path(path)
     if path.name == _ARCHIVE and path.is_file():
         return True
@@ -72,21 +72,23 @@ def load_cifar10(
     """CIFAR-10, (60000, 3, 32, 32) with labels and the classes' names.
 
     Arguments:
-        root: A folder: that of the files, or one with `cifar-10-batches-py` in it, or with
-            `cifar-10-python.tar.gz`, which is unpacked there; or this archive. By default `anydiff` in
-            `$XDG_CACHE_HOME` or in `~/.cache`.
-        download: Fetch the archive into the folder where it is missing.
-        source: Where from.
+        root: The folder of the files, or of `cifar-10-batches-py`, or of `cifar-10-python.tar.gz`,
+            which is unpacked there; or this archive. By default `anydiff` in `$XDG_CACHE_HOME` or in
+            `~/.cache`.
+        download: Whether to download the archive into the folder if it is missing.
+        source: The archive to download.
 
     Raises:
-        ImageError: The files aren't there and can't be fetched, or they are faulty; the message names
-            them.
+        ImageError: The files are missing and cannot be downloaded, or they are faulty; the message
+            names them.
     """
-    folder = _folder(_place(root), download, source)
+    folder = _folder(cache_folder() if root is None else Path(root), download, source)
     meta = _read(folder / "batches.meta")
     names = meta.get("label_names")
     if not (isinstance(names, list) and all(isinstance(name, str) for name in map(_text, names))):
-        raise ImageError(f"{folder / 'batches.meta'}: has no list of the classes as label_names.")
+        raise ImageError(
+            f"{folder / 'batches.meta'}: has no list of the classes' names (label_names)."
+        )
     classes = tuple(_text(name) for name in names)
     count = meta.get("num_cases_per_batch", 10_000)
 
@@ -102,14 +104,8 @@ def load_cifar10(
 # where --------------------
 
 
-def _place(root: PathLike | None) -> Path:
-    if root is not None:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anydiff"
-
-
 def _folder(root: Path, download: bool, source: Source) -> Path:
-    """The folder of the files, unpacked or fetched first if need be."""
+    """The folder of the files, which are downloaded and unpacked first if they are missing."""
     archive = root / _ARCHIVE
     if root.is_file():
         root, archive = root.parent, root
@@ -123,22 +119,18 @@ def _folder(root: Path, download: bool, source: Source) -> Path:
     if not archive.is_file():
         put = (
             f"Put {_ARCHIVE} from {source.url}, or the folder {_FOLDER} that is in it, into {root}, "
-            "or give the folder where it is as root. --data digits needs no download."
+            "or give its folder as root. The digits that come with the package need no download."
         )
         if not download:
-            raise ImageError(f"CIFAR-10's files aren't all in {root}. {put}")
+            raise ImageError(f"CIFAR-10's files are not all in {root}. {put}")
         try:
             root.mkdir(parents=True, exist_ok=True)
             with _alone(root):
                 if not archive.is_file():
                     fetch(source, archive)
-        except (
-            OSError,
-            HTTPException,
-            ImageError,
-        ) as error:  # the last: a log-in page, for instance
+        except (OSError, HTTPException, ImageError) as error:  # the last: a log-in page, say
             raise ImageError(
-                f"CIFAR-10's files aren't all in {root} and can't be downloaded ({error}). {put}"
+                f"CIFAR-10's files are not all in {root} and cannot be downloaded ({error}). {put}"
             ) from error
     with _alone(root):
         _unpack(archive, root / _FOLDER)
@@ -147,7 +139,7 @@ def _folder(root: Path, download: bool, source: Source) -> Path:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keeps this machine's other processes out: those of one training all come here."""
+    """A lock against other processes on the same computer, such as those of one training run."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -166,13 +158,18 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def fetch(source: Source, path: PathLike, *, timeout: float = 30) -> None:
-    """Downloads a file, going on where an earlier try broke off, and checks it.
+    """Download a file, resuming an earlier attempt, and check it.
 
-    What there is of it is in `path` with `.part` added, until it is whole.
+    Until it is complete the file is called `path` with `.part` added.
+
+    Arguments:
+        source: The file to download.
+        path: Where to put it.
+        timeout: Seconds to wait for an answer.
 
     Raises:
         OSError, HTTPException: The connection fails or breaks off.
-        ImageError: Another file than expected.
+        ImageError: The file is not the expected one.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -183,13 +180,13 @@ def fetch(source: Source, path: PathLike, *, timeout: float = 30) -> None:
         try:
             have = _continue(source, part, have, timeout)
         except HTTPError as error:
-            if error.code == 416:  # what there is doesn't fit what the server has
+            if error.code == 416:  # the part does not fit the server's file
                 part.unlink()
             raise
     if have < source.size:
         raise ConnectionError(
-            f"broke off after {have:,} of {source.size:,} bytes; what there is is kept, and the next "
-            "try goes on from there"
+            f"broke off after {have:,} of {source.size:,} bytes; they are kept, and the next attempt "
+            "resumes from there"
         )
     with open(part, "rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -203,7 +200,7 @@ def fetch(source: Source, path: PathLike, *, timeout: float = 30) -> None:
 
 
 def _continue(source: Source, part: Path, have: int, timeout: float) -> int:
-    """Downloads what is missing after `have` bytes; how many there are then."""
+    """Download the rest after the first `have` bytes; return the number of bytes then present."""
     from tqdm import tqdm
 
     headers = {"User-Agent": "anydiff", **({"Range": f"bytes={have}-"} if have else {})}
@@ -214,7 +211,7 @@ def _continue(source: Source, part: Path, have: int, timeout: float) -> int:
         if length is not None and have + int(length) != source.size:
             raise ImageError(
                 f"{source.url}: the file there has {have + int(length):,} bytes, not {source.size:,}; "
-                "it is another one."
+                "it is another file."
             )
         bar = tqdm(desc=part.stem, total=source.size, initial=have, unit="B", unit_scale=True)
         with open(part, "ab" if have else "wb") as file, bar:
@@ -226,7 +223,7 @@ def _continue(source: Source, part: Path, have: int, timeout: float) -> int:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Writes the archive's seven files that aren't there yet, and nothing else of it."""
+    """Write those of the archive's seven files that are missing, and nothing else from it."""
     wanted = {
         f"{_FOLDER}/{name}": folder / name for name in _FILES if not (folder / name).is_file()
     }
@@ -241,16 +238,16 @@ def _unpack(archive: Path, folder: Path) -> None:
                 file = tar.extractfile(member) if member.isreg() and member.size <= _MOST else None
                 raw = file.read() if file else b""
                 if len(raw) < max(member.size, 1):
-                    raise ImageError(f"{archive}: {member.name} in it isn't a file of CIFAR-10.")
+                    raise ImageError(f"{archive}: {member.name} in it is not a file of CIFAR-10.")
                 with whole(path) as temporary:
                     Path(temporary).write_bytes(raw)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ImageError(
-            f"{archive}: can't be unpacked to {folder} ({error}); if it is cut short, remove it and "
-            "get it again."
+            f"{archive}: cannot be unpacked to {folder} ({error}); if it is cut short, delete it and "
+            "download it again."
         ) from error
     if wanted:
-        raise ImageError(f"{archive}: {sorted(wanted)[0]} isn't in it; it is another archive.")
+        raise ImageError(f"{archive}: {sorted(wanted)[0]} is not in it; it is another archive.")
 
 
 # the files --------------------
@@ -261,7 +258,7 @@ def _text(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    """The dictionary in one of the files; its keys are strings."""
+    """The dictionary in one of the files, with its keys as strings."""
     try:
         value = read_pickle(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -281,7 +278,7 @@ def _batch(path: Path, count: Any, classes: int) -> tuple[np.ndarray, list[int]]
         )
     try:
         rows = data.numbers()
-    except Exception as error:  # what stands for an array may hold anything
+    except Exception as error:  # a pickled array may contain anything
         raise ImageError(f"{path}: its array data is faulty ({error}).") from error
     if rows.shape != (count, 3072) or rows.dtype != np.uint8 or len(labels) != count:
         raise ImageError(

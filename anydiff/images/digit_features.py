@@ -1,7 +1,7 @@
 r"""Features of handwritten digits of 8 × 8 pixels, for :mod:`anydiff.images.evaluate`.
 
 A small convnet that was taught to name the digit on the pictures of the shipped digits' training part
-(:func:`anydiff.images.images.load_images`), and to tell what is none: noise, shuffled pixels, halves, two
+(:func:`anydiff.images.named.load_images`), and to tell what is none: noise, shuffled pixels, halves, two
 digits at once. The 32 numbers before its last layer, each brought to mean 0 and variance 1 over what it
 learnt from, are the features. It has never seen the test part. `scripts/train_digit_features.py` makes
 it again.

@@ -24,8 +24,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from anydiff.images.features import INCEPTION
+from anydiff.images.digit_features import DigitFeatures
+from anydiff.images.features import INCEPTION, PixelFeatures
 from anydiff.images.images import Images
+from anydiff.images.named import split
 from anydiff.metrics.distances import nearest_ratio, precision_recall
 from anydiff.metrics.tables import MATCHES, Column, rendered
 
@@ -34,6 +36,7 @@ __all__ = [
     "Features",
     "ImageReport",
     "compare",
+    "compare_parts",
     "evaluate",
     "noise_images",
     "table",
@@ -222,6 +225,43 @@ def compare(
         ),
         evaluate(noise_images(some, seed), *against, features=features, name="noise", seed=seed),
     ]
+
+
+def compare_parts(
+    drawn: Tensor,
+    images: Images,
+    *,
+    features: Features | None = None,
+    labels: Tensor | None = None,
+    nfe: int | None = None,
+    seconds: float | None = None,
+) -> list[ImageReport]:
+    """The rows of `compare` for what a model of the training part drew, against the test part.
+
+    At most 10,000 pictures are of the training part and 2,000 of the test part; of what was drawn as many
+    as there are training pictures.
+
+    Arguments:
+        images: Both parts, as :func:`anydiff.images.named.split` has them.
+        features: If None, of the shipped digits those of their own network, of others the pixels.
+        labels: (M,) what each picture was drawn for, heeded if the features are a classifier's.
+    """
+    if features is None:
+        side = DigitFeatures.side
+        digits = images.name == "digits" and images.shape == (1, side, side)
+        features = DigitFeatures.load() if digits else PixelFeatures()
+    parts = split(images)
+    known, test = images.subset(parts.train[:10_000]), images.subset(parts.test[:2000])
+    asked = labels if isinstance(features, Classifier) else None
+    return compare(
+        drawn[: len(known)],
+        test,
+        known,
+        features=features,
+        labels=None if asked is None else asked[: len(known)],
+        nfe=nfe,
+        seconds=seconds,
+    )
 
 
 def noise_images(like: AnyImages, seed: int = 0) -> Tensor:

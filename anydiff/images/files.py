@@ -1,9 +1,9 @@
-r"""Reading images: files as MNIST has them, and folders of pictures.
+r"""Image files: idx files as of MNIST, and folders of png, jpg and the like.
 
-:func:`read_mnist` reads the idx format of MNIST, Fashion-MNIST and the like, packed (.gz) or not.
-:func:`read_folder` reads whatever Pillow reads of png, jpg, webp, bmp, gif and tif. Pictures are brought
-to one size and to grey or RGB by one rule, :func:`adapt` for images that are read already: the largest
-centred part of the wanted aspect, resampled (Lanczos, antialiased); grey by the luma of ITU-R 601.
+:func:`read_mnist` reads the idx format of MNIST, Fashion-MNIST and the like, compressed (.gz) or not.
+:func:`read_folder` reads png, jpg, webp, bmp, gif and tif with Pillow. Images are brought to one size
+and to grey or RGB by one rule, that of :func:`adapt`: the largest centred part of the wanted aspect,
+resampled (Lanczos, antialiased); grey by the luma of ITU-R 601.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from anydiff.drawing import pillow
 from anydiff.files import PathLike
 from anydiff.images.images import ImageError, Images
 
-__all__ = ["adapt", "is_mnist", "read_folder", "read_idx", "read_mnist"]
+__all__ = ["Size", "adapt", "is_mnist", "read_folder", "read_idx", "read_mnist"]
 
 Size = int | tuple[int, int] | None
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's others may call programs
-_MANY = 1000  # pictures from which on a progress bar shows
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # some of Pillow's others run programs
+_MANY = 1000  # files from which on a progress bar is shown
 
 
 # one size, grey or RGB --------------------
 
 
 def _sizes(size: Size) -> tuple[int, int] | None:
-    """(height, width)."""
+    """(height, width), or None to keep the size."""
     if size is None:
         return None
     height, width = (size, size) if isinstance(size, int) else size
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) >= 1):
-        raise ValueError(f"size is {size}; give pixels of a side, or (height, width).")
+        raise ValueError(f"size is {size}; give the pixels of a side, or (height, width).")
     return height, width
 
 
@@ -50,21 +51,26 @@ def _check_channels(channels: int | None) -> None:
 
 
 def _resampled(image: Any, sizes: tuple[int, int] | None) -> Any:
-    from PIL import Image, ImageOps
-
     if sizes is None or image.size == sizes[::-1]:
         return image
+    from PIL import Image, ImageOps
+
     return ImageOps.fit(image, sizes[::-1], Image.Resampling.LANCZOS)
 
 
 def adapt(images: Images, size: Size = None, channels: int | None = None) -> Images:
-    """The same images in another size, or as grey (1) or RGB (3).
+    """The same images in another size, or as grey or RGB.
 
     Arguments:
-        size: Pixels of a side, or (height, width); None leaves it.
-        channels: 1, 3, or None to leave them.
+        images: Grey or RGB images.
+        size: Pixels of a side, or (height, width); None keeps the size.
+        channels: 1 for grey, 3 for RGB; None keeps the channels.
+
+    Raises:
+        ImageError: Images of other than 1 or 3 channels would have to be changed.
+        ImportError: Pillow is not installed.
+        ValueError: `size` or `channels` is out of range.
     """
-    from PIL import Image
     from tqdm import tqdm
 
     sizes = _sizes(size) or images.shape[1:]
@@ -74,14 +80,17 @@ def adapt(images: Images, size: Size = None, channels: int | None = None) -> Ima
     if (want, *sizes) == images.shape:
         return images
     if have not in (1, 3):
-        raise ImageError(f"{images.name}: pictures of {have} channels can't be adapted.")
+        raise ImageError(
+            f"{images.name}: images of {have} channels cannot be resampled or converted."
+        )
 
+    Image = pillow()[0]
     modes = {1: "L", 3: "RGB"}
     pixels = np.empty((len(images), *sizes, want), np.uint8)
     given = images.pixels.permute(0, 2, 3, 1).numpy()
-    bar = tqdm(given, desc="resampling", unit=" pictures", disable=len(given) < 20 * _MANY)
-    for m, picture in enumerate(bar):
-        image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if have == 1 else picture))
+    bar = tqdm(given, desc="resampling", unit=" images", disable=len(given) < 20 * _MANY)
+    for m, values in enumerate(bar):
+        image = Image.fromarray(np.ascontiguousarray(values[..., 0] if have == 1 else values))
         adapted = _resampled(image.convert(modes[want]), sizes)
         pixels[m] = np.asarray(adapted).reshape(pixels.shape[1:])
     return _images(pixels, images.labels, images.classes, images.num_test, images.name)
@@ -95,7 +104,7 @@ def _images(
     return Images(tensor, labels, classes, num_test, name)
 
 
-# as MNIST --------------------
+# idx files --------------------
 
 
 _PARTS = ("train", "t10k")
@@ -103,7 +112,7 @@ _IDX = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
 def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
-    """MNIST's files of a folder by (part, kind), those unpacked before those packed."""
+    """MNIST's files in a folder by (part, kind); uncompressed ones come first."""
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: (path.suffix == ".gz", path.name)):
         if match := _IDX.fullmatch(path.name):
@@ -112,7 +121,7 @@ def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def is_mnist(path: PathLike) -> bool:
-    """Whether there are images as MNIST has them: a folder by its names, a file by how it begins."""
+    """Whether a path is a folder with idx files named as MNIST's, or an idx file of images."""
     path = Path(path)
     if path.is_dir():
         return any(kind == "images" for _, kind in _idx_files(path))
@@ -126,35 +135,38 @@ def is_mnist(path: PathLike) -> bool:
 
 
 def read_idx(path: PathLike) -> np.ndarray:
-    """The bytes of an idx file, packed (.gz) or not, as an array of uint8.
+    """The bytes of an idx file, compressed (.gz) or not, as an array of uint8.
+
+    Arguments:
+        path: The file; its header gives the array's shape.
 
     Raises:
-        ImageError: Another format, other numbers than bytes, a file cut short or too long.
+        ImageError: The file is missing, of another format, not of bytes, cut short or too long.
     """
     path = Path(path)
-    packed = path.suffix == ".gz"
+    compressed = path.suffix == ".gz"
     try:
-        with (gzip.open if packed else open)(path, "rb") as file:
+        with (gzip.open if compressed else open)(path, "rb") as file:
             magic = file.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
                 raise ImageError(
-                    f"{path}: begins with {magic.hex(' ') or 'nothing'}, not as an idx file of bytes "
-                    "does (00 00 08, then the number of its axes)."
+                    f"{path}: begins with {magic.hex(' ') or 'nothing'}; an idx file of bytes begins "
+                    "with 00 00 08 and the number of its axes."
                 )
             head = file.read(4 * magic[3])
             shape = np.frombuffer(head[: len(head) // 4 * 4], ">u4").tolist()
             num = math.prod(shape)
-            # deflate packs at most 1,032 bytes into one
-            if len(shape) < magic[3] or num > path.stat().st_size * (1032 if packed else 1):
+            # deflate compresses at most 1,032 bytes into one
+            if len(shape) < magic[3] or num > path.stat().st_size * (1032 if compressed else 1):
                 raise ImageError(f"{path}: cut short; it should hold {_times(shape)} bytes.")
             raw = file.read(num + 1)
     except (OSError, EOFError, zlib.error, MemoryError) as error:
         if isinstance(error, FileNotFoundError):
             raise ImageError(f"{path}: there is no such file.") from error
-        raise ImageError(f"{path}: can't be read, or is cut short ({error}).") from error
+        raise ImageError(f"{path}: cannot be read, or is cut short ({error}).") from error
     if len(raw) != num:
         what = "more than" if len(raw) > num else f"only {len(raw):,} of"
-        raise ImageError(f"{path}: holds {what} the {_times(shape)} bytes that it announces.")
+        raise ImageError(f"{path}: holds {what} the {_times(shape)} bytes of its header.")
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
@@ -163,15 +175,19 @@ def _times(shape: list[int]) -> str:
 
 
 def read_mnist(path: PathLike) -> Images:
-    """Grey images as MNIST has them, with their labels if these are there too.
+    """Grey images from idx files named as MNIST's, with their labels where there are files of them.
 
     Arguments:
-        path: A folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same of `t10k`,
-            the test part, also with a dot before idx, also packed (.gz); or one such file of
-            images, whose labels are looked for beside it.
+        path: A folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same for
+            `t10k`, the test part; a dot before idx and compressed files (.gz) are accepted. Or one such
+            file of images, whose labels are looked for in the same folder.
 
     Raises:
-        ImageError: No such files, faulty ones, or ones that don't fit together.
+        ImageError: The files are missing, faulty or do not fit together.
+
+    References:
+        Gradient-based learning applied to document recognition (LeCun et al., 1998).
+        https://doi.org/10.1109/5.726791
     """
     path = Path(path)
     if path.is_dir():
@@ -192,7 +208,9 @@ def read_mnist(path: PathLike) -> Images:
 
     missing = [image for image, label in files if label is None]
     if 0 < len(missing) < len(files):
-        raise ImageError(f"{missing[0]}: has no file of labels beside it, but the other part has.")
+        raise ImageError(
+            f"{missing[0]}: there is no file of its labels, but the other part has one."
+        )
     pixels: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for image, label in files:
@@ -221,49 +239,52 @@ def read_mnist(path: PathLike) -> Images:
 
 
 def _some(folder: Path) -> str:
-    """A few names of a folder, for an error."""
+    """A few names in a folder, for an error message."""
     names = sorted(path.name for path in folder.iterdir())
     return ", ".join(names[:4]) + (" …" if len(names) > 4 else "") if names else "nothing"
 
 
-# folders of pictures --------------------
+# folders --------------------
 
 
 def read_folder(folder: PathLike, *, size: Size = None, channels: int | None = None) -> Images:
-    """The pictures of a folder and the folders in it, by name; hidden ones are left out.
+    """The images in a folder and its sub-folders, ordered by name; hidden files are left out.
 
-    If every picture is in a sub-folder, the names of these are the classes. Pictures are turned as
-    their EXIF data say, what is transparent is on white, and of a film it is the first picture.
+    If every image is in a sub-folder, the names of the sub-folders are the classes. EXIF orientation
+    is applied, transparent pixels are put on white, and of a film the first frame is read.
 
     Arguments:
-        size: Pixels of a side, or (height, width), by the rule above; without it, pictures must be of
-            one size.
-        channels: 1 makes pictures grey, 3 makes them RGB; None is 1 if all of them are grey in every
-            pixel, or else 3.
+        folder: The folder.
+        size: Pixels of a side, or (height, width), to which images are resampled as by :func:`adapt`;
+            without it, all must be of one size.
+        channels: 1 converts images to grey, 3 to RGB; None is 1 if all pixels of all images are grey,
+            and 3 otherwise.
 
     Raises:
-        ImageError: No pictures, one that can't be read, or another size without `size`.
+        ImageError: There are no images, one cannot be read, or sizes differ and `size` is None.
+        ImportError: Pillow is not installed.
+        ValueError: `size` or `channels` is out of range.
     """
     from tqdm import tqdm
 
     folder, sizes = Path(folder), _sizes(size)
     _check_channels(channels)
-    files = _pictures(folder)
+    files = _image_files(folder)
     pixels, grey = np.empty((0, 0, 0, 0), np.uint8), True
     for m, path in enumerate(
-        tqdm(files, desc="reading pictures", unit=" files", disable=len(files) < _MANY)
+        tqdm(files, desc="reading images", unit=" files", disable=len(files) < _MANY)
     ):
-        picture = _read(path, sizes, channels)
+        image = _read(path, sizes, channels)
         if m == 0:
-            pixels = np.empty((len(files), *picture.shape), np.uint8)
-        elif picture.shape != pixels.shape[1:]:
-            (h, w), (first_h, first_w) = picture.shape[:2], pixels.shape[1:3]
+            pixels = np.empty((len(files), *image.shape), np.uint8)
+        elif image.shape != pixels.shape[1:]:
+            (h, w), (first_h, first_w) = image.shape[:2], pixels.shape[1:3]
             raise ImageError(
                 f"{path}: {w} × {h} pixels, but {files[0]} is {first_w} × {first_h}; give a size "
-                "to bring them to."
+                "to resample them to."
             )
-        pixels[m] = picture
-        grey = grey and bool((picture[..., :1] == picture).all())
+        pixels[m] = image
+        grey = grey and bool((image[..., :1] == image).all())
     if channels is None and grey:
         pixels = pixels[..., :1]
 
@@ -274,10 +295,10 @@ def read_folder(folder: PathLike, *, size: Size = None, channels: int | None = N
     return _images(pixels, labels, tuple(classes.tolist()), 0, str(folder))
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "there is no such folder"
-        raise ImageError(f"{folder}: {what}; give the folder that the pictures are in.")
+        raise ImageError(f"{folder}: {what}; give the folder of the images.")
     files = []
     for top, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -288,14 +309,15 @@ def _pictures(folder: Path) -> list[Path]:
         ]
     if not files:
         raise ImageError(
-            f"{folder}: there are no pictures ({', '.join(_SUFFIXES)}) in it; it holds {_some(folder)}."
+            f"{folder}: there are no images ({', '.join(_SUFFIXES)}) in it; it holds {_some(folder)}."
         )
     return sorted(files, key=lambda path: path.relative_to(folder).parts)
 
 
 def _read(path: Path, sizes: tuple[int, int] | None, channels: int | None) -> np.ndarray:
-    """One picture, (H, W, 1) if `channels` is 1 and (H, W, 3) otherwise."""
-    from PIL import Image, ImageOps
+    """One image, (H, W, 1) if `channels` is 1 and (H, W, 3) otherwise."""
+    Image = pillow()[0]
+    from PIL import ImageOps
 
     mode = "L" if channels == 1 else "RGB"
     try:
@@ -304,10 +326,10 @@ def _read(path: Path, sizes: tuple[int, int] | None, channels: int | None) -> np
             image.load()
             if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
                 raise ImageError(
-                    f"{path}: its greys have more than 16 bits, or are fractions (Pillow's mode "
-                    f"{image.mode!r}), and no white is known; save it with 8 bits."
+                    f"{path}: its pixels have more than 16 bits, or are fractions (Pillow's mode "
+                    f"{image.mode!r}), so that the value of white is unknown; save it with 8 bits."
                 )
-            if image.mode.startswith("I"):  # Pillow would cut off above 255
+            if image.mode.startswith("I"):  # Pillow would clamp values above 255
                 image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
             image = ImageOps.exif_transpose(image)
             if image.has_transparency_data:
@@ -317,5 +339,5 @@ def _read(path: Path, sizes: tuple[int, int] | None, channels: int | None) -> np
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen kinds on faulty files
-        raise ImageError(f"{path}: can't be read as a picture ({error}).") from error
+        raise ImageError(f"{path}: cannot be read as an image ({error}).") from error
     return values.reshape(*values.shape[:2], -1)

@@ -17,7 +17,8 @@ from torch import Tensor
 from anydiff import checkpoints
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
-from anydiff.images.images import Images, from_uint8, load_images, to_uint8
+from anydiff.images.images import Images, from_uint8, to_uint8
+from anydiff.images.named import load_images
 from anydiff.kinds import Batch, How, draw_all, finite
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.spaces import Dense
@@ -37,7 +38,7 @@ class ImageModel:
         diffusion: The model. Of one that knows labels the condition is `label`.
         shape: (C, H, W) of a picture.
         data: What it was trained on, `root` and `size`: as
-            :func:`~anydiff.images.images.load_images` takes them.
+            :func:`~anydiff.images.named.load_images` takes them.
     """
 
     diffusion: GaussianDiffusion

@@ -12,15 +12,6 @@ from anydiff.likelihood.density import log_prob
 from anydiff.samplers.variances import log_variances, reverse_log_variance
 
 __all__ = [
-    "Bound",
-    "ContinuousGaussian",
-    "Decoder",
-    "Dequantize",
-    "DiscretizedGaussian",
-    "bits_per_dim",
-    "continuous_bound",
-    "log_prob",
-    "log_variances",
-    "reverse_log_variance",
-    "variational_bound",
-]
+    "Bound", "ContinuousGaussian", "Decoder", "Dequantize", "DiscretizedGaussian", "bits_per_dim",
+    "continuous_bound", "log_prob", "log_variances", "reverse_log_variance", "variational_bound",
+]  # fmt: skip

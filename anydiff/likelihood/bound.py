@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.likelihood.chain import Chain, mistake
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder, bits_per_dim
 from anydiff.likelihood.gaussians import kl
@@ -174,12 +175,8 @@ def continuous_bound(
         Variational Diffusion Models (Kingma et al., 2021), eq. 11-18.
         https://arxiv.org/abs/2107.00630
     """
-    if uniform not in ("time", "logsnr"):
-        raise ValueError(f"uniform is {uniform!r}; choose 'time' or 'logsnr'.")
-    if not logsnr_min < logsnr_max:
-        raise ValueError(
-            f"logsnr_min is {logsnr_min} and logsnr_max {logsnr_max}; the minimum has to be the smaller."
-        )
+    check_choice(("time", "logsnr"), uniform=uniform)
+    check_range(f"({logsnr_min}, inf)", logsnr_max=logsnr_max)
     space, schedule = predictor.space, predictor.schedule
     x0 = space.project(x0)
     dim = space.dim(x0)
@@ -197,7 +194,9 @@ def continuous_bound(
         at = schedule.at(t)
         eps = space.noise(x0, generator)
         p = predictor.predict(_noisy(x0, eps, at, space), at)
-        fall = logsnr[0] - logsnr[1] if uniform == "logsnr" else -at.logsnr_rate * (stop - start)
+        fall = logsnr[0] - logsnr[1]
+        if uniform == "time":
+            fall = -at.logsnr_rate * (stop - start)
         terms.append(0.5 * fall.to(x0.dtype) * space.sum(mistake(p, x0, eps)[1].square()))
     integrals = torch.stack(terms)
 
@@ -213,7 +212,7 @@ def continuous_bound(
 
 
 def _noisy(x0: Tensor, eps: Tensor, at: Level, space: Space) -> Tensor:
-    return space.expand(at.alpha, x0) * x0 + space.expand(at.sigma, x0) * eps
+    return torch.add(space.expand(at.alpha, x0) * x0, space.expand(at.sigma, x0) * eps)
 
 
 def _prior(x0: Tensor, at: Level, space: Space) -> Tensor:
@@ -236,7 +235,6 @@ def _reconstruction(
 
 def _strata(draws: int, x0: Tensor, items: int, generator: Random) -> Tensor:
     """Uniform draws in [0, 1], one of each item in each of `draws` strata, (draws, B)."""
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; take at least 1.")
+    check_range("[1, inf)", draws=draws)
     u = uniforms(draws, items, x0, generator)
     return (torch.arange(draws, device=x0.device)[:, None] + u) / draws

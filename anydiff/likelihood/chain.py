@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.likelihood.decoders import Decoder
 from anydiff.likelihood.gaussians import kl
 from anydiff.predictions import Prediction
@@ -56,10 +57,7 @@ class Chain:
     variance: str = "small"
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise ValueError(
-                f"variance is {self.variance!r}; choose one of {', '.join(VARIANCES)}."
-            )
+        check_choice(VARIANCES, variance=self.variance)
 
     @classmethod
     def of(
@@ -71,8 +69,7 @@ class Chain:
     ) -> Chain:
         """The chain of T even steps, or of given times, rising or falling."""
         if isinstance(steps, int):
-            if steps < 1:
-                raise ValueError(f"steps is {steps}; take at least 1.")
+            check_range("[1, inf)", steps=steps)
             even = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)
             return cls(schedule, even, variance)
         times = torch.as_tensor(steps, dtype=torch.float64)
@@ -108,11 +105,6 @@ class Chain:
         small, large = (space.expand(c.to(x.dtype), x) for c in (small, large))
         if self.variance != "learned":
             return small, small if self.variance == "small" else large
-        if p.extra is None:
-            raise ValueError(
-                "the denoiser gives no variance beside its prediction; let it answer with a pair of "
-                "both, or use variance='small'."
-            )
         return small, between(small, large, tied(p.extra, space))
 
     def divergence(

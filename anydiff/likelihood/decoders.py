@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, frozen
 from anydiff.likelihood.gaussians import log_normal
 from anydiff.spaces import DENSE, Random, Space
 
@@ -31,7 +31,7 @@ class Decoder(Protocol):
         """log p(x0) in nats, (B,); log_variance broadcasts with x0."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class ContinuousGaussian:
     """The density of a normal, for real-valued data in any space."""
 
@@ -39,7 +39,7 @@ class ContinuousGaussian:
         return log_normal(x0 - mean, log_variance, space)
 
 
-@dataclass(frozen=True)
+@frozen()
 class DiscretizedGaussian:
     r"""The probability that a normal gives the bin of each level; the outer bins are open.
 
@@ -107,7 +107,7 @@ class DiscretizedGaussian:
         return torch.where(last, torch.special.log_ndtr(-below), result).to(x0.dtype)
 
 
-@dataclass(frozen=True)
+@frozen()
 class Dequantize:
     r"""Uniform noise over the bins of a grid of levels, and the bits that go with it.
 
@@ -138,7 +138,7 @@ class Dequantize:
     @property
     def width(self) -> float:
         """The width of a bin, in the units of the data."""
-        return (self.high - self.low) / (2**self.bits - 1)
+        return (self.high - self.low) / (2.0**self.bits - 1)
 
     def __call__(self, x0: Tensor, *, space: Space = DENSE, generator: Random = None) -> Tensor:
         """Levels -> real numbers, shaped like x0."""
@@ -167,10 +167,8 @@ def bits_per_dim(log_prob: Tensor, dim: Tensor, width: float = 1.0) -> Tensor:
 
 
 def _check_grid(bits: int, low: float, high: float) -> None:
-    if not (1 <= bits <= 16 and low < high):
-        raise ValueError(
-            f"bits is {bits}, low {low} and high {high}; give 1 to 16 bits and low < high."
-        )
+    check_range("[1, 16]", bits=bits)
+    check_range(f"({low}, inf)", high=high)
 
 
 def _check_free(space: Space) -> None:

@@ -22,6 +22,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_choice, check_range
 from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.predictions import Predictor
 from anydiff.samplers.adaptive import ADAPTIVE, odeint
@@ -103,7 +104,7 @@ def log_prob(
         start = (math.exp(log_alpha) * x0, torch.zeros_like(dim))
         u, volume = solve(flow, start, span, rtol=rtol, atol=atol, method=method, options=options)
         prior = -0.5 * (space.sum(u[-1].square()) + dim * math.log(2 * math.pi))
-        return prior + volume[-1] + dim * log_alpha
+        return torch.add(prior + volume[-1], dim * log_alpha)
 
 
 def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
@@ -111,26 +112,24 @@ def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
     scale = math.hypot(at.alpha, at.sigma)
     alpha, sigma = at.alpha / scale, at.sigma / scale
     p = predictor.predict(scale * u, at)
-    return (-0.5 * alpha * sigma) * p.at(-sigma, alpha)
+    return torch.mul(p.at(-sigma, alpha), -0.5 * alpha * sigma)
 
 
 def _directions(
     x: Tensor, space: Space, trace: str, probes: int, generator: Random
 ) -> tuple[Directions, int]:
     """The directions to differentiate along, in chunks (n, …), and what their sum is divided by."""
-    if trace not in ("auto", "exact", "hutchinson"):
-        raise ValueError(f"trace is {trace!r}; choose 'auto', 'exact' or 'hutchinson'.")
+    check_choice(("auto", "exact", "hutchinson"), trace=trace)
     if trace != "hutchinson":
         rank, count = ranks(x, space)
         if trace == "exact" or count <= EXACT:
             return lambda: basis(x, space, rank, count, CHUNK), 1
 
-    if probes < 1:
-        raise ValueError(f"probes is {probes}; take at least 1.")
+    check_range("[1, inf)", probes=probes)
     drawn = torch.stack([space.noise(x, generator) for _ in range(probes)])
     if space.free:
         drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no noise
-    return lambda: iter(drawn.split(CHUNK)), probes
+    return lambda: iter(torch.split(drawn, CHUNK)), probes
 
 
 def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
@@ -143,6 +142,5 @@ def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
     if steps is None:
         # its own first step would depend on the state, and a gradient would go astray through it
         return {"first_step": length / 100}
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; take at least 1.")
+    check_range("[1, inf)", steps=steps)
     return {"step_size": length / steps * (1 + 1e-9)}  # never a step more, by rounding

@@ -22,6 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.spaces import DENSE, Random, Space
 
@@ -91,12 +92,11 @@ def sliced(
     References:
         Sliced Score Matching (Song et al., 2019), section 3. https://arxiv.org/abs/1905.07088
     """
-    if projections < 1:
-        raise ValueError(f"projections is {projections}; take at least 1.")
+    check_range("[1, inf)", projections=projections)
     x = space.project(x)
     directions = torch.stack([space.noise(x, generator) for _ in range(projections)])
     graph = torch.is_grad_enabled()
-    s, turn = divergence(_bound(score, t, space), x, directions.split(1), graph)
+    s, turn = divergence(_bound(score, t, space), x, torch.split(directions, 1), graph)
     if variance_reduced:
         size = space.sum(s.square())
     else:
@@ -124,8 +124,7 @@ def exact(
         Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005), eq. 4.
         https://jmlr.org/papers/v6/hyvarinen05a.html
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; take at least 1.")
+    check_range("[1, inf)", chunk_size=chunk_size)
     x = space.project(x)
     axes = basis(x, space, *ranks(x, space), chunk_size)
     s, turn = divergence(_bound(score, t, space), x, axes, torch.is_grad_enabled())

@@ -63,6 +63,6 @@ def ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
 
 def basis(x: Tensor, space: Space, rank: Tensor, count: int, chunk: int) -> Iterator[Tensor]:
     """The projections of the unit vectors e: the sum of (P e)^T J (P e) is the trace of P J P."""
-    for k in torch.arange(count, device=x.device).split(chunk) if count else ():
+    for k in torch.split(torch.arange(count, device=x.device), chunk) if count else ():
         units = (rank == k.reshape(-1, *(1,) * x.ndim)).to(x.dtype)
         yield torch.vmap(space.project)(units)

@@ -8,7 +8,6 @@ from anydiff.losses.times import (
     Mapped,
     Times,
     UniformLogSNR,
-    UniformTimes,
 )
 from anydiff.losses.weightings import (
     P2,
@@ -24,23 +23,7 @@ from anydiff.losses.weightings import (
 )
 
 __all__ = [
-    "P2",
-    "Hybrid",
-    "KarrasWeighting",
-    "LearnedUncertainty",
-    "Likelihood",
-    "LogNormal",
-    "LogitNormal",
-    "LossSecondMoment",
-    "Mapped",
-    "MinSNR",
-    "Plain",
-    "Sigmoid",
-    "SquaredError",
-    "Times",
-    "TruncatedSNR",
-    "UniformLogSNR",
-    "UniformTimes",
-    "Unit",
-    "Weighting",
-]
+    "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
+    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Sigmoid", "SquaredError",
+    "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
+]  # fmt: skip

@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.schedules import Schedule
 from anydiff.spaces import DENSE, Random, Space
-from anydiff.spaces.draws import uniforms
+from anydiff.spaces.draws import at_least_float32, uniforms
 
 __all__ = ["absent", "augment", "drop", "join", "joinable", "noise", "shares"]
 
@@ -39,11 +40,10 @@ def absent(value: Tensor) -> Tensor:
     return torch.full_like(value, torch.nan if value.is_floating_point() else -1)
 
 
-def shares(values: Shares, what: str) -> Shares:
+def shares(values: Shares, what: str) -> Any:
     """Shares of items, checked: one for every condition, or one for each by name."""
-    for name, share in values.items() if isinstance(values, Mapping) else [(what, values)]:
-        if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"{what} is {share} for {name!r}; give a number from 0 to 1.")
+    given = values if isinstance(values, Mapping) else {what: values}
+    check_range("[0, 1]", **{f"{what} of {k}": v for k, v in given.items() if v is not None})
     return values
 
 
@@ -67,14 +67,14 @@ def drop(
     _check_names(share, cond, "drop")
     dropped = dict(cond)
     for name, p in share.items():
-        value, out = cond[name], uniforms(1, space.items(x), x, generator, _dtype(x))[0] < p
+        value, out = (cond[name], uniforms(1, space.items(x), x, generator)[0] < p)
         dropped[name] = torch.where(_rows(out, value, x, space), absent(value), value)
     return dropped
 
 
 def augment(
     cond: Mapping[str, Any],
-    most: Mapping[str, float] | None,
+    most: Mapping[str, float],
     schedule: Schedule,
     x: Tensor,
     space: Space,
@@ -85,16 +85,15 @@ def augment(
     A condition c becomes :math:`\alpha_s c + \sigma_s \epsilon` with s uniform in [0, most], and the
     denoiser is told s, (B,), as the condition ``{name}_t``.
     """
-    _check_names(most or {}, cond, "augment")
+    _check_names(most, cond, "augment")
     noised = dict(cond)
     items = space.items(x)
-    for name, end in (most or {}).items():
+    for name, end in most.items():
         if len(cond[name]) != items:
             raise ValueError(
-                f"augment names {name!r}, which is {tuple(cond[name].shape)}; it needs one row for each "
-                f"of the {items} items."
+                f"{name!r} is {tuple(cond[name].shape)}; augment needs a row for each of {items} items."
             )
-        s = end * uniforms(1, items, x, generator, _dtype(x))[0]
+        s = end * uniforms(1, items, x, generator)[0].to(at_least_float32(x))
         noised |= noise(name, cond[name], s, schedule, generator=generator)
     return noised
 
@@ -114,12 +113,7 @@ def noise(
 
 def joinable(cond: Mapping[str, Any]) -> bool:
     """Whether copies of a batch can have these conditions: tensors by item or row, and single values."""
-    return all(
-        value is None
-        or isinstance(value, _SINGLE)
-        or (isinstance(value, Tensor) and value.ndim > 0)
-        for value in cond.values()
-    )
+    return all(v is None or isinstance(v, _SINGLE) or _is_rows(v) for v in cond.values())
 
 
 _SINGLE = (bool, int, float, str)  # what is the same for the whole batch
@@ -162,23 +156,19 @@ def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
     return torch.cat([absent(known) if v is None else v for v in values])
 
 
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
 def _is_droppable(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype != torch.bool and value.ndim > 0
+    return _is_rows(value) and value.dtype != torch.bool
 
 
 def _check_names(given: Mapping[str, float], cond: Mapping[str, Any], what: str) -> None:
     for name in given:
         if not _is_droppable(cond.get(name)):
             known = ", ".join(k for k, v in cond.items() if _is_droppable(v)) or "none"
-            raise ValueError(
-                f"{what} names {name!r}, and the conditions of this batch are {known}; correct the "
-                "name, or give the condition."
-            )
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    """Of at least float32, for times and shares."""
-    return x.dtype if x.dtype.itemsize >= 4 else torch.float32
+            raise ValueError(f"{what} names {name!r}; the conditions of this batch are {known}.")
 
 
 def _rows(choice: Tensor, value: Tensor, x: Tensor, space: Space) -> Tensor:
@@ -188,6 +178,5 @@ def _rows(choice: Tensor, value: Tensor, x: Tensor, space: Space) -> Tensor:
     if len(value) == len(x):
         return space.expand(choice, x).reshape(-1, *(1,) * (value.ndim - 1))
     raise ValueError(
-        f"a condition is {tuple(value.shape)}; give one row for each of the {len(choice)} items, or for "
-        f"each of the {len(x)} rows of x0."
+        f"a condition is {tuple(value.shape)}; give {len(choice)} rows, of items, or {len(x)}, as x0."
     )

@@ -9,12 +9,12 @@ the mean learns from the one, the variance from the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.likelihood.chain import Chain
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder
 from anydiff.predictions import Prediction
@@ -23,10 +23,8 @@ from anydiff.spaces import Space
 
 __all__ = ["Hybrid", "SquaredError"]
 
-Weigh = Callable[[Tensor], Tensor]
 
-
-@dataclass(frozen=True)
+@frozen()
 class SquaredError:
     r"""The weighted squared error of the output: what a diffusion is trained by unless told otherwise.
 
@@ -37,24 +35,19 @@ class SquaredError:
         """The times that the loss is taken at in place of t, shaped like t."""
         return t
 
-    def loss(
-        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space, weigh: Weigh
-    ) -> Tensor:
-        """The loss of each item, (B,).
+    def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
+        """What is added to the weighted squared error of each item, (B,) or 0.
 
         Arguments:
             p: What was predicted of alpha x0 + sigma eps.
             x0, eps: Data and noise, in the space.
             at: The level there, of `times`, (B,).
             space: The batch's space.
-            weigh: The squared error of each item, per dimension, (B,) -> its weighted loss, (B,).
         """
-        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
-        # an item of no dimension has no error, not 0 / 0
-        return weigh(squares / space.dim(x0).clamp(min=1))
+        return 0.0
 
 
-@dataclass(frozen=True)
+@frozen(steps="[1, inf)", weight="(0, inf)")
 class Hybrid(SquaredError):
     r"""The squared error and the bound's term, which trains a learned variance.
 
@@ -80,12 +73,6 @@ class Hybrid(SquaredError):
     weight: float = 0.001
     decoder: Decoder = ContinuousGaussian()
 
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not self.weight > 0:
-            raise ValueError(
-                f"steps is {self.steps} and weight {self.weight}; give at least 1 and above 0."
-            )
-
     def times(self, t: Tensor) -> Tensor:
         """The times rounded up to a row of the chain, in (0, 1], shaped like t."""
         return (self._rows(t) / self.steps).to(t.dtype)
@@ -94,21 +81,11 @@ class Hybrid(SquaredError):
         # a time that is a row already, but for a rounding error, stays
         return torch.ceil(t.double() * self.steps - 1e-3).clamp(1, self.steps).long()
 
-    def loss(
-        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space, weigh: Weigh
-    ) -> Tensor:
-        return super().loss(p, x0, eps, at, space, weigh) + self.variance_term(
-            p, x0, eps, at, space
-        )
-
-    def variance_term(
-        self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space
-    ) -> Tensor:
+    def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
         """weight T L_{t-1}, (B,), whose gradient is the variance's alone."""
         chain, k = Chain.of(at.schedule, self.steps, "learned", x0.device), self._rows(at.t)
-        onto_data = chain.level(k - 1).sigma == 0
         nats = torch.where(
-            onto_data,
+            chain.level(k - 1).sigma == 0,  # onto the data
             chain.decode(p, x0, k, self.decoder, space, stop=True),
             chain.divergence(p, x0, eps, k, space, stop=True),
         )

@@ -12,28 +12,21 @@ divides its density out again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from anydiff.checks import check_range, frozen
 from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
 __all__ = [
-    "LogNormal",
-    "LogitNormal",
-    "LossSecondMoment",
-    "Mapped",
-    "Times",
-    "UniformLogSNR",
-    "UniformTimes",
-    "as_times",
+    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Times", "UniformLogSNR", "as_times",
     "stratified",
-]
+]  # fmt: skip
 
 
-def stratified(items: int, *, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def stratified(items: int, like: Tensor, generator: Generator | None = None) -> Tensor:
     """Numbers in [0, 1), one in each of so many equal strata, in random order, (B,), float64.
 
     Each is uniform by itself, and together they cover the interval evenly.
@@ -46,64 +39,43 @@ def stratified(items: int, *, like: Tensor, generator: torch.Generator | None = 
 class Times:
     """A density of times."""
 
-    stratified: bool = True
-    """Draw once from each of B equal strata of the density; else independently."""
-
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         """The times of quantiles u, shaped like u, rising with it; float64."""
         raise NotImplementedError
 
     @torch.no_grad()
     def draw(
-        self,
-        items: int,
-        schedule: Schedule,
-        *,
-        like: Tensor,
-        generator: torch.Generator | None = None,
+        self, items: int, schedule: Schedule, *, like: Tensor, generator: Generator | None = None
     ) -> Tensor:
-        """Times in [0, 1], (B,), of the dtype and on the device of `like`."""
-        if self.stratified:
-            u = stratified(items, like=like, generator=generator)
-        else:
-            u = rand((items,), like, generator)
+        """Times in [0, 1], (B,), of the dtype and on the device of `like`, one from each stratum."""
         # rounding to float32 may reach 1 itself, which every schedule allows
-        return self(u, schedule).clamp(0, 1).to(like.dtype)
+        return self(stratified(items, like, generator), schedule).clamp(0, 1).to(like.dtype)
 
     def reweigh(self, t: Tensor, loss: Tensor) -> Tensor:
         """The loss (B,) of times that were drawn here, divided by their density if that is to cancel."""
         return loss
 
 
-@dataclass(frozen=True)
-class UniformTimes(Times):
-    """Every time alike."""
-
-    stratified: bool = True
-
-    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return u
-
-
-@dataclass(frozen=True)
+@frozen()
 class Mapped(Times):
-    """A function of uniform draws, (B,) -> (B,), float64, rising from 0 to 1."""
+    """Every time alike; or a function of uniform draws.
 
-    function: Callable[[Tensor], Tensor]
-    stratified: bool = True
+    Arguments:
+        function: (B,) -> (B,), float64, rising from 0 to 1; None is the identity.
+    """
+
+    function: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return self.function(u)
+        return u if self.function is None else self.function(u)
 
 
 def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
-    """A density from what a user gave: itself, a map of uniform draws, or None for uniform times."""
-    if times is None:
-        return UniformTimes()
+    """A density: itself, or from a map of uniform draws, or from None for uniform times."""
     return times if isinstance(times, Times) else Mapped(times)
 
 
-@dataclass(frozen=True)
+@frozen(std="(0, inf)")
 class LogNormal(Times):
     r"""The density of Karras et al.: the logarithm of sigma / alpha is normal.
 
@@ -119,16 +91,12 @@ class LogNormal(Times):
 
     mean: float = -1.2
     std: float = 1.2
-    stratified: bool = True
-
-    def __post_init__(self) -> None:
-        _check_std(self.std)
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(u.double())))
 
 
-@dataclass(frozen=True)
+@frozen(std="(0, inf)")
 class LogitNormal(Times):
     r"""The logit of t is normal: more of the middle, where the task is hardest.
 
@@ -143,16 +111,12 @@ class LogitNormal(Times):
 
     mean: float = 0.0
     std: float = 1.0
-    stratified: bool = True
-
-    def __post_init__(self) -> None:
-        _check_std(self.std)
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.double()))
 
 
-@dataclass(frozen=True)
+@frozen(logsnr_max="(logsnr_min, inf)")
 class UniformLogSNR(Times):
     """Every log-SNR between two ends alike, and so every ln(sigma / alpha).
 
@@ -162,14 +126,6 @@ class UniformLogSNR(Times):
 
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0
-    stratified: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.logsnr_min < self.logsnr_max:
-            raise ValueError(
-                f"logsnr_min is {self.logsnr_min} and logsnr_max {self.logsnr_max}; "
-                "the minimum has to be the smaller."
-            )
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         high, low = schedule.ends(u.device).clamp(self.logsnr_min, self.logsnr_max)
@@ -200,17 +156,11 @@ class LossSecondMoment(nn.Module, Times):
     losses: Tensor
     count: Tensor
 
-    def __init__(
-        self, bins: int = 100, history: int = 10, mixing: float = 1e-3, stratified: bool = True
-    ) -> None:
+    def __init__(self, bins: int = 100, history: int = 10, mixing: float = 1e-3) -> None:
         super().__init__()
-        if not (bins >= 1 and history >= 1 and 0 < mixing <= 1):
-            raise ValueError(
-                f"bins is {bins}, history {history} and mixing {mixing}; give at least one bin, at least "
-                "one loss to remember, and a mixing above 0 and up to 1."
-            )
+        check_range("[1, inf)", bins=bins, history=history)
+        check_range("(0, 1]", mixing=mixing)
         self.bins, self.history, self.mixing = bins, history, mixing
-        self.stratified = stratified
         self.register_buffer("losses", torch.zeros(bins, history))
         self.register_buffer("count", torch.zeros(bins, dtype=torch.long))
 
@@ -252,8 +202,3 @@ class LossSecondMoment(nn.Module, Times):
         # a loss that overflowed would be remembered for ever: nothing could be drawn any more
         self.losses.copy_(torch.where((last >= 0) & new.isfinite(), new, self.losses))
         self.count.index_add_(0, k, torch.ones_like(k))
-
-
-def _check_std(std: float) -> None:
-    if not std > 0:
-        raise ValueError(f"std is {std}; give a positive deviation.")

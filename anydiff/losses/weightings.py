@@ -16,33 +16,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import frozen
 from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
 
 __all__ = [
-    "P2",
-    "KarrasWeighting",
-    "LearnedUncertainty",
-    "Likelihood",
-    "MinSNR",
-    "Plain",
-    "Sigmoid",
-    "TruncatedSNR",
-    "Unit",
-    "Weighting",
-    "as_weighting",
-]
+    "P2", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "MinSNR", "Plain", "Sigmoid",
+    "TruncatedSNR", "Unit", "Weighting", "as_weighting",
+]  # fmt: skip
 
 
 class Weighting:
     """The weight of a squared error at a noise level. One of your own defines `common` and no more."""
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         """The weight of e², (B,): alpha² times the weight of eps, sigma² times that of x0."""
         raise NotImplementedError
 
@@ -54,14 +46,15 @@ class Weighting:
             at: A level of the schedule, ``schedule.at(t)``.
         """
         at = _inside(at)
-        return self.common(at) / _det(prediction, at) ** 2
+        weight: Tensor = self.common(at) / _det(prediction, at) ** 2
+        return weight
 
     def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
         """The loss, (B,), from the squared error of what the network predicts, (B,)."""
         return self.of(target, at).to(error.dtype) * error
 
 
-@dataclass(frozen=True)
+@frozen()
 class Plain(Weighting):
     """The error of the network's own output, as it is or times a function of the log-SNR.
 
@@ -86,18 +79,18 @@ def _inside(at: Level) -> Level:
     return at.schedule.at(t.clamp(1e-12, 1 - 1e-12))
 
 
-def _det(prediction: str | Target, at: Level) -> Tensor:
+def _det(prediction: str | Target, at: Level) -> Any:
     a, b = as_target(prediction).coefficients(at)
-    return at.alpha * b - at.sigma * a  # type: ignore[no-any-return]
+    return at.alpha * b - at.sigma * a
 
 
-def _turn(at: Level) -> Tensor:
+def _turn(at: Level) -> Any:
     r""":math:`-\tfrac12 \alpha^2 \lambda' = \alpha (\alpha \sigma' - \alpha' \sigma) / \sigma`."""
     alpha_rate, sigma_rate = at.rates
     return at.alpha * (at.alpha * sigma_rate - alpha_rate * at.sigma) / at.sigma
 
 
-@dataclass(frozen=True)
+@frozen()
 class Unit(Weighting):
     """The plain squared error of one output, whatever the network predicts.
 
@@ -119,11 +112,11 @@ class Unit(Weighting):
     def __post_init__(self) -> None:
         as_target(self.prediction)
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return _det(self.prediction, at) ** 2
 
 
-@dataclass(frozen=True)
+@frozen(gamma="(0, inf)")
 class MinSNR(Weighting):
     r"""x0's error times the SNR, which is cut off at gamma.
 
@@ -136,14 +129,11 @@ class MinSNR(Weighting):
 
     gamma: float = 5.0
 
-    def __post_init__(self) -> None:
-        _check_positive(gamma=self.gamma)
-
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return torch.minimum(at.alpha**2, self.gamma * at.sigma**2)
 
 
-@dataclass(frozen=True)
+@frozen()
 class TruncatedSNR(Weighting):
     r"""x0's error times the SNR, which never falls below 1.
 
@@ -154,11 +144,11 @@ class TruncatedSNR(Weighting):
         https://arxiv.org/abs/2202.00512
     """
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return torch.maximum(at.alpha**2, at.sigma**2)
 
 
-@dataclass(frozen=True)
+@frozen(k="(0, inf)")
 class P2(Weighting):
     r"""Less of the levels where the noise is too faint to hide anything one sees.
 
@@ -176,14 +166,11 @@ class P2(Weighting):
     k: float = 1.0
     gamma: float = 1.0
 
-    def __post_init__(self) -> None:
-        _check_positive(k=self.k)
-
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return at.alpha**2 * (self.k + (at.alpha / at.sigma) ** 2) ** -self.gamma
 
 
-@dataclass(frozen=True)
+@frozen(sigma_data="(0, inf)")
 class KarrasWeighting(Weighting):
     r"""Every level counts the same for the network F of Karras et al., whatever is predicted.
 
@@ -203,14 +190,11 @@ class KarrasWeighting(Weighting):
 
     sigma_data: float = 0.5
 
-    def __post_init__(self) -> None:
-        _check_positive(sigma_data=self.sigma_data)
-
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return at.alpha**2 + (at.sigma / self.sigma_data) ** 2
 
 
-@dataclass(frozen=True)
+@frozen()
 class Likelihood(Weighting):
     r"""The variational bound: half of g² times the score's squared error.
 
@@ -227,11 +211,11 @@ class Likelihood(Weighting):
         Variational Diffusion Models (Kingma et al., 2021), section 4. https://arxiv.org/abs/2107.00630
     """
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         return _turn(at)
 
 
-@dataclass(frozen=True)
+@frozen()
 class Sigmoid(Weighting):
     r"""The variational bound of data with noise added to them, most of it below a log-SNR of `bias`.
 
@@ -252,7 +236,7 @@ class Sigmoid(Weighting):
 
     bias: float
 
-    def common(self, at: Level) -> Tensor:
+    def common(self, at: Level) -> Any:
         noise = math.exp(self.bias) * at.sigma**2
         return _turn(at) * noise / (at.alpha**2 + noise)
 
@@ -282,9 +266,7 @@ class LearnedUncertainty(nn.Module, Weighting):
     ) -> None:
         super().__init__()
         if features < 2 or features % 2:
-            raise ValueError(
-                f"features is {features}; give an even number, a sine and a cosine each."
-            )
+            raise ValueError(f"features is {features}; give an even number, sines and cosines.")
         self.weighting = as_weighting(weighting)
         self.features = features
         # the paper draws normal frequencies of ln(sigma) / 4; these are their quantiles
@@ -299,7 +281,7 @@ class LearnedUncertainty(nn.Module, Weighting):
         """u, the logarithm of the expected loss, (B,)."""
         angles = logsnr.to(self.frequencies.dtype)[:, None] * self.frequencies
         features = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], 1)
-        return self.linear(features)[:, 0]
+        return nn.functional.linear(features, self.linear.weight, self.linear.bias)[:, 0]
 
     def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
         # some schedules end at infinity
@@ -307,9 +289,3 @@ class LearnedUncertainty(nn.Module, Weighting):
         loss = self.weighting.weigh(error, at, target)
         # an item of no dimension has no error, and says nothing of its level
         return torch.where(error == 0, 0.0, loss * torch.exp(-u) + u)
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; give a positive number.")

@@ -1,1 +1,18 @@
-"""Molecules: files, batches, bonds, pictures, metrics."""
+"""Molecules: atoms in space with their elements, in a ragged space without the centre of mass.
+
+- `molecules`: :class:`Molecules` in memory, and :class:`Atoms`, the rows that diffuse.
+- `files` and `qm9`: molecules on disk, and QM9 with its split.
+- `batches`: a resumable loader of PyG batches.
+- `bonds`: bonds and stability, from distances; `fragments`: parts of molecules to keep.
+- `properties`: properties as conditions; `property_model`: a network that predicts them.
+- `pictures`: grids of balls and sticks as PNG, films as GIF.
+- `evaluate`: metrics of generated molecules; they need RDKit.
+- `models`: a trained model together with what it needs to generate molecules.
+"""
+
+from anydiff.molecules.batches import loader
+from anydiff.molecules.files import read_molecules
+from anydiff.molecules.molecules import Atoms, MoleculeError, Molecules
+from anydiff.molecules.qm9 import load_qm9
+
+__all__ = ["Atoms", "MoleculeError", "Molecules", "load_qm9", "loader", "read_molecules"]

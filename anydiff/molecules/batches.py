@@ -9,16 +9,14 @@ objects.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
-
-if TYPE_CHECKING:
-    from anydiff.molecules.molecules import Molecules
+from anydiff.molecules.molecules import Molecules
 
 __all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
 

@@ -38,19 +38,14 @@ from anydiff.molecules.bonds import (
     bond_orders,
     ratio,
     stability,
-    stable,
 )
 
 __all__ = [
     "MoleculeReport",
-    "Stability",
     "bond_lengths_distance",
-    "bond_orders",
     "element_distance",
     "evaluate",
     "smiles",
-    "stability",
-    "stable",
     "strict",
     "table",
     "to_rdkit",

@@ -30,20 +30,9 @@ import torch
 from torch import Tensor
 
 from anydiff.data.ranges import ranges
-from anydiff.data.sizes import SizeDistribution
-from anydiff.molecules.batches import MoleculeDataset, SizeBatchSampler, loader
 from anydiff.spaces import Ragged
 
-__all__ = [
-    "Atoms",
-    "MoleculeDataset",
-    "MoleculeError",
-    "Molecules",
-    "SizeBatchSampler",
-    "SizeDistribution",
-    "loader",
-    "symbol",
-]
+__all__ = ["NUMBERS", "SYMBOLS", "Atoms", "MoleculeError", "Molecules", "symbol"]
 
 _TABLE = """
     H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br

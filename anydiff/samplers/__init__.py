@@ -3,7 +3,7 @@
 from anydiff.samplers.adaptive import AdaptiveODE, AdaptiveSDE
 from anydiff.samplers.ancestral import DDIM, DDPM
 from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform
-from anydiff.samplers.langevin import AnnealedLangevin, Langevin, PredictorCorrector
+from anydiff.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from anydiff.samplers.loop import Callback, Progress, Steps, follow, plan, sample
 from anydiff.samplers.multistep import AdamsBashforth, DPMSolver, UniPC
 from anydiff.samplers.ode import Euler, Heun
@@ -12,32 +12,8 @@ from anydiff.samplers.sampler import Past, Sampler, Stepped
 from anydiff.samplers.sde import EulerMaruyama
 
 __all__ = [
-    "DDIM",
-    "DDPM",
-    "AdamsBashforth",
-    "AdaptiveODE",
-    "AdaptiveSDE",
-    "AnnealedLangevin",
-    "Callback",
-    "DPMSolver",
-    "Euler",
-    "EulerMaruyama",
-    "Grid",
-    "Heun",
-    "KarrasGrid",
-    "Langevin",
-    "LogSNR",
-    "OptimalVariance",
-    "Past",
-    "PredictorCorrector",
-    "Progress",
-    "Quadratic",
-    "Sampler",
-    "Stepped",
-    "Steps",
-    "UniPC",
-    "Uniform",
-    "follow",
-    "plan",
-    "sample",
-]
+    "DDIM", "DDPM", "AdamsBashforth", "AdaptiveODE", "AdaptiveSDE", "AnnealedLangevin", "Callback",
+    "DPMSolver", "Euler", "EulerMaruyama", "Grid", "Heun", "KarrasGrid", "LogSNR",
+    "OptimalVariance", "Past", "PredictorCorrector", "Progress", "Quadratic", "Sampler", "Stepped",
+    "Steps", "UniPC", "Uniform", "follow", "plan", "sample",
+]  # fmt: skip

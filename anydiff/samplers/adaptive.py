@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Space
+from anydiff.spaces.draws import at_least_float32
 
 __all__ = ["AdaptiveODE", "AdaptiveSDE"]
 
+NO_STEP = (
+    "{} found no step with an error under its tolerance; look for values of the network that are not "
+    "finite, or raise rtol and atol."
+)
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
 
-@dataclass(frozen=True)
+@frozen(rtol="(0, inf)", atol="(0, inf)", sigma_min="(0, inf)", method=ADAPTIVE)
 class AdaptiveODE(Sampler):
     r"""The probability flow by an adaptive Runge–Kutta method of torchdiffeq.
 
@@ -65,11 +70,6 @@ class AdaptiveODE(Sampler):
     convergence = math.inf  # the error follows the tolerance, not the number of steps
     steps = 1
 
-    def __post_init__(self) -> None:
-        _check_tolerances(self.rtol, self.atol, self.sigma_min)
-        if self.method not in ADAPTIVE:
-            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(ADAPTIVE)}.")
-
     def check(self, levels: Sequence[Level]) -> None:
         odeint()
 
@@ -81,7 +81,11 @@ class AdaptiveODE(Sampler):
         if s.sigma == 0 and last.t > first.t:  # there is no way to go before the landing
             last = first
         start, stop = (math.atan2(level.sigma, level.alpha) for level in (first, last))
+        dim = space.dim(x_t).clamp(min=1)
         calls: list[Prediction] = []  # the first
+
+        def norm(x: Tensor) -> Tensor:  # the root mean square of the worst item
+            return (space.sum(x.square()) / dim).max().sqrt()
 
         def slope(phi: Tensor, x: Tensor) -> Tensor:
             # in float32 phi may lie beyond the ends, as the nearest number to pi / 2 does
@@ -94,20 +98,17 @@ class AdaptiveODE(Sampler):
             return p.at(-level.sigma / size, level.alpha / size)
 
         # a run that begins at the data begins a little above it, where x / alpha is the same
-        x = x_t * (first.alpha / t.alpha if t.sigma == 0 else 1.0)
-        x = x / math.hypot(first.alpha, first.sigma)
+        scale = first.alpha / t.alpha if t.sigma == 0 else 1.0
+        x = x_t * (scale / math.hypot(first.alpha, first.sigma))
         if start != stop:
             phi = torch.tensor([start, stop], dtype=torch.float64, device=x_t.device)
             try:
                 x = odeint()(
                     slope, x, phi, rtol=self.rtol, atol=self.atol, method=self.method,
-                    options={"norm": _largest(space, x)},
+                    options={"norm": norm},
                 )[-1]  # fmt: skip
             except AssertionError as error:  # of a step too small, or not finite
-                raise ValueError(
-                    f"{self} found no step with an error under its tolerance ({error}); look for values "
-                    "of the network that are not finite, or raise rtol and atol."
-                ) from error
+                raise ValueError(NO_STEP.format(self)) from error
         x = x * math.hypot(last.alpha, last.sigma)
         if s.sigma == 0:
             p = predictor.predict(x, last)
@@ -115,7 +116,10 @@ class AdaptiveODE(Sampler):
         return x, calls[0] if calls else predictor.predict(x_t, first)
 
 
-@dataclass(frozen=True)
+@frozen(
+    rtol="(0, inf)", atol="(0, inf)", sigma_min="(0, inf)",
+    safety="(0, 1)", exponent="[0.5, 1]", first="(0, 1]",
+)  # fmt: skip
 class AdaptiveSDE(Sampler):
     r"""The reverse SDE by steps of adaptive size, one size for each item.
 
@@ -166,14 +170,6 @@ class AdaptiveSDE(Sampler):
     convergence = math.inf  # the error follows the tolerance, not the number of steps
     steps = 1
 
-    def __post_init__(self) -> None:
-        _check_tolerances(self.rtol, self.atol, self.sigma_min)
-        if not (0 < self.safety < 1 and 0.5 <= self.exponent <= 1 and 0 < self.first <= 1):
-            raise ValueError(
-                f"safety is {self.safety}, exponent {self.exponent} and first {self.first}; give a "
-                "safety between 0 and 1, an exponent from 0.5 to 1 and a first step in (0, 1]."
-            )
-
     def check(self, levels: Sequence[Level]) -> None:
         falling(self, levels)
         with_signal(self, levels)
@@ -186,7 +182,7 @@ class AdaptiveSDE(Sampler):
         if last.t > t.t:  # there is no way to go before the landing
             last = t
         dim = space.dim(x_t).clamp(min=1)
-        dtype = x_t.dtype if x_t.dtype.itemsize >= 4 else torch.float32
+        dtype = at_least_float32(x_t)
 
         # times are float64 whatever the state is: a small step must not vanish in a large time
         time = torch.full_like(dim, t.t, dtype=torch.float64)
@@ -224,10 +220,7 @@ class AdaptiveSDE(Sampler):
             stuck = on_the_way & ~(h > 1e-10)  # not finite, or ever smaller
             going, failed, full = torch.stack([on_the_way.any(), stuck.any(), path.full]).tolist()
             if failed:
-                raise ValueError(
-                    f"{self} found no step with an error under its tolerance; look for values of the "
-                    "network that are not finite, or raise rtol and atol."
-                )
+                raise ValueError(NO_STEP.format(self))
             if full:
                 path.grow()
         if s.sigma == 0:
@@ -298,19 +291,6 @@ class _Path:
 def _noisy(schedule: Schedule, at: Level, sigma_min: float) -> Level:
     """A level, or in place of the data the one with the noise sigma_min, or the schedule's least."""
     return at if at.sigma > 0 else schedule.at_logsnr(-2 * math.log(sigma_min))
-
-
-def _largest(space: Space, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """The norm in which errors are measured: the root mean square of the worst item."""
-    dim = space.dim(like).clamp(min=1)
-    return lambda x: (space.sum(x.square()) / dim).max().sqrt()
-
-
-def _check_tolerances(rtol: float, atol: float, sigma_min: float) -> None:
-    if not (rtol > 0 and atol > 0 and sigma_min > 0):
-        raise ValueError(
-            f"rtol is {rtol}, atol {atol} and sigma_min {sigma_min}; give positive numbers."
-        )
 
 
 def odeint() -> Callable[..., Any]:

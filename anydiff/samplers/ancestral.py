@@ -3,11 +3,11 @@ r"""The samplers of the discrete chain: ancestral steps, and the family that DDI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
 
+from anydiff.checks import check_choice, frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.optimal import OptimalVariance
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
@@ -18,7 +18,7 @@ from anydiff.spaces import Random, Space
 __all__ = ["DDIM", "DDPM"]
 
 
-@dataclass(frozen=True)
+@frozen(eta="[0, 1]")
 class DDIM(Sampler):
     r"""Deterministic or stochastic DDIM step.
 
@@ -47,10 +47,6 @@ class DDIM(Sampler):
     variance: OptimalVariance | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(
-                f"eta is {self.eta}; give a number from 0 (deterministic) to 1 (DDPM)."
-            )
         if not (self.variance is None or isinstance(self.variance, OptimalVariance)):
             raise ValueError(f"variance is {self.variance!r}; give an OptimalVariance, or None.")
 
@@ -65,13 +61,11 @@ class DDIM(Sampler):
 
         tau = self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2) if self.eta else 0
         kept = s.sigma * sqrt(1 - tau)
-        nu2 = s.sigma**2 * tau
-        if self.variance is not None:
-            nu2 = self.variance.nu2(t, s, kept)
+        nu2 = self.variance.nu2(t, s, kept) if self.variance else s.sigma**2 * tau
         return _noised(predictor.space, p.at(s.alpha, kept), s, nu2, generator), p
 
 
-@dataclass(frozen=True)
+@frozen()
 class DDPM(Sampler):
     r"""Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
 
@@ -99,11 +93,8 @@ class DDPM(Sampler):
     variance: str | OptimalVariance = "small"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.variance, OptimalVariance) and self.variance not in VARIANCES:
-            raise ValueError(
-                f"variance is {self.variance!r}; choose 'small' or 'large', 'learned', or give an "
-                "OptimalVariance."
-            )
+        if not isinstance(self.variance, OptimalVariance):
+            check_choice(VARIANCES, variance=self.variance)
 
     def check(self, levels: Sequence[Level]) -> None:
         falling(self, levels)
@@ -120,10 +111,9 @@ class DDPM(Sampler):
         if self.variance == "learned":
             return _learned(predictor.space, x_s, p, t, s, generator), p
 
+        nu2 = large * (s.sigma / t.sigma) ** 2 if self.variance == "small" else large
         if isinstance(self.variance, OptimalVariance):
             nu2 = self.variance.nu2(t, s, kept)
-        else:
-            nu2 = large * ((s.sigma / t.sigma) ** 2 if self.variance == "small" else 1.0)
         return _noised(predictor.space, x_s, s, nu2, generator), p
 
 
@@ -137,11 +127,6 @@ def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Random)
 def _learned(
     space: Space, mean: Tensor, p: Prediction, t: Level, s: Level, generator: Random
 ) -> Tensor:
-    if p.extra is None:
-        raise ValueError(
-            "DDPM('learned') needs a denoiser that gives a pair, the prediction and a learned variance, "
-            "and this one gives no variance; use 'small', 'large' or an OptimalVariance."
-        )
     if s.sigma == 0 or t.sigma == 0:  # at the data, where there is no logarithm to learn
         return mean
     nu = (reverse_log_variance(t, s, p.extra, space) / 2).exp_()

@@ -8,13 +8,13 @@ themselves there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import exp, log
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.schedules import Schedule
 
 __all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform"]
@@ -27,7 +27,7 @@ class Grid(Protocol):
         """Falling times, (steps + 1,), float64, from `start` to 0."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class Uniform:
     """Equal steps in t. A table's own chain, and every n-th row of it."""
 
@@ -35,7 +35,7 @@ class Uniform:
         return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
+@frozen()
 class Quadratic:
     """Steps that shrink towards the data, t = u².
 
@@ -48,7 +48,7 @@ class Quadratic:
         return torch.linspace(start**0.5, 0, steps + 1, dtype=torch.float64) ** 2
 
 
-@dataclass(frozen=True)
+@frozen(power="(0, inf)", logsnr_max="(logsnr_min, inf)")
 class LogSNR:
     r"""Steps in the log-SNR, :math:`\lambda_k = \lambda_T + (\lambda_{max} - \lambda_T) (k / (n-1))^p`.
 
@@ -67,20 +67,13 @@ class LogSNR:
     logsnr_max: float = 12.0
     logsnr_min: float = -10.0
 
-    def __post_init__(self) -> None:
-        if not (self.power > 0 and self.logsnr_min < self.logsnr_max):
-            raise ValueError(
-                f"power is {self.power}, logsnr_min {self.logsnr_min} and logsnr_max "
-                f"{self.logsnr_max}; give a positive power and the smaller log-SNR first."
-            )
-
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
         low, high = _range(schedule, self.logsnr_min, self.logsnr_max, start)
         u = torch.linspace(0, 1, steps, dtype=torch.float64) ** self.power
         return _closed(schedule, low + (high - low) * u, start)
 
 
-@dataclass(frozen=True)
+@frozen(rho="(0, inf)", sigma_min="(0, inf)", sigma_max="(sigma_min, inf)")
 class KarrasGrid:
     r"""The steps of Karras et al., equal in :math:`(\sigma / \alpha)^{1 / \rho}`.
 
@@ -97,13 +90,6 @@ class KarrasGrid:
     rho: float = 7.0
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        if not (self.rho > 0 and 0 < self.sigma_min < self.sigma_max):
-            raise ValueError(
-                f"rho is {self.rho}, sigma_min {self.sigma_min} and sigma_max {self.sigma_max}; "
-                "give a positive rho and 0 < sigma_min < sigma_max."
-            )
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
         noisy, clean = -2 * log(self.sigma_max), -2 * log(self.sigma_min)

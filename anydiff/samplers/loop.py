@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid
 from anydiff.samplers.multistep import DPMSolver
@@ -24,16 +25,9 @@ from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Seed, generators
 
 __all__ = [
-    "Callback",
-    "Progress",
-    "Steps",
-    "evaluating",
-    "first_noise",
-    "follow",
-    "plan",
-    "sample",
+    "Callback", "Progress", "Steps", "evaluating", "first_noise", "follow", "plan", "sample",
     "watched",
-]
+]  # fmt: skip
 
 Steps = int | Sequence[float] | Tensor
 """How many steps, or the times themselves."""
@@ -96,10 +90,9 @@ def sample(
             sampler cannot run on them, or if there is not one seed for each item.
     """
     levels = plan(predictor.schedule, steps, sampler, grid, start)
-    state = isinstance(x_T, Tensor)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     generator = generators(seed, like.device)
-    x = like if state else first_noise(levels[0], like, predictor, generator)
+    x = x_T if like is x_T else first_noise(levels[0], like, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
         return follow(predictor, x, sampler, levels, generator, report)
 
@@ -126,11 +119,9 @@ def plan(
             sampler cannot run on them.
     """
     steps = sampler.steps if steps is None else steps
-    if not 0 < start <= 1:
-        raise ValueError(f"the start is {start}; give a time above 0, up to 1.")
+    check_range("(0, 1]", start=start)
     if isinstance(steps, int):
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; take at least 1.")
+        check_range("[1, inf)", steps=steps)
         times = (grid or sampler.grid)(schedule, steps, start)
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
@@ -140,7 +131,7 @@ def plan(
         one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
         if not one_way or not (times.min() >= 0 and times.max() <= 1):
             raise ValueError(
-                f"the times are {times.tolist()}; give two or more between 0 and 1 that fall, or rise."
+                f"the times are {times.tolist()}; give two or more in [0, 1] that fall, or rise."
             )
 
     levels = schedule.levels(times)

@@ -17,11 +17,12 @@ that the first steps are of a lower order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import exp, expm1, factorial, inf, log, sqrt
 
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import LogSNR
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
@@ -31,7 +32,7 @@ from anydiff.spaces import Random
 __all__ = ["AdamsBashforth", "DPMSolver", "UniPC"]
 
 
-@dataclass(frozen=True)
+@frozen(order=(1, 2, 3), eta="[0, inf)")  # type: ignore[literal-required]
 class DPMSolver(Sampler):
     r"""DPM-Solver++, multistep: 2M, 3M, and their SDE forms.
 
@@ -58,12 +59,6 @@ class DPMSolver(Sampler):
     order: int = 2
     eta: float = 0.0
     grid = LogSNR()
-
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"order is {self.order}; choose 1, 2 or 3.")
-        if not self.eta >= 0:
-            raise ValueError(f"eta is {self.eta}; give 0 (the ODE), 1 (the SDE) or between.")
 
     def check(self, levels: Sequence[Level]) -> None:
         if self.eta > 0:
@@ -92,7 +87,7 @@ class DPMSolver(Sampler):
         return x_s, p
 
 
-@dataclass(frozen=True)
+@frozen(order=(2, 3), variant=("bh1", "bh2"))  # type: ignore[literal-required]
 class UniPC(Sampler):
     r"""UniPC, in x0: each network output corrects the state it was asked at, then predicts the next.
 
@@ -113,12 +108,6 @@ class UniPC(Sampler):
     order: int = 2
     variant: str = "bh2"
     grid = LogSNR()
-
-    def __post_init__(self) -> None:
-        if self.order not in (2, 3):
-            raise ValueError(f"order is {self.order}; choose 2 or 3.")
-        if self.variant not in ("bh1", "bh2"):
-            raise ValueError(f"variant is {self.variant!r}; choose 'bh1' or 'bh2'.")
 
     @property
     def convergence(self) -> float:
@@ -146,7 +135,7 @@ class UniPC(Sampler):
         return _follow(p, s, before[: self.order - 1], variant=self.variant), p
 
 
-@dataclass(frozen=True)
+@frozen(order=(1, 2, 3, 4))  # type: ignore[literal-required]
 class AdamsBashforth(Sampler):
     r"""Adams and Bashforth's method for :math:`d(x / \alpha) = \hat\epsilon\, d(\sigma / \alpha)`.
 
@@ -171,10 +160,6 @@ class AdamsBashforth(Sampler):
 
     order: int = 2
     grid = LogSNR()
-
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"order is {self.order}; choose 1, 2, 3 or 4.")
 
     @property
     def convergence(self) -> float:
@@ -214,7 +199,7 @@ def _meets_an_end(t: Level, s: Level) -> bool:
 
     One that comes from pure noise is by itself.
     """
-    return s.sigma == 0 or s.alpha == 0 or t.sigma == 0
+    return 0 in (s.sigma, s.alpha, t.sigma)
 
 
 def _latest_first(past: tuple[Prediction, ...]) -> tuple[Prediction, ...]:
@@ -228,11 +213,7 @@ def _as_x0(p: Prediction) -> Prediction:
 
 
 def _follow(
-    p: Prediction,
-    s: Level | Prediction,
-    others: Sequence[Prediction],
-    eta: float = 0.0,
-    variant: str = "bh2",
+    p: Prediction, s: Level | Prediction, others: Past, eta: float = 0.0, variant: str = "bh2"
 ) -> Tensor:
     """From where p was made to the level s, along the polynomial through the x0 of p and of others."""
     h = lam(s) - lam(p)

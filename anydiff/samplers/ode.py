@@ -12,11 +12,11 @@ of Karras et al.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf, isfinite, log, sqrt
 
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.predictions import Predictor
 from anydiff.samplers.grids import KarrasGrid
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, gentle
@@ -26,7 +26,7 @@ from anydiff.spaces import Random
 __all__ = ["Euler", "Heun"]
 
 
-@dataclass(frozen=True)
+@frozen()
 class Euler(Sampler):
     r"""Euler's explicit step in t, with :math:`h = s - t`.
 
@@ -44,8 +44,7 @@ class Euler(Sampler):
         for level in levels[:-1]:
             if not all(isfinite(rate) for rate in level.rates):
                 raise ValueError(
-                    f"the rates of {level.schedule} are {level.rates} at t = {level.t:.3g}, from where "
-                    "Euler cannot go; start from another time, or take DDIM()."
+                    f"the rates are {level.rates} at t = {level.t:.3g}; start elsewhere, or use DDIM()."
                 )
         gentle(self, levels)
 
@@ -59,7 +58,7 @@ class Euler(Sampler):
         return p.at(t.alpha + h * alpha_rate, t.sigma + h * sigma_rate), p
 
 
-@dataclass(frozen=True)
+@frozen(churn="[0, inf)", s_min="[0, inf)", s_max="[s_min, inf]", s_noise="(0, inf)")
 class Heun(Sampler):
     r"""Heun's step in :math:`\bar\sigma = \sigma / \alpha`: the samplers of Karras et al.
 
@@ -98,13 +97,6 @@ class Heun(Sampler):
     s_noise: float = 1.0
     convergence = 2.0
     grid = KarrasGrid()
-
-    def __post_init__(self) -> None:
-        if not (self.churn >= 0 and 0 <= self.s_min <= self.s_max and self.s_noise > 0):
-            raise ValueError(
-                f"churn is {self.churn}, s_min {self.s_min}, s_max {self.s_max} and s_noise "
-                f"{self.s_noise}; give churn >= 0, 0 <= s_min <= s_max and s_noise > 0."
-            )
 
     def check(self, levels: Sequence[Level]) -> None:
         if self.churn > 0:

@@ -16,36 +16,33 @@ and a step that keeps c of the noise has to make up for it with the variance
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from anydiff.files import whole
+from anydiff.checks import check_range, frozen
 from anydiff.predictions import Predictor
-from anydiff.schedules import Level, Schedule
+from anydiff.schedules import Level
 from anydiff.spaces import Random
 
 __all__ = ["OptimalVariance"]
 
-FORMAT = 1
 SURE = 1e-9  # an estimate reaches neither 0 nor 1, where a logit ends
 
 
-@dataclass(frozen=True)
+@frozen()
 class OptimalVariance:
     r"""The reverse variances of Analytic-DPM, for ``DDPM(variance=...)`` and ``DDIM(eta, variance=...)``.
 
     Between the points of the table the logit of :math:`1 - \Gamma` is linear in the log-SNR, which is
     exact where the data are normal. Beyond its noisy end the spread of x0 is held, beyond the other
-    :math:`\Gamma`.
+    :math:`\Gamma`. ``dataclasses.asdict`` gives plain numbers to keep, from which
+    ``OptimalVariance(**numbers)`` is made again.
 
     Arguments:
         logsnr: The table's log-SNRs, rising.
@@ -68,14 +65,13 @@ class OptimalVariance:
         rising = all(a < b for a, b in pairwise(self.logsnr)) and bool(self.logsnr)
         if not rising or not all(map(math.isfinite, self.logsnr)):
             raise ValueError(f"the log-SNRs are {self.logsnr}; give finite ones that rise.")
-        inside = all(0 <= g <= 1 for g in self.gamma)
-        if len(self.gamma) != len(self.logsnr) or not inside:
+        if len(self.gamma) != len(self.logsnr):
             raise ValueError(
-                f"gamma is {self.gamma}; give one number in [0, 1] for each of the "
-                f"{len(self.logsnr)} log-SNRs."
+                f"{len(self.gamma)} gammas for {len(self.logsnr)} log-SNRs; give as many."
             )
-        if self.span is not None and not self.span > 0:
-            raise ValueError(f"span is {self.span}; give the width of the data's range, b - a.")
+        check_range("[0, 1]", **{f"gamma[{k}]": g for k, g in enumerate(self.gamma)})
+        if self.span is not None:
+            check_range("(0, inf)", span=self.span)
 
     @classmethod
     @torch.no_grad()
@@ -108,32 +104,28 @@ class OptimalVariance:
             Estimating the Optimal Covariance with Imperfect Mean (Bao et al., 2022), theorem 3.
             https://arxiv.org/abs/2206.07309
         """
-        if points < 2:
-            raise ValueError(f"points is {points}; take at least 2.")
+        check_range("[2, inf)", points=points)
         levels: list[Level] = []
-        gaps: list[Tensor | float] = []
-        entries: Tensor | float = 0.0
+        gaps, entries = torch.zeros(points, dtype=torch.float64), 0.0
         for predictor, x0 in batches:
-            space = predictor.space
+            space, schedule = predictor.space, predictor.schedule
             if not levels:
-                levels = _levels(predictor.schedule, points, logsnr_min, logsnr_max)
-                gaps = [0.0] * len(levels)
+                ends = schedule.clip(logsnr_min, logsnr_max)
+                logsnrs = torch.linspace(*ends, points, dtype=torch.float64)
+                levels = schedule.levels(schedule.time(logsnrs))
             x0 = space.project(x0)
-            entries = entries + space.dim(x0).sum(dtype=torch.float64)
+            entries += float(space.dim(x0).sum(dtype=torch.float64))
             for k, at in enumerate(levels):
                 eps = space.noise(x0, generator)
                 p = predictor.predict(at.alpha * x0 + at.sigma * eps, at)
-                gaps[k] = gaps[k] + space.sum((eps - p.eps).square()).sum(dtype=torch.float64)
-        if not levels or not float(entries) > 0:
-            raise ValueError(
-                "there are no data to estimate from; give at least one batch (predictor, x0)."
-            )
-        gamma = (1 - torch.stack([torch.as_tensor(g) for g in gaps]) / entries).cpu()
+                gaps[k] += space.sum((eps - p.eps).square()).sum(dtype=torch.float64).cpu()
+        if not entries > 0:
+            raise ValueError("there are no data to estimate from; give batches (predictor, x0).")
+        gamma = 1 - gaps / entries
         if not gamma.isfinite().all():
             raise ValueError("the network's eps is not finite; look at its weights and the data.")
-        return cls(
-            tuple(at.logsnr for at in levels), tuple(gamma.clamp(SURE, 1 - SURE).tolist()), span
-        )
+        logsnr = tuple(at.logsnr for at in levels)
+        return cls(logsnr, tuple(gamma.clamp(SURE, 1 - SURE).tolist()), span)
 
     def spread(self, at: Level) -> float:
         """V, the variance of x0 given x_t, per dimension, at a level of floats."""
@@ -155,37 +147,7 @@ class OptimalVariance:
         r"""The variance of the step from t to s whose mean is
         :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`, c being `kept`."""
         fresh = max(s.sigma**2 - kept**2, 0.0)
-        return fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as JSON."""
-        table = {"format": FORMAT, "logsnr": self.logsnr, "gamma": self.gamma, "span": self.span}
-        with whole(path) as partial:
-            Path(partial).write_text(json.dumps({"optimal_variance": table}))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> OptimalVariance:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            ValueError: If the file is not such a file.
-        """
-        try:
-            table = json.loads(Path(path).read_text())["optimal_variance"]
-            if table["format"] > FORMAT:
-                raise ValueError(
-                    f"format {table['format']} is newer than {FORMAT}; upgrade anydiff"
-                )
-            return cls(tuple(table["logsnr"]), tuple(table["gamma"]), table["span"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not a table of variances ({error}); give one that OptimalVariance.save wrote."
-            ) from error
-
-
-def _levels(schedule: Schedule, points: int, low: float, high: float) -> list[Level]:
-    logsnr = torch.linspace(*schedule.clip(low, high), points, dtype=torch.float64)
-    return schedule.levels(schedule.time(logsnr))
+        return float(fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t))
 
 
 def _logit(gamma: float) -> float:

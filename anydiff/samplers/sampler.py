@@ -73,7 +73,7 @@ def falling(sampler: Sampler, levels: Sequence[Level]) -> None:
     """Raise where the times of a run rise: for samplers that add noise."""
     if levels[0].t < levels[-1].t:
         raise ValueError(
-            f"the times rise, and {sampler} adds noise; encode with a deterministic sampler, DDIM()."
+            f"the times rise, and {sampler} adds noise; encode with DDIM() or the like."
         )
 
 
@@ -81,8 +81,7 @@ def with_signal(sampler: Sampler, levels: Sequence[Level]) -> None:
     """Raise where a level is pure noise: for samplers that divide by alpha."""
     if any(level.alpha == 0 for level in levels):
         raise ValueError(
-            f"at t = {levels[0].t:g} alpha is 0, where {sampler} has no drift; begin below it, with "
-            "steps=[0.999, ...], or use DDPM() or DDIM(1.0)."
+            f"{sampler} has no drift where alpha is 0; begin at steps=[0.999, ...], or use DDPM()."
         )
 
 
@@ -94,7 +93,6 @@ def gentle(sampler: Sampler, levels: Sequence[Level]) -> None:
         largest = max(math.hypot(t.alpha, t.sigma), math.hypot(s.alpha, s.sigma))
         if s.sigma > 0 and not ahead < 3 * largest:
             raise ValueError(
-                f"from t = {t.t:.3g}, where alpha changes at a rate of {t.rates[0]:.3g} and sigma of "
-                f"{t.rates[1]:.3g}, a step to {s.t:.3g} is too long for {sampler}; begin later, with "
+                f"the step from t = {t.t:.3g} to {s.t:.3g} is too long for {sampler}; begin at "
                 "steps=[0.99, ...], take more steps, or use DDIM() or DDPM()."
             )

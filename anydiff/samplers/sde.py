@@ -10,11 +10,11 @@ where f and g are those of the schedule, and the score is what a network says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.predictions import Predictor
 from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, gentle, with_signal
 from anydiff.schedules import Level
@@ -23,7 +23,7 @@ from anydiff.spaces import Random
 __all__ = ["EulerMaruyama"]
 
 
-@dataclass(frozen=True)
+@frozen()
 class EulerMaruyama(Sampler):
     r"""The Euler–Maruyama step of the reverse SDE.
 

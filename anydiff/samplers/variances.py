@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from anydiff.schedules import Level
-from anydiff.spaces import Space
+from anydiff.spaces import DENSE, Space
 
 __all__ = ["VARIANCES", "log_variances", "reverse_log_variance", "tied"]
 
@@ -40,7 +40,7 @@ def log_variances(t: Level, s: Level) -> tuple[Any, Any]:
     return 2 * log_sigma_s + kept, 2 * log_sigma_t + kept
 
 
-def reverse_log_variance(t: Level, s: Level, extra: Tensor, space: Space | None = None) -> Tensor:
+def reverse_log_variance(t: Level, s: Level, extra: Tensor | None, space: Space = DENSE) -> Tensor:
     r"""The log-variance that a network has learned for the step from t to s, shaped like `extra`.
 
     .. math:: \log \Sigma = v \log \beta + (1 - v) \log \tilde\beta, \qquad v = (extra + 1) / 2
@@ -50,27 +50,32 @@ def reverse_log_variance(t: Level, s: Level, extra: Tensor, space: Space | None 
     Arguments:
         t, s: Levels of floats, or of tensors that broadcast with `extra`; sigma_s above 0.
         extra: The second half of a denoiser's output, :attr:`anydiff.Prediction.extra`.
-        space: Where the variance is that of a draw in this space, see :func:`tied`.
+        space: The space of the draw whose variance it is, see :func:`tied`.
 
     References:
         Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15.
         https://arxiv.org/abs/2102.09672
     """
     small, large = log_variances(t, s)
-    return between(small, large, extra if space is None else tied(extra, space))
+    return between(small, large, tied(extra, space))
 
 
 def between(small: Any, large: Any, extra: Tensor) -> Tensor:
     """The share (extra + 1) / 2 of the way from one log-variance to the other."""
-    return small + (extra + 1) / 2 * (large - small)
+    return torch.add((extra + 1) / 2 * (large - small), small)
 
 
-def tied(extra: Tensor, space: Space) -> Tensor:
+def tied(extra: Tensor | None, space: Space) -> Tensor:
     """`extra`, made equal over the entries whose mean the space takes away, shaped like it.
 
     Only then does the projection commute with the variances, and a draw with them stays in the space.
     Where every entry is free, nothing changes.
+
+    Raises:
+        ValueError: If a denoiser gave none.
     """
+    if extra is None:
+        raise ValueError("the denoiser gives no variance; choose the variance 'small' or 'large'.")
     if space.free:
         return extra
     share = space.diagonal(extra)

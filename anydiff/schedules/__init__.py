@@ -8,21 +8,7 @@ from anydiff.schedules.schedule import Level, Schedule, VariancePreserving
 from anydiff.schedules.tabulated import Tabulated
 
 __all__ = [
-    "VE",
-    "Cosine",
-    "Flow",
-    "Karras",
-    "Learned",
-    "Level",
-    "Linear",
-    "Polynomial",
-    "ScaledLinear",
-    "Schedule",
-    "Shifted",
-    "SigmoidAlphaBar",
-    "SigmoidBeta",
-    "SubVP",
-    "Tabulated",
-    "VariancePreserving",
-    "ZeroTerminalSNR",
-]
+    "VE", "Cosine", "Flow", "Karras", "Learned", "Level", "Linear", "Polynomial", "ScaledLinear",
+    "Schedule", "Shifted", "SigmoidAlphaBar", "SigmoidBeta", "SubVP", "Tabulated",
+    "VariancePreserving", "ZeroTerminalSNR",
+]  # fmt: skip

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import frozen
 from anydiff.schedules.schedule import Schedule
 
 __all__ = ["Shifted", "ZeroTerminalSNR"]
 
 
-@dataclass(frozen=True)
+@frozen()
 class ZeroTerminalSNR(Schedule):
     r"""A variance-preserving schedule changed to end in pure noise.
 
@@ -45,10 +45,9 @@ class ZeroTerminalSNR(Schedule):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        if _length(self.schedule) is not _circle:
+        if _length(self.schedule) is not torch.hypot:
             raise ValueError(
-                f"{self.schedule} does not keep alpha² + sigma² = 1, and this rule says nothing of it; "
-                "give a variance-preserving schedule. Flow() ends in pure noise as it is."
+                f"{self.schedule} does not keep alpha² + sigma² = 1; give one that does."
             )
 
     @cached_property
@@ -78,7 +77,7 @@ class ZeroTerminalSNR(Schedule):
         return self.schedule.time(_ratio(last + (first - last) * alpha / first, lost / first))
 
 
-@dataclass(frozen=True)
+@frozen(factor="(0, inf)")
 class Shifted(Schedule):
     r"""A schedule with its log-SNR moved by a constant, for data of another resolution.
 
@@ -108,26 +107,11 @@ class Shifted(Schedule):
     factor: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf:
-            raise ValueError(
-                f"factor is {self.factor}; give a positive one, below 1 for more noise."
-            )
-        _ = self._length  # raises where there is none
-
-    @cached_property
-    def _length(self) -> Callable[[Tensor, Tensor], Tensor]:
-        length = _length(self.schedule)
-        if length is None:
-            raise ValueError(
-                f"{self.schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = "
-                "1: a shift moves the ratio of alpha and sigma, and nothing says what each of them "
-                "becomes. Shift a variance-preserving schedule, Flow, VE or Karras."
-            )
-        return length
+        object.__setattr__(self, "_length", _length(self.schedule))
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule._levels(t)
-        length = self._length(self.factor * alpha, sigma)
+        length = self._length(self.factor * alpha, sigma)  # type: ignore[attr-defined]
         return self.factor * alpha / length, sigma / length
 
     def _logsnr(self, t: Tensor) -> Tensor:
@@ -137,30 +121,20 @@ class Shifted(Schedule):
         return self.schedule.time(logsnr - 2 * math.log(self.factor))
 
 
-def _circle(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return torch.hypot(alpha, sigma)
-
-
-def _line(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return alpha + sigma
-
-
-def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return alpha
-
-
-def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The length that is 1 at all times of a schedule, if there is one."""
+def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+    """The length of (alpha, sigma) that is 1 at all times of a schedule."""
     if isinstance(schedule, nn.Module):
         raise ValueError(
-            f"{schedule} has weights, which would be hidden from the model around it; give its ends "
-            "other values instead."
+            f"{schedule} has weights, which this would hide; give it other ends instead."
         )
     alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
-    for length in (_circle, _line, _data):
+    for length in (torch.hypot, torch.add, lambda alpha, sigma: alpha):
         if torch.allclose(length(alpha, sigma), torch.ones_like(alpha), rtol=0, atol=1e-9):
             return length
-    return None
+    raise ValueError(
+        f"{schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = 1, so that "
+        "their ratio does not determine them; give a variance-preserving schedule, Flow, VE or Karras."
+    )
 
 
 def _ratio(alpha: Tensor, lost: Tensor) -> Tensor:

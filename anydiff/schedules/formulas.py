@@ -7,17 +7,17 @@ arguments are those of the papers; t runs from 0 to 1 in all.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, frozen
 from anydiff.schedules.schedule import Schedule, VariancePreserving
 
 __all__ = ["VE", "Cosine", "Flow", "Karras", "Polynomial", "SigmoidAlphaBar"]
 
 
-@dataclass(frozen=True)
+@frozen(logsnr_max="(logsnr_min, inf)")
 class Cosine(VariancePreserving):
     r"""The cosine schedule, cut off at a range of log-SNR.
 
@@ -37,13 +37,6 @@ class Cosine(VariancePreserving):
     logsnr_min: float = -10.0
     logsnr_max: float = 15.0
 
-    def __post_init__(self) -> None:
-        if not self.logsnr_min < self.logsnr_max:
-            raise ValueError(
-                f"logsnr_min is {self.logsnr_min} and logsnr_max {self.logsnr_max}; "
-                "the minimum has to be the smaller."
-            )
-
     def _logsnr(self, t: Tensor) -> Tensor:
         start, stop = self._angles()
         return -2 * torch.log(torch.tan(start + t * (stop - start)))
@@ -58,7 +51,7 @@ class Cosine(VariancePreserving):
         return start, stop
 
 
-@dataclass(frozen=True)
+@frozen(power="(0, inf)", precision="(0, 0.5)")
 class Polynomial(VariancePreserving):
     r"""A polynomial, kept off both ends: the schedule of EDM (Hoogeboom et al.).
 
@@ -77,13 +70,6 @@ class Polynomial(VariancePreserving):
     power: float = 2.0
     precision: float = 1e-5
 
-    def __post_init__(self) -> None:
-        if not (self.power > 0 and 0 < self.precision < 0.5):
-            raise ValueError(
-                f"power is {self.power} and precision {self.precision}; "
-                "give a positive power and a precision between 0 and 0.5."
-            )
-
     def _logsnr(self, t: Tensor) -> Tensor:
         # The published table clips the ratio of neighbouring squares at 0.001, which acts on the
         # last of its 1000 steps alone: the square there is 0.001 times the one before.
@@ -99,7 +85,7 @@ class Polynomial(VariancePreserving):
         return (noise / (1 + torch.sqrt(1 - noise))) ** (1 / self.power)
 
 
-@dataclass(frozen=True)
+@frozen(minimum="(0, 1)", end="(start, inf)")
 class SigmoidAlphaBar(VariancePreserving):
     r"""A level that is a sigmoid: the schedule of Jabri et al., ``"sigmoid"`` to many.
 
@@ -125,16 +111,9 @@ class SigmoidAlphaBar(VariancePreserving):
     minimum: float = 1e-9
 
     def __post_init__(self) -> None:
-        if not (self.tau > 0 and -300 < self.start / self.tau < self.end / self.tau < 300):
-            raise ValueError(
-                f"start is {self.start}, end {self.end} and tau {self.tau}; give start < end and a "
-                "positive tau, not below a 300th of either: the sigmoid would be a step."
-            )
-        if not 0 < self.minimum < 1:
-            raise ValueError(
-                f"minimum is {self.minimum}; give one above 0 and below 1. For an end in pure noise "
-                "take ZeroTerminalSNR(SigmoidAlphaBar())."
-            )
+        # beyond, the sigmoid would be a step
+        least = max(abs(self.start), abs(self.end)) / 300
+        check_range(f"({least:g}, inf)", tau=self.tau)
 
     def _logsnr(self, t: Tensor) -> Tensor:
         low, high, _ = self._ends()
@@ -158,7 +137,7 @@ class SigmoidAlphaBar(VariancePreserving):
         return low, high, -_sigmoid(high) * _sigmoid(-low) * math.expm1(low - high)
 
 
-@dataclass(frozen=True)
+@frozen(sigma_min="(0, inf)", sigma_max="(sigma_min, inf)")
 class VE(Schedule):
     r"""The variance-exploding SDE: data that stay, noise that grows geometrically.
 
@@ -172,9 +151,6 @@ class VE(Schedule):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
-    def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
-
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
@@ -182,7 +158,7 @@ class VE(Schedule):
         return (-logsnr / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
-@dataclass(frozen=True)
+@frozen(sigma_min="(0, inf)", rho="(0, inf)", sigma_max="(sigma_min, inf)")
 class Karras(Schedule):
     r"""The noise levels of Karras et al.: data that stay, noise that grows as a power of t.
 
@@ -199,11 +175,6 @@ class Karras(Schedule):
     sigma_max: float = 80.0
     rho: float = 7.0
 
-    def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
-        if not self.rho > 0:
-            raise ValueError(f"rho is {self.rho}; give a positive power, 7 is the published one.")
-
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._roots()
         return torch.ones_like(t), (low + t * (high - low)) ** self.rho
@@ -216,7 +187,7 @@ class Karras(Schedule):
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
 
-@dataclass(frozen=True)
+@frozen()
 class Flow(Schedule):
     r"""The straight line from data to noise, of rectified flows and flow matching.
 
@@ -238,10 +209,3 @@ class Flow(Schedule):
 
 def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
-
-
-def _check_sigmas(low: float, high: float) -> None:
-    if not 0 < low < high:
-        raise ValueError(
-            f"sigma_min is {low} and sigma_max {high}; give 0 < sigma_min < sigma_max."
-        )

@@ -13,11 +13,11 @@ means whenever u has moved, and u feels nothing of it.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_range
 from anydiff.schedules.schedule import Level, VariancePreserving
 
 __all__ = ["Learned"]
@@ -48,18 +48,9 @@ class Learned(VariancePreserving, nn.Module):
         self, logsnr_min: float = -5.0, logsnr_max: float = 13.3, width: int = 1024
     ) -> None:
         super().__init__()
-        if not logsnr_min < logsnr_max:
-            raise ValueError(
-                f"logsnr_min is {logsnr_min} and logsnr_max {logsnr_max}; "
-                "the minimum has to be the smaller."
-            )
-        if width < 1:
-            raise ValueError(f"width is {width}; take at least 1 sigmoid, 1024 are published.")
-        self.config: dict[str, Any] = {
-            "logsnr_min": logsnr_min,
-            "logsnr_max": logsnr_max,
-            "width": width,
-        }
+        check_range(f"({logsnr_min}, inf)", logsnr_max=logsnr_max)
+        check_range("[1, inf)", width=width)
+        self.config = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max, "width": width}
         self.gamma_0 = nn.Parameter(torch.tensor(-float(logsnr_max)))
         self.gamma_1 = nn.Parameter(torch.tensor(-float(logsnr_min)))
         self.line = nn.Parameter(torch.zeros(()))
@@ -140,8 +131,5 @@ class Learned(VariancePreserving, nn.Module):
             moment: the same in expectation, with more noise. https://arxiv.org/abs/2107.00630
         """
         if losses.ndim != 1 or len(losses) < 2:
-            raise ValueError(
-                f"the losses are of shape {tuple(losses.shape)}; give one for each item, (B,), of two "
-                "items or more."
-            )
+            raise ValueError(f"losses are {tuple(losses.shape)}; give (B,) of two items or more.")
         return torch.autograd.grad(losses.double().var(), self.interior(), retain_graph=True)

@@ -10,18 +10,18 @@ The rates are those of the unit of time: a table of 1000 steps has a thousandth 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import exp, sqrt
 
 import torch
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.schedules.schedule import Schedule, VariancePreserving
 
 __all__ = ["Linear", "ScaledLinear", "SigmoidBeta", "SubVP"]
 
 
-@dataclass(frozen=True)
+@frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
 class Linear(VariancePreserving):
     r"""The variance-preserving SDE with a linear rate, the limit of the table of Ho et al.
 
@@ -35,9 +35,6 @@ class Linear(VariancePreserving):
     beta_min: float = 0.1
     beta_max: float = 20.0
 
-    def __post_init__(self) -> None:
-        _check(self.beta_min, self.beta_max)
-
     def _logsnr(self, t: Tensor) -> Tensor:
         return _logsnr(_linear(t, self.beta_min, self.beta_max))
 
@@ -45,7 +42,7 @@ class Linear(VariancePreserving):
         return _linear_time(_integral(logsnr), self.beta_min, self.beta_max)
 
 
-@dataclass(frozen=True)
+@frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
 class ScaledLinear(VariancePreserving):
     r"""A rate whose root is linear, the limit of the table of Stable Diffusion.
 
@@ -64,9 +61,6 @@ class ScaledLinear(VariancePreserving):
     beta_min: float = 0.85
     beta_max: float = 12.0
 
-    def __post_init__(self) -> None:
-        _check(self.beta_min, self.beta_max)
-
     def _logsnr(self, t: Tensor) -> Tensor:
         a, d = self._roots()
         return _logsnr(t * (a * a + t * (a * d + t * (d * d / 3))))
@@ -81,7 +75,7 @@ class ScaledLinear(VariancePreserving):
         return sqrt(self.beta_min), sqrt(self.beta_max) - sqrt(self.beta_min)
 
 
-@dataclass(frozen=True)
+@frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)", limit="(0, 300)")
 class SigmoidBeta(VariancePreserving):
     r"""A rate that is a sigmoid: the schedule of GeoDiff, and ``"sigmoid"`` in diffusers.
 
@@ -95,7 +89,7 @@ class SigmoidBeta(VariancePreserving):
 
     Arguments:
         beta_min, beta_max: The rates between which the sigmoid rises.
-        limit: c; the sigmoid is taken from -c to c.
+        limit: c; the sigmoid is taken from -c to c. Above 300 it would be a step.
 
     References:
         GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation (Xu et al., 2022),
@@ -106,14 +100,6 @@ class SigmoidBeta(VariancePreserving):
     beta_max: float = 20.0
     limit: float = 6.0
 
-    def __post_init__(self) -> None:
-        _check(self.beta_min, self.beta_max)
-        if not 0 < self.limit < 300:
-            raise ValueError(
-                f"limit is {self.limit}; give a positive one, 6 is the published one. Above 300 the "
-                "sigmoid is a step."
-            )
-
     def _logsnr(self, t: Tensor) -> Tensor:
         # the difference in one piece, which keeps its digits where t is small
         rise = torch.log1p(torch.expm1(2 * self.limit * t) / (1 + exp(self.limit)))
@@ -121,7 +107,7 @@ class SigmoidBeta(VariancePreserving):
         return _logsnr(self.beta_min * t + slope * rise)
 
 
-@dataclass(frozen=True)
+@frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
 class SubVP(Schedule):
     r"""The sub-VP SDE: the data of :class:`Linear` with less noise.
 
@@ -136,9 +122,6 @@ class SubVP(Schedule):
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        _check(self.beta_min, self.beta_max)
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         integral = _linear(t, self.beta_min, self.beta_max)
@@ -172,11 +155,3 @@ def _linear(t: Tensor, low: float, high: float) -> Tensor:
 
 def _linear_time(integral: Tensor, low: float, high: float) -> Tensor:
     return 2 * integral / (low + torch.sqrt(low**2 + 2 * (high - low) * integral))
-
-
-def _check(low: float, high: float) -> None:
-    if not 0 < low <= high:
-        raise ValueError(
-            f"beta_min is {low} and beta_max {high}; give 0 < beta_min <= beta_max, per unit of time: "
-            "1000 times the rates of a table of 1000 steps."
-        )

@@ -115,13 +115,13 @@ class Schedule(ABC):
             columns = [c.tolist() for c in (t, *self(t))]
 
         @cache
-        def rates() -> list[tuple[float, ...]]:  # of all at once, when one of them is asked for
+        def rates() -> list[tuple[Any, Any]]:  # of all at once, when one of them is asked for
             with torch.no_grad():
                 return list(zip(*(c.tolist() for c in self.rates(t)), strict=True))
 
         steps = max(len(t) - 1, 1)
-        rows = enumerate(zip(*columns, strict=True))
-        return [Level(*row, self, steps, lambda k=k: rates()[k]) for k, row in rows]
+        rows = zip(range(len(t)), *columns, strict=True)
+        return [Level(time, a, s, self, steps, lambda k=k: rates()[k]) for k, time, a, s in rows]
 
     def at_logsnr(self, logsnr: float) -> Level:
         """The level of floats with a log-SNR, or the schedule's nearest end."""
@@ -152,13 +152,14 @@ class Level:
     schedule: Schedule
     steps: int = 1
     """How many steps the run has that the level was planned for."""
-    planned: Callable[[], tuple[float, ...]] | None = field(default=None, repr=False)
+    planned: Callable[[], tuple[Any, Any]] | None = field(default=None, repr=False)
 
     @cached_property
     def rates(self) -> tuple[Any, Any]:
         """The time derivatives of alpha and sigma."""
-        alpha, sigma = self.schedule.rates(self.t) if self.planned is None else self.planned()
-        return alpha, sigma
+        if self.planned is None and not isinstance(self.t, Tensor):
+            return self.schedule.levels(torch.tensor([self.t], dtype=torch.float64))[0].rates
+        return self.planned() if self.planned else self.schedule.rates(self.t)
 
     @property
     def logsnr(self) -> Any:
@@ -172,9 +173,8 @@ class Level:
     @property
     def noise_to_signal(self) -> Any:
         """sigma / alpha: the noise level of Karras et al. Infinite where alpha is 0."""
-        if isinstance(self.alpha, Tensor) or self.alpha != 0:
-            return self.sigma / self.alpha
-        return math.inf
+        seen = isinstance(self.alpha, Tensor) or self.alpha > 0
+        return self.sigma / self.alpha if seen else math.inf
 
     @property
     def drift(self) -> Any:
@@ -189,4 +189,4 @@ class Level:
     @property
     def logsnr_rate(self) -> Any:
         """The time derivative of the log-SNR; negative."""
-        return 2 * (self.rates[0] / self.alpha - self.rates[1] / self.sigma)
+        return 2 * (self.drift - self.rates[1] / self.sigma)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,14 +27,14 @@ class Tabulated(VariancePreserving):
     """
 
     alpha_bar: Tensor
+    _log_rows: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         table = torch.as_tensor(self.alpha_bar, dtype=torch.float64)
         rows = torch.cat([table.new_ones(1), table.flatten()])
         if table.ndim != 1 or not len(table) or not (rows.diff() < 0).all() or not rows[-1] > 0:
             raise ValueError(
-                f"alpha_bar has shape {tuple(table.shape)} and runs from {table.flatten()[:1].tolist()} "
-                f"to {table.flatten()[-1:].tolist()}; give T values that fall from below 1 to above 0."
+                f"alpha_bar is {tuple(table.shape)}: {table}; give (T,) that falls within (0, 1)."
             )
         object.__setattr__(self, "alpha_bar", table)
         object.__setattr__(self, "_log_rows", rows.log())
@@ -116,7 +116,7 @@ class Tabulated(VariancePreserving):
         return cls(torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0))
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        rows = self._log_rows.to(t.device)  # type: ignore[attr-defined]
+        rows = self._log_rows.to(t.device)
         steps = len(rows) - 1
         position = t * steps
         k = position.floor().clamp(0, steps - 1).long()
@@ -124,7 +124,7 @@ class Tabulated(VariancePreserving):
         return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
 
     def _time(self, logsnr: Tensor) -> Tensor:
-        rows = self._log_rows.to(logsnr.device)  # type: ignore[attr-defined]
+        rows = self._log_rows.to(logsnr.device)
         log_alpha2 = torch.nn.functional.logsigmoid(logsnr)
         k = torch.searchsorted(-rows, -log_alpha2).clamp(1, len(rows) - 1)  # the row it lies above
         above = (rows[k - 1] - log_alpha2) / (rows[k - 1] - rows[k])
@@ -136,7 +136,7 @@ def _scaled(steps: int, beta_min: float, beta_max: float, continuous: str) -> tu
     scale = 1000 / steps
     if not 0 < scale * beta_min <= scale * beta_max < 1:
         raise ValueError(
-            f"{steps} steps scale the rates to {scale * beta_min:g} and {scale * beta_max:g}; they "
-            f"have to rise within (0, 1). Use more steps, or the continuous {continuous}()."
+            f"{steps} steps scale the rates to {scale * beta_min:g} and {scale * beta_max:g}, which have "
+            f"to rise within (0, 1); use more steps, or the continuous {continuous}()."
         )
     return scale * beta_min, scale * beta_max

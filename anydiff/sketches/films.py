@@ -19,9 +19,9 @@ from anydiff.sketches.pictures import (
     INK,
     Box,
     Strokes,
-    coverage,
     fitted,
     ordered_colors,
+    pen_coverage,
     pen_width,
     rasterize,
     segments,
@@ -170,13 +170,13 @@ def animate_drawing(
     )
 
     steps = max(2, round(seconds * fps))
-    final = coverage(a, b, np.zeros(len(a), int), 1, size, width / 2)[0]
+    final = pen_coverage(a, b, np.zeros(len(a), int), 1, size, width / 2)[0]
     ink, pictures = np.zeros_like(final), []
     for now, then in zip(np.arange(steps) / steps, np.arange(1, steps + 1) / steps, strict=True):
         new = (t0 < then) & (t1 >= now)
         part = np.clip((then - t0[new]) / np.maximum(t1 - t0, 1e-12)[new], 0, 1)[:, None]
         tip = a[new] + part * (b - a)[new]
-        drawn = coverage(a[new], tip, np.zeros(len(tip), int), 1, size, width / 2)[0]
+        drawn = pen_coverage(a[new], tip, np.zeros(len(tip), int), 1, size, width / 2)[0]
         ink = np.maximum(ink, drawn)
         pictures.append(np.maximum(ink, _GHOST * final) if ghost else ink)
     pictures[-1] = final

@@ -20,13 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from anydiff.data.batches import Split
 from anydiff.files import PathLike
 from anydiff.sketches.files import read_sketches
 from anydiff.sketches.sketches import SketchError, Sketches
 from anydiff.sketches.svg_paths import MOST_POINTS, Subpath, flatten, subpaths
 
-__all__ = ["load_kanji", "load_sketches", "read_kanjivg", "split"]
+__all__ = ["load_kanji", "read_kanjivg"]
 
 _PATH = re.compile(r'<path\b[^<>]*?\sd="([^"]*)"')
 _FILE = re.compile(r"((?:10|0?[0-9a-f])?[0-9a-f]{4})(-.+)?")  # up to Unicode's last, 10ffff
@@ -46,28 +45,6 @@ def load_kanji(data: str = "3k") -> Sketches:
     if data != "3k":
         raise ValueError(f'data is {data!r}; there are "3k" and "full".')
     return read_sketches(Path(__file__).with_name("kanji_3k.npz"), name="kanji")
-
-
-def load_sketches(data: PathLike, *, skip_empty: bool = False) -> Sketches:
-    """Sketches by name or path.
-
-    Arguments:
-        data: "kanji", the shipped subset; "kanjivg", all of KanjiVG from the package of this name;
-            or a path for :func:`~anydiff.sketches.files.read_sketches`.
-        skip_empty: Of a path: leave out empty drawings, as `read_sketches` has it.
-    """
-    if data in ("kanji", "kanjivg"):
-        return load_kanji("3k" if data == "kanji" else "full")
-    return read_sketches(data, skip_empty=skip_empty)
-
-
-def split(num: int) -> Split:
-    """Train, validation and test: 80 / 10 / 10 % of a permutation, the same each time.
-
-    NumPy's legacy generator with seed 0; shares are rounded down, and the rest is for the test.
-    """
-    order = np.random.RandomState(0).permutation(num)
-    return Split(*np.split(order, [num * 8 // 10, num * 8 // 10 + num // 10]))
 
 
 def read_kanjivg(

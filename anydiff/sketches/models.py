@@ -22,7 +22,7 @@ from anydiff.editing import interpolate
 from anydiff.kinds import Batch, How, draw_all, finite
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
-from anydiff.sketches.kanji import load_sketches, split
+from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
 from anydiff.spaces import Masked
@@ -43,7 +43,7 @@ class SketchModel:
         rows: How a sketch becomes rows.
         lengths: How many rows sketches have.
         data: What it was trained on, and `skip_empty`: as
-            :func:`~anydiff.sketches.kanji.load_sketches` takes them.
+            :func:`~anydiff.sketches.named.load_sketches` takes them.
     """
 
     diffusion: GaussianDiffusion
@@ -280,7 +280,7 @@ def compare_parts(
 
     Arguments:
         drawn: Of a model of the training part.
-        data: All parts, as :func:`anydiff.sketches.kanji.split` has them; 1,000 sketches of the test
+        data: All parts, as :func:`anydiff.sketches.named.split` has them; 1,000 sketches of the test
             part are compared with.
         nfe: Network calls for a sketch.
         seconds: Seconds for a sketch.
@@ -288,7 +288,7 @@ def compare_parts(
     Raises:
         ValueError: If fewer than six sketches are held out.
     """
-    parts = split(len(data))
+    parts = split(data)
     if len(parts.test) < 6:
         raise ValueError(
             f"{len(parts.test)} of the {len(data)} sketches are held out; 6 are needed, that is 60 "

@@ -61,7 +61,7 @@ def rasterize(
     sketch = _owner(sketches)[stroke]
     points = sketches.points.astype(np.float64)
     a, b = (points[k] * scale[sketch, None] + shift[sketch] for k in (p, q))
-    ink = coverage(a, b, sketch, len(sketches), size, width / 2)
+    ink = pen_coverage(a, b, sketch, len(sketches), size, width / 2)
     return np.rint(255 * ink).astype(np.uint8)
 
 
@@ -118,7 +118,7 @@ def _boxed(box: Box, size: int) -> tuple[float, np.ndarray]:
     return scale, size / 2 - scale * np.array([(left + right) / 2, (top + bottom) / 2])
 
 
-def coverage(
+def pen_coverage(
     a: np.ndarray, b: np.ndarray, picture: np.ndarray, count: int, size: int, radius: float
 ) -> np.ndarray:
     """How much of each pixel lies within `radius` of a line.
@@ -204,7 +204,7 @@ def _picture(
     p, q, stroke = segments(sketch)
     points = sketch.points * scale + shift
     paper = np.full((size, size, 3), 255.0)
-    inks = coverage(points[p], points[q], stroke, len(sketch.strokes) - 1, size, width / 2)
+    inks = pen_coverage(points[p], points[q], stroke, len(sketch.strokes) - 1, size, width / 2)
     for ink, color in zip(inks, colors, strict=True):
         paper += ink[:, :, None] * (color - paper)
     return np.rint(paper).astype(np.uint8)

@@ -8,14 +8,6 @@ from anydiff.spaces.ragged import Ragged
 from anydiff.spaces.space import Space
 
 __all__ = [
-    "DENSE",
-    "Dense",
-    "Masked",
-    "Packed",
-    "Ragged",
-    "Random",
-    "Seed",
-    "Space",
-    "child",
+    "DENSE", "Dense", "Masked", "Packed", "Ragged", "Random", "Seed", "Space", "child",
     "generators",
-]
+]  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from anydiff.spaces.draws import Random, check_count, randn
+from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space, by_row
 
 __all__ = ["DENSE", "Dense"]
@@ -42,10 +42,7 @@ class Dense(Space):
         return torch.ones_like(x)
 
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
-        if generator is None or isinstance(generator, Generator):
-            return randn(x.shape, x, generator)
-        check_count(generator, len(x))
-        return torch.stack([randn(x.shape[1:], x, g) for g in generator])
+        return normal(x, generator, lambda: [1] * len(x))
 
 
 DENSE = Dense()

@@ -8,9 +8,11 @@ from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
+from torch.types import Device
 
-from anydiff.spaces.draws import Random, check_count, randn
-from anydiff.spaces.space import Coefficient, Space, by_row
+from anydiff.checks import check_range, check_shape
+from anydiff.spaces.draws import Random, normal
+from anydiff.spaces.space import Coefficient, Space, by_row, counts
 
 __all__ = ["Masked"]
 
@@ -31,44 +33,27 @@ class Masked(Space):
     free = True
 
     def __post_init__(self) -> None:
-        if self.mask.ndim != 2 or self.mask.dtype != torch.bool:
-            raise ValueError(
-                f"mask is {tuple(self.mask.shape)} of {self.mask.dtype}; "
-                "give a boolean tensor (B, N) that is True where a position is valid."
-            )
-        seen = self.observed
-        if seen is not None and (
-            seen.ndim != 3 or seen.dtype != torch.bool or seen.shape[:2] != self.mask.shape
-        ):
-            batch, length = self.mask.shape
-            raise ValueError(
-                f"observed is {tuple(seen.shape)} of {seen.dtype}; give a boolean tensor "
-                f"({batch}, {length}, C) that is True where a value is known."
+        check_shape((None, None), "mask is True where a row is valid", torch.bool, mask=self.mask)
+        if self.observed is not None:
+            shape = (*self.mask.shape, None)
+            check_shape(
+                shape, "it is True where a value is known", torch.bool, observed=self.observed
             )
 
     @classmethod
     def from_lengths(
-        cls,
-        lengths: Tensor | Sequence[int],
-        size: int | None = None,
-        device: torch.device | str | None = None,
+        cls, lengths: Tensor | Sequence[int], size: int | None = None, device: Device = None
     ) -> Masked:
         """The space of items that are valid in their first `lengths` rows.
 
         Arguments:
             size: The common length N; the longest item's if None.
         """
-        lengths = torch.as_tensor(lengths, dtype=torch.long)
-        if lengths.ndim != 1 or len(lengths) == 0 or bool((lengths < 1).any()):
-            raise ValueError(
-                f"lengths are {lengths.tolist()}; give a list of counts, each at least 1."
-            )
+        lengths = counts(lengths, "lengths")
+        check_range("[1, inf)", items=len(lengths))
         longest = int(lengths.max())
         size = longest if size is None else size
-        if size < longest:
-            raise ValueError(
-                f"size is {size} but the longest item has {longest} rows; give at least that."
-            )
+        check_range(f"[{longest}, inf)", size=size)  # room for the longest item
         lengths = lengths.to(device or lengths.device)
         return cls(torch.arange(size, device=lengths.device) < lengths[:, None])
 
@@ -104,16 +89,8 @@ class Masked(Space):
         return rows if self.observed is None else rows & self.observed
 
     def _check(self, x: Tensor) -> None:
-        if x.shape[:2] != self.mask.shape:
-            raise ValueError(
-                f"x is {tuple(x.shape)} but the mask is {tuple(self.mask.shape)}; "
-                "build the space from the same batch."
-            )
-        if self.observed is not None and x.shape != self.observed.shape:
-            raise ValueError(
-                f"x is {tuple(x.shape)} but observed is {tuple(self.observed.shape)}; "
-                "give one mask for each value."
-            )
+        shape = (*self.mask.shape, None) if self.observed is None else self.observed.shape
+        check_shape(shape, "build the space from the same batch", x=x)
 
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
         return by_row(c, x)
@@ -127,9 +104,7 @@ class Masked(Space):
 
     def dim(self, x: Tensor) -> Tensor:
         self._check(x)
-        if self.observed is None:
-            return (self.lengths * x.shape[-1]).to(x.dtype)
-        return self.valid.sum((1, 2)).to(x.dtype)
+        return self.valid.expand_as(x).sum((1, 2)).to(x.dtype)
 
     def diagonal(self, x: Tensor) -> Tensor:
         """1 where an entry counts, 0 elsewhere, shaped like x."""
@@ -139,12 +114,8 @@ class Masked(Space):
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         self._check(x)
         if generator is None or isinstance(generator, Generator):
-            return self.project(randn(x.shape, x, generator))
-        check_count(generator, len(x))
+            return self.project(normal(x, generator, lambda: self._counts))
         # drawn for the valid rows alone, so that the padding of a batch changes nothing
-        draws = [
-            randn((n, x.shape[-1]), x, g) for n, g in zip(self._counts, generator, strict=True)
-        ]
         noise = x.new_zeros(self.mask.numel(), x.shape[-1])
-        noise = noise.index_copy_(0, self._rows, torch.cat(draws)).view_as(x)
-        return noise if self.observed is None else self.project(noise)
+        drawn = normal(x[0], generator, lambda: self._counts)
+        return self.project(noise.index_copy_(0, self._rows, drawn).view_as(x))

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from anydiff.checks import check_shape
 from anydiff.spaces.draws import Random, check_count
 from anydiff.spaces.space import Coefficient, Space
 
@@ -67,8 +68,7 @@ class Packed(Space):
                 items = len(space.dim(torch.empty(shape)))
             if items != self.num_items:
                 raise ValueError(
-                    f"field {name!r} has {items} items and {next(iter(fields))!r} has "
-                    f"{self.num_items}; build all from the same batch."
+                    f"field {name!r} has {items} items, not {self.num_items}; use one batch for all."
                 )
 
     @property
@@ -118,7 +118,7 @@ class Packed(Space):
 
     def separate(self, x: Tensor, n: int) -> list[Tensor]:
         sizes = [n * count for count in self._counts]
-        fields = [part.chunk(n) for part in x.split(sizes)]
+        fields = [part.chunk(n) for part in torch.split(x, sizes)]
         return [torch.cat(parts) for parts in zip(*fields, strict=True)]
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -132,19 +132,12 @@ class Packed(Space):
             raise ValueError(
                 f"the fields are {', '.join(fields) or 'none'}; give {', '.join(self.fields)}."
             )
-        first = next(iter(self.fields))
+        one = next(iter(fields.values())).dtype  # one tensor holds them all
         for name, (_, shape) in self.fields.items():
-            x = fields[name]
-            if x.shape != shape:
-                raise ValueError(
-                    f"field {name!r} is {tuple(x.shape)} and the space was made for {shape}; "
-                    "build the space from the same batch."
-                )
-            if x.dtype != fields[first].dtype or not x.is_floating_point():
-                raise ValueError(
-                    f"field {name!r} is {x.dtype} and {first!r} {fields[first].dtype}; one tensor "
-                    "holds them all, so give them one floating dtype."
-                )
+            hint = "give all the shapes of the space's batch and one floating dtype"
+            check_shape(
+                shape, hint, one if one.is_floating_point else torch.float32, **{name: fields[name]}
+            )
         return torch.cat([fields[name].flatten() for name in self.fields])
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
@@ -152,10 +145,9 @@ class Packed(Space):
         if x.shape != self.shape:
             sizes = ", ".join(f"{name} {shape}" for name, (_, shape) in self.fields.items())
             raise ValueError(
-                f"x is {tuple(x.shape)} and the fields, {sizes}, fill {self.shape}; "
-                "pack them with the space of the same batch."
+                f"x is {tuple(x.shape)}, not {self.shape} as packed of {sizes}; use the same batch."
             )
-        parts = zip(self.fields.items(), x.split(self._counts), strict=True)
+        parts = zip(self.fields.items(), torch.split(x, self._counts), strict=True)
         return {name: part.view(shape) for (name, (_, shape)), part in parts}
 
     def _each(self, x: Tensor) -> list[tuple[Space, Tensor]]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
+from torch.types import Device
 
-from anydiff.spaces.draws import Random, check_count, randn
-from anydiff.spaces.space import Coefficient, Space
+from anydiff.spaces.draws import Random, normal
+from anydiff.spaces.space import Coefficient, Space, counts
 
 __all__ = ["Ragged"]
 
@@ -36,15 +37,10 @@ class Ragged(Space):
 
     @classmethod
     def from_sizes(
-        cls,
-        sizes: Tensor | Sequence[int],
-        centered: int = 0,
-        device: torch.device | str | None = None,
+        cls, sizes: Tensor | Sequence[int], centered: int = 0, device: Device = None
     ) -> Ragged:
         """The space of items that have `sizes` rows each."""
-        sizes = torch.as_tensor(sizes, dtype=torch.long)
-        if sizes.ndim != 1 or bool((sizes < 1).any()):
-            raise ValueError(f"sizes are {sizes.tolist()}; give a list of counts, each at least 1.")
+        sizes = counts(sizes, "sizes")
         index = torch.repeat_interleave(sizes).to(device or sizes.device)
         return cls(index, len(sizes), centered)
 
@@ -95,8 +91,7 @@ class Ragged(Space):
     def _counts(self) -> list[int]:  # read from the device once, not at every step
         if bool((self.index.diff() < 0).any()):
             raise ValueError(
-                "the index is not in ascending order, and each item draws the noise of its own rows; "
-                "sort the rows by item, or give one generator for the batch."
+                "the index does not ascend; sort the rows by item, or give one generator for the batch."
             )
         return self.sizes.tolist()
 
@@ -121,15 +116,11 @@ class Ragged(Space):
     def _check(self, x: Tensor) -> None:
         if len(x) != len(self.index):
             raise ValueError(
-                f"x has {len(x)} rows but the space indexes {len(self.index)}; "
-                "build the space from the same batch."
+                f"x has {len(x)} rows, not {len(self.index)}; build the space from the same batch."
             )
-
-    def _check_columns(self, x: Tensor) -> None:
-        if x.ndim != 2 or x.shape[1] < self.centered:
+        if self.centered and (x.ndim != 2 or x.shape[1] < self.centered):
             raise ValueError(
-                f"x is {tuple(x.shape)} and the first {self.centered} columns are centred; give rows "
-                "(N, F) that have them."
+                f"x is {tuple(x.shape)}; give rows (N, F) with the {self.centered} centred columns."
             )
 
     def _total(self, x: Tensor) -> Tensor:
@@ -147,7 +138,6 @@ class Ragged(Space):
 
     def project(self, x: Tensor) -> Tensor:
         self._check(x)
-        self._check_columns(x)
         if not self.centered:
             return x
         return torch.cat([self.center(x[:, : self.centered]), x[:, self.centered :]], dim=1)
@@ -158,23 +148,15 @@ class Ragged(Space):
 
     def dim(self, x: Tensor) -> Tensor:
         self._check(x)
-        self._check_columns(x)
         rows = self.sizes * x.shape[1]
         return (rows - self.centered).clamp(min=0).to(x.dtype)  # an item may have no row: no edges
 
     def diagonal(self, x: Tensor) -> Tensor:
         """1 - 1 / n in a centred column, 1 elsewhere, shaped like x."""
         self._check(x)
-        self._check_columns(x)
         share = torch.ones_like(x)
         share[:, : self.centered] -= 1 / self.sizes.to(x.dtype)[self.index, None]
         return share
 
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
-        if generator is None or isinstance(generator, Generator):
-            return self.project(randn(x.shape, x, generator))
-        check_count(generator, self.num_items)
-        draws = [
-            randn((n, *x.shape[1:]), x, g) for n, g in zip(self._counts, generator, strict=True)
-        ]
-        return self.project(torch.cat(draws))
+        return self.project(normal(x, generator, lambda: self._counts))

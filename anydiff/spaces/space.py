@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, NoReturn, Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class Space(ABC):
         # remembered, so that predictors of one batch stay predictors of one
         known: dict[int, Self | None] = self.__dict__.setdefault("_copies", {})
         if n not in known:
-            known[n] = self.copied(n)
+            known.setdefault(n, self.copied(n))  # of two threads the first one's
         return known[n]
 
     def copied(self, n: int) -> Self | None:
@@ -116,11 +116,21 @@ class Space(ABC):
         return replace(self, **moved)  # type: ignore[type-var]
 
     def _lacks(self, method: str, what: str) -> NoReturn:
-        raise NotImplementedError(
-            f"{type(self).__name__} has no method `{method}`, which this needs; write it: it {what}."
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no method `{method}`: it {what}.")
 
 
-def by_row(c: Any, x: Tensor) -> Any:
+def by_row(c: Coefficient, x: Tensor) -> Coefficient:
     """One value per row of x, (len(x),), or a scalar, made broadcastable with x."""
     return c.reshape(c.shape + (1,) * (x.ndim - 1)) if isinstance(c, Tensor) and c.ndim else c
+
+
+def counts(values: Tensor | Sequence[int], name: str) -> Tensor:
+    """How many rows each item has, (B,), checked to be at least 1.
+
+    Raises:
+        ValueError: If they are not such a list.
+    """
+    rows = torch.as_tensor(values, dtype=torch.long)
+    if rows.ndim != 1 or bool((rows < 1).any()):
+        raise ValueError(f"{name} are {rows.tolist()}; give a list of counts, each at least 1.")
+    return rows

@@ -10,11 +10,11 @@ from PIL import Image
 from anydiff import GaussianDiffusion, Polynomial
 from anydiff.cli.flags import parse, parser
 from anydiff.cli.molecules import ask, begin, draw_molecules, write_molecules
+from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
-from anydiff.molecules.molecules import Atoms, SizeDistribution
+from anydiff.molecules import Atoms, load_qm9
 from anydiff.molecules.pictures import draw_grid
 from anydiff.molecules.properties import Properties, PropertyDistribution
-from anydiff.molecules.qm9 import load_qm9
 
 TEST = load_qm9().subset(range(100))
 

@@ -21,7 +21,7 @@ from anydiff.cli.sketches import (
 from anydiff.data.sequences import Sequences
 from anydiff.denoisers import BiRNN
 from anydiff.sketches.files import read_sketches, write_ndjson
-from anydiff.sketches.kanji import split
+from anydiff.sketches.named import split
 from anydiff.sketches.rows import PointRows, StrokeRows
 from anydiff.sketches.sketches import Sketches
 from tests.helpers.paths import ROOT
@@ -99,7 +99,7 @@ def test_a_blend_leads_from_one_to_the_other(model):
 def test_what_is_begun_from_is_held_out():
     sketches = scribbles(200)
     rows = StrokeRows.fit(sketches, 3)
-    valid = sketches.subset(split(200).valid)
+    valid = sketches.subset(split(range(200)).valid)
     some = held_out(flags(num=5, edit=0.2), sketches, rows)
     assert np.array_equal(some.points, valid.subset(range(5)).points)
     assert len(held_out(flags(num=500, inpaint=True), sketches, rows)) == 20
@@ -163,7 +163,7 @@ def test_the_example_writes_what_it_began_from(how, kind, example, monkeypatch, 
     pictures = [np.asarray(Image.open(out / f"{name}.png")) for name in ("before", "samples")]
     if how != ["--interpolate"]:
         assert pictures[0].shape == pictures[1].shape
-        valid = sketches.subset(split(100).valid[:8])
+        valid = sketches.subset(split(range(100)).valid[:8])
     if kind is StrokeRows and how[0] == "--inpaint":
         half = first_half(rows.decode(rows.encode(valid).values, np.diff(valid.offsets)))
         kept = drawn.part(0, np.diff(half.offsets))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anydiff.data.batches import LengthBatchSampler, ResumableLoader, as_made
-from anydiff.molecules.molecules import SizeBatchSampler
+from anydiff.molecules.batches import SizeBatchSampler
 
 
 @pytest.fixture(scope="module")

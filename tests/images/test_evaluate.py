@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from anydiff.images import Images, load_images, split
 from anydiff.images import features as image_features
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import (
     Classifier,
     ImageReport,
     compare,
+    compare_parts,
     evaluate,
     noise_images,
     table,
 )
 from anydiff.images.features import INCEPTION, InceptionFeatures, PixelFeatures
-from anydiff.images.images import Images, load_images, split
 from anydiff.images.inception import Inception, resize
-from anydiff.images.parts import compare_parts
 from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
 from tests.helpers.paths import ROOT, SHARED
 

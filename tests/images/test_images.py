@@ -16,11 +16,7 @@ import torch
 from PIL import Image
 
 import anydiff.images
-from anydiff.images.cifar import Source, fetch, is_cifar10, load_cifar10
-from anydiff.images.files import adapt, read_folder, read_idx, read_mnist
-from anydiff.images.images import (
-    ImageBatchSampler,
-    ImageDataset,
+from anydiff.images import (
     ImageError,
     Images,
     from_uint8,
@@ -31,6 +27,9 @@ from anydiff.images.images import (
     to_uint8,
     unpack,
 )
+from anydiff.images.batches import ImageBatchSampler, ImageDataset
+from anydiff.images.cifar import Source, fetch, is_cifar10, load_cifar10
+from anydiff.images.files import adapt, read_folder, read_idx, read_mnist
 from anydiff.spaces import Dense
 from tests.helpers.paths import ROOT
 
@@ -65,11 +64,11 @@ def test_images_know_their_shape_and_parts():
     [
         ({"pixels": torch.zeros(2, 3, 4, 4)}, r"\(2, 3, 4, 4\) of torch.float32.*to_uint8"),
         ({"pixels": torch.zeros(3, 4, 4, dtype=torch.uint8)}, r"\(M, C, H, W\)"),
-        ({"pixels": torch.zeros(0, 3, 4, 4, dtype=torch.uint8)}, "there is no picture"),
-        ({"labels": torch.zeros(3, dtype=torch.int64)}, "each of the 2 pictures"),
+        ({"pixels": torch.zeros(0, 3, 4, 4, dtype=torch.uint8)}, "there is no image"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "each of the 2 images"),
         ({"labels": torch.zeros(2)}, "one integer"),
-        ({"labels": torch.tensor([0, 2])}, "picture 1 has the label 2; labels are from 0 to 1"),
-        ({"labels": torch.tensor([-1, 0])}, "picture 0 has the label -1"),
+        ({"labels": torch.tensor([0, 2])}, "image 1 has the label 2; labels are from 0 to 1"),
+        ({"labels": torch.tensor([-1, 0])}, "image 0 has the label -1"),
         ({"num_test": 3}, "num_test is 3"),
     ],
 )
@@ -107,7 +106,7 @@ def test_parts_share_no_picture_and_are_the_same_each_time(num, num_test, sizes)
 
 @pytest.mark.parametrize("num, num_test", [(1, 0), (3, 0), (9, 9), (12, 5)])
 def test_too_few_pictures_make_no_parts(num, num_test):
-    with pytest.raises(ImageError, match=f"{num} pictures, {num_test} of them"):
+    with pytest.raises(ImageError, match=f"{num} images, {num_test} of them"):
         split(some(num, num_test=num_test))
 
 
@@ -117,7 +116,7 @@ def test_as_many_are_held_out_as_are_wanted():
     chosen = held_out(images, 7, [3, 4, 4])
     assert torch.equal(chosen.pixels, images.pixels[np.resize(test, 7)])
     assert torch.equal(chosen.labels, images.labels[np.resize(test, 7)])
-    with pytest.raises(ImageError, match=r"\(3, 4, 4\) and the model draws \(1, 8, 8\)"):
+    with pytest.raises(ImageError, match=r"\(3, 4, 4\) and the model generates \(1, 8, 8\)"):
         held_out(images, 7, [1, 8, 8])
 
 
@@ -227,7 +226,7 @@ def test_a_run_goes_on_with_the_batch_that_was_next(done):
 def test_processes_share_an_epoch(monkeypatch):
     together = []
     for rank in range(3):
-        monkeypatch.setattr("anydiff.data.batches.ranks", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr("anydiff.data.batches.rank_and_size", lambda rank=rank: (rank, 3))
         sampler = ImageBatchSampler(60, 5, seed=2)
         batches = list(sampler)
         assert len(batches) == len(sampler) == 4
@@ -377,7 +376,7 @@ def test_mnist_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ImageError, match="t10k-labels-idx1-ubyte: 4 labels for the 5 images"):
         read_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(ImageError, match="t10k-images-idx3-ubyte: has no file of labels"):
+    with pytest.raises(ImageError, match="t10k-images-idx3-ubyte: there is no file of its labels"):
         read_mnist(tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(random(5, 6, 6)))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(5, np.uint8)))
@@ -485,7 +484,7 @@ def test_a_faulty_picture_is_named(tmp_path):
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowprocess\n",
     ):
         (tmp_path / "worse.png").write_bytes(bad)
-        with pytest.raises(ImageError, match=r"worse.png: can't be read as a picture"):
+        with pytest.raises(ImageError, match=r"worse.png: cannot be read as an image"):
             read_folder(tmp_path)
 
 
@@ -499,14 +498,14 @@ def test_a_picture_too_large_to_be_one_is_refused(tmp_path, monkeypatch):
 def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     for args, words in [
         ((tmp_path / "none",), "no such file or folder; give"),
-        ((tmp_path,), "there are no pictures .* it holds nothing"),
+        ((tmp_path,), "there are no images .* it holds nothing"),
         (("mnist",), "needs the path"),
         (("folder",), "needs the path"),
         (("folder", tmp_path / "none"), "there is no such folder"),
         (("digits", tmp_path), "goes with"),
         (
             ("cifar10", tmp_path),
-            r"CIFAR-10's files aren't all in .*cifar-10-python.tar.gz.*--data digits",
+            r"CIFAR-10's files are not all in .*cifar-10-python.tar.gz.*come with the package",
         ),
     ]:
         with pytest.raises(ImageError, match=words):
@@ -714,10 +713,10 @@ def test_a_faulty_archive_is_named(tmp_path):
     linked.type, linked.linkname = tarfile.SYMTYPE, "/etc/passwd"
     without = {name: raw for name, raw in files.items() if name != "test_batch"}
     for raw, words in [
-        (tar(files)[:-5000], "can't be unpacked"),
-        (b"nothing of the kind", "can't be unpacked"),
-        (tar(without), "test_batch isn't in it"),
-        (tar(without, [(linked, b"")]), "test_batch in it isn't a file"),
+        (tar(files)[:-5000], "cannot be unpacked"),
+        (b"nothing of the kind", "cannot be unpacked"),
+        (tar(without), "test_batch is not in it"),
+        (tar(without, [(linked, b"")]), "test_batch in it is not a file"),
     ]:
         write(tmp_path, {"cifar-10-python.tar.gz": raw})
         with pytest.raises(ImageError, match=f"cifar-10-python.tar.gz: .*{words}"):
@@ -783,7 +782,7 @@ def test_a_download_that_broke_off_goes_on(tmp_path, server, ranges, length):
     raw = random(700_000).tobytes()
     server.update(raw=raw, ranges=ranges, length=length, most=300_000)
     path = tmp_path / "a"
-    with pytest.raises(ConnectionError, match="after 300,000 of 700,000 bytes; what there is"):
+    with pytest.raises(ConnectionError, match="after 300,000 of 700,000 bytes; they are kept"):
         fetch(source(server, raw), path)
     assert not path.exists() and (tmp_path / "a.part").stat().st_size == 300_000
     server["most"] = None
@@ -840,8 +839,10 @@ def test_another_file_is_refused(tmp_path, server):
 def test_a_failed_download_says_what_to_do(tmp_path, server):
     raw = server["raw"] = tar(cifar_files()[0])
     server.update(status=404)
-    words = r"can't be downloaded \(HTTP Error 404.*Put cifar-10-python.tar.gz from http.* into {}"
-    with pytest.raises(ImageError, match=words.format(tmp_path) + ".*--data digits"):
+    words = r"cannot be downloaded \(HTTP Error 404.*Put cifar-10-python.tar.gz from http.* into {}"
+    with pytest.raises(
+        ImageError, match=words.format(tmp_path) + ".*digits that come with the package"
+    ):
         load_cifar10(tmp_path, source=source(server, raw))
 
 
@@ -849,7 +850,7 @@ def test_a_log_in_page_in_place_of_the_file_says_what_to_do(tmp_path, server):
     raw = random(1000).tobytes()
     for length in (True, False):
         server.update(raw=b"please log in" * 100, length=length)
-        with pytest.raises(ImageError, match=r"can't be downloaded .*Put .*--data digits"):
+        with pytest.raises(ImageError, match=r"cannot be downloaded .*Put .*come with the package"):
             load_cifar10(tmp_path, source=source(server, raw))
 
 

@@ -9,7 +9,7 @@ import torch
 import anydiff
 from anydiff import DDIM, Cosine, GaussianDiffusion
 from anydiff.denoisers import UNet
-from anydiff.images.images import load_images
+from anydiff.images import load_images
 from anydiff.images.models import ImageModel, left_half
 
 FORMAT2 = Path(__file__).parents[1] / "goldens/format2"

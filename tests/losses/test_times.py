@@ -14,7 +14,6 @@ from anydiff.losses.times import (
     LossSecondMoment,
     Mapped,
     UniformLogSNR,
-    UniformTimes,
     as_times,
     stratified,
 )
@@ -30,7 +29,7 @@ def ln_sigma(t, schedule):
 
 # a density, a schedule wide enough for it, and its distribution function of t
 DENSITIES = {
-    "uniform": (UniformTimes, Cosine(), lambda t, s: t),
+    "uniform": (Mapped, Cosine(), lambda t, s: t),
     "lognormal": (LogNormal, Karras(1e-4, 1e3), lambda t, s: normal((ln_sigma(t, s) + 1.2) / 1.2)),
     "lognormal of flow": (LogNormal, Flow(), lambda t, s: normal((ln_sigma(t, s) + 1.2) / 1.2)),
     "logitnormal": (LogitNormal, Cosine(), lambda t, s: normal(torch.logit(t))),
@@ -55,7 +54,7 @@ class Zero(nn.Module):
 
 
 def test_stratified_draws_fill_every_stratum_in_random_order():
-    u = stratified(64, like=LIKE, generator=generator())
+    u = stratified(64, LIKE, generator())
     assert ((u * 64).long().sort().values == torch.arange(64)).all()
     assert not (u.diff() > 0).all()
 
@@ -71,9 +70,9 @@ def test_each_stratum_of_the_density_has_one_time(kind, schedule, cdf):
 
 
 @every_density
-def test_without_strata_times_are_independent(kind, schedule, cdf):
+def test_times_of_independent_quantiles_have_the_density(kind, schedule, cdf):
     n = 4000
-    t = kind(stratified=False).draw(n, schedule, like=LIKE, generator=generator())
+    t = kind()(torch.rand(n, generator=generator(), dtype=torch.float64), schedule)
     quantiles = cdf(t, schedule).sort().values
     steps = torch.arange(n, dtype=torch.float64) / n
     # Kolmogorov and Smirnov: above 1.95 / sqrt(n) once in a thousand
@@ -108,7 +107,7 @@ def test_a_plain_function_maps_uniform_draws_and_its_times_have_the_data_s_dtype
     seen = []
     times = as_times(lambda u: seen.append(u) or u**2)
     t = times.draw(8, Cosine(), like=torch.empty(0), generator=generator())
-    u = stratified(8, like=torch.empty(0), generator=generator())
+    u = stratified(8, torch.empty(0), generator())
     assert u.dtype == torch.float64 and torch.equal(seen[0], u)
     assert torch.equal(t, (u**2).float())
     assert torch.equal(
@@ -116,8 +115,6 @@ def test_a_plain_function_maps_uniform_draws_and_its_times_have_the_data_s_dtype
     )
     beyond = as_times(lambda u: 3 * u - 1).draw(9, Cosine(), like=LIKE)
     assert ((beyond >= 0) & (beyond <= 1)).all()
-    loose = Mapped(lambda u: u, stratified=False).draw(99, Cosine(), like=LIKE)
-    assert len((loose * 99).long().unique()) < 99
 
 
 # the history of losses
@@ -148,10 +145,11 @@ def test_bins_are_drawn_by_the_root_of_their_second_moment():
 def test_the_weights_keep_the_expectation():
     """A bin has n p_k draws to two, each weighing 1 / (bins p_k)."""
     n, losses = 10_000, torch.tensor([1.0, 2.0, 3.0, 6.0]).double()
-    for stratify, spread in ((True, 0.0), (False, 5.0)):
-        times = filled(stratified=stratify)
+    independent = torch.rand(n, generator=generator(), dtype=torch.float64)
+    for u, spread in ((stratified(n, LIKE, generator()), 0.0), (independent, 5.0)):
+        times = filled()
         p = times.probabilities
-        t = times.draw(n, Cosine(), like=LIKE, generator=generator())
+        t = times(u, Cosine())
         weighed = times.reweigh(t, losses[(t * 4).long()])
         tolerance = 2 * (losses / (4 * p)).sum() / n + spread * weighed.std() / n**0.5
         assert abs(weighed.mean() - losses.mean()) < tolerance
@@ -160,14 +158,14 @@ def test_the_weights_keep_the_expectation():
 def test_the_loss_of_a_diffusion_keeps_its_mean_and_loses_variance():
     """A score that is zero errs by 1 / sigma², which few times are responsible for."""
     schedule = Cosine(-5, 7)
-    times = LossSecondMoment(50, 4, stratified=False)
+    times = LossSecondMoment(50, 4)
     diffusion = GaussianDiffusion(Zero(), schedule, "score", times=times)
     x0 = draw((4000, 8))
     for seed in range(3):  # fills every bin
         diffusion.loss(x0, generator=generator(seed))
     assert (times.count >= 4).all()
     importance = diffusion.loss(x0, generator=generator(5))
-    diffusion = GaussianDiffusion(Zero(), schedule, "score", times=UniformTimes(stratified=False))
+    diffusion = GaussianDiffusion(Zero(), schedule, "score", times=Mapped())
     uniform = diffusion.loss(x0, generator=generator(6))
 
     t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000

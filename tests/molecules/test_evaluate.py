@@ -5,24 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.molecules import bonds
+from anydiff.molecules import Molecules, bonds, load_qm9
+from anydiff.molecules.bonds import Stability, bond_orders, stability, stable
 from anydiff.molecules.evaluate import (
     MoleculeReport,
-    Stability,
     bond_lengths_distance,
-    bond_orders,
     element_distance,
     evaluate,
     smiles,
-    stability,
-    stable,
     strict,
     table,
     to_rdkit,
     wasserstein,
 )
-from anydiff.molecules.molecules import Molecules
-from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.qm9 import split
 from tests.helpers.paths import GOLDENS, SHARED
 
 GOLDENS = json.loads((GOLDENS / "edm_stability.json").read_text())

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from anydiff.molecules import Molecules, load_qm9
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
-from anydiff.molecules.molecules import Molecules
-from anydiff.molecules.qm9 import load_qm9
 
 
 @pytest.fixture(scope="module")

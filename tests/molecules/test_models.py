@@ -8,12 +8,12 @@ import torch
 
 import anydiff
 from anydiff import DDIM, GaussianDiffusion, Polynomial, Ragged
+from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
+from anydiff.molecules import Atoms, load_qm9
 from anydiff.molecules.fragments import first_with, largest_ring
 from anydiff.molecules.models import MoleculeModel, compare_parts
-from anydiff.molecules.molecules import Atoms, SizeDistribution
 from anydiff.molecules.properties import Properties, PropertyDistribution
-from anydiff.molecules.qm9 import load_qm9
 
 FORMAT2 = Path(__file__).parents[1] / "goldens/format2"
 TEST = load_qm9().subset(range(100))

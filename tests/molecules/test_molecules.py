@@ -7,19 +7,14 @@ import pytest
 import torch
 from torch_geometric.data import Batch
 
-from anydiff.molecules import qm9
-from anydiff.molecules.evaluate import bond_orders, to_rdkit
-from anydiff.molecules.files import read_molecules, write_npz, write_sdf, write_xyz
-from anydiff.molecules.molecules import (
-    Atoms,
-    MoleculeError,
-    Molecules,
-    SizeBatchSampler,
-    SizeDistribution,
-    loader,
-)
+from anydiff.data.sizes import SizeDistribution
+from anydiff.molecules import Atoms, MoleculeError, Molecules, load_qm9, loader, qm9, read_molecules
+from anydiff.molecules.batches import SizeBatchSampler
+from anydiff.molecules.bonds import bond_orders
+from anydiff.molecules.evaluate import to_rdkit
+from anydiff.molecules.files import write_npz, write_sdf, write_xyz
 from anydiff.molecules.pictures import animate, draw_grid, principal_axes
-from anydiff.molecules.qm9 import load_qm9, read_qm9_csv, split
+from anydiff.molecules.qm9 import read_qm9_csv, split
 from tests.helpers.paths import SHARED
 
 needs_full = pytest.mark.skipif(
@@ -448,7 +443,7 @@ def test_a_loader_goes_on_where_it_was_saved(molecules):
 def test_processes_share_the_batches_out(molecules, monkeypatch):
     shares = []
     for rank in range(3):
-        monkeypatch.setattr("anydiff.data.batches.ranks", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr("anydiff.data.batches.rank_and_size", lambda rank=rank: (rank, 3))
         shares.append(list(SizeBatchSampler(molecules.sizes, 64, seed=1)))
     assert len({len(share) for share in shares}) == 1
     used = [m for share in shares for batch in share for m in batch]

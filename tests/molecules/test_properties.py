@@ -9,10 +9,10 @@ from e3nn import o3
 import anydiff
 from anydiff import GaussianDiffusion, Polynomial
 from anydiff.denoisers import PairNet
-from anydiff.molecules.molecules import Atoms, Molecules, loader
+from anydiff.molecules import Atoms, Molecules, load_qm9, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
 from anydiff.molecules.property_model import PropertyModel
-from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.qm9 import split
 from anydiff.training.muon import Muon
 
 NAMES = ("gap", "alpha")  # not in the order of the data

@@ -208,6 +208,53 @@ def test_a_level_of_floats_that_was_changed_finds_its_rates():
     assert level.rates == Level(0.0, 1.0, 0.0, Flow()).rates == (-1.0, 1.0)
 
 
+@every_schedule
+def test_a_plan_s_levels_are_told_its_steps_and_find_their_rates_when_asked(schedule):
+    times, asked = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64), []
+    levels = schedule.levels(times)
+    assert [level.steps for level in levels] == [2, 2, 2] and at(schedule, 0.3).steps == 1
+    assert not any("rates" in level.__dict__ for level in levels)
+    alpha, sigma = schedule.rates(times)
+    assert [level.rates for level in levels] == list(
+        zip(alpha.tolist(), sigma.tolist(), strict=True)
+    )
+
+    class Counted(Cosine):
+        def rates(self, t):
+            asked.append(t)
+            return super().rates(t)
+
+    levels = Counted().levels(times)
+    assert not asked
+    assert [level.drift for level in levels] and len(asked) == 1  # those of all at once
+
+
+@every_schedule
+def test_the_level_of_a_log_snr(schedule):
+    clean, noisy = schedule.ends().tolist()
+    ends = [at(schedule, 0.0).logsnr, at(schedule, 1.0).logsnr]
+    assert [clean, noisy] == pytest.approx(ends, abs=1e-9)
+    for logsnr in (-1.5, 0.0, 2.0):
+        level = schedule.at_logsnr(logsnr)
+        nearest = min(max(logsnr, noisy), clean)
+        assert type(level.t) is float and level.logsnr == pytest.approx(nearest, abs=1e-8)
+    assert schedule.at_logsnr(math.inf).t == 0 and schedule.at_logsnr(-math.inf).t == 1
+
+
+@every_schedule
+def test_a_range_is_cut_to_the_schedule_s_own(schedule):
+    clean, noisy = schedule.ends().tolist()
+    assert schedule.clip(-math.inf, math.inf) == (noisy, clean)
+    assert schedule.clip(0.0, 1.0) == (max(0.0, noisy), min(1.0, clean))
+    with pytest.raises(ValueError, match=r"log-SNRs from 1 to 0 are asked for, and .* goes from"):
+        schedule.clip(1.0, 0.0)
+
+
+def test_a_range_beyond_the_ends_is_refused():
+    with pytest.raises(ValueError, match=r"from 9 to 12 .* Cosine\(.* goes from -7 to 8"):
+        Cosine(-7.0, 8.0).clip(9.0, 12.0)
+
+
 # --- the formulas -------------------------------------------------------------------------------------
 
 
@@ -477,7 +524,7 @@ def test_a_schedule_of_one_s_own_is_shifted_by_what_it_preserves():
         (lambda: SubVP(2.0, 0.5), "1000 times the rates"),
         (lambda: SigmoidBeta(limit=0.0), "6 is the published one"),
         (lambda: SigmoidAlphaBar(3.0, -3.0), "start < end"),
-        (lambda: SigmoidAlphaBar(minimum=0.0), r"zero_terminal_snr\(SigmoidAlphaBar\(\)\)"),
+        (lambda: SigmoidAlphaBar(minimum=0.0), r"ZeroTerminalSNR\(SigmoidAlphaBar\(\)\)"),
         (lambda: Polynomial(precision=0.0), "precision"),
         (lambda: Tabulated(torch.tensor([0.5, 0.9])), "fall from below 1"),
         (lambda: Tabulated(torch.tensor([0.5, 0.0])), "above 0"),

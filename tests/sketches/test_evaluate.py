@@ -17,7 +17,8 @@ from anydiff.sketches.evaluate import (
 )
 from anydiff.sketches.features import SketchFeatures
 from anydiff.sketches.geometry import resample
-from anydiff.sketches.kanji import load_kanji, split
+from anydiff.sketches.kanji import load_kanji
+from anydiff.sketches.named import split
 from anydiff.sketches.pictures import rasterize
 from anydiff.sketches.sketches import Sketches
 
@@ -34,7 +35,7 @@ def kanji():
 @pytest.fixture(scope="module")
 def parts(kanji):
     """300 sketches to judge, 300 of reference, and training ones: no two the same."""
-    numbers = split(len(kanji))
+    numbers = split(kanji)
     return tuple(kanji.subset(part[:300]) for part in (numbers.valid, numbers.test, numbers.train))
 
 
@@ -162,7 +163,7 @@ def test_features_do_not_depend_on_the_batch(kanji):
 
 def test_features_are_standardised_and_know_radicals(kanji):
     net = SketchFeatures.load()
-    numbers = split(len(kanji))
+    numbers = split(kanji)
     z = net.features(rasterize(kanji.subset(numbers.test)))
     assert z.mean(0).abs().max() < 0.4 and 0.6 < z.std(0).mean() < 1.4  # not what it learnt from
     water = [k for k in numbers.test if kanji.labels[k] in "河海湖池波泳汁汗沖油沸治泣"]

@@ -16,7 +16,8 @@ from anydiff.sketches import kanji
 from anydiff.sketches.files import read_sketches, write_ndjson, write_npz
 from anydiff.sketches.geometry import resample, scale, simplify
 from anydiff.sketches.inkml import read_inkml
-from anydiff.sketches.kanji import load_kanji, load_sketches, read_kanjivg, split
+from anydiff.sketches.kanji import load_kanji, read_kanjivg
+from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.sketches import (
     EmptySketch,
     SketchError,
@@ -884,11 +885,11 @@ def test_the_shipped_characters_are_sound(characters):
 
 
 def test_the_split_is_the_same_each_time():
-    parts = split(3600)
+    parts = split(range(3600))
     assert [len(part) for part in parts] == [2880, 360, 360]
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(3600))
-    assert parts.train[:5].tolist() == split(3600).train[:5].tolist()
-    assert [len(part) for part in split(7)] == [5, 0, 2]
+    assert parts.train[:5].tolist() == split(range(3600)).train[:5].tolist()
+    assert [len(part) for part in split(range(7))] == [5, 0, 2]
 
 
 FILE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 109 109">\n<g>{}</g></svg>'

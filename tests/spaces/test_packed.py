@@ -137,7 +137,7 @@ def test_each_field_keeps_its_own_deviation():
 
 
 @dataclass(frozen=True)
-class Symmetric:
+class Symmetric(Space):
     """(B, n, n): matrices that are their own transpose. A space of somebody else's."""
 
     def expand(self, c, x):

@@ -1,8 +1,13 @@
 """A space is an orthogonal projection, and its noise is the standard normal there."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
+from anydiff import Cosine, exact, inpaint
+from anydiff.samplers import DDPM
+from anydiff.samplers.variances import tied
 from anydiff.spaces import Dense, Masked, Packed, Ragged, Space
 from tests.helpers.spaces import (
     MASK,
@@ -97,6 +102,89 @@ def test_expand_gives_each_item_its_value(space, shape):
 @every_space
 def test_spaces_are_spaces(space, shape):
     assert isinstance(space, Space)
+
+
+@every_space
+def test_a_free_projection_is_one_whose_matrix_is_diagonal(space, shape):
+    n = torch.Size(shape).numel()
+    matrix = torch.stack([space.project(e.reshape(shape)).flatten() for e in torch.eye(n).double()])
+    assert space.free == torch.equal(matrix, matrix.diagonal().diag())
+
+
+@every_space
+def test_copies_are_the_batch_several_times_and_remembered(space, shape):
+    x, y = draw(shape, 0), draw(shape, 1)
+    assert space.items(x) == 4
+    twice = space.copies(2)
+    assert space.copies(2) is twice and space.copies(3) is space.copies(3)
+    both = space.join([x, y])
+    assert twice.items(both) == 8
+    for part, whole in zip(space.separate(both, 2), (x, y), strict=True):
+        assert torch.equal(part, whole)
+    projected = space.separate(twice.project(both), 2)
+    assert torch.allclose(projected[0], space.project(x), atol=1e-14)
+    assert torch.allclose(projected[1], space.project(y), atol=1e-14)
+    assert torch.equal(twice.dim(both), space.dim(x).repeat(2))
+
+
+@dataclass(frozen=True)
+class Bare(Space):
+    """(B, N): rows without their mean, with nothing but what a space has to have."""
+
+    weight: torch.Tensor
+
+    def expand(self, c, x):
+        return c[:, None] if isinstance(c, torch.Tensor) and c.ndim else c
+
+    def project(self, x):
+        return x - x.mean(1, keepdim=True)
+
+    def sum(self, x):
+        return x.sum(1)
+
+    def dim(self, x):
+        return torch.full((len(x),), x.shape[1] - 1.0, dtype=x.dtype)
+
+    def noise(self, x, generator=None):
+        return self.project(Dense().noise(x, generator))
+
+
+def test_five_methods_make_a_space():
+    with pytest.raises(TypeError, match=r"dim\W+expand\W+noise\W+project\W+sum"):
+        Space()
+    space, x = Bare(torch.ones(2)), draw((4, 3))
+    assert space.items(x) == 4 and not space.free and space.copies(2) is None
+    assert torch.equal(space.join([x, x + 1]), torch.cat([x, x + 1]))
+    assert space.to("meta").weight.is_meta
+    model = exact.gaussian(Cosine(), std=0.5)
+    drawn = model.sample((4, 3), space=space, steps=4, seed=[0, 1, 2, 3])
+    assert torch.allclose(space.project(drawn), drawn, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda s, x: s.diagonal(x), r"Bare has no method `diagonal\(x\)`.* it gives the diagonal"),
+        (
+            lambda s, x: s.restrict(x, x > 0),
+            r"Bare has no method `restrict\(x, mask\)`.* zero outside",
+        ),
+        (lambda s, x: tied(x, s), "no method `diagonal"),
+        (
+            lambda s, x: exact.Gaussian(Cosine(), std=torch.ones(3)).log_prob(x, space=s),
+            "no method `diagonal",
+        ),
+        (
+            lambda s, x: inpaint(
+                exact.gaussian(Cosine()).predictor(s), x, x > 0, sampler=DDPM(), steps=2
+            ),
+            "no method `restrict",
+        ),
+    ],
+)
+def test_what_a_space_lacks_is_named(call, message):
+    with pytest.raises(NotImplementedError, match=message):
+        call(Bare(torch.ones(2)), draw((4, 3)))
 
 
 def test_masked_padding_never_counts():

@@ -1,9 +1,9 @@
-"""The edges of EDM's network, the part that takes the time: summed forward and backward by hand.
+"""The edge networks of EGNN, which dominate its cost, with forward and backward pass written by hand.
 
-An edge network sees z_ij = P_i + Q_j + W_e e_ij and gives y_ij = SiLU(W2 SiLU(z_ij) + b2). Two
-functions of it are needed, the sum of messages that a point receives and one number for each edge.
-Of the (E, F) tensors on the way two are kept for the backward pass, the others are computed again
-there, and their memory is used anew from step to step.
+From z_ij = P_i + Q_j + W_e e_ij an edge network computes y_ij = SiLU(W2 SiLU(z_ij) + b2). EGNN needs two
+functions of it, the sum of the messages that a point receives and one number for each edge. Of the
+intermediate (E, F) tensors two are kept for the backward pass and the others are recomputed there; their
+memory is reused from step to step.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from anydiff.denoisers.points.rows import Bags, bags, total
+from anydiff.denoisers.points.rows import Bags, bags, once_per_space, total
 from anydiff.spaces import Ragged
 
 __all__ = ["EdgeScalar", "EdgeSum", "Graph", "graph_of"]
@@ -28,7 +27,7 @@ __all__ = ["EdgeScalar", "EdgeSum", "Graph", "graph_of"]
 silu = torch.ops.aten.silu.out
 silu_backward = torch.ops.aten.silu_backward.grad_input
 
-# Edges computed at a time on a CPU: bounds the memory of intermediates, fills matrix products.
+# Edges computed at a time on a CPU: bounds the memory of intermediates, but fills matrix products.
 EDGES_PER_PART = 32768
 
 
@@ -51,46 +50,38 @@ class Graph(NamedTuple):
     parts: list[Part]
     most_edges: int  # of a part
 
-    @classmethod
-    def of(cls, space: Ragged) -> Graph:
-        i, j = space.edge_index
-        cuts = [(0, 0), (len(space.index), len(i))]
-        if i.device.type == "cpu":
-            item = space.index[i]
-            edges = torch.zeros_like(space.sizes).index_add_(0, item, torch.ones_like(item))
-            cuts = [(0, 0)]
-            for cut in zip(space.ptr[1:].tolist(), edges.cumsum(0).tolist(), strict=True):
-                if len(cuts) > 1 and cut[1] - cuts[-2][1] <= EDGES_PER_PART:
-                    cuts[-1] = cut
-                else:
-                    cuts.append(cut)
 
-        parts = []
-        for (row, edge), (next_row, next_edge) in pairwise(cuts):
-            ends = i[edge:next_edge] - row, j[edge:next_edge] - row
-            by = (bags(end, next_row - row) for end in ends)
-            parts.append(Part(slice(row, next_row), slice(edge, next_edge), *ends, *by))
-        return cls(i, j, parts, max(len(part.i) for part in parts))
-
-
-_graphs: WeakKeyDictionary[Ragged, Graph] = WeakKeyDictionary()
-
-
+@once_per_space
 def graph_of(space: Ragged) -> Graph:
-    """The graph of a batch, built once for all steps that share the space."""
-    if space not in _graphs:
-        _graphs[space] = Graph.of(space)
-    return _graphs[space]
+    """The graph of a batch."""
+    i, j = space.edge_index
+    cuts = [(0, 0), (len(space.index), len(i))]
+    if i.device.type == "cpu":
+        item = space.index[i]
+        edges = torch.zeros_like(space.sizes).index_add_(0, item, torch.ones_like(item))
+        cuts = [(0, 0)]
+        for cut in zip(space.ptr[1:].tolist(), edges.cumsum(0).tolist(), strict=True):
+            if len(cuts) > 1 and cut[1] - cuts[-2][1] <= EDGES_PER_PART:
+                cuts[-1] = cut
+            else:
+                cuts.append(cut)
+
+    parts = []
+    for (row, edge), (next_row, next_edge) in pairwise(cuts):
+        ends = i[edge:next_edge] - row, j[edge:next_edge] - row
+        by = (bags(end, next_row - row) for end in ends)
+        parts.append(Part(slice(row, next_row), slice(edge, next_edge), *ends, *by))
+    return Graph(i, j, parts, max(len(part.i) for part in parts))
 
 
 _free: defaultdict[tuple[int, int, torch.dtype], list[Tensor]] = defaultdict(list)
 
 
 class Lease:
-    """Memory for `count` tensors (rows, F), uninitialised, given back when the lease is dropped.
+    """Uninitialised memory for `count` tensors (rows, F), returned for reuse when the lease is dropped.
 
-    On a CPU a large new tensor is pages that the system has to clear, and at small widths that
-    costs as much as the arithmetic. Other devices have allocators that keep their memory.
+    On a CPU a large new tensor consists of pages that the system has to clear, and at small widths
+    that costs as much as the arithmetic. The allocators of other devices keep their memory.
     """
 
     def __init__(self, count: int, rows: int, like: Tensor) -> None:
@@ -110,7 +101,7 @@ class Lease:
 
 
 def edge_network(part: Part, inputs: Sequence[Tensor], z: Tensor, z2: Tensor, y: Tensor) -> None:
-    """z = P_i + Q_j + W_eᵀ e, z2 = W2 SiLU(z) + b2 and y = SiLU(z2), in the given memory."""
+    """Compute z = P_i + Q_j + W_eᵀ e, z2 = W2 SiLU(z) + b2 and y = SiLU(z2) in the given memory."""
     P, Q, e, W_e, W2, b2 = inputs
     torch.index_select(P[part.rows], 0, part.i, out=z)
     z += torch.index_select(Q[part.rows], 0, part.j, out=y)
@@ -128,7 +119,7 @@ def edge_network_backward(
     dy: Tensor,
     a: Tensor,
 ) -> None:
-    """Adds a part's share to the gradients of the inputs; dy and a are overwritten."""
+    """Add a part's share to the gradients of the inputs; dy and a are overwritten."""
     _, _, e, W_e, W2, _ = inputs
     dP, dQ, de, dW_e, dW2, db2 = gradients
 
@@ -148,7 +139,7 @@ class EdgeSum(Function):
     """Σ_j σ(w·y_ij + b) y_ij, or Σ_j y_ij where w and b are None; (N, F)."""
 
     @staticmethod
-    def forward(ctx, graph, w, b, *inputs):
+    def forward(ctx: Any, graph: Graph, w: Any, b: Any, *inputs: Tensor) -> Tensor:
         ctx.graph = graph
         ctx.save_for_backward(w, b, *inputs)
         out = torch.empty_like(inputs[0])
@@ -162,7 +153,7 @@ class EdgeSum(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dout):
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         w, b, *inputs = ctx.saved_tensors
         zeros: list[Any] = [None if x is None else torch.zeros_like(x) for x in ctx.saved_tensors]
         dw, db, *gradients = zeros
@@ -186,7 +177,7 @@ class EdgeScalar(Function):
     """w·y_ij, (E,)."""
 
     @staticmethod
-    def forward(ctx, graph, w, *inputs):
+    def forward(ctx: Any, graph: Graph, w: Tensor, *inputs: Tensor) -> Tensor:
         ctx.graph = graph
         ctx.save_for_backward(w, *inputs)
         out = w.new_empty(len(graph.i))
@@ -200,7 +191,7 @@ class EdgeScalar(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dout):
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         w, *inputs = ctx.saved_tensors
         dw, *gradients = (torch.zeros_like(x) for x in ctx.saved_tensors)
         scratch = Lease(3, ctx.graph.most_edges, inputs[0])

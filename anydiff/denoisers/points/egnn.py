@@ -1,4 +1,6 @@
-r"""The E(n)-equivariant graph network of EDM, for atoms or other points in three dimensions.
+r"""EGNN, the E(n)-equivariant graph network of EDM, for atoms or other points in three dimensions.
+
+"EDM" here is the diffusion model of Hoogeboom et al. (2022) for molecules.
 
 Every point has a position x_i and features h_i; every ordered pair of points of the same item is an
 edge. One layer computes, with d_ij = \|x_i − x_j\|² and d0_ij the same at the network's input,
@@ -10,14 +12,14 @@ edge. One layer computes, with d_ij = \|x_i − x_j\|² and d0_ij the same at th
 where y′ comes from a second edge network, which sees the updated h. Distances are invariant and
 u rotates with x, so the output rotates, reflects and permutes with the input.
 
-The edge networks take nearly all of the time, and here they take little of it: W1 is applied before
-the pairs are formed, W1 [h_i, h_j, e] = P_i + Q_j + W_e e; only real edges exist; and the backward
-pass of an edge network needs two tensors of size (E, F), in memory that is used again in the next
-step. None of this changes the function.
+The edge networks dominate the cost. Here they are cheap for three reasons: W1 is applied before the
+pairs are formed, W1 [h_i, h_j, e] = P_i + Q_j + W_e e; only edges within an item exist; and the
+backward pass of an edge network needs two tensors of size (E, F), in memory that the next step uses
+again. The function is the published one.
 
 Beyond EDM: a label and flags of unknown context are added to the first h, and after a block h may
-attend to tokens of the item's own, a text's for instance (`CrossAttention`). How the conditions are
-left out is said in `anydiff.denoisers.inputs`.
+attend to the item's tokens, of a text for instance (`CrossAttention`). `anydiff.denoisers.inputs` says
+how absent conditions are represented.
 """
 
 from __future__ import annotations
@@ -30,16 +32,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from anydiff.denoisers.inputs import (
-    CrossAttention,
-    check_counts,
-    flags_map,
-    heads_of,
-    label_rows,
-    read_tokens,
-)
+from anydiff.denoisers.configured import configured
+from anydiff.denoisers.inputs import Conditions
 from anydiff.denoisers.points.edges import EdgeScalar, EdgeSum, Graph, graph_of
-from anydiff.denoisers.points.rows import attend, check_rows, context_rows
+from anydiff.denoisers.points.rows import PointDenoiser
 from anydiff.spaces import Ragged
 
 __all__ = ["EGNN"]
@@ -57,12 +53,14 @@ class EdgeNetwork(nn.Module):
         self, function: type[Function], graph: Graph, h: Tensor, e: Tensor, *head: Tensor | None
     ) -> Tensor:
         hidden = h.shape[1]
-        W_i, W_j, W_e = self.first.weight.split([hidden, hidden, 2], dim=1)
+        W_i, W_j, W_e = torch.split(self.first.weight, [hidden, hidden, 2], dim=1)
         P, Q = F.linear(h, W_i, self.first.bias), F.linear(h, W_j)
         # (2, E) and (2, F): products with two columns are slow, with two rows they are not
         inputs = (*head, P, Q, e, W_e.t().contiguous(), self.second.weight, self.second.bias)
         # autocast decides the type of P, and the edges follow it
-        return function.apply(graph, *(x if x is None else x.to(P.dtype) for x in inputs))
+        cast = [x if x is None else x.to(P.dtype) for x in inputs]
+        y: Tensor = function.apply(graph, *cast)  # type: ignore[no-untyped-call]
+        return y
 
 
 class Messages(EdgeNetwork):
@@ -79,7 +77,8 @@ class Messages(EdgeNetwork):
     def forward(self, graph: Graph, h: Tensor, e: Tensor) -> Tensor:
         gate = (None, None) if self.gate is None else (self.gate.weight[0], self.gate.bias[0])
         m = self.apply_edges(EdgeSum, graph, h, e, *gate) / self.normalization_factor
-        return h + self.node(torch.cat([h, m.to(h.dtype)], dim=1))
+        change: Tensor = self.node(torch.cat([h, m.to(h.dtype)], dim=1))
+        return h + change
 
 
 class Coordinates(EdgeNetwork):
@@ -129,8 +128,9 @@ def geometry(graph: Graph, x: Tensor, norm_constant: float) -> tuple[Tensor, Ten
     return d, difference / (torch.sqrt(d + 1e-8) + norm_constant)
 
 
-class EGNN(nn.Module):
-    r"""EDM's denoiser: predicts the noise of positions and features of a batch of point clouds.
+@configured
+class EGNN(PointDenoiser):
+    r"""The denoiser of EDM for positions and features of a batch of point clouds.
 
     The position part of the output is x_L − x_0 less its mean over the item, the feature part is a
     linear map of h_L. Rotations and reflections of the input positions act on the position part
@@ -140,16 +140,19 @@ class EGNN(nn.Module):
         features: Feature columns after the three of the position (EDM on QM9: 5 one-hot + charge).
         hidden: Width F of features and edge networks.
         layers: Number of blocks; each has its messages and one update of the positions.
-        context: Columns of conditions, appended to the features after time.
-        attention: Whether a message is weighted by a sigmoid gate.
-        tanh: Whether an edge's pull on a position is bounded by `coords_range`.
+        context: Columns of conditions, appended to the features after the time.
+        attention: Weight each message by a sigmoid gate.
+        tanh: Bound an edge's pull on a position by `coords_range`.
         coords_range: The bound in each layer, whatever the number of layers. (The published code
-            computes range / layers, and then does not use it.)
+            computes range / layers, but does not use it.)
         norm_constant: Added to the distance in Å that divides x_i − x_j.
         normalization_factor: Divides sums over neighbours.
         sublayers: Message layers in each block.
         classes: Number of labels; 0 for none.
         tokens: Width of the tokens that the points attend to; 0 for none.
+
+    Raises:
+        ValueError: If `context`, `classes` or `tokens` is negative.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
@@ -174,25 +177,7 @@ class EGNN(nn.Module):
         classes: int = 0,
         tokens: int = 0,
     ) -> None:
-        super().__init__()
-        check_counts(context=context, classes=classes, tokens=tokens)
-        self.config: dict[str, Any] = {
-            "features": features,
-            "hidden": hidden,
-            "layers": layers,
-            "context": context,
-            "attention": attention,
-            "tanh": tanh,
-            "coords_range": coords_range,
-            "norm_constant": norm_constant,
-            "normalization_factor": normalization_factor,
-            "sublayers": sublayers,
-            "classes": classes,
-            "tokens": tokens,
-        }
-        self.features = features
-        self.context = context
-        self.tokens = tokens
+        super().__init__(features, context, classes, tokens)
         self.norm_constant = norm_constant
 
         columns = features + 1 + context
@@ -205,48 +190,13 @@ class EGNN(nn.Module):
             for _ in range(layers)
         )
         self.readout = nn.Linear(hidden, columns)
-        self.embed_label = nn.Embedding(classes, hidden) if classes else None
-        self.unknown = flags_map(context, hidden)
-        self.crosses = nn.ModuleList(
-            CrossAttention(hidden, tokens, heads_of(hidden)) for _ in range(layers if tokens else 0)
-        )
+        self._build_readers(hidden, layers)
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        *,
-        space: Ragged,
-        label: Tensor | None = None,
-        context: Tensor | None = None,
-        tokens: Tensor | None = None,
-        tokens_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The prediction for rows [position | features], shaped like x_t.
-
-        Arguments:
-            x_t: (N, 3 + features), positions in Å.
-            t: (B,), times in [0, 1].
-            space: The batch's space; gives its items and edges.
-            label: (B,) integers in [0, classes), -1 for none.
-            context: (N, context) or (B, context), NaN where unknown.
-            tokens: (B, L, tokens); a row with a NaN is none.
-            tokens_mask: (B, L), True where a token is valid; all are if None.
-
-        None for a condition is none of it for any item, in a network that was built with it.
-        """
-        check_rows(x_t, t, space, context, self.features, self.context)
-        told = read_tokens(tokens, tokens_mask, space.num_items, self.tokens, x_t)
+    def _predict(self, x_t: Tensor, t: Tensor, space: Ragged, cond: Conditions) -> Tensor:
         graph = graph_of(space)
-
         # (3, N): sums and products along rows of three are slow
-        x, h = x_t[:, :3].t().contiguous(), x_t[:, 3:]
-        values, unknown = context_rows(context, self.context, space, x_t)
-        h = self.embedding(torch.cat([h, space.expand(t.to(x_t.dtype), x_t), values], dim=1))
-        if self.unknown is not None:
-            h = h + self.unknown(unknown)
-        if (named := label_rows(self.embed_label, label, space.num_items)) is not None:
-            h = h + named[space.index]
+        x = x_t[:, :3].t().contiguous()
+        h = self._embed([x_t[:, 3:], space.expand(t, x_t)], space, cond)
 
         d, u = d0, _ = geometry(graph, x, self.norm_constant)
         x_l = x
@@ -254,28 +204,32 @@ class EGNN(nn.Module):
             if k > 0:
                 d, u = geometry(graph, x_l, self.norm_constant)
             h, x_l = block(graph, h, x_l, d, d0, u)
-            if told is not None:
-                h = attend(self.crosses[k], h, told, space)
+            h = self._attend(k, h, space, cond)
 
         velocity = space.center((x_l - x).t())
         return torch.cat([velocity, self.readout(h)[:, : self.features].to(x.dtype)], dim=1)
 
     @classmethod
-    def from_edm(cls, state_dict: Mapping[str, Tensor], *, context: int = 0, **overrides) -> EGNN:
+    def from_edm(
+        cls, state_dict: Mapping[str, Tensor], *, context: int = 0, **overrides: Any
+    ) -> EGNN:
         """The network of a published EDM checkpoint.
 
-        Sizes and attention are read off the weights. What leaves no trace in them keeps its default
-        (EDM's on QM9) unless it is overridden.
+        Sizes and attention are inferred from the weights. Arguments that the weights do not determine
+        keep their defaults (those of EDM on QM9) unless they are overridden.
 
         Arguments:
             state_dict: Weights named ``egnn.embedding.weight``, ``egnn.e_block_0.gcl_0…`` or the
                 same behind ``dynamics.``; entries of other modules are ignored.
             context: How many of the input columns are conditions.
             **overrides: Further arguments of the constructor. The weights of conditions that EDM does
-                not have stay as they begin, and change nothing until a label is given.
+                not have keep their initial values, which have no effect until a label is given.
+
+        Returns:
+            The network, in the weights' dtype.
 
         Raises:
-            ValueError: Names or shapes are not those of such a network.
+            ValueError: If names or shapes are not those of such a network.
         """
         weights = {
             name.removeprefix("dynamics.").removeprefix("egnn."): weight

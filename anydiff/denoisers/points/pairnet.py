@@ -1,4 +1,4 @@
-r"""An equivariant network that visits every pair of points once: much learnt in little time.
+r"""PairNet: an equivariant network that visits each unordered pair of points once, for short training.
 
 Each point i has features h_i and C vectors V_i; each unordered pair has one symmetric state
 z_ij = z_ji. With d_ij = \|x_i − x_j\|, u_ij = (x_i − x_j) / (d_ij + 0.1), n points in the item and
@@ -15,100 +15,84 @@ and wide beyond. The dot products tell a pair about the directions of its neighb
 angles.
 
 Everything is built from distances, differences and linear maps of vectors, so the output rotates,
-reflects and permutes with the input. The geometry is that of the input in every layer: its part of
-the graph needs no gradient in training, and wide matrices act on points, of which there are few.
-After a layer h_i may attend to tokens of the item's own, a text's for instance (`CrossAttention`);
-what the conditions say is invariant. How they are left out is said in `anydiff.denoisers.inputs`.
-It leaves out: cutoffs (all pairs interact) and any update of the positions between layers.
+reflects and permutes with the input. Every layer uses the distances and directions of the input, which
+need no gradient in training; wide matrices act on points, which are few, not on pairs. After a layer
+h_i may attend to the item's tokens, of a text for instance (`CrossAttention`); conditions enter as
+invariants. `anydiff.denoisers.inputs` says how absent ones are represented. There are no cutoffs (all
+pairs interact), and positions are not updated between layers.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import time_features
-from anydiff.denoisers.inputs import (
-    CrossAttention,
-    check_counts,
-    flags_map,
-    heads_of,
-    label_rows,
-    read_tokens,
-)
-from anydiff.denoisers.points.rows import Bags, attend, check_rows, context_rows, total
+from anydiff.denoisers.inputs import Conditions
+from anydiff.denoisers.points.rows import Bags, PointDenoiser, once_per_space, total
 from anydiff.spaces import Ragged
 
 __all__ = ["PairNet"]
 
 
 class Pairs(NamedTuple):
-    """The unordered pairs of a batch, and for every row the pairs that it is in."""
+    """The unordered pairs of a batch: for each its rows i < j, and for each row the pairs it is in."""
 
-    ends: Bags  # bag of a pair: its rows i < j
-    pairs: Bags  # bag of a row: the pairs that it is in
+    ends: Bags  # bag of a pair: its two rows
+    pairs: Bags  # bag of a row: its pairs
     signs: tuple[Tensor, Tensor]  # 1 for i and −1 for j, in the order of `ends` and of `pairs`
 
-    @classmethod
-    def of(cls, space: Ragged) -> Pairs:
-        i, j = space.edge_index
-        forward = i < j
-        number = forward.cumsum(0) - 1
-        degree = (space.sizes - 1)[space.index]
-        starts = degree.cumsum(0) - degree
 
-        low, high = torch.minimum(i, j), torch.maximum(i, j)
-        edge = starts[low] + high - space.ptr[space.index[low]] - 1  # where (low, high) is
-        ends = torch.stack([i[forward], j[forward]], dim=1).flatten()
-        first = torch.arange(0, len(ends), 2, device=i.device)
-        sign = torch.ones_like(ends)
-        sign[1::2] = -1
-        return cls((ends, first), (number[edge], starts), (sign, torch.where(forward, 1, -1)))
-
-
-_pairs: WeakKeyDictionary[Ragged, Pairs] = WeakKeyDictionary()
-
-
+@once_per_space
 def pairs_of(space: Ragged) -> Pairs:
-    """The pairs of a batch, built once for all steps that share the space."""
-    if space not in _pairs:
-        _pairs[space] = Pairs.of(space)
-    return _pairs[space]
+    """The pairs of a batch."""
+    i, j = space.edge_index
+    forward = i < j
+    number = forward.cumsum(0) - 1
+    degree = (space.sizes - 1)[space.index]
+    starts = degree.cumsum(0) - degree
+
+    low, high = torch.minimum(i, j), torch.maximum(i, j)
+    edge = starts[low] + high - space.ptr[space.index[low]] - 1  # where (low, high) is
+    ends = torch.stack([i[forward], j[forward]], dim=1).flatten()
+    first = torch.arange(0, len(ends), 2, device=i.device)
+    sign = torch.ones_like(ends)
+    sign[1::2] = -1
+    return Pairs((ends, first), (number[edge], starts), (sign, torch.where(forward, 1, -1)))
 
 
-def signed_total(x: Tensor, bags: Bags, sign: Tensor | None) -> Tensor:
-    return total(x, bags, None if sign is None else sign.to(x.dtype))
-
-
-class ToPairs(Function):
-    """x_i + x_j of each pair, or x_i − x_j if `signed`; (N, F) -> (P, F). ToRows' transpose."""
+class Incidence(Function):
+    """The (signed) sums of rows in each pair, or of pairs in each row; either is the other's gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, pairs: Pairs, signed: bool) -> Tensor:
-        ctx.pairs, ctx.signed = pairs, signed
-        return signed_total(x, pairs.ends, pairs.signs[0] if signed else None)
+    def forward(ctx: Any, x: Tensor, pairs: Pairs, signed: bool, to_rows: bool) -> Tensor:
+        ctx.transposed = pairs, signed, not to_rows
+        sign = pairs.signs[to_rows].to(x.dtype) if signed else None
+        return total(x, pairs.pairs if to_rows else pairs.ends, sign)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        return ToRows.apply(grad, ctx.pairs, ctx.signed), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return incidence(grad, *ctx.transposed), None, None, None
 
 
-class ToRows(Function):
+def incidence(x: Tensor, pairs: Pairs, signed: bool, to_rows: bool) -> Tensor:
+    y: Tensor = Incidence.apply(x, pairs, signed, to_rows)  # type: ignore[no-untyped-call]
+    return y
+
+
+def to_pairs(x: Tensor, pairs: Pairs, signed: bool = False) -> Tensor:
+    """x_i + x_j for each pair, or x_i − x_j if `signed`; (N, F) -> (P, F)."""
+    return incidence(x, pairs, signed, to_rows=False)
+
+
+def to_rows(z: Tensor, pairs: Pairs, signed: bool = False) -> Tensor:
     """Σ_j z_ij for each row i, or Σ_j ±z_ij if z_ij = −z_ji is `signed`; (P, F) -> (N, F)."""
-
-    @staticmethod
-    def forward(ctx, z: Tensor, pairs: Pairs, signed: bool) -> Tensor:
-        ctx.pairs, ctx.signed = pairs, signed
-        return signed_total(z, pairs.pairs, pairs.signs[1] if signed else None)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return ToPairs.apply(grad, ctx.pairs, ctx.signed), None, None
+    return incidence(z, pairs, signed, to_rows=True)
 
 
 def shorten(V: Tensor) -> Tensor:
@@ -139,17 +123,17 @@ class Layer(nn.Module):
         h_norm = self.norm(h)
         a, b = self.ends(h_norm).chunk(2, dim=1)
 
-        difference = ToPairs.apply(shorten(V).view(N, 3 * C), pairs, True).view(-1, 3, C)
+        difference = to_pairs(shorten(V).view(N, 3 * C), pairs, signed=True).view(-1, 3, C)
         p = torch.addmm(p, z, self.W.weight.t())
         p = torch.addmm(p, (difference * u).sum(1), self.Q.weight.t())
-        p = p + ToPairs.apply(a, pairs, False)
+        p = p + to_pairs(a, pairs)
         z = F.silu(p)
 
         # Σ_j z_ij b_j from the symmetric Σ_j z_ij (b_i + b_j)
-        m = ToRows.apply(z, pairs, False)
-        m = m + ToRows.apply(z * ToPairs.apply(b, pairs, False), pairs, False) - b * m
+        m = to_rows(z, pairs)
+        m = m + to_rows(z * to_pairs(b, pairs), pairs) - b * m
         pull = (u * self.S(z)[:, None]).view(-1, 3 * C)
-        V = V + (ToRows.apply(pull, pairs, True) * scale).view(N, 3, C)
+        V = V + (to_rows(pull, pairs, signed=True) * scale).view(N, 3, C)
 
         k, q, r = self.mix(shorten(V)).chunk(3, dim=2)
         length = torch.sqrt(r.square().sum(1) + 1e-6)
@@ -159,12 +143,13 @@ class Layer(nn.Module):
         return h + delta, V + k * g[:, None], p, z
 
 
-class PairNet(nn.Module):
-    r"""A denoiser for batches of point clouds whose cost lies in one narrow state for each pair.
+@configured
+class PairNet(PointDenoiser):
+    r"""A denoiser for batches of point clouds, with one narrow state for each pair of points.
 
     Rotations and reflections of the input positions act on the position part of the output alone;
     translations change nothing. Both parts start as t times the input, roughly the best linear
-    guess of the noise, and learn the rest: the network is made for `eps`.
+    estimate of the noise, and learn a correction: the network is made to predict `eps`.
 
     Arguments:
         features: Feature columns after the three of the position.
@@ -172,10 +157,13 @@ class PairNet(nn.Module):
         pair: Width of the pairs' states z.
         vectors: Number C of vectors of a point.
         layers: Number of layers.
-        bases: Number of Gaussians that see a distance.
+        bases: Number of Gaussians that represent a distance.
         context: Columns of conditions.
         classes: Number of labels; 0 for none.
         tokens: Width of the tokens that the points attend to; 0 for none.
+
+    Raises:
+        ValueError: If `context`, `classes` or `tokens` is negative.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
@@ -199,24 +187,8 @@ class PairNet(nn.Module):
         classes: int = 0,
         tokens: int = 0,
     ) -> None:
-        super().__init__()
-        check_counts(context=context, classes=classes, tokens=tokens)
-        self.config: dict[str, Any] = {
-            "features": features,
-            "hidden": hidden,
-            "pair": pair,
-            "vectors": vectors,
-            "layers": layers,
-            "bases": bases,
-            "context": context,
-            "classes": classes,
-            "tokens": tokens,
-        }
-        self.features = features
-        self.vectors = vectors
-        self.bases = bases
-        self.context = context
-        self.tokens = tokens
+        super().__init__(features, context, classes, tokens)
+        self.vectors, self.bases = vectors, bases
 
         self.time = nn.Sequential(nn.Linear(25, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.embedding = nn.Linear(features + 64 + context, hidden)
@@ -228,72 +200,35 @@ class PairNet(nn.Module):
         )
         self.pull = nn.Linear(pair, 1)
         self.skip = nn.Linear(64, 2)
-        # nothing but the skip at first
+        # at first the output is t times the input
         for parameter in (
             p for m in (self.readout[2], self.pull, self.skip) for p in m.parameters()
         ):
             nn.init.zeros_(parameter)
-        self.embed_label = nn.Embedding(classes, hidden) if classes else None
-        self.unknown = flags_map(context, hidden)
-        self.crosses = nn.ModuleList(
-            CrossAttention(hidden, tokens, heads_of(hidden)) for _ in range(layers if tokens else 0)
-        )
+        self._build_readers(hidden, layers)
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        *,
-        space: Ragged,
-        label: Tensor | None = None,
-        context: Tensor | None = None,
-        tokens: Tensor | None = None,
-        tokens_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The prediction for rows [position | features], shaped like x_t.
-
-        Arguments:
-            x_t: (N, 3 + features), positions in Å.
-            t: (B,), times in [0, 1].
-            space: The batch's space; gives its items and pairs.
-            label: (B,) integers in [0, classes), -1 for none.
-            context: (N, context) or (B, context), NaN where unknown.
-            tokens: (B, L, tokens); a row with a NaN is none.
-            tokens_mask: (B, L), True where a token is valid; all are if None.
-
-        None for a condition is none of it for any item, in a network that was built with it.
-        """
-        check_rows(x_t, t, space, context, self.features, self.context)
-        told = read_tokens(tokens, tokens_mask, space.num_items, self.tokens, x_t)
+    def _predict(self, x_t: Tensor, t: Tensor, space: Ragged, cond: Conditions) -> Tensor:
         pairs = pairs_of(space)
         x, f = x_t[:, :3], x_t[:, 3:]
-        t = t.to(x_t.dtype)
         scale = space.sizes.to(x_t.dtype).rsqrt()[space.index, None]
 
-        difference = ToPairs.apply(x, pairs, True)
+        difference = to_pairs(x, pairs, signed=True)
         d = torch.sqrt(difference.square().sum(1, keepdim=True) + 1e-6)
         u = (difference / (d + 0.1))[:, :, None]
         p = self.distance(self._bases(d))
 
         time = self.time(time_features(t))
-        values, unknown = context_rows(context, self.context, space, x_t)
-        h = self.embedding(torch.cat([2 * f, time[space.index], values], dim=1))
-        if self.unknown is not None:
-            h = h + self.unknown(unknown)
-        if (named := label_rows(self.embed_label, label, space.num_items)) is not None:
-            h = h + named[space.index]
+        h = self._embed([2 * f, time[space.index]], space, cond)
 
         V = h.new_zeros(len(h), 3, self.vectors)
         z = F.silu(p)
         for k, layer in enumerate(self.layers):
             h, V, p, z = layer(pairs, u, scale, h, V, p, z)
-            if told is not None:
-                h = attend(self.crosses[k], h, told, space)
+            h = self._attend(k, h, space, cond)
 
         out_f, g = self.readout(self.norm(h)).split([self.features, self.vectors], dim=1)
-        out_x = (V * g[:, None]).sum(2) + scale * ToRows.apply(
-            u[:, :, 0] * self.pull(z), pairs, True
-        )
+        pull = to_rows(u[:, :, 0] * self.pull(z), pairs, signed=True)
+        out_x = (V * g[:, None]).sum(2) + scale * pull
         skip_x, skip_f = (self.skip(time) + t[:, None])[space.index].chunk(2, dim=1)
         return torch.cat([space.center(out_x + skip_x * x), out_f + skip_f * f], dim=1)
 

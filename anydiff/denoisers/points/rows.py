@@ -1,20 +1,23 @@
-"""What networks on ragged rows [position | features] share: sums over bags, conditions, their input."""
+"""What networks on ragged rows [position | features] share: their interface, and sums over bags."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anydiff.denoisers.inputs import Tokens, check_context, flagged
+from anydiff.denoisers.inputs import Conditioned, Conditions, added, check_context
 from anydiff.spaces import Ragged
 
-__all__ = ["Bags", "attend", "bags", "check_rows", "context_rows", "total"]
+__all__ = ["Bags", "PointDenoiser", "bags", "once_per_space", "total"]
 
 Bags = tuple[Tensor, Tensor]  # (order, starts): bag k is the rows order[starts[k]:starts[k + 1]]
+Made = TypeVar("Made")
 
 
 def bags(index: Tensor, size: int) -> Bags:
@@ -33,59 +36,115 @@ def total(x: Tensor, bags: Bags, weight: Tensor | None = None) -> Tensor:
     return F.embedding_bag(order, x.contiguous(), starts, mode="sum", per_sample_weights=weight)
 
 
-def context_rows(
-    context: Tensor | None, columns: int, space: Ragged, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Conditions (B, C) or (N, C) as one row for each of the rows `like`, and 1 where unknown."""
-    values, unknown = flagged(context, space.num_items, columns, like)
-    if len(values) == len(like):
-        return values, unknown
-    return values[space.index], unknown[space.index]
+def once_per_space(make: Callable[[Ragged], Made]) -> Callable[[Ragged], Made]:
+    """Decorator: what is made of a space is made once, for all steps that share the space.
+
+    It is kept as long as the space is, to which it must not refer.
+    """
+    made: WeakKeyDictionary[Ragged, Made] = WeakKeyDictionary()
+
+    @wraps(make)
+    def once(space: Ragged) -> Made:
+        if space not in made:
+            made[space] = make(space)
+        return made[space]
+
+    return once
 
 
 class Slots(NamedTuple):
-    """Where the rows of a batch lie when its items are padded to the longest's length."""
+    """Where the rows of a batch lie when its items are padded to the longest one's length."""
 
     slot: Tensor  # (N,), row by row, in B · longest
     longest: int
 
 
-_slots: WeakKeyDictionary[Ragged, Slots] = WeakKeyDictionary()
-
-
+@once_per_space
 def slots_of(space: Ragged) -> Slots:
-    """The slots of a batch, built once for all steps that share the space."""
-    if space not in _slots:
-        longest = int(space.sizes.max()) if space.num_items else 0
-        place = torch.arange(len(space.index), device=space.index.device) - space.ptr[space.index]
-        _slots[space] = Slots(space.index * longest + place, longest)
-    return _slots[space]
+    """The slots of a batch."""
+    longest = int(space.sizes.max()) if space.num_items else 0
+    place = torch.arange(len(space.index), device=space.index.device) - space.ptr[space.index]
+    return Slots(space.index * longest + place, longest)
 
 
-def attend(cross: nn.Module, h: Tensor, tokens: Tokens, space: Ragged) -> Tensor:
-    """Rows (N, F) attend to the tokens of their items, (N, F)."""
-    slot, longest = slots_of(space)
-    padded = h.new_zeros(space.num_items * longest, h.shape[1]).index_copy(0, slot, h)
-    padded = cross(padded.unflatten(0, (space.num_items, longest)), tokens)
-    return padded.flatten(0, 1).index_select(0, slot)
+class PointDenoiser(Conditioned):
+    """A network on the rows of point clouds; its subclasses are equivariant functions of them."""
 
+    embedding: nn.Linear
 
-def check_rows(
-    x_t: Tensor, t: Tensor, space: Ragged, context: Tensor | None, features: int, columns: int
-) -> None:
-    """That the inputs fit each other, and a network of `features` and `columns` of context."""
-    if x_t.ndim != 2 or x_t.shape[1] != 3 + features:
-        raise ValueError(
-            f"x_t is {tuple(x_t.shape)}; expected (N, {3 + features}): rows of 3 positions and "
-            f"{features} features."
-        )
-    if len(x_t) != len(space.index):
-        raise ValueError(
-            f"x_t has {len(x_t)} rows but the space indexes {len(space.index)}; "
-            "build the space from the same batch."
-        )
-    if t.shape != (space.num_items,):
-        raise ValueError(
-            f"t is {tuple(t.shape)}; expected ({space.num_items},), one time for each item."
-        )
-    check_context(context, columns, (space.num_items,), (len(x_t),))
+    def __init__(self, features: int, context: int, classes: int, tokens: int) -> None:
+        super().__init__(context, classes, tokens)
+        self.features = features
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Ragged,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction for rows [position | features], shaped like x_t.
+
+        Leaving a condition out marks it absent for every item.
+
+        Arguments:
+            x_t: (N, 3 + features), positions in Å.
+            t: (B,), times in [0, 1].
+            space: The batch's space; it says which rows belong to which item.
+            label: (B,) integers in [0, classes), -1 for no label.
+            context: (N, context) or (B, context), NaN where unknown.
+            tokens: (B, L, tokens); a row with a NaN is ignored.
+            tokens_mask: (B, L), True where a token is valid; all are if None.
+
+        Raises:
+            ValueError: If the space is not `Ragged`, or the inputs do not fit each other or the
+                network.
+        """
+        self._check(x_t, t, space)
+        B, N = space.num_items, len(x_t)
+        check_context(context, self.context, (B,), (N,))
+        cond = self._read(
+            label, context, tokens, tokens_mask, items=B, like=x_t,
+            spread=lambda c: c if len(c) == N else c[space.index],
+        )  # fmt: skip
+        return self._predict(x_t, t.to(x_t.dtype), space, cond)
+
+    def _check(self, x_t: Tensor, t: Tensor, space: Ragged) -> None:
+        if not isinstance(space, Ragged):
+            raise ValueError(
+                f"the space is {type(space).__name__}, and {type(self).__name__} needs Ragged, which "
+                "says which rows belong to which item; of a Packed space, give that of the field."
+            )
+        if x_t.ndim != 2 or x_t.shape[1] != 3 + self.features:
+            raise ValueError(
+                f"x_t is {tuple(x_t.shape)}; expected (N, {3 + self.features}): rows of 3 positions "
+                f"and {self.features} features."
+            )
+        if len(x_t) != len(space.index):
+            raise ValueError(
+                f"x_t has {len(x_t)} rows but the space indexes {len(space.index)}; "
+                "build the space from the same batch."
+            )
+        if t.shape != (space.num_items,):
+            raise ValueError(
+                f"t is {tuple(t.shape)}; expected ({space.num_items},), one time for each item."
+            )
+
+    def _embed(self, columns: list[Tensor], space: Ragged, cond: Conditions) -> Tensor:
+        """The first features h of the points, from columns (N, …) and the conditions, (N, hidden)."""
+        h: Tensor = self.embedding(torch.cat([*columns, cond.context], dim=1))
+        return added(h, cond.flags, None if cond.label is None else cond.label[space.index])
+
+    def _attend(self, k: int, h: Tensor, space: Ragged, cond: Conditions) -> Tensor:
+        """h (N, hidden) after the points have attended to the tokens of their items."""
+        if cond.tokens is None:
+            return h
+        slot, longest = slots_of(space)
+        padded = h.new_zeros(space.num_items * longest, h.shape[1]).index_copy(0, slot, h)
+        padded = padded.view(space.num_items, longest, h.shape[1])
+        attended: Tensor = self.crosses[k](padded, cond.tokens)
+        return attended.flatten(0, 1).index_select(0, slot)

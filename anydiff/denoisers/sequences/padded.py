@@ -1,63 +1,84 @@
-"""What networks on padded sequences (B, N, C) share: their input, checked."""
+"""What networks on padded sequences (B, N, C) share: their interface, and their inputs checked."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from anydiff.denoisers.inputs import check_context, flagged
+from anydiff.denoisers.inputs import Conditioned, Conditions, check_context
 from anydiff.spaces import Dense, Masked
 
-__all__ = ["padded_input"]
+__all__ = ["SequenceDenoiser"]
 
 
-def padded_input(
-    x_t: Tensor,
-    t: Tensor,
-    space: Masked | Dense | None,
-    context: Tensor | None,
-    *,
-    channels: int,
-    observed: bool,
-    columns: int,
-) -> tuple[Tensor, Masked, list[Tensor], Tensor | None]:
-    """The rows to read, zero outside the space; the space; and what else a network is told of each row.
+class SequenceDenoiser(Conditioned):
+    """A network on the rows of padded sequences; padding does not change its output."""
 
-    Arguments:
-        space: The batch's space; all rows of all items if None, or `Dense`.
-        context: (B, columns) or (B, N, columns), NaN where unknown; all of it if None.
-        observed: The network is told which values were observed: (B, N, channels) of 0 and 1.
+    def __init__(
+        self, channels: int, observed: bool, context: int, classes: int, tokens: int
+    ) -> None:
+        super().__init__(context, classes, tokens)
+        self.channels, self.observed = channels, observed
 
-    Returns:
-        x_t, the space, the list of further columns (what was observed, then the context), and
-        (B, N, columns), 1 where the context is unknown, if there are any.
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Masked | Dense | None = None,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction, shaped like x_t; zero outside the space.
 
-    Raises:
-        ValueError: If the inputs don't fit each other, or a network of so many channels and columns.
-    """
-    if x_t.ndim != 3 or x_t.shape[2] != channels:
-        raise ValueError(f"x_t is {tuple(x_t.shape)}; expected (B, N, {channels}).")
-    if t.shape != x_t.shape[:1]:
-        raise ValueError(f"t is {tuple(t.shape)}; expected ({len(x_t)},), a time for each item.")
-    check_context(context, columns, tuple(x_t.shape[:1]), tuple(x_t.shape[:2]))
-    if space is None or isinstance(space, Dense):
-        space = Masked(torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device))
-    if space.observed is not None and not observed:
-        raise ValueError(
-            "the space has values that were not observed, but the network was built with "
-            "observed=False and would take them for zeros; build it with observed=True."
-        )
+        Leaving a condition out marks it absent for every item.
 
-    B, N, C = x_t.shape
-    x_t, more, unknown = space.project(x_t), [], None
-    if observed:
-        more.append(space.valid.to(x_t.dtype).expand(B, N, C))
-    if columns:
-        values, unknown = (
-            (c if c.ndim == 3 else c[:, None])
-            .expand(B, N, -1)
-            .masked_fill(~space.mask[..., None], 0)
-            for c in flagged(context, B, columns, x_t)
-        )
-        more.append(values)
-    return x_t, space, more, unknown
+        Arguments:
+            x_t: (B, N, C). The valid rows of an item are its first ones.
+            t: (B,), times in [0, 1].
+            space: The batch's space; all rows of all items are valid if it is None or `Dense`.
+            label: (B,) integers in [0, classes), -1 for no label.
+            context: (B, context) or (B, N, context), NaN where unknown.
+            tokens: (B, L, tokens); a row with a NaN is ignored.
+            tokens_mask: (B, L), True where a token is valid; all are if None.
+
+        Raises:
+            ValueError: If the space is of another kind, or the inputs do not fit each other or the
+                network.
+        """
+        if x_t.ndim != 3 or x_t.shape[2] != self.channels:
+            raise ValueError(f"x_t is {tuple(x_t.shape)}; expected (B, N, {self.channels}).")
+        B, N, _ = x_t.shape
+        if t.shape != (B,):
+            raise ValueError(f"t is {tuple(t.shape)}; expected ({B},), a time for each item.")
+        check_context(context, self.context, (B,), (B, N))
+        if space is None or isinstance(space, Dense):
+            space = Masked(torch.ones(B, N, dtype=torch.bool, device=x_t.device))
+        if not isinstance(space, Masked):
+            raise ValueError(
+                f"the space is {type(space).__name__}, and {type(self).__name__} takes padded "
+                "sequences; give Masked, or Dense where no row is padding."
+            )
+        if space.observed is not None and not self.observed:
+            raise ValueError(
+                "the space has values that were not observed, but the network was built with "
+                "observed=False and would take them for zeros; build it with observed=True."
+            )
+
+        x_t, outside = space.project(x_t), ~space.mask[..., None]
+
+        def spread(c: Tensor) -> Tensor:
+            return (c if c.ndim == 3 else c[:, None]).expand(B, N, -1).masked_fill(outside, 0)
+
+        cond = self._read(label, context, tokens, tokens_mask, items=B, like=x_t, spread=spread)
+        return space.project(self._predict(x_t, t.to(x_t.dtype), space, cond))
+
+    def _seen(self, x_t: Tensor, space: Masked) -> list[Tensor]:
+        """The columns that say which values were observed, (B, N, C), in a network that reads them."""
+        return [space.valid.to(x_t.dtype).expand_as(x_t)] if self.observed else []
+
+    def _attend(self, k: int, h: Tensor, cond: Conditions) -> Tensor:
+        """h (B, N, hidden) after the rows have attended to the tokens of their items."""
+        return h if cond.tokens is None else self.crosses[k](h, cond.tokens)

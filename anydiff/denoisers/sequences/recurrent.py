@@ -1,15 +1,15 @@
 r"""One bidirectional recurrent layer for sequences of different lengths, exact and quick to train.
 
-An item's states are those it has alone: the backward direction starts at its own last point, not at
-the batch's, and padding is never read. The weights are nn.GRU's or nn.LSTM's, by the same names.
+The states of an item are the same alone and in a batch: the backward direction starts at the item's
+own last point, and padding is never read. The weights have the names and shapes of nn.GRU's or nn.LSTM's.
 
-On a CPU the rows of a batch are put in order of time, longest item first, so that step k is one
-block of the items that have a k-th point (its k-th from the end for the backward direction). Both
-directions step together, and what does not depend on the state happens outside the loop: the
-inputs' projections before it; in the gradient, the factors of the chain rule before it and the
-gradients of the weights after it. What remains in a step is a matrix product for each direction and
-a few passes over data that lie in the cache. On other devices PyTorch's own kernels run on padded
-sequences, reversed within their lengths, without waiting for the device.
+On a CPU the rows of a batch are sorted by time, longest item first, so that step k is one block of
+the items that have a k-th point (the k-th from the end for the backward direction). Both directions
+step together, and what does not depend on the state is computed outside the loop: the projections of
+the inputs before it; in the gradient, the factors of the chain rule before it and the gradients of
+the weights after it. A step is one matrix product for each direction and a few passes over data in
+the cache. On other devices PyTorch's own kernels run on padded sequences, reversed within their
+lengths, without waiting for the device.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Steps:
-    """The valid points of a batch in order of time, S rows, and where they are in (B, N)."""
+    """The valid points of a batch sorted by time, S rows, and their positions in (B, N)."""
 
-    counts: list[int]  # rows of each step, never more than of the one before
-    ahead: Tensor  # (S,) the point in B · N that a row stands for in the forward direction
-    behind: Tensor  # (S,) and in the backward direction
+    counts: list[int]  # rows of each step, not increasing
+    ahead: Tensor  # (S,) the point in B · N of a row in the forward direction
+    behind: Tensor  # (S,) the same in the backward direction
     turned: Tensor  # (S,) the row whose `behind` is the point `ahead`
-    previous: Tensor  # (S,) the state that a row starts from; B initial ones, then one for each row
+    previous: Tensor  # (S,) the state before a row's; the first B are the initial ones
     outputs: Tensor  # (2 B N,) the half state of each half output; an initial one, 0, for padding
 
     @classmethod
-    @lru_cache(maxsize=2)  # by value: the layers of a stack, and the steps of a sampler, share it
+    @lru_cache(maxsize=2)  # by value: the layers of a stack and the steps of a sampler share it
     def of(cls, sizes: tuple[int, ...], N: int) -> Steps:
         B = len(sizes)
         lengths, order = torch.tensor(sizes, dtype=torch.long).sort(descending=True, stable=True)
@@ -66,7 +66,7 @@ class Steps:
 
     def each(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The blocks of every step of tensors of S rows."""
-        return zip(*(x.split(self.counts) for x in tensors), strict=True)
+        return zip(*(torch.split(x, self.counts) for x in tensors), strict=True)
 
     def backwards(self, *tensors: Tensor) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor]]]:
         """The blocks of each step and of the step before it, if any, from the last to the first."""
@@ -122,9 +122,9 @@ class GRU:
         gates, n = saved
         S, _, H = grad.shape
         h = h[len(h) - S :]
-        r, z, m = gates.split(H, dim=2)
+        r, z, m = torch.split(gates, H, dim=2)
         delta, delta_n = torch.empty_like(gates), torch.empty_like(n)
-        delta_r, delta_z, delta_m = delta.split(H, dim=2)
+        delta_r, delta_z, delta_m = torch.split(delta, H, dim=2)
 
         # dh'/d(gate), to be multiplied by the gradient of h' once it is known
         rest = 1 - z
@@ -160,7 +160,7 @@ class LSTM:
         c[:B] = 0
 
         recurrent = [m.t() for m in w]
-        i, f, g, o = gates.split(H, dim=2)
+        i, f, g, o = torch.split(gates, H, dim=2)
         h_k, c_k = h[:B], c[:B]
         for gates_k, i_f_k, i_k, f_k, g_k, o_k, c_out, tanh_k, out in steps.each(
             gates, gates[:, :, : 2 * H], i, f, g, o, c[B:], tanh_c, h[B:]
@@ -180,9 +180,9 @@ class LSTM:
     ) -> tuple[Tensor, list[Tensor]]:
         gates, c, tanh_c = saved
         H = grad.shape[2]
-        i, f, g, o = gates.split(H, dim=2)
+        i, f, g, o = torch.split(gates, H, dim=2)
         delta, grad_c, slope = torch.empty_like(gates), torch.zeros_like(grad), torch.empty_like(o)
-        delta_i, delta_f, delta_g, delta_o = delta.split(H, dim=2)
+        delta_i, delta_f, delta_g, delta_o = torch.split(delta, H, dim=2)
 
         # dc'/d(gate), dh'/do and dh'/dc', to be multiplied by the gradients of c' and h'
         c_before = c.index_select(0, steps.previous)
@@ -192,7 +192,7 @@ class LSTM:
         aten.sigmoid_backward.grad_input(tanh_c, o, grad_input=delta_o)
         aten.tanh_backward.grad_input(o, tanh_c, grad_input=slope)
 
-        i_f_g = delta[:, :, : 3 * H].unflatten(2, (3, H))
+        i_f_g = delta.view(-1, 2, 4, H)[:, :, :3]
         for block, before in steps.backwards(grad, grad_c, f, slope, delta, i_f_g, delta_o):
             grad_k, grad_c_k, f_k, slope_k, delta_k, i_f_g_k, o_k = block
             grad_c_k.addcmul_(grad_k, slope_k)
@@ -212,8 +212,8 @@ class Recurrence(Function):
     """Both directions of a layer on the valid points of (B, N, inputs) -> (B, N, 2 hidden)."""
 
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx, x: Tensor, steps: Steps, cell: str, *weights: Tensor) -> Tensor:
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
+    def forward(ctx: Any, x: Tensor, steps: Steps, cell: str, *weights: Tensor) -> Tensor:
         B, N, _ = x.shape
         S, H = len(steps.ahead), weights[1].shape[1]
         points = x.flatten(0, 1)
@@ -229,8 +229,8 @@ class Recurrence(Function):
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
-    def backward(ctx, grad_y: Tensor):  # type: ignore[override]
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         h, *rest = ctx.saved_tensors
         inputs, weights, saved = rest[:2], rest[2:10], rest[10:]
         steps, shape, H = ctx.steps, ctx.shape, h.shape[2]
@@ -261,15 +261,18 @@ class Recurrence(Function):
 
 
 class BiRecurrent(nn.Module):
-    """A bidirectional layer, the equal of one of nn.GRU or nn.LSTM on packed sequences.
+    """A bidirectional layer, the same function as nn.GRU or nn.LSTM on packed sequences.
 
-    State dicts go both ways between it and ``nn.GRU(inputs, hidden, bidirectional=True)``. The
-    initial states are zero. It can be differentiated once, and not by torch.func.
+    State dicts are interchangeable with ``nn.GRU(inputs, hidden, bidirectional=True)``. The initial
+    states are zero. It can be differentiated once, and not by torch.func.
 
     Arguments:
         inputs: Columns of the input.
         hidden: Width of the state of each direction.
         cell: "gru" or "lstm".
+
+    Raises:
+        ValueError: If the cell is another.
 
     References:
         Learning Phrase Representations using RNN Encoder–Decoder (Cho et al., 2014): GRU.
@@ -294,9 +297,12 @@ class BiRecurrent(nn.Module):
         """The states of both directions side by side, (B, N, 2 hidden); zero at the padding.
 
         Arguments:
-            x: (B, N, inputs). What it holds at the padding does not matter, NaN included.
-            lengths: (B,), the valid points of each item, 0 to N, of which nothing is read on
-                the host if x is on another device.
+            x: (B, N, inputs). Its values at the padding are ignored, NaN included.
+            lengths: (B,), the number of valid points of each item, 0 to N. It is read on the host only
+                if x is on the CPU.
+
+        Raises:
+            ValueError: If the lengths do not fit x, or x does not fit the layer.
         """
         if x.ndim != 3 or x.shape[2] != self.inputs:
             raise ValueError(f"x is {tuple(x.shape)}; expected (B, N, {self.inputs}).")
@@ -314,13 +320,14 @@ class BiRecurrent(nn.Module):
                 "give the lengths of the items of x."
             )
         weights = [*self._weights(""), *self._weights("_reverse")]
-        return Recurrence.apply(x, Steps.of(sizes, N), self.cell, *weights)
+        y: Tensor = Recurrence.apply(x, Steps.of(sizes, N), self.cell, *weights)  # type: ignore[no-untyped-call]
+        return y
 
     def _weights(self, suffix: str) -> list[Tensor]:
         return [getattr(self, name + suffix) for name in NAMES]
 
     def _padded(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """PyTorch's kernels, once ahead and once on the sequences reversed within their lengths."""
+        """PyTorch's kernels, on the sequences and on those reversed within their lengths."""
         B, N, _ = x.shape
         position = torch.arange(N, device=x.device)
         valid = position < lengths[:, None]

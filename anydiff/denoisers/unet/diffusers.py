@@ -1,9 +1,9 @@
-r"""Networks of the library diffusers: their weights in our `UNet`, or their objects as they are.
+r"""Networks of the library diffusers: their weights in a `UNet`, or their objects unchanged.
 
-`load_diffusers` reads a folder, ``config.json`` and weights, as ``save_pretrained`` writes it for a
-`UNet2DModel`, and needs nothing of diffusers; a published pipeline has it under ``unet/``.
-`FromDiffusers` wraps any U-Net of diffusers. A network counts the steps of its chain from 0, so that
-step k is the time t = (k + 1) / T; for Ho et al.'s chain the diffusion is
+`load_diffusers` reads a folder with ``config.json`` and weights, which ``save_pretrained`` writes for a
+`UNet2DModel`; it does not need diffusers. In a published pipeline the folder is ``unet/``.
+`FromDiffusers` wraps any U-Net of diffusers. These networks count the steps of their chain from 0, so
+that step k is the time t = (k + 1) / T. For the chain of Ho et al. the diffusion is
 
     GaussianDiffusion(load_diffusers(folder), Tabulated.linear(), "eps")
 """
@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anydiff.denoisers.unet.layers import ResBlock
 from anydiff.denoisers.unet.network import UNet
 
 __all__ = ["FromDiffusers", "load_diffusers"]
 
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
-# what a configuration must say for the network to be a UNet, and what it says if it doesn't
+# the values of a configuration that `UNet` computes; the first is the default
 _FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "center_input_sample": (False,),
@@ -34,7 +35,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "mid_block_scale_factor": (1, 1.0),
     "add_attention": (True,),
     "class_embed_type": (None,),
-    "downsample_padding": (0, 1),
+    "downsample_padding": (1, 0),
     "downsample_type": ("conv", "resnet"),
     "upsample_type": ("conv", "resnet"),
     "resnet_time_scale_shift": ("default", "scale_shift"),
@@ -54,34 +55,26 @@ _DEFAULTS: dict[str, Any] = {
     "flip_sin_to_cos": True,
     "dropout": 0.0,
     "num_class_embeds": None,
-    "act_fn": "silu",
-    "center_input_sample": False,
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-    "mid_block_type": "UNetMidBlock2D",
-    "mid_block_scale_factor": 1,
-    "add_attention": True,
-    "class_embed_type": None,
-    "downsample_padding": 1,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "resnet_time_scale_shift": "default",
+    **{key: known[0] for key, known in _FIXED.items()},
 }
 
 
 def load_diffusers(folder: str | os.PathLike[str], steps: int = 1000) -> UNet:
-    """A `UNet2DModel` of diffusers as a `UNet`, in eval mode on the CPU.
+    """A `UNet2DModel` of diffusers as a `UNet`.
 
     Weights are read from safetensors or, by PyTorch's reader that runs no code, from a ``.bin``.
 
     Arguments:
-        folder: With ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``; or a
-            pipeline's, with these under ``unet``.
+        folder: The folder of ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``;
+            or that of a pipeline, with these under ``unet``.
         steps: T of the chain that the network was trained on.
 
+    Returns:
+        The network, in eval mode on the CPU.
+
     Raises:
-        FileNotFoundError: They are not there.
-        ValueError: The network is none that `UNet` computes, or the weights are not those of the
+        FileNotFoundError: If one of the files is missing.
+        ValueError: If `UNet` does not compute such a network, or the weights do not belong to the
             configuration.
     """
     folder = Path(folder)
@@ -115,15 +108,15 @@ def load_diffusers(folder: str | os.PathLike[str], steps: int = 1000) -> UNet:
 
 
 class FromDiffusers(nn.Module):
-    """Any U-Net of diffusers as a denoiser, as it is.
+    """Any U-Net of diffusers as a denoiser.
 
     Arguments:
         network: Called as ``network(x_t, step, ..., return_dict=False)[0]``: a `UNet2DModel`,
             `UNet2DConditionModel`, `UNet1DModel` and others.
         steps: T of the chain that the network was trained on.
 
-    A network whose configuration has twice as many `out_channels` as `in_channels` learned a variance,
-    which `forward` returns beside the prediction.
+    If the network's configuration has twice as many `out_channels` as `in_channels`, the second half is
+    a learned variance.
     """
 
     def __init__(self, network: nn.Module, steps: int = 1000) -> None:
@@ -138,17 +131,20 @@ class FromDiffusers(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, *, label: Tensor | None = None, **cond: Any
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The prediction, shaped like x_t; and a learned variance, if the network has one.
+        """The prediction.
 
         Arguments:
-            x_t: What the network takes, (B, C, H, W) mostly.
+            x_t: The network's input, usually (B, C, H, W).
             t: (B,), times in [0, 1].
             label: (B,) integers, for the network's `class_labels`.
-            cond: Passed on by name, `encoder_hidden_states` for instance.
+            **cond: Passed on by name, `encoder_hidden_states` for instance.
+
+        Returns:
+            Shaped like x_t; a tuple of the prediction and the learned variance if there is one.
         """
         if label is not None:
             cond["class_labels"] = label
-        y = self.network(x_t, self.steps * t - 1, **cond, return_dict=False)[0]
+        y: Tensor = self.network(x_t, self.steps * t - 1, **cond, return_dict=False)[0]
         if not self.learns_variance:
             return y
         y, extra = y.chunk(2, 1)
@@ -202,7 +198,7 @@ def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
 
 
 def _resamplings(config: dict[str, Any], down: list[str], up: list[str]) -> set[str]:
-    """How the resolutions change, "conv" and "resnet": the plain blocks don't ask the configuration."""
+    """How resolutions change, "conv" or "resnet"; plain blocks ignore the configuration."""
     fixed = {"DownBlock2D": "conv", "UpBlock2D": "conv"}
     fixed |= {"ResnetDownsampleBlock2D": "resnet", "ResnetUpsampleBlock2D": "resnet"}
     ways = {fixed.get(kind, config["downsample_type"]) for kind in down[:-1]}
@@ -216,10 +212,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return weights
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read, or is damaged ({error}).") from error
-    except Exception as error:  # pickle's own kinds
+    except Exception as error:  # pickle has exceptions of its own
         raise ValueError(f"{path} holds more than tensors, or is damaged ({error}).") from error
 
 
@@ -248,7 +245,7 @@ def _translate(
             both(f"{ours_name}.shortcut", f"{theirs_name}.conv_shortcut")
 
     def attention(ours_name: str, theirs_name: str) -> None:
-        # the names of before 2023 are those of most published networks
+        # most published networks have the names that diffusers used before 2023
         old = f"{theirs_name}.query.weight" in theirs
         q, k, v, out = (
             ("query", "key", "value", "proj_attn") if old else ("to_q", "to_k", "to_v", "to_out.0")
@@ -283,7 +280,7 @@ def _translate(
                     attention(f"{way}.{i}.attentions.{j}", f"{way}_blocks.{i}.attentions.{j}")
             if level.resample is not None:
                 names = f"{way}.{i}.resample", f"{way}_blocks.{i}.{way}samplers.0"
-                if network.config["resample"] == "block":
+                if isinstance(level.resample, ResBlock):
                     block(*names)
                 else:
                     both(f"{names[0]}.conv", f"{names[1]}.conv")

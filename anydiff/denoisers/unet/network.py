@@ -1,31 +1,34 @@
-r"""The U-Net of Ho et al. and Dhariwal & Nichol, for pictures and for signals.
+r"""The U-Net of Ho et al. and Dhariwal & Nichol, for images and for signals.
 
-Residual blocks at falling resolutions and back, each block on the way up beside what its counterpart
-on the way down gave; self-attention at chosen levels; the time, and a label if there is one, into
-every block. `UNet.ddpm` and `UNet.adm` are the two published networks, everything between them is an
-argument. Any number of channels, any height and width: a level halves a side and rounds up, and the
-way back crops.
+Residual blocks at falling resolutions and back up, where each block also takes the output of its
+counterpart on the way down; self-attention at chosen resolutions; the time, and the conditions, enter
+every block. `UNet.ddpm` and `UNet.adm` are the two published networks, and everything between them is
+an argument. Any number of channels, any height and width: a resolution has half the side of the one
+before, rounded up, and the way back crops.
 
-Conditions: an image lies beside the input; labels, context and the image's noise are added to the time's
-embedding; where pixels attend to one another, they attend to tokens next (`CrossAttention`). How they
-are left out is said in `anydiff.denoisers.inputs`.
+Conditions: an image is concatenated to the input; labels, context and the time of the image's noise are
+added to the embedding of the time; where pixels attend to one another, they attend to tokens next
+(`CrossAttention`). `anydiff.denoisers.inputs` says how absent conditions are represented.
 
-Weights and activations lie channels-last, in which convolutions, norms and attention need no copy of
-them. A signal (dims=1) is a picture one pixel high. Upsampling and the convolution after it are one
-convolution of four times the channels at the lower resolution, the same sums in 4/9 of the products.
+Weights and activations lie channels-last, so that convolutions, norms and attention need no copies. A
+signal (dims=1) is an image one pixel high. Upsampling and the convolution after it are computed as one
+convolution of four times the channels at the lower resolution, with 4/9 of the products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import FourierTime, SinusoidalTime
 from anydiff.denoisers.inputs import (
+    added,
     check_context,
     check_counts,
     check_image,
@@ -37,48 +40,58 @@ from anydiff.denoisers.inputs import (
 from anydiff.denoisers.unet.layers import (
     Attention,
     Downsample,
-    Level,
     NoAttention,
     ResBlock,
+    Resolution,
     Size,
     Upsample,
     conv,
     side,
+    zero,
 )
 
 __all__ = ["UNet"]
 
+Block = Callable[..., ResBlock]  # (input channels, output channels)
+Make = Callable[[int], nn.Module]  # of the number of channels
 
+
+@configured
 class UNet(nn.Module):
-    """A denoiser for pictures (B, C, H, W), or signals (B, C, L) with dims=1.
+    """A denoiser for images (B, C, H, W), or signals (B, C, L) with dims=1.
 
     Arguments:
         channels: C, of the input.
-        widths: Channels of each level, from the full resolution down; each next one has half of it.
-        blocks: Residual blocks of a level on the way down; there is one more on the way up.
-        attention: The levels with self-attention after every block, from 0; the last if None. The middle
-            has it in any case.
+        widths: Channels at each resolution, from the full one down; each has half the side of the one
+            before.
+        blocks: Residual blocks at a resolution on the way down; there is one more on the way up.
+        attention: The resolutions with self-attention after every block, counted from 0; the last if
+            None. The middle always has it.
         head_channels: Channels of an attention head; one head if None.
         out_channels: Of the output, if not `channels`. Twice as many are a prediction and a learned
             variance, and `forward` returns the two as a tuple.
         time: "sinusoidal", waves of falling frequencies; or "fourier", of random ones.
-        steps, shift: Of the sinusoidal waves, see `SinusoidalTime`: T of the chain in whose steps t is
-            counted, and which ratio the frequencies have.
+        steps, shift: Of the sinusoidal waves: the number of steps that t is counted in, and the ratio of
+            the frequencies, see `SinusoidalTime`.
         modulation: "add", the time is added between a block's convolutions; or "scale_shift", it
             scales and shifts there (adaptive group norm).
         resample: "conv", strided convolution and nearest neighbours with a convolution; or "block",
             averages and nearest neighbours inside a residual block.
-        centered: Strided convolutions see one pixel before and one after. Without, they see as much of
-            both sides as TensorFlow's "same", as Ho et al. have it: an even side is padded behind only.
+        centered: Strided convolutions see one pixel before and one after. Otherwise they pad as
+            TensorFlow's "same", as Ho et al. do: an even side behind only.
         dropout: Share of activations dropped in training, before the last convolution of a block.
         classes: Number of labels; 0 for none.
         groups, eps: Of the group norms.
-        patch: The network sees patches of so many pixels a side as channels: at 2 it costs a quarter.
+        patch: Side, in pixels, of the patches that enter as channels: 2 costs a quarter of 1.
         dims: 2, or 1.
         context: Columns of conditions; 0 for none.
         tokens: Width of the tokens that the pixels attend to; 0 for none.
-        image: Channels of an image beside the input: a smaller one, its greys, classes as one-hot
-            channels; 0 for none.
+        image: Channels of an image beside the input, such as a smaller image, its grey values, or
+            classes as one-hot channels; 0 for none.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a width is no multiple of `groups` or
+            `head_channels`.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), appendix B.
@@ -119,121 +132,55 @@ class UNet(nn.Module):
         image: int = 0,
     ) -> None:
         super().__init__()
-        widths = tuple(widths)
-        attention = (len(widths) - 1,) if attention is None else tuple(attention)
+        widths, last = tuple(widths), len(widths) - 1
+        attention = (last,) if attention is None else tuple(attention)
         check_counts(classes=classes, context=context, tokens=tokens, image=image)
-        _check(channels, widths, blocks, attention, head_channels, groups, patch)
-        for name, value, known in (
-            ("time", time, ("sinusoidal", "fourier")),
-            ("modulation", modulation, ("add", "scale_shift")),
-            ("resample", resample, ("conv", "block")),
-            ("dims", dims, (1, 2)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}; give {known[0]!r} or {known[1]!r}.")
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "widths": list(widths),
-            "blocks": blocks,
-            "attention": list(attention),
-            "head_channels": head_channels,
-            "out_channels": out_channels,
-            "time": time,
-            "steps": steps,
-            "shift": shift,
-            "modulation": modulation,
-            "resample": resample,
-            "centered": centered,
-            "dropout": dropout,
-            "classes": classes,
-            "groups": groups,
-            "eps": eps,
-            "patch": patch,
-            "dims": dims,
-            "context": context,
-            "tokens": tokens,
-            "image": image,
-        }
+        _check_sizes(channels, widths, blocks, attention, head_channels, groups, patch)
+        _check_choices(time=time, modulation=modulation, resample=resample, dims=dims)
         self.channels, self.classes, self.dims, self.patch = channels, classes, dims, patch
         self.context, self.tokens, self.image = context, tokens, image
         self.learns_variance = out_channels == 2 * channels
 
         wide = 4 * widths[0]
-
-        def embed() -> nn.Sequential:
-            first = widths[0]
-            sinusoidal = time == "sinusoidal"
-            waves = SinusoidalTime(first, steps, shift) if sinusoidal else FourierTime(first)
-            return nn.Sequential(waves, nn.Linear(first, wide), nn.SiLU(), nn.Linear(wide, wide))
-
+        embed = partial(_time_embedding, time, widths[0], steps, shift)
         self.embed_time = embed()
         self.embed_label = nn.Embedding(classes, wide) if classes else None
         self.embed_context = nn.Linear(2 * context, wide) if context else None  # values, flags
         self.embed_image_t = embed() if image else None
 
-        def block(before: int, after: int, change: str | None = None) -> ResBlock:
-            return ResBlock(
-                before, after, wide,
-                adaptive=modulation == "scale_shift", change=change,
-                dropout=dropout, groups=groups, eps=eps, dims=dims,
-            )  # fmt: skip
-
-        def attend(level: int) -> nn.Module:
-            if level not in attention:
-                return NoAttention()
-            return Attention(widths[level], head_channels, groups, eps, tokens)
-
-        def down(width: int) -> nn.Module:
-            return (
-                block(width, width, "down")
-                if resample == "block"
-                else Downsample(width, dims, centered)
-            )
-
-        def up(width: int) -> nn.Module:
-            return block(width, width, "up") if resample == "block" else Upsample(width, dims)
-
-        last = len(widths) - 1
-        cells = patch**dims
-        told = image + 1 if image else 0  # and where it is unknown
-        self.conv_in = conv((channels + told) * cells, widths[0], dims)
-        skips = [widths[0]]  # channels of what is kept for the way up
-        self.down = nn.ModuleList()
-        for level, width in enumerate(widths):
-            stack = []
-            for _ in range(blocks):
-                stack.append(block(skips[-1], width))
-                skips.append(width)
-            halve = down(width) if level < last else None
-            skips += [width] * (level < last)
-            self.down.append(Level(stack, [attend(level) for _ in stack], halve))
-
-        self.mid = nn.ModuleList(
-            [
-                block(widths[-1], widths[-1]),
-                Attention(widths[-1], head_channels, groups, eps, tokens),
-                block(widths[-1], widths[-1]),
-            ]
+        cells, extra = patch**dims, image + 1 if image else 0  # the image and its flags
+        self.conv_in = conv((channels + extra) * cells, widths[0], dims)
+        block = partial(
+            ResBlock, condition=wide, adaptive=modulation == "scale_shift",
+            dropout=dropout, groups=groups, eps=eps, dims=dims,
+        )  # fmt: skip
+        attend = partial(
+            Attention, head_channels=head_channels, groups=groups, eps=eps, tokens=tokens
         )
-        self.up = nn.ModuleList()
-        before = widths[-1]
-        for level in range(last, -1, -1):
-            stack = []
-            for _ in range(blocks + 1):
-                stack.append(block(before + skips.pop(), widths[level]))
-                before = widths[level]
-            double = up(before) if level > 0 else None
-            self.up.append(Level(stack, [attend(level) for _ in stack], double))
+        attends = [attend if k in attention else NoAttention for k in range(len(widths))]
+        halve: Make = partial(Downsample, dims=dims, centered=centered)
+        double: Make = partial(Upsample, dims=dims)
+        if resample == "block":
+            halve, double = (partial(_changing, block, change) for change in ("down", "up"))
+        self.down, skips = _way_down(widths, blocks, block, attends, halve)
+        self.mid = nn.ModuleList(
+            [block(widths[-1], widths[-1]), attend(widths[-1]), block(widths[-1], widths[-1])]
+        )
+        self.up = _way_up(widths, blocks, block, attends, double, skips)
 
         self.norm_out = nn.GroupNorm(groups, widths[0], eps)
         self.conv_out = conv(widths[0], (out_channels or channels) * cells, dims)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        zero(self.conv_out)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def ddpm(cls, channels: int = 3, **options: Any) -> UNet:
-        """Ho et al.'s network for CIFAR-10, 35.7 million parameters; `options` replace its arguments."""
+        """The network of Ho et al. for CIFAR-10, with 35.7 million parameters.
+
+        Arguments:
+            channels: C, of the input.
+            **options: Other arguments of the constructor, in place of the published ones.
+        """
         published = {
             "widths": (128, 256, 256, 256), "blocks": 2, "attention": (1,), "dropout": 0.1, "groups": 32,
         }  # fmt: skip
@@ -241,9 +188,14 @@ class UNet(nn.Module):
 
     @classmethod
     def adm(cls, channels: int = 3, **options: Any) -> UNet:
-        """Dhariwal and Nichol's for ImageNet at 64 × 64, with 1,000 labels, 296 million parameters;
-        `options` replace its arguments. The published one learns a variance too:
-        `out_channels=2 * channels`."""
+        """The network of Dhariwal & Nichol for ImageNet at 64 × 64, with 296 million parameters.
+
+        It takes one of 1,000 labels. The published one also learns a variance: `out_channels=6`.
+
+        Arguments:
+            channels: C, of the input.
+            **options: Other arguments of the constructor, in place of the published ones.
+        """
         published = {
             "widths": (192, 384, 576, 768), "blocks": 3, "attention": (1, 2, 3), "dropout": 0.1,
             "head_channels": 64, "modulation": "scale_shift", "resample": "block",
@@ -263,21 +215,28 @@ class UNet(nn.Module):
         image: Tensor | None = None,
         image_t: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The prediction, (B, out_channels, H, W); with twice the channels, it and a learned variance.
+        """The prediction.
+
+        Leaving a condition out marks it absent for every item. The network answers sensibly without a
+        condition if it was trained with batches or items without.
 
         Arguments:
             x_t: (B, C, H, W), or (B, C, L) with dims=1.
             t: (B,), times in [0, 1].
-            label: (B,) integers in [0, classes), -1 for none.
+            label: (B,) integers in [0, classes), -1 for no label.
             context: (B, context), NaN where unknown.
-            tokens: (B, L, tokens); a row with a NaN is none.
+            tokens: (B, L, tokens); a row with a NaN is ignored.
             tokens_mask: (B, L), True where a token is valid; all are if None.
-            image: (B, image, h, w), or (B, image, l) with dims=1; a pixel with a NaN is unknown. Another
-                size than that of x_t is resized to it, see `read_image`.
+            image: (B, image, h, w), or (B, image, l) with dims=1; a pixel with a NaN is unknown. It is
+                resized to the size of x_t, see `read_image`.
             image_t: (B,), the time in [0, 1] to which the image was noised; 0 if None, or NaN.
 
-        None for a condition is none of it for any item. What a network says without it has learnt from
-        batches without, if there were any.
+        Returns:
+            (B, out_channels, H, W), or (B, out_channels, L). If `out_channels` is twice `channels`, a
+            tuple of the prediction and a learned variance, both shaped like x_t.
+
+        Raises:
+            ValueError: If the inputs do not fit each other or the network.
         """
         if x_t.ndim != self.dims + 2 or x_t.shape[1] != self.channels:
             raise ValueError(
@@ -287,44 +246,22 @@ class UNet(nn.Module):
         x = x_t.to(self.conv_in.weight.dtype)
         check_context(context, self.context, tuple(t.shape))
         check_image(image, image_t, self.image, len(t), self.dims)
-        told = read_tokens(tokens, tokens_mask, len(t), self.tokens, x)
-
-        c = _embed(self.embed_time, t, x.dtype)
-        if (named := label_rows(self.embed_label, label, len(t))) is not None:
-            c = c + named
-        if self.embed_context is not None:
-            columns = torch.cat(flagged(context, len(t), self.context, x), 1)
-            c = c + self.embed_context(columns)
-        if self.embed_image_t is not None:
-            clean = torch.zeros_like(t) if image_t is None else image_t
-            c = c + _embed(self.embed_image_t, clean.masked_fill(clean.isnan(), 0), x.dtype)
-        c = F.silu(c)
+        read = read_tokens(tokens, tokens_mask, len(t), self.tokens, x)
+        c = F.silu(self._embedding(x, t, label, context, image_t))
 
         x = x if self.dims == 2 else x[:, :, None]
         size = x.shape[2:]
         if self.image:
             x = torch.cat([x, read_image(image, self.image, x)], 1)
-        h = self.conv_in(
-            _fold(x, self.patch, self.dims).contiguous(memory_format=torch.channels_last)
-        )
-        skips = [h]
+        x = _fold(x, self.patch, self.dims).contiguous(memory_format=torch.channels_last)
+        states = [self.conv_in(x)]
         level: Any
         for level in self.down:
-            for block, attend in zip(level.blocks, level.attentions, strict=True):
-                h = attend(block(h, c), told)
-                skips.append(h)
-            if level.resample is not None:
-                h = level.resample(h, c, None)
-                skips.append(h)
-
+            states += level.down(states[-1], c, read)
         first, attend, second = self.mid
-        h = second(attend(first(h, c), told), c)
-
+        h = second(attend(first(states[-1], c), read), c)
         for level in self.up:
-            for block, attend in zip(level.blocks, level.attentions, strict=True):
-                h = attend(block(torch.cat([h, skips.pop()], 1), c), told)
-            if level.resample is not None:
-                h = level.resample(h, c, skips[-1].shape[2:])
+            h = level.up(h, c, read, states)
 
         y = self.conv_out(F.silu(self.norm_out(h)))
         y = _unfold(y, self.patch, self.dims, size)
@@ -334,17 +271,76 @@ class UNet(nn.Module):
         y, extra = y.chunk(2, 1)
         return y, extra
 
+    def _embedding(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None,
+        context: Tensor | None,
+        image_t: Tensor | None,
+    ) -> Tensor:
+        """The embedding of the time and of all conditions but pixels and tokens, (B, 4 widths[0])."""
+        c = added(_embed(self.embed_time, t, x.dtype), label_rows(self.embed_label, label, len(t)))
+        if self.embed_context is not None:
+            columns = torch.cat(flagged(context, len(t), self.context, x), 1)
+            c = c + self.embed_context(columns)
+        if self.embed_image_t is not None:
+            clean = torch.zeros_like(t) if image_t is None else image_t
+            c = c + _embed(self.embed_image_t, clean.masked_fill(clean.isnan(), 0), x.dtype)
+        return c
+
+
+def _time_embedding(kind: str, width: int, steps: int, shift: float) -> nn.Sequential:
+    waves = SinusoidalTime(width, steps, shift) if kind == "sinusoidal" else FourierTime(width)
+    wide = 4 * width
+    return nn.Sequential(waves, nn.Linear(width, wide), nn.SiLU(), nn.Linear(wide, wide))
+
 
 def _embed(layers: nn.Sequential, t: Tensor, dtype: torch.dtype) -> Tensor:
     waves, *rest = layers
-    c = waves(t).to(dtype)  # of t as it is: 1000 t has more digits than half precision holds
+    c: Tensor = waves(t).to(
+        dtype
+    )  # of t as it is: 1000 t has more digits than half precision holds
     for layer in rest:
         c = layer(c)
     return c
 
 
+def _changing(block: Block, change: str, width: int) -> ResBlock:
+    return block(width, width, change=change)
+
+
+def _way_down(
+    widths: Sequence[int], blocks: int, block: Block, attends: Sequence[Make], halve: Make
+) -> tuple[nn.ModuleList, list[int]]:
+    """The resolutions on the way down, and the channels of the states that the way up takes back."""
+    levels, skips, last = nn.ModuleList(), [widths[0]], len(widths) - 1
+    for k, width in enumerate(widths):
+        before = [skips[-1], *[width] * (blocks - 1)]
+        levels.append(Resolution(before, width, block, attends[k], halve if k < last else None))
+        skips += [width] * (blocks + (k < last))
+    return levels, skips
+
+
+def _way_up(
+    widths: Sequence[int],
+    blocks: int,
+    block: Block,
+    attends: Sequence[Make],
+    double: Make,
+    skips: list[int],
+) -> nn.ModuleList:
+    """The resolutions on the way up; each block takes a state of so many channels as `skips` ends in."""
+    levels, last = nn.ModuleList(), len(widths) - 1
+    for k in range(last, -1, -1):
+        inputs = [widths[min(k + 1, last)], *[widths[k]] * blocks]
+        before = [channels + skips.pop() for channels in inputs]
+        levels.append(Resolution(before, widths[k], block, attends[k], double if k > 0 else None))
+    return levels
+
+
 def _fold(x: Tensor, patch: int, dims: int) -> Tensor:
-    """Patches as channels, (B, C, H, W) -> (B, C p p, H / p, W / p); sides are filled up with zeros."""
+    """Patches as channels, (B, C, H, W) -> (B, C p p, H / p, W / p); sides are padded with zeros."""
     if patch == 1:
         return x
     p, q = side(patch, dims)
@@ -355,7 +351,7 @@ def _fold(x: Tensor, patch: int, dims: int) -> Tensor:
 
 
 def _unfold(y: Tensor, patch: int, dims: int, size: Size) -> Tensor:
-    """What `_fold` did, undone, and cut to the size that it had."""
+    """The inverse of `_fold`, cut to the size before it."""
     if patch == 1:
         return y
     p, q = side(patch, dims)
@@ -364,7 +360,20 @@ def _unfold(y: Tensor, patch: int, dims: int, size: Size) -> Tensor:
     return y.reshape(B, C // (p * q), H * p, W * q)[:, :, : size[0], : size[1]]
 
 
-def _check(
+def _check_choices(**choices: Any) -> None:
+    known = {
+        "time": ("sinusoidal", "fourier"),
+        "modulation": ("add", "scale_shift"),
+        "resample": ("conv", "block"),
+        "dims": (1, 2),
+    }
+    for name, value in choices.items():
+        first, second = known[name]
+        if value not in known[name]:
+            raise ValueError(f"{name} is {value!r}; give {first!r} or {second!r}.")
+
+
+def _check_sizes(
     channels: int,
     widths: tuple[int, ...],
     blocks: int,

@@ -7,7 +7,7 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from anydiff import GaussianDiffusion, Polynomial, Ragged
+from anydiff import Dense, GaussianDiffusion, Polynomial, Ragged
 from anydiff.denoisers import EGNN, PairNet
 from tests.helpers.count import Reads
 from tests.helpers.points import FEATURES, ROUNDING, SIZES, batch
@@ -186,6 +186,7 @@ def test_the_config_is_json_and_builds_the_same_network(kind):
         (lambda x, t, s: (x[:, 1:], t, s), r"expected \(N, 7\)"),
         (lambda x, t, s: (x[1:], t, s), "same batch"),
         (lambda x, t, s: (x, t[1:], s), "one time for each item"),
+        (lambda x, t, s: (x, t, Dense()), "the space is Dense, and (EGNN|PairNet) needs Ragged"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(kind, change, message):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import anydiff
-from anydiff import DDPM, Cosine, Dense, GaussianDiffusion, Masked
+from anydiff import DDPM, Cosine, Dense, GaussianDiffusion, Masked, Ragged
 from anydiff.denoisers import BiRNN, Transformer
 
 LENGTHS = [7, 1, 12, 4]
@@ -294,6 +294,8 @@ def test_a_call_that_does_not_fit_says_how(kind):
     with pytest.raises(ValueError, match="one mask for each value"):
         narrow = Masked(space.mask, space.mask[..., None])
         network(kind, observed=True)(x_t, t, space=narrow)
+    with pytest.raises(ValueError, match=f"is Ragged, and {kind.__name__} takes padded sequences"):
+        net(x_t, t, space=Ragged.from_sizes(LENGTHS), **cond)
     with pytest.raises(ValueError, match="between 0 and 3"):
         BiRNN(3, velocity=4)
     with pytest.raises(ValueError, match="multiple of 4"):
