@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 
 __all__ = ["beside", "pillow", "text_width", "tiled", "write_gif", "write_image"]
@@ -26,10 +27,8 @@ def pillow() -> tuple[Any, Any, Any]:
     Raises:
         ImportError: Pillow is not installed.
     """
-    try:
+    with extra("images"):
         from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError("pictures need Pillow: pip install pillow") from error
     return Image, ImageDraw, ImageFont
 
 

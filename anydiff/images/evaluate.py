@@ -24,6 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from anydiff.extras import extra
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.features import INCEPTION, PixelFeatures
 from anydiff.images.images import Images
@@ -317,7 +318,8 @@ def _rows(images: AnyImages, features: Features, what: str) -> Tensor:
 
 
 def _frechet(x: Tensor, y: Tensor) -> float:
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    with extra("images"):
+        from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(_Given(x), sync_on_compute=False)
     metric.update(y.double(), real=True)
@@ -329,7 +331,8 @@ def _frechet(x: Tensor, y: Tensor) -> float:
 def _mmd(x: Tensor, y: Tensor, seed: int) -> tuple[float, float]:
     """Mean and standard deviation over subsets of at most 1,000, and at most half of the pictures:
     subsets of all of them would be the same, and deviate by nothing."""
-    from torchmetrics.image.kid import KernelInceptionDistance
+    with extra("images"):
+        from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(1000, len(x) // 2, len(y) // 2)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor, nn
 
+from anydiff.extras import extra
 from anydiff.likelihood.bound import as_predictor, ends
 from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.predictions import Predictor
@@ -173,13 +174,8 @@ def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
 
 
 def _odeint() -> Callable[..., Any]:
-    try:
+    with extra("ode"):
         from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError(
-            "the likelihood by the probability-flow ODE needs torchdiffeq; "
-            'pip install "anydiff[ode]".'
-        ) from error
     return odeint
 
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
+from anydiff.extras import extra
 from anydiff.molecules.molecules import Molecules
 
 __all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
@@ -119,7 +120,8 @@ class MoleculeDataset(Dataset):
         return self.molecules[m]
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        from torch_geometric.data import Batch
+        with extra("molecules"):
+            from torch_geometric.data import Batch
 
         # NumPy does the indexing: torch wakes its threads even for a few rows
         numbers = np.asarray(indices)

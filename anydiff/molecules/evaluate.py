@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.metrics.tables import Column, rendered
 from anydiff.molecules.bonds import (
     Array,
@@ -58,10 +59,8 @@ __all__ = [
 @contextmanager
 def _rdkit() -> Iterator[Any]:
     """RDKit's Chem, with its log off."""
-    try:
+    with extra("molecules"):
         from rdkit import Chem, rdBase
-    except ImportError as error:
-        raise ImportError("validity needs RDKit: pip install rdkit") from error
     with rdBase.BlockLogs():
         yield Chem
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 from anydiff.molecules.molecules import NUMBERS, SYMBOLS, MoleculeError, Molecules
 
@@ -215,10 +216,8 @@ def write_sdf(path: PathLike, mols: Sequence[Any]) -> None:
 
     Whatever RDKit can't sanitise is written as it is, with the bonds it has.
     """
-    try:
+    with extra("molecules"):
         from rdkit import Chem
-    except ImportError as error:
-        raise ImportError("writing SDF needs RDKit: pip install rdkit") from error
     with whole(path, ".sdf") as temporary:
         writer = Chem.SDWriter(temporary)
         writer.SetKekulize(False)  # the orders are there already; sanitising is not ours to do

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from anydiff.data.ranges import ranges
+from anydiff.extras import extra
 from anydiff.spaces import Ragged
 
 __all__ = ["NUMBERS", "SYMBOLS", "Atoms", "MoleculeError", "Molecules", "symbol"]
@@ -181,7 +182,8 @@ class Molecules:
 
     def __getitem__(self, m: int) -> Any:
         """One molecule as PyG `Data` with z, pos, and where known y (1, P) and smiles."""
-        from torch_geometric.data import Data
+        with extra("molecules"):
+            from torch_geometric.data import Data
 
         if not -len(self) <= m < len(self):
             raise IndexError(f"molecule {m} of {len(self)}")

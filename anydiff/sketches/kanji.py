@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.files import PathLike
 from anydiff.sketches.files import read_sketches
 from anydiff.sketches.sketches import SketchError, Sketches
@@ -100,11 +101,6 @@ def read_kanjivg(
 
 def _kanjivg() -> Path:
     """The folder of the package's files, without importing anything."""
-    try:
+    with extra("kanji", "give the folder of KanjiVG's SVG files"):
         distribution = metadata.distribution("kanjivg")
-    except metadata.PackageNotFoundError as error:
-        raise ImportError(
-            'KanjiVG comes from the package kanjivg: pip install "anydiff[kanji]"; or give the folder '
-            "of its SVG files."
-        ) from error
     return Path(str(distribution.locate_file("kanji")))
