@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,7 +64,8 @@ class DigitFeatures(FeatureNetwork):
         logits = len(weights["head.2.bias"])
         return {"features": len(weights["mean"]), "garbage": logits - len(cls.classes)}
 
-    def _checked(self, pixels: Tensor) -> Tensor:
+    def _checked(self, pixels: np.ndarray | Tensor) -> Tensor:
+        pixels = torch.as_tensor(pixels)
         if pixels.dtype != torch.uint8 or pixels.shape[1:] != (1, self.side, self.side):
             raise ValueError(
                 f"the images are {tuple(pixels.shape)} of {pixels.dtype}, but these features are those "

@@ -152,18 +152,21 @@ def test_arcs_with_odd_numbers():
 @pytest.mark.parametrize(
     ("d", "message"),
     [
-        ("M0 0X1 1", "'X' at character 4 .* no command"),
-        ("M0 0L1,1 L2,--3", "'--3' at character 12 .* no number"),
+        ("M0 0X1 1", "'X' at character 4 .* not a command"),
+        ("M0 0L1,1 L2,--3", "'--3' at character 12 .* not a number"),
         ("M0 0L1 1e", "'e' at character 8"),
         ("M0 0L1 2 3", "'L' at character 4 .* has 3 numbers; it takes 2"),
         ("M0 0C1 2 3 4", "has 4 numbers; it takes 6"),
         ("M0 0L", "has 0 numbers"),
         ("M0 0z1", "has 1 numbers; it takes 0"),
         ("L1 1", "begins with 'L'"),
-        ("1 1", "doesn't begin with a command"),
-        ("M0 0A1 1 0 2 1 3 3", "character 5 .* no number that 'A' takes"),
+        ("1 1", "does not begin with a command"),
+        ("M0 0A1 1 0 2 1 3 3", "character 5 .* not a number that 'A' takes"),
         ("M0 0L1e999 0", "too large"),
-        ("M0 0A1 1 0110 5 5", "no number that 'A' takes"),  # the rotation is 0110, then come flags
+        (
+            "M0 0A1 1 0110 5 5",
+            "not a number that 'A' takes",
+        ),  # the rotation is 0110, then come flags
         ("M1e308 0l1e308 0", "add up to numbers that are too large"),
         ("M9e307 0q0 0 9e307 1t9e307 1", "add up to numbers that are too large"),
     ],
@@ -343,7 +346,7 @@ def test_entities_are_read_but_never_from_outside(tmp_path):
     ("text", "message"),
     [
         (svg('<g>\n<path d="M0 0L1 x"/>\n</g>'), r"line 3: .*character"),
-        (svg('<path d="M0 0L1 1"/>\n<g>'), "line 4: not sound XML"),
+        (svg('<path d="M0 0L1 1"/>\n<g>'), "line 4: not well-formed XML"),
         (svg('<path d="M0 0L1 1" transform="turn(3)"/>'), r"line 2: the transform 'turn\(3\)'"),
         (svg('<path d="M0 0L1 1" transform="rotate(3,"/>'), "line 2: the transform"),
         (svg('<path d="M0 0L1 1" transform="scale(a)"/>'), "line 2: the transform"),
@@ -351,7 +354,7 @@ def test_entities_are_read_but_never_from_outside(tmp_path):
         (svg('<polyline points="1 2 3"/>'), "line 2: the points '1 2 3'"),
         (svg("<text>M0 0</text>"), "nothing is drawn"),
         ("<html/>", "line 1: the outermost element is <html>"),
-        ("", "not sound XML"),
+        ("", "not well-formed XML"),
         (svg('<svg viewBox="0 0 1 1"/>'), "line 2: .*within another"),
         ('<?xml version="1.0" encoding="foo"?>\n' + svg(""), "line 1: its encoding .*foo.*UTF-8"),
         ('<?xml version="1.0" encoding="shift_jis"?>\n' + svg(""), "line 1: its encoding .*UTF-8"),
