@@ -269,7 +269,7 @@ def test_frechet_distance_of_known_gaussians():
     assert measured(x, y).frechet == pytest.approx(expected, rel=1e-5)  # features are float32
 
 
-@pytest.mark.parametrize(("num", "dim"), [(60, 8), (40, 64)])
+@pytest.mark.parametrize("num, dim", [(60, 8), (40, 64)])
 def test_figures_are_those_of_distances(num, dim):
     x, y, train = normal(num, dim), normal(num + 5, dim, 1) * 1.3 + 0.2, normal(50, dim, 2)
     given = Given(x, y, train)

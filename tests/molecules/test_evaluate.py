@@ -61,7 +61,7 @@ def test_counts_are_those_of_the_reference_implementation(molecules, golden):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "limits"),
+    "a, b, limits",
     [
         (1, 1, (84,)),
         (1, 6, (119,)),

@@ -62,7 +62,7 @@ def test_a_subset_holds_the_molecules_asked_for(molecules):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         (
             {"pos": np.array([[0, 0, 0], [np.nan, 0, 0], [1, 1, 1.0]])},
@@ -142,7 +142,7 @@ GOOD = "2\nhydrogen\nH 0 0 0\nH 0 0 0.74\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         (GOOD + "1\n\nQq 0 0 0\n", "line 7: 'Qq' is no element"),
         (GOOD + "1\n\nH 0 nan 0\n", "line 7: the position .* not finite"),
@@ -234,7 +234,7 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    "row, message",
     [
         (WATER.replace("'O'", "'Xx'"), "line 2: 'Xx' is no element"),
         (WATER.replace("0.93", "?"), "line 2: .*faulty"),
@@ -358,9 +358,7 @@ def test_a_batch_from_arrays_is_the_batch_pyg_collates(molecules):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(
-    ("batch_size", "budget"), [(64, None), (7, None), (None, 5000), (None, 900)]
-)
+@pytest.mark.parametrize("batch_size, budget", [(64, None), (7, None), (None, 5000), (None, 900)])
 def test_every_molecule_comes_once_within_the_bounds(molecules, batch_size, budget, shuffle):
     sampler = SizeBatchSampler(molecules.sizes, batch_size, budget, shuffle=shuffle)
     cost = molecules.sizes**2

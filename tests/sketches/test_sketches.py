@@ -70,7 +70,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         ({"points": np.zeros((4, 3))}, r"\(4, 3\) of float64"),
         ({"points": np.zeros((4, 2), int)}, "of int64"),
@@ -95,7 +95,7 @@ def test_arrays_that_cannot_be_right_are_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("stroke", "message"),
+    "stroke, message",
     [
         (np.zeros((2, 5)), r"is \(2, 5\); give \(n, 2\) rows of x, y, np.transpose of lists"),
         ([[1, 2, 3], [4, 5, 6]], r"is \(2, 3\)"),
@@ -261,7 +261,7 @@ def test_resampling_does_not_depend_on_the_company():
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    "how, message",
     [
         ({}, "either"),
         ({"spacing": 1.0, "points": 3}, "either"),
@@ -344,7 +344,7 @@ def test_rows_round_trip(characters):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make, message",
     [
         (lambda: from_stroke3([np.zeros((4, 5))]), r"sketch 0 is \(4, 5\)"),
         (lambda: from_stroke3([np.ones((4, 3)), np.zeros((0, 3))]), "sketch 1 is"),
@@ -420,7 +420,7 @@ GOOD = '{"word":"cat","drawing":[[[1,2],[3,4]]]}\n'
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line, message",
     [
         (GOOD[:-8], "not JSON, or cut short"),
         ("[1, 2]", 'should be an object with a list "drawing"'),
@@ -847,7 +847,7 @@ def test_differences_in_inkml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    "body, message",
     [
         ("<trace>1 2,\n3 x</trace>", "line 3: '3 x' holds 'x'"),
         ("<trace>1 2,\n3 4,\n\n5</trace>", "line 5: '5' holds 1 numbers, .*X Y"),
@@ -973,7 +973,7 @@ def test_some_shipped_characters_are_those_of_the_package(characters):
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("file", "count"),
+    "file, count",
     [
         ("sketches_quickdraw.npz", 10541),
         ("sketches_omniglot.npz", 32000),

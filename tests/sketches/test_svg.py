@@ -35,7 +35,7 @@ def away(points, line):
 
 
 @pytest.mark.parametrize(
-    ("d", "paths"),
+    "d, paths",
     [
         ("M1.5.5-3-4", [[(1.5, 0.5), (-3, -4)]]),
         ("M1e-3,2E+1L-1.e1 .5", [[(0.001, 20), (-10, 0.5)]]),
@@ -112,7 +112,7 @@ def test_small_letters_are_relative(letter):
     assert np.allclose(one("M5 7" + large[letter]), one("M5 7" + small[letter]))
 
 
-@pytest.mark.parametrize(("large", "sweep"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("large, sweep", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_an_arc_lies_on_its_circle(large, sweep):
     # the chord from (0, 0) to (6, 0) of a circle of radius 5: the centre is 4 above or below it
     tolerance = 1e-3
@@ -150,7 +150,7 @@ def test_arcs_with_odd_numbers():
 
 
 @pytest.mark.parametrize(
-    ("d", "message"),
+    "d, message",
     [
         ("M0 0X1 1", "'X' at character 4 .* not a command"),
         ("M0 0L1,1 L2,--3", "'--3' at character 12 .* not a number"),
@@ -293,7 +293,7 @@ def test_round_shapes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("transform", "end"),
+    "transform, end",
     [
         ("translate(3)", (4, 2)),
         ("translate(3, 4)", (4, 6)),
@@ -343,7 +343,7 @@ def test_entities_are_read_but_never_from_outside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         (svg('<g>\n<path d="M0 0L1 x"/>\n</g>'), r"line 3: .*character"),
         (svg('<path d="M0 0L1 1"/>\n<g>'), "line 4: not well-formed XML"),

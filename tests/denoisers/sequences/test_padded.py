@@ -25,7 +25,7 @@ KINDS = {
     "transformer, context": (Transformer, {"context": 2, "expansion": 2}),
 }
 every_two = pytest.mark.parametrize("kind", [BiRNN, Transformer])
-every_kind = pytest.mark.parametrize(("kind", "options"), KINDS.values(), ids=KINDS)
+every_kind = pytest.mark.parametrize("kind, options", KINDS.values(), ids=KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -293,11 +293,11 @@ def test_a_call_that_does_not_fit_says_how(kind):
         net(x_t, t[:2], space=space, **cond)
     with pytest.raises(ValueError, match="built with context=2"):
         net(x_t, t, space=space, context=cond["context"][:, :1])
+    missing = Masked(space.mask, torch.rand(x_t.shape) < 0.5)
     with pytest.raises(ValueError, match="observed=True"):
-        missing = Masked(space.mask, torch.rand(x_t.shape) < 0.5)
         net(x_t, t, space=missing, **cond)
+    narrow = Masked(space.mask, space.mask[..., None])
     with pytest.raises(ValueError, match="one mask for each value"):
-        narrow = Masked(space.mask, space.mask[..., None])
         network(kind, observed=True)(x_t, t, space=narrow)
     with pytest.raises(ValueError, match=f"is Ragged, and {kind.__name__} takes padded sequences"):
         net(x_t, t, space=Ragged.from_sizes(LENGTHS), **cond)
