@@ -58,7 +58,7 @@ def tiled(tiles: np.ndarray, columns: int, gap: int = 0, ground: int = 255) -> n
 def text_width(captions: Iterable[str]) -> float:
     """The width in pixels of the longest caption, as :func:`beside` writes them."""
     font = pillow()[2].load_default(_LETTERS)
-    return max(font.getlength(words) for words in captions)
+    return float(max(font.getlength(words) for words in captions))
 
 
 def beside(
@@ -95,6 +95,7 @@ def write_image(path: PathLike, picture: Any, *, dpi: int | None = None) -> None
     """A picture as a PNG file.
 
     Arguments:
+        path: The file.
         picture: (H, W, 3) of uint8, or a Pillow image.
         dpi: Dots per inch to note in the file, if any.
 
@@ -113,6 +114,7 @@ def write_gif(
     """Pillow's palette images as a GIF that repeats.
 
     Arguments:
+        path: The file.
         images: The frames, all of one size and of mode "P".
         fps: Frames per second, at most 50; GIF counts time in hundredths of a second.
         hold: Seconds that the last frame is held.

@@ -34,7 +34,6 @@ NOT_YET = {
     "likelihood takes from losses.hybrid",
     "likelihood.decoders says image",
     "training.runs says molecul",
-    "nothing takes from images.evaluate",
     "nothing takes from images.pictures",
     "nothing takes from sketches.evaluate",
     "nothing takes from training.curve",

@@ -144,7 +144,8 @@ def evaluate(
         name: The row's name.
         labels: (M,), the label that each image was generated for, an index into the classifier's
             classes; by default the labels of `Images` with the same classes.
-        nfe, seconds: Network evaluations and seconds per image, to be shown in the table.
+        nfe: Network evaluations per image, to be shown in the table.
+        seconds: Seconds per image, to be shown in the table.
         seed: Of the subsets of MMD; the caller's random state is not changed.
 
     Raises:
@@ -198,8 +199,15 @@ def compare(
     hence 0 for the nearest distances.
 
     Arguments:
-        drawn, reference, features, name, labels, nfe, seconds, seed: As for :func:`evaluate`.
+        drawn: The generated images.
+        reference: Real images outside the training set, or their features.
         train: The training images, at least as many as `drawn`.
+        features: The features to compare.
+        name: The name of the generated images' row.
+        labels: (M,), the label that each image was generated for; as for :func:`evaluate`.
+        nfe: Network evaluations per image, to be shown in the table.
+        seconds: Seconds per image, to be shown in the table.
+        seed: Of the training images, the noise, and the subsets of MMD.
 
     Raises:
         ValueError: As for :func:`evaluate`; or `drawn` has more images than `train`.

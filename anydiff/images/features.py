@@ -74,7 +74,7 @@ class PixelFeatures:
             )
         small = [
             adaptive_avg_pool2d(part.float(), self.size).flatten(1)
-            for part in pixels.split(batch_size)
+            for part in torch.split(pixels, batch_size)
         ]
         return torch.cat(small) / 127.5 - 1
 

@@ -98,7 +98,8 @@ class _Convolution(nn.Module):
         self.bn = nn.BatchNorm2d(after, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x)).relu_()
+        y: Tensor = self.bn(self.conv(x))
+        return y.relu_()
 
 
 class _Mixed(nn.Module):

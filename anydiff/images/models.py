@@ -301,7 +301,8 @@ def compare_parts(
         features: By default the shipped digits' own network for them, and pixels for other images.
         labels: (M,), the label that each image was generated for; used if the features are a
             classifier's.
-        nfe, seconds: Network evaluations and seconds per image, to be shown in the table.
+        nfe: Network evaluations per image, to be shown in the table.
+        seconds: Seconds per image, to be shown in the table.
 
     Raises:
         ImageError: The images are too few to split.

@@ -98,7 +98,8 @@ def draw_grid(
     Arguments:
         path: The file.
         pixels: (B, C, H, W) of uint8.
-        columns, scale: As for :func:`sheet`.
+        columns: As for :func:`sheet`.
+        scale: As for :func:`sheet`.
 
     Raises:
         ImportError: Pillow is not installed.

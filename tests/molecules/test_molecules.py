@@ -144,7 +144,7 @@ GOOD = "2\nhydrogen\nH 0 0 0\nH 0 0 0.74\n"
 @pytest.mark.parametrize(
     "text, message",
     [
-        (GOOD + "1\n\nQq 0 0 0\n", "line 7: 'Qq' is no element"),
+        (GOOD + "1\n\nQq 0 0 0\n", "line 7: 'Qq' is not an element"),
         (GOOD + "1\n\nH 0 nan 0\n", "line 7: the position .* not finite"),
         (GOOD + "1\n\nH 0 zero 0\n", "line 7: .*three numbers"),
         (GOOD + "1\n\nH 0 0\n", "line 7: .*element x y z"),
@@ -175,7 +175,7 @@ def test_a_faulty_sdf_is_named_by_file_and_line(tmp_path, molecules):
             read_molecules(path)
         assert str(path) in str(error.value)
 
-    refuse([*lines[:4], first.replace(" O ", " Q "), *lines[5:]], "line 5: 'Q' is no element")
+    refuse([*lines[:4], first.replace(" O ", " Q "), *lines[5:]], "line 5: 'Q' is not an element")
     refuse([*lines[:4], "nonsense", *lines[5:]], "line 5: .*three numbers")
     refuse([lines[0], lines[1].replace("3D", "2D"), *lines[2:]], "line 2: .*two-dimensional")
     refuse(lines[:-3], "the file ends where M  END")
@@ -236,7 +236,7 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path):
 @pytest.mark.parametrize(
     "row, message",
     [
-        (WATER.replace("'O'", "'Xx'"), "line 2: 'Xx' is no element"),
+        (WATER.replace("'O'", "'Xx'"), "line 2: 'Xx' is not an element"),
         (WATER.replace("0.93", "?"), "line 2: .*faulty"),
         (WATER.replace(",0.93", ""), "line 2: 3 atoms, but 3 elements and 8"),
         (WATER.replace("0.93", "inf"), "molecule 0, atom 2"),
@@ -277,7 +277,7 @@ def test_the_parsed_set_is_cached_checked_and_made_anew(tmp_path, monkeypatch):
 
     tables(folder, METHANE)
     cached.write_bytes(cached.read_bytes()[:200])
-    with pytest.warns(UserWarning, match="qm9pack-9.9.npz.*made anew"):
+    with pytest.warns(UserWarning, match="qm9pack-9.9.npz.*written again"):
         assert np.array_equal(load_qm9("full", progress=False).pos, first.pos)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
