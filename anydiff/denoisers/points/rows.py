@@ -1,4 +1,4 @@
-"""What networks on ragged rows [position | features] share: their interface, and sums over bags of rows."""
+"""What networks on ragged rows [position | features] share: their interface, and sums over bags."""
 
 from __future__ import annotations
 
