@@ -111,8 +111,10 @@ def test_molecules_are_steered_as_on_the_page():
 def test_a_circle_is_learned_from_the_page():
     block = blocks("docs/your-data.md")[0]
     names = {}
-    exec(block.replace("range(1500)", "range(300)"), names)
+    exec(block.replace("range(1500)", "range(600)"), names)
     radius = names["x"].norm(dim=1)
+    # a normal distribution with the moments of the circle has 0.46; from several initial weights, 600
+    # steps reach 0.2 to 0.3
     assert abs(radius.mean() - 1) < 0.25 and radius.std() < 0.4
 
 
@@ -165,3 +167,9 @@ def test_the_examples_take_the_flags_of_the_pages(command, monkeypatch):
     monkeypatch.setattr(sys, "argv", [path, *flags])
     args = example.arguments()
     assert args.num > 0 and args.accelerator in ("cpu", "gpu")
+
+
+def test_a_commit_is_checked_as_ci_checks_it():
+    hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.M)
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    assert len(hooks) == 3 and set(hooks) <= set(lines)

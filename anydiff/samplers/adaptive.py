@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anydiff.checks import frozen
+from anydiff.extras import extra
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
@@ -299,10 +300,6 @@ def odeint() -> Callable[..., Any]:
     Raises:
         ImportError: If torchdiffeq is not installed; the message names the extra.
     """
-    try:
+    with extra("ode"):
         import torchdiffeq
-    except ImportError as error:
-        raise ImportError(
-            'the probability-flow ODE needs torchdiffeq; install it with: pip install "anydiff[ode]"'
-        ) from error
     return torchdiffeq.odeint  # type: ignore[no-any-return]
