@@ -151,7 +151,7 @@ class OptimalVariance:
         return spread if self.span is None else min(spread, (self.span / 2) ** 2)
 
     def nu2(self, t: Level, s: Level, kept: float) -> float:
-        r"""The variance of the step from t to s whose mean is :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`.
+        r"""The variance of the step from t to s of mean :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`.
 
         Arguments:
             t, s: Levels of floats.
