@@ -124,24 +124,31 @@ def load(
     network = _build_denoiser(path, config["denoiser"]) if denoiser is None else denoiser
     _fill(path, network, _part(tensors, "denoiser"))
     if schedule is None:
-        schedule = _build(config["schedule"], Schedule)  # type: ignore[type-abstract]
-        if schedule is None:
+        try:
+            schedule = _build(config["schedule"], Schedule)  # type: ignore[type-abstract]
+        except _Unknown as name:
             raise ValueError(
-                f"{path} uses the schedule {config['schedule']['name']!r}, which is not one of "
-                "anydiff.schedules; pass it as load(path, schedule=...)."
-            )
+                f"{path} uses the schedule '{name}', which is not one of anydiff.schedules; pass it as "
+                "load(path, schedule=...)."
+            ) from None
     if prediction is None:
         prediction = _build_target(path, config["prediction"])
     objective = config.get("objective", {})
-    built = {k: _build(objective[k], base) for k, base in OBJECTIVE.items() if k in objective}
-    if lost := [k for k, v in built.items() if v is None]:
-        names = " and ".join(f"the {k} {objective[k]['name']!r}" for k in lost)
+    kept: dict[str, Any] = {}
+    lost: dict[str, _Unknown] = {}
+    for k, base in OBJECTIVE.items():
+        try:
+            if k in objective:
+                kept[k] = _build(objective[k], base)
+        except _Unknown as name:
+            lost[k] = name
+    if lost:
+        names = " and ".join(f"the {k} '{name}'" for k, name in lost.items())
         warnings.warn(
             f"{path} was trained with {names}, which no file can keep; samples are the same, but set "
             f"{', '.join(f'diffusion.{k}' for k in lost)} before you train on.",
             stacklevel=2,
         )
-    kept: dict[str, Any] = {k: v for k, v in built.items() if v is not None}
     shares: dict[str, Any] = {k: objective.get(k) for k in ("drop", "augment")}
 
     diffusion = GaussianDiffusion(network, schedule, prediction, **kept, **shares)
@@ -168,17 +175,18 @@ def _describe(value: Any) -> Any:
     return {"name": kind.__name__, "config": config}
 
 
-def _build(entry: Any, base: type[T]) -> T | None:
-    """The object of a description; None if a part of it is not the library's."""
+class _Unknown(Exception):
+    """The name of what is not the library's, or not of the kind that belongs there."""
+
+
+def _build(entry: Any, base: type[T]) -> T:
+    """The object of a description."""
     known = _known().get(entry["name"])
     if known is None or entry["config"] is None or not issubclass(known, base):
-        return None
-    values = {}
-    for name, value in entry["config"].items():
-        values[name] = _build(value, object) if isinstance(value, dict) else value
-        if isinstance(value, dict) and values[name] is None:
-            return None
-    return known(**values)
+        raise _Unknown(entry["name"])
+    return known(
+        **{k: _build(v, object) if isinstance(v, dict) else v for k, v in entry["config"].items()}
+    )
 
 
 def _known() -> dict[str, type[Any]]:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,28 @@ from torch import nn
 
 from anydiff import GaussianDiffusion, Ragged, load, save, schedules
 from anydiff.denoisers import EGNN
+from anydiff.likelihood import ContinuousGaussian, DiscretizedGaussian
+from anydiff.losses import (
+    P2,
+    Hybrid,
+    KarrasWeighting,
+    LearnedUncertainty,
+    Likelihood,
+    LogitNormal,
+    LogNormal,
+    LossSecondMoment,
+    Mapped,
+    MinSNR,
+    Plain,
+    Sigmoid,
+    SquaredError,
+    Times,
+    TruncatedSNR,
+    UniformLogSNR,
+    UniformTimes,
+    Unit,
+    Weighting,
+)
 from anydiff.predictions import TARGETS, Preconditioned, Target
 from anydiff.schedules import (
     VE,
@@ -21,10 +44,12 @@ from anydiff.schedules import (
     Linear,
     Polynomial,
     ScaledLinear,
+    Shifted,
     SigmoidAlphaBar,
     SigmoidBeta,
     SubVP,
     Tabulated,
+    ZeroTerminalSNR,
 )
 from tests.helpers.spaces import draw
 
@@ -128,46 +153,195 @@ def test_a_namesake_of_a_schedule_is_not_taken_for_it(tmp_path):
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_prediction_comes_back(tmp_path, name):
     save(tmp_path / "m", small(Karras(), prediction=name))
-    assert load(tmp_path / "m")[0].predicts == TARGETS[name]
+    assert load(tmp_path / "m")[0].target == TARGETS[name]
 
 
 def test_the_data_s_deviation_comes_back(tmp_path):
     diffusion = small(Karras(), prediction=Preconditioned(sigma_data=0.25))
     save(tmp_path / "m", diffusion)
     loaded, _ = load(tmp_path / "m")
-    assert loaded.predicts == Preconditioned(sigma_data=0.25) != TARGETS["karras"]
+    assert loaded.target == Preconditioned(sigma_data=0.25) != TARGETS["karras"]
     x, t = draw((8, 5)).float(), torch.tensor([0.2, 0.6])
     before, after = (d.predictor(SPACE).predict(x, t).x0 for d in (diffusion, loaded))
     assert torch.equal(before, after)
 
 
 @pytest.mark.parametrize("name", ["mine", "v"])
-def test_a_prediction_type_of_one_s_own_is_handed_in(tmp_path, name):
+def test_a_target_of_one_s_own_is_handed_in(tmp_path, name):
     mine = Target(name, lambda at: (-2 * at.sigma, 2 * at.alpha))
     save(tmp_path / "m", small(prediction=mine))
     with pytest.raises(ValueError, match=rf"{name!r}.*load\(path, prediction=\.\.\.\)"):
         load(tmp_path / "m")
-    assert load(tmp_path / "m", prediction=mine)[0].predicts is mine
+    assert load(tmp_path / "m", prediction=mine)[0].target is mine
 
 
-def test_files_of_the_first_format_are_read(tmp_path):
+@pytest.mark.parametrize("number", [1, 2])
+def test_files_of_the_first_formats_are_read(tmp_path, number):
     diffusion = small(Polynomial(3), prediction="v")
     config = {
-        "format": 1,
+        "format": number,
         "denoiser": {"name": "EGNN", "config": diffusion.denoiser.config},
         "schedule": {"name": "Polynomial", "config": {"power": 3, "precision": 1e-5}},
-        "prediction": "v",
+        "prediction": "v" if number == 1 else {"name": "v", "config": {}},
         "extra": {"elements": [1, 6]},
     }
     tensors = {f"denoiser.{k}": v for k, v in diffusion.denoiser.state_dict().items()}
     tensors["extra.sizes"] = torch.arange(3)
     save_file(tensors, tmp_path / "m", metadata={"anydiff": json.dumps(config)})
-    loaded, extra = load(tmp_path / "m")
-    assert (loaded.schedule, loaded.prediction) == (Polynomial(3), "v")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded, extra = load(tmp_path / "m")
+    assert (loaded.weighting, loaded.times, loaded.error) == (
+        Plain(), UniformTimes(), SquaredError(),
+    )  # fmt: skip
+    assert loaded.drop is None and loaded.augment is None
+    assert (loaded.schedule, loaded.target) == (Polynomial(3), TARGETS["v"])
     assert extra["elements"] == [1, 6] and torch.equal(extra["sizes"], torch.arange(3))
     x, t = draw((8, 5)).float(), torch.tensor([0.2, 0.6])
     before, after = (d.predictor(SPACE).predict(x, t).x0 for d in (diffusion, loaded))
     assert torch.equal(before, after)
+
+
+# the objective: what a model is trained by
+
+
+class Told(nn.Module):
+    """A network of everything it is told, which gives a variance too."""
+
+    config = {}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x_t, t, label=None, image=None, image_t=None):
+        y = self.weight * x_t + t[:, None]
+        for told in (label, image, image_t):
+            y = y if told is None else y + torch.nan_to_num(told.reshape(-1, 1)).float()
+        return y, torch.tanh(x_t)
+
+
+def learned_uncertainty(inner):
+    weighting = LearnedUncertainty(inner, features=4)
+    nn.init.normal_(weighting.linear.weight, generator=torch.Generator().manual_seed(1))
+    return weighting
+
+
+def remembering():
+    times = LossSecondMoment(4, 2, mixing=0.1)
+    t = torch.arange(8) / 8
+    times.reweigh(t, 1 + 9 * t)
+    return times
+
+
+OBJECTIVES = {
+    "weighting": [
+        Plain(), Unit("v"), MinSNR(3.0), TruncatedSNR(), P2(0.5, 2.0), KarrasWeighting(0.3),
+        Likelihood(), Sigmoid(-1.0), learned_uncertainty(None), learned_uncertainty(MinSNR(2.0)),
+    ],
+    "times": [
+        UniformTimes(), LogNormal(-1.0, 0.5), LogNormal(stratified=False), LogitNormal(0.3),
+        UniformLogSNR(-5.0, 5.0), remembering(),
+    ],
+    "error": [
+        SquaredError(), Hybrid(20, 0.1), Hybrid(10, decoder=ContinuousGaussian()),
+        Hybrid(10, 0.1, DiscretizedGaussian(bits=4)),
+        Hybrid(10, 0.1, DiscretizedGaussian(levels=[-1.0, 0.0, 0.5])),
+    ],
+    "drop": [0.5, {"label": 0.5}],
+    "augment": [{"image": 0.6}],
+}  # fmt: skip
+
+
+def losses(diffusion):
+    """In training mode, of one seed; twice, since some densities remember."""
+    generator = torch.Generator().manual_seed(3)
+    x0, label = draw((64, 3)).float().tanh(), torch.arange(64) % 5
+    image = draw((64, 1), 1).float()
+    diffusion.train()
+    return torch.stack(
+        [diffusion.loss(x0, label=label, image=image, generator=generator) for _ in range(2)]
+    )
+
+
+@pytest.mark.parametrize("name, value", [(k, v) for k, of in OBJECTIVES.items() for v in of])
+def test_a_loaded_model_trains_on_as_it_was_trained(tmp_path, name, value):
+    diffusion = GaussianDiffusion(Told(), Cosine(-8.0, 8.0), "v", **{name: value})
+    save(tmp_path / "m", diffusion)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded, _ = load(tmp_path / "m", denoiser=Told())
+    assert type(getattr(loaded, name)) is type(getattr(diffusion, name))
+    assert loaded.state_dict().keys() == diffusion.state_dict().keys()
+    assert torch.equal(losses(loaded), losses(diffusion))
+
+    plain = losses(GaussianDiffusion(Told(), Cosine(-8.0, 8.0), "v"))
+    usual = value in (Plain(), Unit("v"), UniformTimes(), SquaredError())
+    assert torch.allclose(losses(loaded), plain) == usual
+
+
+def test_every_objective_has_its_round_trip():
+    from anydiff import losses as room
+
+    written = {type(value) for of in OBJECTIVES.values() for value in of}
+    concrete = {c for n in room.__all__ if isinstance(c := getattr(room, n), type)}
+    assert concrete - {Weighting, Times, Mapped} <= written  # Mapped is of a function
+
+
+def test_all_parts_of_an_objective_come_back_together(tmp_path):
+    diffusion = GaussianDiffusion(
+        Told(), Cosine(-8.0, 8.0), "v", learned_uncertainty(MinSNR()), remembering(), Hybrid(20, 0.1),
+        drop={"label": 0.2, "image": 0.3}, augment={"image": 0.5},
+    )  # fmt: skip
+    save(tmp_path / "m", diffusion)
+    save(tmp_path / "n", load(tmp_path / "m", denoiser=Told())[0])
+    loaded, _ = load(tmp_path / "n", denoiser=Told())
+    assert torch.equal(loaded.times.losses, diffusion.times.losses)
+    assert torch.equal(loaded.weighting.linear.weight, diffusion.weighting.linear.weight)
+    assert torch.equal(losses(loaded), losses(diffusion))
+
+
+class Mine(Weighting):
+    def common(self, at):
+        return at.sigma**2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"weighting": lambda s: s.sigmoid()}, "weighting '<lambda>'.*set diffusion.weighting"),
+        ({"weighting": Mine()}, "weighting 'Mine'.*set diffusion.weighting"),
+        ({"weighting": LearnedUncertainty(Mine())}, "weighting 'Mine'.*set diffusion.weighting"),
+        ({"times": lambda u: u**2}, "times '<lambda>'.*set diffusion.times"),
+        (
+            {"weighting": Mine(), "times": torch.sqrt},
+            "weighting 'Mine' and the times 'sqrt'.*diffusion.weighting, diffusion.times",
+        ),
+    ],
+)
+def test_what_no_file_can_keep_is_a_warning(tmp_path, options, message):
+    diffusion = GaussianDiffusion(Told(), prediction="v", drop=0.5, **options)
+    save(tmp_path / "m", diffusion)
+    with pytest.warns(UserWarning, match=message):
+        loaded, _ = load(tmp_path / "m", denoiser=Told())
+    assert loaded.drop == 0.5
+    x_t, t = draw((4, 3)).float(), torch.rand(4)
+    before, after = (d.predictor().predict(x_t, t).x0 for d in (diffusion, loaded))
+    assert torch.equal(before, after)
+
+
+def test_a_compiled_model_is_saved_as_the_one_it_wraps(tmp_path):
+    diffusion = small(prediction="v")
+    plain = diffusion.denoiser
+    for wrapped in (
+        torch.compile(plain, backend="eager"),
+        torch.optim.swa_utils.AveragedModel(plain),
+    ):
+        diffusion.denoiser = wrapped
+        save(tmp_path / "m", diffusion)
+        loaded, _ = load(tmp_path / "m")
+        assert type(loaded.denoiser) is EGNN
+        assert loaded.denoiser.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_a_network_of_one_s_own_is_handed_in(tmp_path):

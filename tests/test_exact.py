@@ -391,3 +391,18 @@ def test_a_singular_covariance_is_one():
     x = model.draw((50, 3), generator=torch.Generator().manual_seed(0))
     assert torch.linalg.matrix_rank(x, atol=1e-6) == 1
     assert model(x, torch.zeros(50).double()).isfinite().all()
+
+
+@pytest.mark.parametrize("make", [exact.gaussian, exact.mixture])
+def test_misspelt_options_and_unknown_conditions_are_errors(make):
+    model = make(Cosine())
+    with pytest.raises(TypeError, match="step"):
+        model.sample((2, 1), step=3)
+    for name in ("step", "labels"):
+        with pytest.raises(TypeError, match=name):
+            model.sample((2, 1), cond={name: torch.zeros(2).long()}, steps=3)
+        with pytest.raises(TypeError, match=name):
+            model.loss(draw((2, 1)), **{name: torch.zeros(2).long()})
+    if make is exact.gaussian:  # which has one component
+        with pytest.raises(TypeError, match="label"):
+            model.sample((2, 1), cond={"label": torch.zeros(2).long()}, steps=3)

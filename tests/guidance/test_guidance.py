@@ -405,7 +405,9 @@ def test_clip_turns_the_embedding_towards_the_prompt_s():
     for name, direction in prompt.items():
         goal = torch.tensor(direction, dtype=torch.float64)
         encoders = (encode, lambda word: torch.tensor(prompt[word], dtype=torch.float64))
-        x = sample(clip_guidance(model.predictor(), encoders, name, 20.0), (500, 2), steps=30, seed=0)
+        x = sample(
+            clip_guidance(model.predictor(), encoders, name, 20.0), (500, 2), steps=30, seed=0
+        )
         cosine = nn.functional.normalize(x, dim=1) @ goal
         assert cosine.mean() > 0.8
     free = nn.functional.normalize(model.sample((500, 2), steps=30, seed=0), dim=1)

@@ -67,8 +67,7 @@ def test_the_mean_learns_from_the_one_and_the_variance_from_the_other(schedule):
     mean, variance = list(net.mean.parameters()), list(net.variance.parameters())
     simple = GaussianDiffusion(net, schedule, "v")
     hybrid, twice = (
-        GaussianDiffusion(net, schedule, "v", error=Hybrid(20, weight))
-        for weight in (0.001, 0.002)
+        GaussianDiffusion(net, schedule, "v", error=Hybrid(20, weight)) for weight in (0.001, 0.002)
     )
     rows = hybrid.error.times(t)
     for a, b in zip(gradients(simple, mean, t=rows), gradients(hybrid, mean, t=t), strict=True):
@@ -155,7 +154,9 @@ def test_the_variance_of_gaussian_data_is_found():
     for variance in ("small", "large", "learned"):
         options = {"variance": variance, "generator": torch.Generator().manual_seed(1)}
         with torch.no_grad():
-            totals[variance] = variational_bound(model.predictor(), x0, steps, **options).diffusion.mean()
+            totals[variance] = variational_bound(
+                model.predictor(), x0, steps, **options
+            ).diffusion.mean()
     assert totals["learned"] < min(totals["small"], totals["large"])
 
 

@@ -235,7 +235,7 @@ def test_no_churn_raises_nothing_and_draws_nothing(schedule):
     asked, x_T = exact.gaussian(schedule, "v", mean=0.4, std=0.5).predictor(), draw((5, 3))
     a, b = (sample(asked, x_T, sampler, 9) for sampler in (Heun(s_noise=1.5), Heun()))
     assert torch.equal(a, b)
-    assert all(Heun().raised(at) is at for at in plan(schedule, 9, Heun()))
+    assert all(at.raised is None for at in plan(schedule, 9, Heun()))
 
 
 def test_heun_calls_its_network_twice():
@@ -260,7 +260,7 @@ def test_churn_raises_the_noise_as_algorithm_2(schedule):
     n, churned = 20, Heun(churn=4.0, s_min=0.05, s_max=5.0)
     raised = 0
     for at in plan(schedule, n, churned)[:-1]:
-        hat, ratio = churned.raised(at), at.noise_to_signal
+        hat, ratio = at.raised or at, at.noise_to_signal
         inside = 0.05 <= ratio <= 5.0
         raised += inside
         assert hat.noise_to_signal == pytest.approx(ratio * (1 + 4.0 / n * inside), rel=1e-6)
@@ -278,9 +278,9 @@ def test_churn_raises_the_noise_as_algorithm_2(schedule):
 
     churned = Heun(churn=1e9)
     most = plan(schedule, 2, churned, KarrasGrid(1.0, 0.5, 2.0))[1]
-    hat = churned.raised(most)
+    hat = most.raised
     assert hat.noise_to_signal == pytest.approx(2**0.5 * most.noise_to_signal, rel=1e-6)
-    assert churned.raised(plan(schedule, 2, churned)[0]).t == 1  # no further than the end
+    assert plan(schedule, 2, churned)[0].raised is None  # no further than the end
 
 
 def test_noise_that_is_raised_has_the_variance_of_its_level():
@@ -296,7 +296,7 @@ def test_noise_that_is_raised_has_the_variance_of_its_level():
 
     watching = dataclasses.replace(still, answer=answer)
     churned.step(watching, x_t, t, s, (), torch.Generator().manual_seed(0))
-    hat = churned.raised(t)
+    hat = t.raised
     added = hat.alpha**2 * (hat.noise_to_signal**2 - t.noise_to_signal**2)
     # five standard errors of a variance
     assert seen[0].var().item() == pytest.approx(1.5**2 * added, rel=5 * (2 / 200_000) ** 0.5)
