@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import sqrt
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from anydiff.checks import frozen
 from anydiff.predictions import Predictor
 from anydiff.samplers import Grid, Past, Sampler, Stepped
-from anydiff.samplers.sampler import falling
+from anydiff.samplers.sampler import Levels, falling
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
 
@@ -39,9 +39,8 @@ class Kept(Sampler):
     def past(self) -> int:
         return self.sampler.past
 
-    def check(self, levels: Sequence[Level]) -> None:
-        falling(self.sampler, levels)
-        self.sampler.check(levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return self.sampler.prepare(falling(self.sampler, levels))
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random

@@ -8,7 +8,7 @@ samplers read from the device once or more per step, which no other does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anydiff.checks import frozen
 from anydiff.predictions import Prediction, Predictor
-from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
+from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Space
 from anydiff.spaces.draws import at_least_float32
@@ -70,8 +70,9 @@ class AdaptiveODE(Sampler):
     convergence = math.inf  # the error follows the tolerance, not the number of steps
     steps = 1
 
-    def check(self, levels: Sequence[Level]) -> None:
-        odeint()
+    def prepare(self, levels: Levels) -> Levels:
+        odeint()  # raises at once where it is missing
+        return levels
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
@@ -170,9 +171,8 @@ class AdaptiveSDE(Sampler):
     convergence = math.inf  # the error follows the tolerance, not the number of steps
     steps = 1
 
-    def check(self, levels: Sequence[Level]) -> None:
-        falling(self, levels)
-        with_signal(self, levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return with_signal(self, falling(self, levels))
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random

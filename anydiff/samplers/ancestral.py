@@ -2,7 +2,6 @@ r"""The samplers of the discrete chain: ancestral steps, and the family that DDI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from anydiff.checks import check_choice, frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.optimal import OptimalVariance
-from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
+from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling
 from anydiff.samplers.variances import VARIANCES, reverse_log_variance
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
@@ -50,9 +49,8 @@ class DDIM(Sampler):
         if not (self.variance is None or isinstance(self.variance, OptimalVariance)):
             raise ValueError(f"variance is {self.variance!r}; give an OptimalVariance, or None.")
 
-    def check(self, levels: Sequence[Level]) -> None:
-        if self.eta > 0 or self.variance is not None:
-            falling(self, levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return falling(self, levels) if self.eta > 0 or self.variance else levels
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
@@ -96,8 +94,8 @@ class DDPM(Sampler):
         if not isinstance(self.variance, OptimalVariance):
             check_choice(VARIANCES, variance=self.variance)
 
-    def check(self, levels: Sequence[Level]) -> None:
-        falling(self, levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return falling(self, levels)
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random

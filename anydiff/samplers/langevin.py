@@ -9,7 +9,6 @@ dies out with the noise. Nothing is averaged over a batch: no item sees another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import field
 from math import sqrt
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from anydiff.checks import frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid, LogSNR
-from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, with_signal
+from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling, with_signal
 from anydiff.samplers.sde import EulerMaruyama
 from anydiff.schedules import Level
 from anydiff.spaces import Random
@@ -73,9 +72,8 @@ class PredictorCorrector(Sampler):
     def past(self) -> int:
         return self.predictor.past
 
-    def check(self, levels: Sequence[Level]) -> None:
-        falling(self, levels)
-        self.predictor.check(levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return self.predictor.prepare(falling(self, levels))
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
@@ -117,9 +115,8 @@ class AnnealedLangevin(Sampler):
     # a geometric sequence, which ends at the published level 0.01
     grid = LogSNR(power=1.0, logsnr_max=9.21)
 
-    def check(self, levels: Sequence[Level]) -> None:
-        falling(self, levels)
-        with_signal(self, levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return with_signal(self, falling(self, levels))
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random

@@ -110,7 +110,7 @@ def plan(
         schedule: Of the model.
         steps: How many, laid by the grid from the start to 0, the sampler's own number if None; or the
             times themselves, falling (sampling) or rising (encoding).
-        sampler: Checks the levels.
+        sampler: Prepares the levels, if it can run on them.
         grid: Where the times lie; the sampler's own if None.
         start: The first time of a grid, in (0, 1].
 
@@ -137,8 +137,7 @@ def plan(
     levels = schedule.levels(times)
     if levels[-1].t == 0:  # the data, also where the schedule's own end keeps some noise
         levels[-1] = replace(levels[-1], alpha=1.0, sigma=0.0)
-    sampler.check(levels)
-    return levels
+    return list(sampler.prepare(levels))
 
 
 @torch.no_grad()

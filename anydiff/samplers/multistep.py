@@ -25,7 +25,7 @@ from torch import Tensor
 from anydiff.checks import frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import LogSNR
-from anydiff.samplers.sampler import Past, Sampler, Stepped, falling
+from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling
 from anydiff.schedules import Level
 from anydiff.spaces import Random
 
@@ -60,9 +60,8 @@ class DPMSolver(Sampler):
     eta: float = 0.0
     grid = LogSNR()
 
-    def check(self, levels: Sequence[Level]) -> None:
-        if self.eta > 0:
-            falling(self, levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return falling(self, levels) if self.eta > 0 else levels
 
     @property
     def convergence(self) -> float:

@@ -11,15 +11,16 @@ of Karras et al.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from math import inf, isfinite, log, sqrt
 
+import torch
 from torch import Tensor
 
 from anydiff.checks import frozen
 from anydiff.predictions import Predictor
 from anydiff.samplers.grids import KarrasGrid
-from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, gentle
+from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling, gentle
 from anydiff.schedules import Level
 from anydiff.spaces import Random
 
@@ -40,13 +41,13 @@ class Euler(Sampler):
         https://arxiv.org/abs/2210.02747
     """
 
-    def check(self, levels: Sequence[Level]) -> None:
+    def prepare(self, levels: Levels) -> Levels:
         for level in levels[:-1]:
             if not all(isfinite(rate) for rate in level.rates):
                 raise ValueError(
                     f"the rates are {level.rates} at t = {level.t:.3g}; start elsewhere, or use DDIM()."
                 )
-        gentle(self, levels)
+        return gentle(self, levels)
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
@@ -98,24 +99,24 @@ class Heun(Sampler):
     convergence = 2.0
     grid = KarrasGrid()
 
-    def check(self, levels: Sequence[Level]) -> None:
-        if self.churn > 0:
-            falling(self, levels)
-
-    def raised(self, t: Level) -> Level:
-        """The level up to which noise is added at the level t; t itself where none is."""
-        ratio = t.noise_to_signal
-        if not (self.churn > 0 and self.s_min <= ratio <= self.s_max and 0 < ratio < inf):
-            return t
-        gamma = min(self.churn / t.steps, sqrt(2) - 1)
-        hat = t.schedule.at_logsnr(-2 * log((1 + gamma) * ratio))
-        return hat if hat.t > t.t else t
+    def prepare(self, levels: Levels) -> Levels:
+        if self.churn == 0:
+            return levels
+        factor = 1 + min(self.churn / (len(falling(self, levels)) - 1), sqrt(2) - 1)
+        logsnrs = []
+        for t in levels:
+            ratio = t.noise_to_signal
+            churned = self.s_min <= ratio <= self.s_max and 0 < ratio < inf
+            logsnrs.append(-2 * log(factor * ratio) if churned else inf)
+        schedule = levels[0].schedule
+        hats = schedule.levels(schedule.time(torch.tensor(logsnrs, dtype=torch.float64)))
+        pairs = zip(levels, hats, strict=True)
+        return [replace(t, raised=hat) if hat.t > t.t else t for t, hat in pairs]
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
     ) -> Stepped:
-        hat = self.raised(t)
-        if hat is not t:
+        if (hat := t.raised) is not None:
             added = self.s_noise * sqrt(hat.noise_to_signal**2 - t.noise_to_signal**2)
             z = predictor.space.noise(x_t, generator)
             x_t, t = (hat.alpha / t.alpha * x_t).add_(z, alpha=hat.alpha * added), hat

@@ -106,22 +106,22 @@ class OptimalVariance:
         """
         check_range("[2, inf)", points=points)
         levels: list[Level] = []
-        gaps, entries = torch.zeros(points, dtype=torch.float64), 0.0
+        gaps, entries = torch.zeros(points, dtype=torch.float64), torch.tensor(0.0)
         for predictor, x0 in batches:
             space, schedule = predictor.space, predictor.schedule
             if not levels:
                 ends = schedule.clip(logsnr_min, logsnr_max)
                 logsnrs = torch.linspace(*ends, points, dtype=torch.float64)
-                levels = schedule.levels(schedule.time(logsnrs))
+                levels, gaps = schedule.levels(schedule.time(logsnrs)), gaps.to(x0.device)
             x0 = space.project(x0)
-            entries += float(space.dim(x0).sum(dtype=torch.float64))
+            entries = entries + space.dim(x0).sum(dtype=torch.float64)
             for k, at in enumerate(levels):
                 eps = space.noise(x0, generator)
                 p = predictor.predict(at.alpha * x0 + at.sigma * eps, at)
-                gaps[k] += space.sum((eps - p.eps).square()).sum(dtype=torch.float64).cpu()
+                gaps[k] += space.sum((eps - p.eps).square()).sum(dtype=torch.float64)
         if not entries > 0:
             raise ValueError("there are no data to estimate from; give batches (predictor, x0).")
-        gamma = 1 - gaps / entries
+        gamma = (1 - gaps / entries).cpu()
         if not gamma.isfinite().all():
             raise ValueError("the network's eps is not finite; look at its weights and the data.")
         logsnr = tuple(at.logsnr for at in levels)

@@ -19,7 +19,10 @@ from anydiff.samplers.grids import Grid, Uniform
 from anydiff.schedules import Level
 from anydiff.spaces import Random
 
-__all__ = ["Past", "Sampler", "Stepped", "falling", "gentle", "with_signal"]
+__all__ = ["Levels", "Past", "Sampler", "Stepped", "falling", "gentle", "with_signal"]
+
+Levels = Sequence[Level]
+"""Of a run: of n steps, n + 1."""
 
 Past = tuple[Prediction, ...]
 """The predictions of the steps before, the latest last."""
@@ -61,32 +64,35 @@ class Sampler(ABC):
             generator: Where noise comes from.
         """
 
-    def check(self, levels: Sequence[Level]) -> None:  # noqa: B027  (most can run on any)
-        """Raise if this sampler cannot run on these levels.
+    def prepare(self, levels: Levels) -> Levels:
+        """The levels of a run as this sampler needs them: as they are, for most.
 
         Raises:
-            ValueError: Says why, and what to do.
+            ValueError: If it cannot run on them. The message says why, and what to do.
         """
+        return levels
 
 
-def falling(sampler: Sampler, levels: Sequence[Level]) -> None:
-    """Raise where the times of a run rise: for samplers that add noise."""
+def falling(sampler: Sampler, levels: Levels) -> Levels:
+    """The levels, whose times have to fall: for samplers that add noise."""
     if levels[0].t < levels[-1].t:
         raise ValueError(
             f"the times rise, and {sampler} adds noise; encode with DDIM() or the like."
         )
+    return levels
 
 
-def with_signal(sampler: Sampler, levels: Sequence[Level]) -> None:
-    """Raise where a level is pure noise: for samplers that divide by alpha."""
+def with_signal(sampler: Sampler, levels: Levels) -> Levels:
+    """The levels, none of which may be pure noise: for samplers that divide by alpha."""
     if any(level.alpha == 0 for level in levels):
         raise ValueError(
             f"{sampler} has no drift where alpha is 0; begin at steps=[0.999, ...], or use DDPM()."
         )
+    return levels
 
 
-def gentle(sampler: Sampler, levels: Sequence[Level]) -> None:
-    """Raise where a step along the rates of alpha and sigma leaves what a state can be."""
+def gentle(sampler: Sampler, levels: Levels) -> Levels:
+    """The levels, from which steps along the rates of alpha and sigma may not go astray."""
     for t, s in pairwise(levels):
         h = s.t - t.t
         ahead = math.hypot(t.alpha + h * t.rates[0], t.sigma + h * t.rates[1])
@@ -96,3 +102,4 @@ def gentle(sampler: Sampler, levels: Sequence[Level]) -> None:
                 f"the step from t = {t.t:.3g} to {s.t:.3g} is too long for {sampler}; begin at "
                 "steps=[0.99, ...], take more steps, or use DDIM() or DDPM()."
             )
+    return levels

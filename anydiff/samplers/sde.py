@@ -9,14 +9,13 @@ where f and g are those of the schedule, and the score is what a network says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
 
 from torch import Tensor
 
 from anydiff.checks import frozen
 from anydiff.predictions import Predictor
-from anydiff.samplers.sampler import Past, Sampler, Stepped, falling, gentle, with_signal
+from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling, gentle, with_signal
 from anydiff.schedules import Level
 from anydiff.spaces import Random
 
@@ -40,10 +39,8 @@ class EulerMaruyama(Sampler):
         https://arxiv.org/abs/2011.13456
     """
 
-    def check(self, levels: Sequence[Level]) -> None:
-        falling(self, levels)
-        with_signal(self, levels)
-        gentle(self, levels)
+    def prepare(self, levels: Levels) -> Levels:
+        return gentle(self, with_signal(self, falling(self, levels)))
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random

@@ -119,9 +119,8 @@ class Schedule(ABC):
             with torch.no_grad():
                 return list(zip(*(c.tolist() for c in self.rates(t)), strict=True))
 
-        steps = max(len(t) - 1, 1)
         rows = zip(range(len(t)), *columns, strict=True)
-        return [Level(time, a, s, self, steps, lambda k=k: rates()[k]) for k, time, a, s in rows]
+        return [Level(*row, self, planned=lambda k=k: rates()[k]) for k, *row in rows]  # type: ignore
 
     def at_logsnr(self, logsnr: float) -> Level:
         """The level of floats with a log-SNR, or the schedule's nearest end."""
@@ -150,8 +149,8 @@ class Level:
     alpha: Any
     sigma: Any
     schedule: Schedule
-    steps: int = 1
-    """How many steps the run has that the level was planned for."""
+    raised: Level | None = None
+    """A noisier level, up to which a sampler adds noise first; None where it adds none."""
     planned: Callable[[], tuple[Any, Any]] | None = field(default=None, repr=False)
 
     @cached_property

@@ -1,9 +1,11 @@
 """A space of every kind, for four items, and what tests draw in them."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from anydiff.spaces import Dense, Masked, Packed, Ragged
+from anydiff.spaces import Dense, Masked, Packed, Ragged, Space
 
 SIZES = [1, 4, 2, 7]
 MASK = torch.arange(7)[None] < torch.tensor(SIZES)[:, None]
@@ -32,3 +34,25 @@ def generators():
 
 
 EVERYTHING = Packed({name: pair for name, pair in SPACES.items() if name != "packed"})
+
+
+@dataclass(frozen=True)
+class Bare(Space):
+    """(B, N): rows without their mean, with nothing but what a space has to have."""
+
+    weight: torch.Tensor
+
+    def expand(self, c, x):
+        return c[:, None] if isinstance(c, torch.Tensor) and c.ndim else c
+
+    def project(self, x):
+        return x - x.mean(1, keepdim=True)
+
+    def sum(self, x):
+        return x.sum(1)
+
+    def dim(self, x):
+        return torch.full((len(x),), x.shape[1] - 1.0, dtype=x.dtype)
+
+    def noise(self, x, generator=None):
+        return self.project(Dense().noise(x, generator))

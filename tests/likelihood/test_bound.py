@@ -22,7 +22,7 @@ from anydiff.predictions import Prediction
 from anydiff.samplers.variances import tied
 from anydiff.schedules import VariancePreserving
 from tests.helpers.mixtures import SPACES, mixture
-from tests.helpers.spaces import SIZES, draw, every_space, generators
+from tests.helpers.spaces import SIZES, Bare, draw, every_space, generators
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 ABAR = torch.cumprod(1 - BETAS, 0)
@@ -107,7 +107,7 @@ def test_a_divergence_is_that_of_the_normals_in_a_basis_of_the_space(space, shap
 def test_the_prior_s_divergence_is_that_of_the_space(space, shape):
     x0 = space.project(draw(shape))
     model = exact.gaussian(Flow() if shape == (4, 3, 5) else Linear(), "v", std=0.5)
-    bound = variational_bound(model, x0, [0.4, 0.5], space=space)
+    bound = variational_bound(model.predictor(space), x0, [0.4, 0.5])
     alpha, sigma = (c.item() for c in model.schedule(torch.tensor(0.5).double()))
     scale = math.hypot(alpha, sigma)
     unit = kl_divergence(Normal(0.0, sigma / scale), Normal(0.0, 1.0)).item()
@@ -125,7 +125,9 @@ def test_each_term_has_its_mean_for_gaussian_data(schedule, prediction):
     std, dim, items, steps = 0.6, 3, 20000, 12
     model = exact.gaussian(schedule, prediction, mean=0.4, std=std)
     x0 = 0.4 + std * draw((items, dim))
-    bound = variational_bound(model, x0, steps, generator=torch.Generator().manual_seed(1))
+    bound = variational_bound(
+        model.predictor(), x0, steps, generator=torch.Generator().manual_seed(1)
+    )
     assert bound.steps.shape == (steps - int(schedule(torch.zeros(1))[1] == 0), items)
 
     for divergence, time in zip(bound.steps, bound.times[:, 0], strict=True):
@@ -144,7 +146,7 @@ def test_the_integral_over_time_has_its_value_for_gaussian_data(schedule, unifor
     model = exact.gaussian(schedule, "v", std=std)
     cut = {"logsnr_min": -4.0, "logsnr_max": 5.0}
     x0, generator = std * draw((items, dim)), torch.Generator().manual_seed(1)
-    bound = continuous_bound(model, x0, uniform=uniform, generator=generator, **cut)
+    bound = continuous_bound(model.predictor(), x0, uniform=uniform, generator=generator, **cut)
     ends = [math.log1p(std**2 * math.exp(logsnr)) for logsnr in cut.values()]
     error = bound.diffusion.std().item() / math.sqrt(items)
     assert error < 0.2
@@ -162,7 +164,7 @@ def excesses(estimate, model, space, shape, repeats, seed=0):
     with torch.no_grad():
         for _ in range(repeats):
             x0 = model.denoiser.draw(shape, space=space, generator=generator)
-            bound = estimate(model, x0, space=space, generator=generator)
+            bound = estimate(model.predictor(space), x0, generator=generator)
             result.append(bound.total + model.denoiser.log_prob(x0, space=space))
     result = torch.stack(result).mean(1)
     return result.mean().item(), (result.std() / math.sqrt(repeats)).item()
@@ -196,8 +198,8 @@ def test_the_bound_falls_with_the_steps_to_the_continuous_one():
     above = []
     for steps in (4, 8, 16, 64):
 
-        def estimate(model, x0, steps=steps, **options):
-            return variational_bound(model, x0, steps, **options)
+        def estimate(predictor, x0, steps=steps, **options):
+            return variational_bound(predictor, x0, steps, **options)
 
         above.append(excesses(estimate, model, space, shape, 8))
     means = [mean for mean, _ in above]
@@ -212,8 +214,8 @@ def test_the_bound_falls_with_the_steps_to_the_continuous_one():
 def test_random_steps_estimate_the_sum_without_bias(schedule):
     model, x0 = exact.gaussian(schedule, "v", std=0.5), 0.5 * draw((1, 4)).expand(20000, 4)
     options = {"generator": torch.Generator().manual_seed(0)}
-    few = variational_bound(model, x0, 50, draws=2, **options)
-    every = variational_bound(model, x0, 50, **options)
+    few = variational_bound(model.predictor(), x0, 50, draws=2, **options)
+    every = variational_bound(model.predictor(), x0, 50, **options)
     assert few.steps.shape == (2, 20000)
     error = math.hypot(few.diffusion.std(), every.diffusion.std()) / math.sqrt(20000)
     assert abs(few.diffusion.mean() - every.diffusion.mean()) < 4 * error
@@ -225,9 +227,9 @@ def test_an_item_s_bound_does_not_depend_on_its_batch(estimate):
     space, shape = SPACES["centered"]
     model, x0 = mixture(Cosine(), space, shape), space.project(draw(shape))
     options = {"steps": 6} if estimate is variational_bound else {}
-    together = estimate(model, x0, space=space, draws=2, generator=generators(), **options)
+    together = estimate(model.predictor(space), x0, draws=2, generator=generators(), **options)
     alone = Ragged.from_sizes(SIZES[3:], centered=3)
-    one = estimate(model, x0[-7:], space=alone, draws=2, generator=generators()[3:], **options)
+    one = estimate(model.predictor(alone), x0[-7:], draws=2, generator=generators()[3:], **options)
     assert torch.allclose(one.total, together.total[3:], rtol=1e-10)
 
 
@@ -267,7 +269,7 @@ def test_a_decoder_of_levels_refuses_centred_columns():
     space, shape = SPACES["centered"]
     model = mixture(Cosine(), space, shape)
     with pytest.raises(ValueError, match="centred"):
-        variational_bound(model, draw(shape), 3, space=space, decoder=DiscretizedGaussian())
+        variational_bound(model.predictor(space), draw(shape), 3, decoder=DiscretizedGaussian())
     with pytest.raises(ValueError, match="centred"):
         Dequantize()(draw(shape), space=space)
 
@@ -293,7 +295,7 @@ def test_noise_of_so_many_bits_costs_so_many_bits(bits):
     generator = torch.Generator().manual_seed(0)
     x0 = model.denoiser.levels[torch.randint(2**bits, (400, 3), generator=generator)]
     bound = continuous_bound(
-        model,
+        model.predictor(),
         x0,
         decoder=DiscretizedGaussian(bits),
         uniform="logsnr",
@@ -342,23 +344,26 @@ class Straight(VariancePreserving, nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.ends = nn.Parameter(torch.tensor([6.0, -5.0]).double())
+        self.first_and_last = nn.Parameter(torch.tensor([6.0, -5.0]).double())
         self.bend = nn.Parameter(torch.tensor(0.3).double())
 
     def _logsnr(self, t):
-        return torch.lerp(*self.ends, t + self.bend * t * (1 - t))
+        return torch.lerp(*self.first_and_last, t + self.bend * t * (1 - t))
 
 
 def test_the_continuous_bound_is_differentiable_in_the_schedule_and_the_denoiser():
-    schedule, net = Straight(), nn.Linear(3, 3).double()
-    net.forward = lambda x_t, t: x_t @ net.weight.T + net.bias
+    class Told(nn.Linear):
+        def forward(self, x_t, t):
+            return super().forward(x_t)
+
+    schedule, net = Straight(), Told(3, 3).double()
     model, x0, u = GaussianDiffusion(net, schedule, "v"), draw((5, 3)), draw((2, 5), 1).sigmoid()
 
     def loss():
         generator = torch.Generator().manual_seed(0)
-        return continuous_bound(model, x0, u=u, generator=generator).total.sum()
+        return continuous_bound(model.predictor(), x0, u=u, generator=generator).total.sum()
 
-    weights = [schedule.ends, schedule.bend, net.bias]
+    weights = [schedule.first_and_last, schedule.bend, net.bias]
     gradients = torch.autograd.grad(loss(), weights)
     for weight, gradient in zip(weights, gradients, strict=True):
         for k in range(weight.numel()):
@@ -382,7 +387,7 @@ def test_the_bend_of_a_schedule_does_not_move_the_mean():
         model = exact.gaussian(schedule, "v", std=0.5)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            bound = continuous_bound(model, x0, u=u, space=space, generator=generator)
+            bound = continuous_bound(model.predictor(space), x0, u=u, generator=generator)
         totals.append((bound.diffusion.mean(), bound.diffusion.std() / math.sqrt(4000)))
     (a, ea), (b, eb) = totals
     assert abs(a - b) < 4 * math.hypot(ea, eb)
@@ -415,32 +420,44 @@ def test_tied_variances_commute_with_the_projection():
 def test_a_predictor_brings_its_space_and_conditions():
     space, shape = SPACES["masked"]
     model, x0 = mixture(Cosine(), space, shape), space.project(draw(shape))
-    a = variational_bound(model, x0, 3, space=space, generator=generators())
-    b = variational_bound(model.predictor(space), x0, 3, generator=generators())
-    assert torch.equal(a.total, b.total)
-    with pytest.raises(ValueError, match="bound to its batch"):
+    unlabelled = variational_bound(model.predictor(space), x0, 3, generator=generators())
+    told = model.predictor(space, label=torch.tensor([-1, 0, 1, 1]))
+    labelled = variational_bound(told, x0, 3, generator=generators())
+    assert torch.equal(labelled.dim, space.dim(x0))
+    assert torch.equal(labelled.total[0], unlabelled.total[0])
+    assert (labelled.total[1:] != unlabelled.total[1:]).all()
+    with pytest.raises(TypeError):
         variational_bound(model.predictor(space), x0, 3, space=Dense())
-    with pytest.raises(ValueError, match="label"):
+    with pytest.raises(TypeError):
         continuous_bound(model.predictor(space), x0, label=3)
+
+
+def test_a_space_without_a_diagonal_is_named():
+    predictor, x0 = exact.gaussian(Cosine()).predictor(Bare(torch.ones(2))), draw((4, 3))
+    for bound in (variational_bound, continuous_bound):
+        with pytest.raises(NotImplementedError, match=r"Bare has no method `diagonal\(x\)`"):
+            bound(predictor, x0)
 
 
 def test_errors_name_the_value_and_the_way_out():
     model, x0 = exact.gaussian(Cosine()), draw((2, 3))
     with pytest.raises(ValueError, match="variance is 'tiny'"):
-        variational_bound(model, x0, 3, variance="tiny")
-    with pytest.raises(ValueError, match="twice the channels"):
-        variational_bound(model, x0, 3, variance="learned")
+        variational_bound(model.predictor(), x0, 3, variance="tiny")
+    with pytest.raises(
+        ValueError, match="gives no variance; choose the variance 'small' or 'large'"
+    ):
+        variational_bound(model.predictor(), x0, 3, variance="learned")
     with pytest.raises(ValueError, match="steps is 0"):
-        variational_bound(model, x0, 0)
+        variational_bound(model.predictor(), x0, 0)
     with pytest.raises(ValueError, match="fall, or rise"):
-        variational_bound(model, x0, [0.0, 0.5, 0.2])
+        variational_bound(model.predictor(), x0, [0.0, 0.5, 0.2])
     with pytest.raises(ValueError, match="draws is 0"):
-        variational_bound(model, x0, 3, draws=0)
+        variational_bound(model.predictor(), x0, 3, draws=0)
     with pytest.raises(ValueError, match="uniform is 'alpha'"):
-        continuous_bound(model, x0, uniform="alpha")
+        continuous_bound(model.predictor(), x0, uniform="alpha")
     with pytest.raises(ValueError, match="logsnr_min"):
-        continuous_bound(model, x0, logsnr_min=5.0, logsnr_max=1.0)
+        continuous_bound(model.predictor(), x0, logsnr_min=5.0, logsnr_max=1.0)
     with pytest.raises(ValueError, match="bits is 0"):
         DiscretizedGaussian(bits=0)
-    with pytest.raises(ValueError, match="rise"):
+    with pytest.raises(ValueError, match="give two or more that rise"):
         DiscretizedGaussian(levels=[1.0, 0.0])

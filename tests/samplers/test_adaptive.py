@@ -84,6 +84,18 @@ def test_the_ode_takes_as_many_calls_as_it_needs():
     assert counts[0] < counts[1] < counts[2] and counts[0] < 60
 
 
+def test_the_ode_and_the_sde_run_once_unless_told_otherwise():
+    """A run in 50 parts would begin anew in each."""
+    for sampler, most in ((AdaptiveODE(), 105), (AdaptiveSDE(0.1, 0.03), 1000)):
+        calls, seen, diffusion = [], [], gaussian(Linear())
+        diffusion.denoiser.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        x = diffusion.sample((4, 2), sampler=sampler, seed=0, callback=seen.append)
+        assert len(seen) == sampler.steps == 1 and len(calls) <= most
+        calls_by_default = len(calls)
+        again = diffusion.sample((4, 2), sampler=sampler, steps=1, seed=0)
+        assert torch.equal(again, x) and len(calls) == 2 * calls_by_default
+
+
 def test_the_ode_encodes_and_decodes():
     for schedule in (Linear(), Flow()):
         diffusion, x0, sampler = gaussian(schedule), draw((5, 3)), AdaptiveODE(1e-5, 1e-5)
@@ -133,7 +145,7 @@ def test_moments_of_the_adaptive_sde(schedule):
         mean + math.sqrt(variance) * draw((n, 1)),
         AdaptiveSDE(rtol=0.1, atol=0.03),
         1,
-        generator=torch.Generator().manual_seed(0),
+        seed=torch.Generator().manual_seed(0),
     )
     # five standard errors, and as much as the tolerance of a step, 6 % of the deviation
     assert abs(x.mean() - MEAN) < STD * (5 / math.sqrt(n) + 0.06)
@@ -149,7 +161,7 @@ def test_the_adaptive_sde_is_its_algorithm():
         x,
         sampler,
         [1.0, 0.3],
-        generator=torch.Generator().manual_seed(3),
+        seed=torch.Generator().manual_seed(3),
     )
     generator, t, h, before = torch.Generator().manual_seed(3), 1.0, 0.02, x
     rejected, ahead = 0, []  # what is known of the path: lengths and moves, the next last
@@ -208,7 +220,7 @@ def test_items_of_the_adaptive_sde_have_their_own_times_and_wait_at_the_end():
         x_T,
         AdaptiveSDE(0.1, 0.03),
         1,
-        generator=[torch.Generator().manual_seed(s) for s in range(6)],
+        seed=range(6),
     )
     begins = network.seen[:-1:2]  # of every step, the call at its start
     times = torch.stack([t for _, t in begins])
@@ -250,14 +262,14 @@ def test_float32_is_enough(sampler):
     for schedule in (Linear(), VE(), Flow()):
         knots = [0.99, 0.0] if isinstance(sampler, AdaptiveSDE) else [1.0, 0.0]
         predictor = gaussian(schedule).predictor()
-        x_T = draw((5, 2)) * math.sqrt(marginal(plan(schedule, knots)[0].t)[1])
+        x_T = draw((5, 2)) * math.sqrt(marginal(plan(schedule, knots)[0])[1])
         results = [
             sample(
                 predictor,
                 x_T.to(dtype),
                 sampler,
                 knots,
-                generator=torch.Generator().manual_seed(0),
+                seed=torch.Generator().manual_seed(0),
             )
             for dtype in (torch.float32, torch.float64)
         ]
@@ -269,8 +281,11 @@ def test_float32_is_enough(sampler):
 
 @pytest.mark.parametrize("sampler", [AdaptiveODE(), AdaptiveSDE()], ids=["ode", "sde"])
 def test_a_network_that_is_not_finite_is_an_error_and_no_endless_run(sampler):
-    diffusion = GaussianDiffusion(nn.Identity(), Linear(), "v")
-    diffusion.denoiser.forward = lambda x_t, t: x_t * float("nan")
+    class Nothing(nn.Module):
+        def forward(self, x_t, t):
+            return x_t * float("nan")
+
+    diffusion = GaussianDiffusion(Nothing(), Linear(), "v")
     with pytest.raises(ValueError, match="not finite"):
         sample(diffusion.predictor(), draw((3, 2)), sampler, 1)
 
@@ -300,12 +315,12 @@ def test_a_missing_torchdiffeq_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: AdaptiveODE(rtol=0.0), "rtol is 0.0"),
-        (lambda: AdaptiveODE(method="euler"), "choose one of dopri5"),
-        (lambda: AdaptiveODE(sigma_min=0.0), "sigma_min 0.0"),
-        (lambda: AdaptiveSDE(atol=-1.0), "atol -1.0"),
+        (lambda: AdaptiveODE(rtol=0.0), r"rtol is 0.0; give a number in \(0, inf\)"),
+        (lambda: AdaptiveODE(method="euler"), "method is 'euler'; choose one of 'dopri5'"),
+        (lambda: AdaptiveODE(sigma_min=0.0), "sigma_min is 0.0"),
+        (lambda: AdaptiveSDE(atol=-1.0), "atol is -1.0"),
         (lambda: AdaptiveSDE(safety=1.5), "safety is 1.5"),
-        (lambda: AdaptiveSDE(exponent=0.2), "exponent 0.2"),
+        (lambda: AdaptiveSDE(exponent=0.2), "exponent is 0.2"),
         (lambda: plan(Flow(), 1, sampler=AdaptiveSDE()), "alpha is 0"),
         (lambda: plan(Cosine(), [0.1, 0.9], sampler=AdaptiveSDE()), "the times rise"),
     ],

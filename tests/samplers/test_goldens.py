@@ -11,14 +11,14 @@ References:
     diffusers 0.42, tests/schedulers. https://github.com/huggingface/diffusers
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from anydiff import DDIM, DDPM, DPMSolver, GaussianDiffusion, Karras, KarrasGrid, Tabulated, sample
-from anydiff.samplers import Interval, UniPC
+from anydiff import DDIM, DDPM, DPMSolver, GaussianDiffusion, Karras, Tabulated, sample
+from anydiff.samplers import KarrasGrid, UniPC
 
 TABLE = Tabulated.linear()
 COARSE = Tabulated.linear(beta_min=0.01)
@@ -37,28 +37,18 @@ class Toy(nn.Module):
         return (k / (k + 1)).to(x.dtype).view(-1, 1, 1, 1) * x
 
 
-@dataclass(frozen=True)
-class Clipped:
+def clipped(predictor, eps_follows=False):
     """A predictor whose x0 is clipped to ±1; eps is what the network said, or follows from x0."""
 
-    predictor: object
-    eps_follows: bool = False
-
-    @property
-    def schedule(self):
-        return self.predictor.schedule
-
-    @property
-    def space(self):
-        return self.predictor.space
-
-    def predict(self, x_t, t):
-        p = self.predictor.predict(x_t, t)
+    def answer(x_t, at):
+        p = predictor.predict(x_t, at)
         x0 = p.x0.clamp(-1, 1)
-        if self.eps_follows:
+        if eps_follows:
             return replace(p, y=x0, a=1.0, b=0.0)
         # a prediction of the data itself, with that eps: at(alpha, sigma) = alpha x0 + sigma eps
         return replace(p, x_t=x0, y=p.eps, a=0.0, b=1.0, alpha=1.0, sigma=0.0)
+
+    return replace(predictor, answer=answer)
 
 
 def predictor(prediction="eps", schedule=TABLE, network=None):
@@ -93,22 +83,22 @@ def printed(value):
 
 @pytest.mark.parametrize("prediction, value", [("eps", 172.0067), ("v", 52.5302)])
 def test_ddim(prediction, value):
-    x = sample(Clipped(predictor(prediction)), start(), DDIM(), times(LEADING))
+    x = sample(clipped(predictor(prediction)), start(), DDIM(), times(LEADING))
     assert total(x) == printed(value)
 
 
 def test_ddim_to_the_data_and_to_the_first_row():
-    clipped = Clipped(predictor(schedule=COARSE))
-    assert total(sample(clipped, start(), DDIM(), times(LEADING))) == printed(149.8295)
+    coarse = clipped(predictor(schedule=COARSE))
+    assert total(sample(coarse, start(), DDIM(), times(LEADING))) == printed(149.8295)
 
-    x = sample(clipped, start(), DDIM(), times(LEADING[:-1]))
+    x = sample(coarse, start(), DDIM(), times(LEADING[:-1]))
     (first,) = COARSE.levels(times([1]))  # the last step there stays at its level
-    x, _ = DDIM().step(clipped, x, Interval(first, first))
+    x, _ = DDIM().step(coarse, x, first, first, (), None)
     assert total(x) == printed(149.0784)
 
 
 def test_ddim_from_noised_data():
-    x = sample(Clipped(predictor()), noised(101), DDIM(), times([101, 1, 0]))
+    x = sample(clipped(predictor()), noised(101), DDIM(), times([101, 1, 0]))
     assert total(x) == printed(354.5418) and x.abs().mean().item() == printed(0.4616)
 
 
@@ -120,7 +110,7 @@ def test_ddim_upwards():
         def row(self, t):
             return torch.where(t == 0, 0.0, super().row(t) + 100)
 
-    up = Clipped(predictor(network=Ahead()))
+    up = clipped(predictor(network=Ahead()))
     x = sample(up, start(), DDIM(), times(rows))
     assert total(x) == printed(671.6816) and x.abs().mean().item() == printed(0.8746)
 
@@ -128,9 +118,9 @@ def test_ddim_upwards():
 @pytest.mark.parametrize("prediction, value", [("eps", 258.9606), ("v", 202.0296)])
 def test_ddpm(prediction, value):
     torch.manual_seed(0)
-    clipped = Clipped(predictor(prediction), eps_follows=True)
+    ancestral = clipped(predictor(prediction), eps_follows=True)
     # float32, in which the noise of that seed is drawn
-    assert total(sample(clipped, start(torch.float32), DDPM(), 1000)) == printed(value)
+    assert total(sample(ancestral, start(torch.float32), DDPM(), 1000)) == printed(value)
 
 
 def test_ddpm_from_noised_data():
@@ -139,8 +129,8 @@ def test_ddpm_from_noised_data():
     The same formulas with the tables in float64 give 387.9673.
     """
     torch.manual_seed(0)
-    clipped = Clipped(predictor(), eps_follows=True)
-    x = sample(clipped, noised(2, torch.float32), DDPM(), times([2, 1, 0]))
+    ancestral = clipped(predictor(), eps_follows=True)
+    x = sample(ancestral, noised(2, torch.float32), DDPM(), times([2, 1, 0]))
     assert total(x) == printed(387.9673)
     assert total(x) == pytest.approx(387.9466, rel=1.7e-4)  # what 1 - alpha_bar is off by in row 1
 
@@ -187,7 +177,7 @@ def test_euler_in_the_noise_level_of_edm():
 def test_the_variance_of_a_step(row, previous, variance):
     x_t = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
     t, s = TABLE.levels(times([row + 1, previous + 1]))
-    x_s, _ = DDIM(1.0).step(predictor(), x_t, Interval(t, s), (), torch.Generator().manual_seed(0))
+    x_s, _ = DDIM(1.0).step(predictor(), x_t, t, s, (), torch.Generator().manual_seed(0))
     z = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(0), dtype=x_t.dtype)
     assert (x_s / z).square().mean().item() == pytest.approx(variance, abs=1e-5)
 

@@ -12,16 +12,12 @@ from anydiff import (
     Cosine,
     Flow,
     Karras,
-    KarrasGrid,
-    LogSNR,
-    Quadratic,
-    Uniform,
     exact,
     sample,
 )
 from anydiff import schedules as all_schedules
-from anydiff.samplers import plan
-from anydiff.schedules import Schedule, Tabulated, shifted, zero_terminal_snr
+from anydiff.samplers import KarrasGrid, LogSNR, Quadratic, Uniform, plan
+from anydiff.schedules import Schedule, Shifted, Tabulated, ZeroTerminalSNR
 from tests.helpers.spaces import draw
 
 
@@ -54,8 +50,8 @@ def test_times_fall_from_one_to_the_data(schedule, grid, steps):
     # a schedule that keeps noise at t = 0 may be followed there, before the step onto the data
     assert (times[:-1].diff() < 0).all() and times[-2] >= 0
 
-    intervals = plan(schedule, steps, grid)
-    levels = [at.t.noise_to_signal for at in intervals] + [intervals[-1].s.noise_to_signal]
+    levels = [at.noise_to_signal for at in plan(schedule, steps, grid=grid)]
+    assert len(levels) == steps + 1
     assert all(a > b for a, b in itertools.pairwise(levels)) and levels[-1] == 0
 
 
@@ -93,7 +89,7 @@ def test_karras_grid_is_equation_5(schedule, rho):
     i = torch.arange(n, dtype=torch.float64)
     first, last = 80.0 ** (1 / rho), 0.002 ** (1 / rho)
     expected = (first + i / (n - 1) * (last - first)) ** rho
-    sigmas = [at.t.sigma for at in plan(schedule, n, KarrasGrid(rho))]
+    sigmas = [at.sigma for at in plan(schedule, n, grid=KarrasGrid(rho))[:-1]]
     # ten decimal digits of float64's sixteen are left by the powers and the inverse of the schedule
     assert torch.allclose(torch.tensor(sigmas, dtype=torch.float64), expected, rtol=1e-10, atol=0)
 
@@ -112,8 +108,8 @@ def test_a_grid_stops_where_its_schedule_does():
     for grid in (LogSNR(), KarrasGrid()):
         times = grid(ve, 10)
         assert times[-2] == pytest.approx(0, abs=1e-12) and times[-1] == 0
-        at = plan(ve, 10, grid)[-1]
-        assert at.t.sigma == pytest.approx(0.05) and at.s.sigma == 0
+        t, s = plan(ve, 10, grid=grid)[-2:]
+        assert t.sigma == pytest.approx(0.05) and s.sigma == 0
 
 
 def test_a_run_ends_right_where_the_schedule_keeps_noise():
@@ -138,14 +134,14 @@ def test_pure_noise_is_left_in_one_step():
     "call, message",
     [
         (lambda: LogSNR(power=0.0), "power is 0.0"),
-        (lambda: LogSNR(logsnr_max=-10.0), "the smaller log-SNR first"),
+        (lambda: LogSNR(logsnr_max=-10.0), "give logsnr_min < logsnr_max"),
         (lambda: LogSNR(float("nan")), "power is nan"),
-        (lambda: KarrasGrid(rho=0.0), "a positive rho"),
-        (lambda: KarrasGrid(sigma_min=0.0), "0 < sigma_min < sigma_max"),
-        (lambda: KarrasGrid(sigma_min=3.0, sigma_max=2.0), "0 < sigma_min < sigma_max"),
-        (lambda: LogSNR(logsnr_min=16.0, logsnr_max=20.0)(Cosine(), 5), "widen the grid"),
-        (lambda: KarrasGrid(sigma_min=30.0)(VE(0.01, 20.0), 5), "widen the grid"),
-        (lambda: plan(Cosine(), 0, LogSNR()), "steps is 0; take at least 1"),
+        (lambda: KarrasGrid(rho=0.0), r"rho is 0.0; give a number in \(0, inf\)"),
+        (lambda: KarrasGrid(sigma_min=0.0), r"sigma_min is 0.0; give a number in \(0, inf\)"),
+        (lambda: KarrasGrid(sigma_min=3.0, sigma_max=2.0), "give sigma_min < sigma_max"),
+        (lambda: LogSNR(logsnr_min=16.0, logsnr_max=20.0)(Cosine(), 5), "give a range, or a start"),
+        (lambda: KarrasGrid(sigma_min=30.0)(VE(0.01, 20.0), 5), "give a range, or a start"),
+        (lambda: plan(Cosine(), 0, grid=LogSNR()), r"steps is 0; give a number in \[1, inf\)"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(call, message):

@@ -10,6 +10,8 @@ import functools
 import inspect
 import itertools
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -25,14 +27,15 @@ from anydiff import (
     GaussianDiffusion,
     Karras,
     Linear,
-    LogSNR,
     Polynomial,
+    Predictor,
     Tabulated,
+    UniPC,
     exact,
     sample,
 )
 from anydiff.predictions import TARGETS, Prediction, as_target
-from anydiff.samplers import AdamsBashforth, Euler, UniPC, plan
+from anydiff.samplers import AdamsBashforth, Euler, LogSNR, plan
 from anydiff.schedules import VariancePreserving
 from tests.helpers.methods import METHODS, every_sampler
 from tests.helpers.spaces import draw
@@ -85,17 +88,15 @@ REACH = 4.0  # of the log-SNR, both ways
 LAWS = {"gaussian": Normal(), "mixture": Mixture()}
 
 
-class Exact:
+def exactly(law, schedule, prediction):
     """A law's predictor of any type, asked at levels of floats; the network's label is not needed."""
 
-    def __init__(self, law, schedule, prediction):
-        self.law, self.schedule, self.space = LAWS[law], schedule, Dense()
-        self.predicts = TARGETS[prediction]
-
-    def predict(self, x_t, at):
-        x0, eps = self.law.posterior(x_t, at.alpha, at.sigma)
-        a, b = self.predicts.coefficients(at)
+    def answer(x_t, at):
+        x0, eps = LAWS[law].posterior(x_t, at.alpha, at.sigma)
+        a, b = TARGETS[prediction].coefficients(at)
         return Prediction(x_t, a * x0 + b * eps, a, b, at.alpha, at.sigma)
+
+    return Predictor(answer, schedule, Dense())
 
 
 @functools.cache
@@ -138,29 +139,29 @@ def knots(schedule, steps, up=False):
 
 
 @functools.cache
-def intervals(schedule, steps, up=False):
+def levels(schedule, steps, up=False):
     return plan(schedule, knots(schedule, steps, up))
 
 
-def run(sampler, predictor, intervals, states):
+def run(sampler, predictor, levels, states):
     """Where a run ends whose first states are given, all but the last with their predictions."""
     x, past = states[0], ()
-    for k, at in enumerate(intervals):
+    for k, (t, s) in enumerate(itertools.pairwise(levels)):
         if k + 1 < len(states):
-            x, p = states[k + 1], predictor.predict(x, at.t)
+            x, p = states[k + 1], predictor.predict(x, t)
         else:
-            x, p = sampler.step(predictor, x, at, past)
+            x, p = sampler.step(predictor, x, t, s, past, None)
         past = (*past, p)[-sampler.past :] if sampler.past else ()
     return x
 
 
 def error(sampler, schedule, prediction, law, steps, cold=False, up=False):
-    predictor = Exact(law, schedule, prediction)
-    steps_of, truth = intervals(schedule, steps, up), path(law, steps, up)
+    predictor = exactly(law, schedule, prediction)
+    planned, truth = levels(schedule, steps, up), path(law, steps, up)
     given = 1 if cold else 1 + sampler.past
-    states = [at.t.alpha * u for at, u in zip(steps_of, truth[:given], strict=False)]
-    x = run(sampler, predictor, steps_of, states)
-    return (x / steps_of[-1].s.alpha - truth[-1]).norm().item()
+    states = [at.alpha * u for at, u in zip(planned, truth[:given], strict=False)]
+    x = run(sampler, predictor, planned, states)
+    return (x / planned[-1].alpha - truth[-1]).norm().item()
 
 
 def observed_order(sampler, schedule=Cosine(), prediction="v", law="mixture", **how):  # noqa: B008
@@ -215,28 +216,27 @@ def test_own_first_steps_cost_what_they_should(method):
         assert order > method.cold - NEAR
 
 
-class Curve:
-    """A predictor to whom x0 is a parabola in lambda, or eps one in sigma / alpha, whatever x is."""
+def curved(in_eps):
+    """A predictor to whom x0 is a parabola in lambda, or eps one in sigma / alpha, whatever x is.
 
-    schedule, space = Cosine(), Dense()
+    With it the state at a level: a solution of the two integrals that open anydiff.samplers.multistep.
+    """
 
-    def __init__(self, in_eps):
-        self.in_eps = in_eps
-
-    def predict(self, x_t, at):
-        z = at.noise_to_signal if self.in_eps else at.logsnr / 2
+    def answer(x_t, at):
+        z = at.noise_to_signal if in_eps else at.logsnr / 2
         y = torch.full_like(x_t, 0.5 + z - 0.3 * z**2)
-        return Prediction(x_t, y, 1.0 - self.in_eps, 1.0 * self.in_eps, at.alpha, at.sigma)
+        return Prediction(x_t, y, 1.0 - in_eps, 1.0 * in_eps, at.alpha, at.sigma)
 
-    def state(self, at):
-        """A solution of the two integrals that open anydiff.samplers.multistep."""
-        if self.in_eps:
+    def state(at):
+        if in_eps:
             z = at.noise_to_signal
             u = 0.5 * z + z**2 / 2 - 0.1 * z**3
         else:  # of e^z (0.5 + z - 0.3 z²) the integral is e^z (...)
             z = at.logsnr / 2
             u = at.noise_to_signal * math.exp(z) * (-1.1 + 1.6 * z - 0.3 * z**2)
         return at.alpha * torch.full((1, 1), u, dtype=torch.float64)
+
+    return Predictor(answer, Cosine(), Dense()), state
 
 
 CURVED = [DPMSolver(3), UniPC(3), AdamsBashforth(3), AdamsBashforth(4)]
@@ -246,20 +246,23 @@ CURVED = [DPMSolver(3), UniPC(3), AdamsBashforth(3), AdamsBashforth(4)]
 @pytest.mark.parametrize("sampler", CURVED, ids=str)
 def test_a_method_of_third_order_is_exact_on_a_parabola(sampler, up):
     """In steps of any lengths: lambda moves by 0.01 and by 4."""
-    predictor = Curve(isinstance(sampler, AdamsBashforth))
+    predictor, state = curved(isinstance(sampler, AdamsBashforth))
     logsnrs = torch.tensor([-8.0, -7.5, -7.0, -4.0, 4.0, 4.02, 6.0, 12.0], dtype=torch.float64)
     path = plan(Cosine(), Cosine().time(logsnrs.flip(0) if up else logsnrs))
-    states = [predictor.state(at.t) for at in path[: 1 + sampler.past]]
-    x, truth = run(sampler, predictor, path, states), predictor.state(path[-1].s)
+    states = [state(at) for at in path[: 1 + sampler.past]]
+    x, truth = run(sampler, predictor, path, states), state(path[-1])
     assert torch.allclose(x, truth, rtol=1e-9)
 
 
+@dataclass(frozen=True)
 class Draws(Dense):
     """Noise that is 1 for one item at each draw: for the first at the first, and so on."""
 
+    items_of: Iterator[int] = field(default_factory=itertools.count)
+
     def noise(self, x, generator=None):
         z = torch.zeros_like(x)
-        z[next(generator)] = 1
+        z[next(self.items_of)] = 1
         return z
 
 
@@ -273,8 +276,7 @@ def test_the_variance_of_the_sde_converges_at_the_declared_order(order, eta):
         start, *_, end = Cosine().levels(knots(Cosine(), steps))
         x = torch.zeros(steps + 1, 1, dtype=torch.float64)
         x[-1] = math.hypot(0.5 * start.alpha, start.sigma)
-        times, draws = knots(Cosine(), steps), iter(range(steps))
-        x = sample(predictor, x, DPMSolver(order, eta), times, generator=draws)
+        x = sample(predictor, x, DPMSolver(order, eta), knots(Cosine(), steps))
         return abs(x.square().sum().item() - (0.5 * end.alpha) ** 2 - end.sigma**2)
 
     observed = math.log2(off(32) / off(64))
@@ -292,15 +294,15 @@ def test_a_network_that_is_told_the_time_gives_the_same(schedule, prediction):
     x = schedule.levels(times[:1])[0].alpha * path("gaussian", 6)[0]
     for sampler in (Euler(), UniPC()):
         told = sample(predictor, x, sampler, times)
-        exactly = Exact("gaussian", schedule, prediction)
-        truth = run(sampler, exactly, intervals(schedule, 6), [x])
+        untold = exactly("gaussian", schedule, prediction)
+        truth = run(sampler, untold, levels(schedule, 6), [x])
         assert torch.allclose(told, truth, atol=1e-9)
 
 
 @every_method
 def test_encoding_then_decoding_returns_the_data(method):
     """The error of the way there and back falls with the order of its first steps, or faster."""
-    predictor = Exact("mixture", Cosine(), "v")
+    predictor = exactly("mixture", Cosine(), "v")
     x = torch.linspace(-2, 2, 12, dtype=torch.float64)[:, None]
 
     def back_and_forth(steps):
@@ -320,7 +322,7 @@ def test_the_whole_way_up_and_down(sampler, schedule):
         pytest.skip(
             "sigma grows as a power of t, which a straight line follows badly: see its order"
         )
-    predictor, law = Exact("gaussian", schedule, "v"), LAWS["gaussian"]
+    predictor, law = exactly("gaussian", schedule, "v"), LAWS["gaussian"]
     times = LogSNR()(schedule, 100)[:-1].flip(0)
     if not isinstance(sampler, Euler):  # the rates of some are infinite on the data
         times[0] = 0
@@ -341,8 +343,8 @@ def test_the_final_mean_and_covariance_are_those_of_the_data(sampler, schedule):
     mean = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64)
     root = torch.tensor([[0.9, 0.0, 0.0], [0.4, 0.6, 0.0], [-0.2, 0.3, 0.5]], dtype=torch.float64)
     predictor = exact.gaussian(schedule, "v", mean=mean, covariance=root @ root.T).predictor()
-    steps = 256 if sampler.order == 1 else 64
-    first = plan(schedule, steps, LogSNR(), sampler)[0].t
+    steps = 256 if sampler.convergence == 1 else 64
+    first = plan(schedule, steps, sampler, LogSNR())[0]
     deviation = math.hypot(first.alpha, first.sigma)
     axes = torch.cat([torch.zeros(1, 3), deviation * torch.eye(3)]).double()
     y = sample(predictor, axes, sampler, steps, grid=LogSNR())
@@ -351,7 +353,7 @@ def test_the_final_mean_and_covariance_are_those_of_the_data(sampler, schedule):
     # a parabola by a line n h³ times 5 / 12 at most, of Adams and Bashforth's method; and x_T is
     # not noise alone: to the share of alpha in the mean, of its square in the covariance
     h, share = 11 / steps, first.alpha / deviation
-    bound = 11 * h / 2 if sampler.order == 1 else 11 * h**2 * 5 / 12
+    bound = 11 * h / 2 if sampler.convergence == 1 else 11 * h**2 * 5 / 12
     assert (columns.T @ columns - root @ root.T).abs().max() < bound + 2 * share**2
     assert (y[0] - mean).abs().max() < bound + 2 * share
 
@@ -383,8 +385,9 @@ def test_the_default_ends_nearer_the_data_than_its_peers(peer):
 
 
 def test_that_default_is_the_default():
-    defaults = inspect.signature(GaussianDiffusion.sample).parameters
+    defaults = inspect.signature(sample).parameters
     assert defaults["sampler"].default == DPMSolver() and DPMSolver().grid == LogSNR()
+    assert defaults["steps"].default is None and DPMSolver().steps == 50
     assert defaults["grid"].default is None and LogSNR() == LogSNR(0.8, 12.0, -10.0)
 
 
@@ -402,7 +405,7 @@ def test_one_step_from_pure_noise_is_ddim_s(sampler):
 @pytest.mark.parametrize("one", [DPMSolver(1), AdamsBashforth(1)], ids=str)
 @every_pair
 def test_the_first_of_a_family_is_ddim(one, schedule, prediction):
-    predictor, times = Exact("gaussian", schedule, prediction), knots(schedule, 7)
+    predictor, times = exactly("gaussian", schedule, prediction), knots(schedule, 7)
     x = draw((3, 4))
     ddim = sample(predictor, x, DDIM(), times)
     assert torch.allclose(sample(predictor, x, one, times), ddim, atol=1e-12)
@@ -420,8 +423,12 @@ def test_adams_bashforth_has_its_published_weights():
     schedule = VE()
     sigmas = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6], dtype=torch.float64)
     outputs = iter([torch.eye(4, dtype=torch.float64)[k : k + 1] for k in range(4)])
-    diffusion = GaussianDiffusion(nn.Identity(), schedule, "eps")
-    diffusion.denoiser.forward = lambda x_t, t: next(outputs)
+
+    class InTurn(nn.Module):
+        def forward(self, x_t, t):
+            return next(outputs)
+
+    diffusion = GaussianDiffusion(InTurn(), schedule, "eps")
     seen = []
     x = torch.zeros(1, 4, dtype=torch.float64)
     times = schedule.time(-2 * sigmas.log())
@@ -436,14 +443,14 @@ def test_adams_bashforth_has_its_published_weights():
 
 def test_unipc_keeps_the_corrected_states():
     """What its step returns is what UniC says, with the x0 that was said before the correction."""
-    predictor = Exact("gaussian", Cosine(), "eps")
-    first_step, second_step, *_ = intervals(Cosine(), 4)
-    x = path("gaussian", 4)[0] * first_step.t.alpha
-    x, first = UniPC().step(predictor, x, first_step)
-    said = predictor.predict(x, second_step.t)
-    _, second = UniPC().step(predictor, x, second_step, (first,))
+    predictor = exactly("gaussian", Cosine(), "eps")
+    t, s, u, *_ = levels(Cosine(), 4)
+    x = path("gaussian", 4)[0] * t.alpha
+    x, first = UniPC().step(predictor, x, t, s, (), None)
+    said = predictor.predict(x, s)
+    _, second = UniPC().step(predictor, x, s, u, (first,), None)
     assert torch.allclose(second.x0, said.x0) and not torch.allclose(second.x_t, said.x_t)
-    t, s, _ = first_step  # UniC-1 of bh2: (1 - e^-h) (x0_t + x0_s) / 2
+    # UniC-1 of bh2: (1 - e^-h) (x0_t + x0_s) / 2
     mean = (first.x0 + said.x0) / 2
     expected = s.sigma / t.sigma * first.x_t + (s.alpha - t.alpha * s.sigma / t.sigma) * mean
     assert torch.allclose(second.x_t, expected, atol=1e-12)

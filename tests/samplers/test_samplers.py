@@ -18,11 +18,11 @@ from anydiff import (
     Polynomial,
     Ragged,
     Tabulated,
-    Uniform,
     exact,
     sample,
 )
-from anydiff.samplers import plan
+from anydiff.samplers import Heun, PredictorCorrector, Uniform, follow, plan
+from anydiff.samplers.loop import watched
 from tests.helpers.count import Count
 from tests.helpers.spaces import SIZES, draw, every_space
 
@@ -36,6 +36,17 @@ every_prediction = pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 
 def model(schedule=Cosine(), prediction="eps", mean=0.0, std=1.0):  # noqa: B008
     return exact.gaussian(schedule, prediction, mean=mean, std=std)
+
+
+class Says(nn.Module):
+    """A network that answers the same to everything, or what it is asked."""
+
+    def __init__(self, y=None):
+        super().__init__()
+        self.y = y
+
+    def forward(self, x_t, t):
+        return x_t if self.y is None else self.y
 
 
 @every_schedule
@@ -68,8 +79,8 @@ def test_moments_of_samples_are_those_of_the_data(schedule, sampler):
 def test_ancestral_sampling_is_ddim_with_eta_one():
     x_T, generators = draw((5, 3)), [torch.Generator().manual_seed(3) for _ in range(2)]
     predictor = model(std=0.3).predictor()
-    a = sample(predictor, x_T, DDIM(1.0), 20, generator=generators[0])
-    b = sample(predictor, x_T, DDPM(), 20, generator=generators[1])
+    a = sample(predictor, x_T, DDIM(1.0), 20, seed=generators[0])
+    b = sample(predictor, x_T, DDPM(), 20, seed=generators[1])
     assert torch.allclose(a, b, atol=1e-12)
 
 
@@ -78,17 +89,16 @@ def test_one_step_of_ddpm_is_ho_s_formula():
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     abar = torch.cumprod(1 - betas, 0)
     k, x_t, eps = 600, draw((4, 3)), draw((4, 3), 1)
-    diffusion = GaussianDiffusion(nn.Identity(), Tabulated.linear())
-    diffusion.denoiser.forward = lambda x_t, t: eps
-    at = plan(Tabulated.linear(), 1000)[1000 - k]
-    assert at.t.t == pytest.approx(k / 1000) and at.s.t == pytest.approx((k - 1) / 1000)
+    diffusion = GaussianDiffusion(Says(eps), Tabulated.linear())
+    t, s = plan(Tabulated.linear(), 1000, grid=Uniform())[1000 - k : 1002 - k]
+    assert t.t == pytest.approx(k / 1000) and s.t == pytest.approx((k - 1) / 1000)
 
     z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mean = (x_t - betas[k - 1] / (1 - abar[k - 1]).sqrt() * eps) / (1 - betas[k - 1]).sqrt()
     small = betas[k - 1] * (1 - abar[k - 2]) / (1 - abar[k - 1])
     for variance, beta in (("small", small), ("large", betas[k - 1])):
         x_s, _ = DDPM(variance).step(
-            diffusion.predictor(), x_t, at, generator=torch.Generator().manual_seed(0)
+            diffusion.predictor(), x_t, t, s, (), torch.Generator().manual_seed(0)
         )
         assert torch.allclose(x_s, mean + beta.sqrt() * z, atol=1e-10)
 
@@ -121,23 +131,23 @@ def test_a_seed_repeats_a_sample(sampler):
 
 @every_schedule
 def test_a_plan_ends_on_the_data(schedule):
-    intervals = plan(schedule, 10)
-    assert len(intervals) == 10 and intervals[0].t.t == 1
-    last = intervals[-1].s
+    levels = plan(schedule, 10)
+    assert len(levels) == 11 and levels[0].t == 1
+    last = levels[-1]
     assert (last.t, last.alpha, last.sigma) == (0.0, 1.0, 0.0)
-    values = [v for at in intervals for v in (at.t.t, at.t.alpha, at.t.sigma, *at.t.rates)]
+    values = [v for at in levels[:-1] for v in (at.t, at.alpha, at.sigma, *at.rates)]
     assert all(type(value) is float for value in values)
-    assert all(a.s is b.t for a, b in itertools.pairwise(intervals))
+    assert {at.steps for at in levels} == {10}
 
 
 def test_times_may_be_given():
     given = plan(Cosine(), [1.0, 0.3, 0.0])
-    assert [at.t.t for at in given] == [1.0, 0.3] and given[-1].s.t == 0
+    assert [at.t for at in given] == [1.0, 0.3, 0.0]
     uniform = torch.linspace(1, 0, 11, dtype=torch.float64)
-    pairs = zip(plan(Cosine(), uniform), plan(Cosine(), 10, Uniform()), strict=True)
-    assert all(a.t.alpha == b.t.alpha and a.s.sigma == b.s.sigma for a, b in pairs)
+    pairs = zip(plan(Cosine(), uniform), plan(Cosine(), 10, grid=Uniform()), strict=True)
+    assert all(a.alpha == b.alpha and a.sigma == b.sigma for a, b in pairs)
     part = plan(Cosine(), [0.2, 0.7])  # part of the way, and upwards
-    assert part[0].s.sigma > part[0].t.sigma > 0
+    assert part[1].sigma > part[0].sigma > 0
 
 
 def test_the_callback_sees_every_step():
@@ -153,12 +163,112 @@ def test_the_progress_bar_shows(capsys):
     assert "sampling" in capsys.readouterr().err
 
 
+class Broken(DDIM):
+    """Its third step raises."""
+
+    def step(self, predictor, x_t, t, s, past, generator):
+        if t.t < 0.5:
+            raise RuntimeError("this step")
+        return super().step(predictor, x_t, t, s, past, generator)
+
+
+def test_the_progress_bar_is_closed_when_a_step_raises(monkeypatch):
+    bars = []
+
+    class Bar:
+        """In the place of tqdm's: done, and whether it is still open."""
+
+        def __init__(self, total, **options):
+            self.total, self.done, self.open = total, 0, True
+            bars.append(self)
+
+        def update(self):
+            self.done += 1
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.open = False
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    with pytest.raises(RuntimeError, match="this step"):
+        model().sample((3, 2), sampler=Broken(), steps=4, progress=True)
+    model().sample((3, 2), sampler=DDIM(), steps=4, progress=True)
+    assert [(bar.total, bar.done, bar.open) for bar in bars] == [(4, 3, False), (4, 4, False)]
+
+
+def test_models_are_as_they_were_when_a_step_raises():
+    diffusion = GaussianDiffusion(Says())
+    diffusion.denoiser.inner = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    modes = [module.training for module in diffusion.modules()]
+    seen = []
+
+    class Watching(Broken):
+        def step(self, predictor, x_t, t, s, past, generator):
+            seen.append([module.training for module in diffusion.modules()])
+            return super().step(predictor, x_t, t, s, past, generator)
+
+    x_T = draw((3, 2))
+    with pytest.raises(RuntimeError, match="this step"):
+        sample(diffusion.predictor(), x_T, Watching(), 4)
+    assert len(seen) == 4 and not any(itertools.chain(*seen))
+    assert [module.training for module in diffusion.modules()] == modes
+
+
+def test_samplers_own_their_steps():
+    class Two(DDIM):
+        steps = 2
+
+    for sampler, steps in ((DDIM(), 50), (Two(), 2), (DDPM(), 50), (Heun(), 50)):
+        seen = []
+        sample(model().predictor(), draw((3, 2)), sampler, callback=seen.append)
+        assert len(seen) == seen[-1].steps == sampler.steps == steps
+        assert len(plan(Cosine(), sampler=sampler)) == steps + 1
+        sample(model().predictor(), draw((3, 2)), sampler, 3, callback=seen.append)
+        assert len(seen) == steps + 3
+    assert PredictorCorrector(Two()).steps == 2  # those of the sampler that it corrects
+
+
+def test_a_run_is_its_plan_followed():
+    """What sample does, in its three parts."""
+    predictor, x_T, seen = model(std=0.5).predictor(), draw((3, 2)), []
+    levels = plan(predictor.schedule, 5, DDPM())
+    generator = torch.Generator().manual_seed(0)
+    with watched(5, seen.append, progress=False) as report:
+        x = follow(predictor, x_T, DDPM(), levels, generator, report)
+    assert torch.equal(x, sample(predictor, x_T, DDPM(), 5, seed=0))
+    assert [(p.step, p.steps) for p in seen] == [(k, 5) for k in range(1, 6)]
+    assert torch.equal(follow(predictor, x_T, DDIM(), levels), sample(predictor, x_T, DDIM(), 5))
+
+
+def test_a_shape_is_as_good_as_the_noise_of_it():
+    predictor = model(std=0.5).predictor()
+    first = plan(predictor.schedule, 6, DDIM())[0]
+    noise = predictor.space.noise(draw((3, 2)), torch.Generator().manual_seed(7))
+    x_T = math.hypot(first.alpha, first.sigma) * noise
+    expected = sample(predictor, x_T, DDIM(), 6)
+    assert torch.equal(sample(predictor, (3, 2), DDIM(), 6, seed=7), expected)
+    assert torch.equal(model(std=0.5).sample((3, 2), sampler=DDIM(), steps=6, seed=7), expected)
+
+
+def test_a_run_may_start_amid_the_noise():
+    predictor, x_t = model(std=0.5).predictor(), draw((3, 2))
+    seen = []
+    sample(predictor, x_t, DDIM(), 4, start=0.6, callback=seen.append)
+    assert seen[0].t == 0.6 and seen[-1].s == 0 and len(seen) == 4
+    for start in (0.0, 1.5):
+        with pytest.raises(ValueError, match=rf"start is {start}; give a number in \(0, 1\]"):
+            plan(Cosine(), 4, start=start)
+    with pytest.raises(ValueError, match="the times are given too; begin them there"):
+        plan(Cosine(), [0.6, 0.0], start=0.6)
+
+
 @pytest.mark.parametrize("sampler, most", [(DDIM(), 3), (DDPM(), 5), (DPMSolver(), 6)], ids=str)
 @every_prediction
 def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, prediction):
     """The network's times are one operation and DDIM two; noise is drawn and added besides."""
-    diffusion = GaussianDiffusion(nn.Identity(), Cosine(), prediction)
-    diffusion.denoiser.forward = lambda x_t, t: x_t
+    diffusion = GaussianDiffusion(Says(), Cosine(), prediction)
     predictor, x_T = diffusion.predictor(), draw((3, 4))
 
     def calls(steps):
@@ -174,13 +284,13 @@ def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, predic
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: DDIM(1.5), "from 0"),
-        (lambda: DDPM("medium"), "'small' or 'large'"),
-        (lambda: plan(Cosine(), 0), "at least 1"),
+        (lambda: DDIM(1.5), r"eta is 1.5; give a number in \[0, 1\]"),
+        (lambda: DDPM("medium"), "variance is 'medium'; choose one of 'small', 'large'"),
+        (lambda: plan(Cosine(), 0), r"steps is 0; give a number in \[1, inf\)"),
         (lambda: plan(Cosine(), [0.2, 0.5, 0.0]), "fall, or rise"),
         (lambda: plan(Cosine(), [1.0, -0.5]), "between 0 and 1"),
         (lambda: plan(Cosine(), [0.1, 0.9], sampler=DDPM()), "encode with a deterministic"),
-        (lambda: DPMSolver(4), "choose 1, 2 or 3"),
+        (lambda: DPMSolver(4), "order is 4; choose one of 1, 2, 3"),
         (lambda: model().sample((3, 2), seed=[1, 2]), "2 generators for 3 items"),
     ],
 )

@@ -1,5 +1,7 @@
 """What a step costs and where it works: operations, memory, threads, compilation, spaces, dtypes."""
 
+import dataclasses
+import itertools
 import threading
 import weakref
 
@@ -15,16 +17,17 @@ from anydiff import (
     DPMSolver,
     Flow,
     GaussianDiffusion,
+    Heun,
     Karras,
-    KarrasGrid,
     Linear,
     Masked,
     Ragged,
-    SigmoidAlphaBar,
+    UniPC,
     exact,
     sample,
 )
-from anydiff.samplers import AdamsBashforth, Euler, EulerMaruyama, Heun, UniPC, plan
+from anydiff.samplers import AdamsBashforth, Euler, EulerMaruyama, KarrasGrid, plan
+from anydiff.schedules import SigmoidAlphaBar
 from tests.helpers.count import Count
 from tests.helpers.methods import SAMPLERS, every_sampler
 from tests.helpers.spaces import SIZES, draw, every_space, generators
@@ -76,7 +79,6 @@ def test_an_item_s_sample_does_not_depend_on_its_batch(sampler):
         (DDIM(), 3),
         (Euler(), 3),
         (Heun(), 9),
-        (EDM(), 9),
         (CHURNED, 12),
         (DPMSolver(), 6),
         (DPMSolver(3), 7),
@@ -90,9 +92,12 @@ def test_an_item_s_sample_does_not_depend_on_its_batch(sampler):
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, prediction):
     """The times of the network are one for each call; a draw of noise is one, and adding it two."""
-    nothing = Half()
-    nothing.forward = lambda x_t, t: x_t
-    asked, x_T = predictor(prediction, nothing), draw((3, 4))
+
+    class Nothing(nn.Module):
+        def forward(self, x_t, t):
+            return x_t
+
+    asked, x_T = predictor(prediction, Nothing()), draw((3, 4))
 
     def calls(steps):
         with Count() as count:
@@ -107,16 +112,16 @@ def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, predic
 @every_one
 def test_a_step_compiles_into_one_graph(sampler):
     asked, x, past = predictor(), draw((4, 3)), ()
-    intervals = plan(Cosine(), 8, sampler=sampler)
-    for at in intervals[:5]:
-        x, p = sampler.step(asked, x, at, past)
+    levels = plan(Cosine(), 8, sampler)
+    for t, s in itertools.pairwise(levels[:6]):
+        x, p = sampler.step(asked, x, t, s, past, None)
         past = (*past, p)[-sampler.past :] if sampler.past else ()
     torch.compiler.reset()
     compiled = torch.compile(sampler.step, fullgraph=True, backend="eager")
     torch.manual_seed(0)
-    x_s, _ = compiled(asked, x, intervals[5], past)
+    x_s, _ = compiled(asked, x, *levels[5:7], past, None)
     torch.manual_seed(0)
-    assert torch.allclose(x_s, sampler.step(asked, x, intervals[5], past)[0], atol=1e-14)
+    assert torch.allclose(x_s, sampler.step(asked, x, *levels[5:7], past, None)[0], atol=1e-14)
 
 
 def in_two_threads(work):
@@ -148,12 +153,12 @@ def test_threads_share_a_sampler(sampler):
             turn.wait()
             return super().forward(x_t, t)
 
-    intervals, starts = plan(Cosine(), 6, sampler=sampler), (draw((3, 4), 1), draw((3, 4), 2))
+    levels, starts = plan(Cosine(), 6, sampler), (draw((3, 4), 1), draw((3, 4), 2))
 
     def work(k, asked):
         x, past = starts[k], ()
-        for at in intervals:
-            x, p = sampler.step(asked, x, at, past)
+        for t, s in itertools.pairwise(levels):
+            x, p = sampler.step(asked, x, t, s, past, None)
             past = (*past, p)[-sampler.past :] if sampler.past else ()
         return x
 
@@ -226,11 +231,11 @@ def test_no_noise_is_drawn_in_vain(sampler, monkeypatch):
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), VE(), Karras(), Flow()], ids=str)
-def test_no_churn_is_heun(schedule):
+def test_no_churn_raises_nothing_and_draws_nothing(schedule):
     asked, x_T = exact.gaussian(schedule, "v", mean=0.4, std=0.5).predictor(), draw((5, 3))
-    a, b = (sample(asked, x_T, sampler, 9) for sampler in (EDM(), Heun()))
+    a, b = (sample(asked, x_T, sampler, 9) for sampler in (Heun(s_noise=1.5), Heun()))
     assert torch.equal(a, b)
-    assert EDM().between(schedule, schedule.levels(torch.ones(1))) is None
+    assert all(at.raised is None for at in plan(schedule, 9, Heun()))
 
 
 def test_heun_calls_its_network_twice():
@@ -254,12 +259,12 @@ def test_churn_raises_the_noise_as_algorithm_2(schedule):
     """sigma-hat = (1 + gamma) sigma, gamma = min(churn / N, sqrt(2) - 1), between s_min and s_max."""
     n, churned = 20, Heun(churn=4.0, s_min=0.05, s_max=5.0)
     raised = 0
-    for at in plan(schedule, n, KarrasGrid(), churned):
-        (hat,), ratio = at.between, at.t.noise_to_signal
+    for at in plan(schedule, n, churned)[:-1]:
+        hat, ratio = at.raised or at, at.noise_to_signal
         inside = 0.05 <= ratio <= 5.0
         raised += inside
         assert hat.noise_to_signal == pytest.approx(ratio * (1 + 4.0 / n * inside), rel=1e-6)
-        assert inside or hat.t == at.t.t
+        assert inside or hat is at
 
     class Counted(Dense):
         def noise(self, x, generator=None):
@@ -271,29 +276,27 @@ def test_churn_raises_the_noise_as_algorithm_2(schedule):
     sample(asked, draw((3, 4)), churned, n, grid=KarrasGrid())
     assert len(draws) == raised > 3
 
-    most = plan(schedule, 2, KarrasGrid(1.0, 0.5, 2.0), Heun(churn=1e9))[1]
-    assert most.between[0].noise_to_signal == pytest.approx(
-        2**0.5 * most.t.noise_to_signal, rel=1e-6
-    )
-    assert plan(schedule, 2, sampler=Heun(churn=1e9))[0].between[0].t == 1  # no further than the end
+    churned = Heun(churn=1e9)
+    most = plan(schedule, 2, churned, KarrasGrid(1.0, 0.5, 2.0))[1]
+    hat = most.raised
+    assert hat.noise_to_signal == pytest.approx(2**0.5 * most.noise_to_signal, rel=1e-6)
+    assert plan(schedule, 2, churned)[0].raised is None  # no further than the end
 
 
 def test_noise_that_is_raised_has_the_variance_of_its_level():
     """alpha² v + sigma² at t becomes that of the level raised to, with s_noise the added part scaled."""
     x_t = torch.zeros(200_000, 1, dtype=torch.float64)
-    at = plan(Cosine(), 3, KarrasGrid(), Heun(churn=0.9))[1]
-    seen = []
+    churned, seen = Heun(churn=0.9, s_noise=1.5), []
+    t, s = plan(Cosine(), 3, churned)[1:3]
     still = predictor(network=Half())
 
-    class Watching:
-        schedule, space = still.schedule, still.space
+    def answer(x, at):
+        seen.append(x)
+        return still.predict(x, at)
 
-        def predict(self, x, t):
-            seen.append(x)
-            return still.predict(x, t)
-
-    Heun(churn=0.9, s_noise=1.5).step(Watching(), x_t, at, (), torch.Generator().manual_seed(0))
-    hat, t = at.between[0], at.t
+    watching = dataclasses.replace(still, answer=answer)
+    churned.step(watching, x_t, t, s, (), torch.Generator().manual_seed(0))
+    hat = t.raised
     added = hat.alpha**2 * (hat.noise_to_signal**2 - t.noise_to_signal**2)
     # five standard errors of a variance
     assert seen[0].var().item() == pytest.approx(1.5**2 * added, rel=5 * (2 / 200_000) ** 0.5)
@@ -311,14 +314,14 @@ def test_churned_samples_have_the_moments_of_the_data(schedule):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: DPMSolver(4), "order is 4; choose 1, 2 or 3"),
+        (lambda: DPMSolver(4), "order is 4; choose one of 1, 2, 3"),
         (lambda: DPMSolver(eta=-1.0), "eta is -1.0"),
-        (lambda: UniPC(1), "order is 1; choose 2 or 3"),
+        (lambda: UniPC(1), "order is 1; choose one of 2, 3"),
         (lambda: UniPC(2, "bh3"), "variant is 'bh3'"),
-        (lambda: AdamsBashforth(5), "order is 5; choose 1, 2, 3 or 4"),
+        (lambda: AdamsBashforth(5), "order is 5; choose one of 1, 2, 3, 4"),
         (lambda: Heun(churn=-1.0), "churn is -1.0"),
-        (lambda: EDM(s_min=2.0, s_max=1.0), "s_min <= s_max"),
-        (lambda: EDM(s_noise=0.0), "s_noise > 0"),
+        (lambda: Heun(s_min=2.0, s_max=1.0), r"s_max is 1.0; give a number in \[2.0, inf\]"),
+        (lambda: Heun(s_noise=0.0), r"s_noise is 0.0; give a number in \(0, inf\)"),
         (lambda: plan(Cosine(), [0.1, 0.9], sampler=CHURNED), "encode with a deterministic"),
         (lambda: plan(Linear(), [0.0, 0.9], sampler=Euler()), r"at t = 0.*take DDIM\(\)"),
     ],
@@ -330,8 +333,8 @@ def test_errors_name_the_value_and_the_way_out(call, message):
 
 def test_one_generator_per_item_goes_through_churn():
     asked = predictor()
-    both = sample(asked, draw((4, 3)), CHURNED, 5, generator=generators())
-    again = sample(asked, draw((4, 3)), CHURNED, 5, generator=generators())
+    both = sample(asked, draw((4, 3)), CHURNED, 5, seed=generators())
+    again = sample(asked, draw((4, 3)), CHURNED, 5, seed=generators())
     assert torch.equal(both, again)
 
 

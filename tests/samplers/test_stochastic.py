@@ -20,21 +20,20 @@ from anydiff import (
     GaussianDiffusion,
     Karras,
     Linear,
-    LogSNR,
-    Quadratic,
     Ragged,
     Tabulated,
-    Uniform,
     exact,
     sample,
 )
 from anydiff.samplers import (
     AnnealedLangevin,
     EulerMaruyama,
-    Langevin,
+    LogSNR,
     OptimalVariance,
     PredictorCorrector,
+    Quadratic,
     Sampler,
+    Uniform,
     plan,
 )
 from tests.helpers.count import Count
@@ -77,7 +76,7 @@ def test_mean_and_variance_converge_at_the_declared_order(schedule, sampler):
     assert errors[1][0] > 1e-6 * variance  # so that there is an order to see
     for first, second in errors:
         if first > 1e-12 * abs(MEAN):  # means are exact where the steps are linear in x0 and eps
-            assert math.log2(first / second) > sampler.order - 0.1
+            assert math.log2(first / second) > sampler.convergence - 0.1
 
 
 @pytest.mark.parametrize("sampler", [EulerMaruyama(), DDPM(), AnnealedLangevin(3, 0.5)], ids=str)
@@ -87,7 +86,7 @@ def test_the_declared_order_is_not_less_than_the_true_one(sampler):
         abs(moments(sampler, Linear(), times(knots, n) if knots else n)[1] - STD**2)
         for n in (100, 200)
     ]
-    assert math.log2(errors[0] / errors[1]) < sampler.order + 0.2
+    assert math.log2(errors[0] / errors[1]) < sampler.convergence + 0.2
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Karras()], ids=lambda s: type(s).__name__)
@@ -105,13 +104,13 @@ def test_samples_have_the_moments_that_the_linear_run_says(schedule, sampler):
     n, knots = 2000, times(schedule, 15)
     mean, variance = moments(sampler, schedule, knots)
     diffusion = exact.gaussian(schedule, "v", mean=MEAN, std=STD)
-    m, v = marginal(plan(schedule, knots)[0].t)
+    m, v = marginal(plan(schedule, knots)[0])
     x = sample(
         diffusion.predictor(),
         m + math.sqrt(v) * draw((n, 1)),
         sampler,
         knots,
-        generator=torch.Generator().manual_seed(1),
+        seed=torch.Generator().manual_seed(1),
     )
     # five standard errors of a mean and of a variance of normal draws
     assert abs(x.mean() - mean) < 5 * math.sqrt(variance / n)
@@ -130,26 +129,23 @@ def test_euler_maruyama_is_its_equation():
     """x_t + (f x_t - g² score)(s - t) + g sqrt(t - s) z, with beta for f and g, of Song et al."""
     schedule, x_t = Linear(), draw((5, 3))
     predictor = exact.gaussian(schedule, "eps", mean=MEAN, std=STD).predictor()
-    at = plan(schedule, [0.6, 0.55])[0]
-    x_s, p = EulerMaruyama().step(predictor, x_t, at, generator=torch.Generator().manual_seed(2))
+    t, s = plan(schedule, [0.6, 0.55])
+    x_s, p = EulerMaruyama().step(predictor, x_t, t, s, (), torch.Generator().manual_seed(2))
     beta = 0.1 + 0.6 * (20 - 0.1)
     alpha = math.exp(-0.25 * 0.6**2 * 19.9 - 0.5 * 0.6 * 0.1)
     score = -(x_t - alpha * MEAN) / (alpha**2 * STD**2 + 1 - alpha**2)
     drift = -0.5 * beta * x_t - beta * score
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     assert torch.allclose(x_s, x_t - 0.05 * drift + math.sqrt(0.05 * beta) * z, atol=1e-10)
-    last, p = EulerMaruyama().step(predictor, x_t, plan(schedule, [0.6, 0.0])[0])
+    last, p = EulerMaruyama().step(predictor, x_t, *plan(schedule, [0.6, 0.0]), (), None)
     assert torch.allclose(last, p.x0)
 
 
-class Only(Sampler):
-    """A corrector by itself."""
+class Still(Sampler):
+    """Takes a state for one of the next level: what follows is a corrector by itself."""
 
-    def __init__(self, corrector):
-        self.corrector = corrector
-
-    def step(self, predictor, x_t, at, past=(), generator=None):
-        return self.corrector.correct(predictor, x_t, at.t, generator), None
+    def step(self, predictor, x_t, t, s, past, generator):
+        return x_t, None
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), VE()], ids=lambda s: type(s).__name__)
@@ -160,32 +156,12 @@ def test_langevin_steps_have_their_stationary_variance(schedule):
     mean, V = marginal(at)
     eps = 2 * snr**2 * at.sigma**2
     for steps in (1, 5, 500):
-        constant, slope, draws = response(diffusion, Only(Langevin(snr, steps)), [0.4, 0.3])
+        sampler = PredictorCorrector(Still(), steps, snr)
+        constant, slope, draws = response(diffusion, sampler, [0.5, 0.4])
         assert slope == pytest.approx((1 - eps / V) ** steps, abs=1e-12)
         assert slope * mean + constant == pytest.approx(mean)
         limit = V / (1 - eps / (2 * V))
         assert draws.square().sum().item() == pytest.approx(limit * (1 - slope**2))
-
-
-def test_a_measured_corrector_takes_each_item_s_own_step():
-    """As Song et al. have it, with the norms of one item in place of the batch's means."""
-    schedule, snr, x = Cosine(), 0.16, draw((3, 400))
-    x[1] *= 5
-    predictor = exact.gaussian(schedule, "v", mean=MEAN, std=STD).predictor()
-    at = schedule.levels(torch.tensor([0.3], dtype=torch.float64))[0]
-    y = Langevin(snr, measured=True).correct(predictor, x, at, torch.Generator().manual_seed(4))
-    z = torch.randn(3, 400, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    score = predictor.predict(x, at).score
-    eps = 2 * (snr * math.sqrt(400) / score.norm(dim=1, keepdim=True)) ** 2
-    assert torch.allclose(y, x + eps * score + (2 * eps).sqrt() * z)
-    # at the level's own draws the expected norm is nearly the measured one, for data at a point
-    point = exact.gaussian(schedule, "v", mean=0.0, std=1e-3).predictor()
-    x = at.sigma * draw((2, 10000), 1)
-    a, b = (
-        Langevin(snr, measured=m).correct(point, x, at, torch.Generator().manual_seed(0))
-        for m in (True, False)
-    )
-    assert (a - b).abs().max() < 0.05 * at.sigma
 
 
 def test_a_corrector_mends_a_bad_predictor():
@@ -208,7 +184,7 @@ def test_a_corrector_s_own_error_is_bounded_and_falls_at_the_declared_order(sche
     ]
     # at rest it would be r² sigma² / V, and what comes from noisier levels has died out in part
     assert all(0 < error < 0.6**2 / (1 - 0.6**2) for error in errors)
-    assert math.log(errors[0] / errors[1], 4) > sampler.order - 0.1
+    assert math.log(errors[0] / errors[1], 4) > sampler.convergence - 0.1
 
 
 def test_annealed_langevin_is_song_and_ermon_s_algorithm():
@@ -225,7 +201,7 @@ def test_annealed_langevin_is_song_and_ermon_s_algorithm():
         x_T,
         sampler,
         [*knots, 0.0],
-        generator=torch.Generator().manual_seed(7),
+        seed=torch.Generator().manual_seed(7),
     )
     generator = torch.Generator().manual_seed(7)
     for sigma in sigmas:
@@ -247,7 +223,7 @@ def test_annealed_langevin_is_the_same_in_every_schedule_of_the_same_noise():
         predictor = exact.gaussian(schedule, "v", mean=MEAN, std=STD).predictor()
         generator = torch.Generator().manual_seed(0)
         sampler = AnnealedLangevin(4, 0.3)
-        results.append(sample(predictor, alpha * x_T, sampler, knots, generator=generator))
+        results.append(sample(predictor, alpha * x_T, sampler, knots, seed=generator))
     assert all(torch.allclose(r, results[0], atol=1e-8) for r in results)
 
 
@@ -285,7 +261,7 @@ def test_ddim_on_a_quadratic_grid_is_fastdpm(kappa):
         DDIM(kappa),
         steps,
         grid=Quadratic(),
-        generator=torch.Generator().manual_seed(5),
+        seed=torch.Generator().manual_seed(5),
     )
     generator = torch.Generator().manual_seed(5)
     for i in range(steps, 0, -1):
@@ -322,28 +298,28 @@ def with_variance(extra, schedule=Cosine()):  # noqa: B008
 
 def test_a_learned_variance_lies_between_small_and_large():
     """exp(v log beta + (1 - v) log beta~), v = (extra + 1) / 2, entry by entry."""
-    x_t, at = draw((5, 3)), plan(Tabulated.linear(), 50)[20]
+    x_t, levels = draw((5, 3)), plan(Tabulated.linear(), 50, DDPM())
+    t, s = levels[20:22]
     results = {}
     for name, extra in (("small", -1.0), ("large", 1.0), ("mixed", [-1.0, 1.0, 0.2])):
         generator = torch.Generator().manual_seed(0)
         predictor = with_variance(extra, Tabulated.linear()).predictor()
-        results[name], p = DDPM("learned").step(predictor, x_t, at, generator=generator)
+        results[name], p = DDPM("learned").step(predictor, x_t, t, s, (), generator)
         if name != "mixed":
             generator = torch.Generator().manual_seed(0)
-            fixed, _ = DDPM(name).step(predictor, x_t, at, generator=generator)
+            fixed, _ = DDPM(name).step(predictor, x_t, t, s, (), generator)
             assert torch.allclose(results[name], fixed, atol=1e-12)
     assert torch.equal(results["mixed"][:, :2].T[0], results["small"][:, 0])
     assert torch.allclose(results["mixed"][:, 1], results["large"][:, 1], atol=1e-14)
-    mean = DDIM(1.0).step(predictor, x_t, plan(Tabulated.linear(), 50)[20])[1]
-    a = at.t.alpha / at.s.alpha
-    mean = mean.at(at.s.alpha, a * at.s.sigma**2 / at.t.sigma)
+    mean = DDIM(1.0).step(predictor, x_t, t, s, (), None)[1]
+    a = t.alpha / s.alpha
+    mean = mean.at(s.alpha, a * s.sigma**2 / t.sigma)
     beta, small = ((results[k] - mean)[:, 2].square().log() for k in ("large", "small"))
     assert torch.allclose(
         (results["mixed"] - mean)[:, 2].square().log(), 0.6 * beta + 0.4 * small, atol=1e-9
     )
     # the landing, whose small variance has no logarithm, is the mean
-    last = plan(Tabulated.linear(), 50)[-1]
-    x_0, p = DDPM("learned").step(predictor, x_t, last)
+    x_0, p = DDPM("learned").step(predictor, x_t, *levels[-2:], (), None)
     assert torch.equal(x_0, p.at(1.0, 0.0))
 
 
@@ -362,7 +338,7 @@ def test_samples_stay_in_their_space(space, shape, sampler):
     assert torch.allclose(space.project(x), x, atol=1e-12) and x.isfinite().all()
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS, PredictorCorrector(measured=True)], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_an_item_s_sample_does_not_depend_on_its_batch(sampler):
     diffusion = exact.gaussian(Cosine(), "v", std=0.5)
     batch = Ragged.from_sizes(SIZES, centered=3)
@@ -376,10 +352,17 @@ def test_an_item_s_sample_does_not_depend_on_its_batch(sampler):
 def test_samplers_work_in_float32(sampler):
     diffusion = exact.gaussian(Cosine(), "v", std=0.5).float()
     double = exact.gaussian(Cosine(), "v", std=0.5)
-    x_T, generator = draw((4, 3)), torch.Generator
-    x = sample(diffusion.predictor(), x_T.float(), sampler, 5, generator=generator().manual_seed(0))
+    x_T = draw((4, 3))
+    x = sample(diffusion.predictor(), x_T.float(), sampler, 5, seed=0)
     assert x.dtype == torch.float32 and x.isfinite().all()
     assert sample(double.predictor(), x_T, sampler, 5).dtype == torch.float64
+
+
+class Echo(nn.Module):
+    """A network that costs nothing."""
+
+    def forward(self, x_t, t):
+        return x_t
 
 
 @pytest.mark.parametrize(
@@ -398,8 +381,7 @@ def test_samplers_work_in_float32(sampler):
 )
 def test_a_step_reads_nothing_back_and_draws_no_noise_in_vain(sampler, most, noises):
     """A network's times are one operation, its state two, noise is drawn and added: five."""
-    diffusion = GaussianDiffusion(nn.Identity(), Cosine(), "eps")
-    diffusion.denoiser.forward = lambda x_t, t: x_t
+    diffusion = GaussianDiffusion(Echo(), Cosine(), "eps")
     predictor, x_T = diffusion.predictor(), draw((3, 4))
 
     def calls(steps):
@@ -423,15 +405,15 @@ def test_a_step_reads_nothing_back_and_draws_no_noise_in_vain(sampler, most, noi
         (lambda: plan(Cosine(), [0.1, 0.9], sampler=PredictorCorrector(DDIM())), "the times rise"),
         (lambda: plan(Cosine(), [0.1, 0.9], sampler=AnnealedLangevin()), "the times rise"),
         (lambda: plan(Cosine(), [0.1, 0.9], sampler=DDIM(0.0, OPTIMAL)), "the times rise"),
-        (lambda: PredictorCorrector(snr=0.0), "snr is 0.0"),
-        (lambda: Langevin(steps=-1), "steps is -1"),
+        (lambda: PredictorCorrector(snr=0.0), r"snr is 0.0; give a number in \(0, 1\)"),
+        (lambda: PredictorCorrector(corrector_steps=-1), "corrector_steps is -1"),
         (lambda: AnnealedLangevin(0), "steps_per_level is 0"),
-        (lambda: AnnealedLangevin(step_size=5.0), "step_size 5.0"),
-        (lambda: DDPM("medium"), "'small' or 'large'"),
+        (lambda: AnnealedLangevin(step_size=5.0), "step_size is 5.0"),
+        (lambda: DDPM("medium"), "choose one of 'small', 'large'"),
         (lambda: DDIM(0.0, "small"), "give an OptimalVariance"),
         (
             lambda: exact.gaussian(Cosine()).sample((2, 2), sampler=DDPM("learned"), steps=3),
-            "twice the channels",
+            "a denoiser that gives a pair",
         ),
     ],
 )

@@ -1,7 +1,5 @@
 """A space is an orthogonal projection, and its noise is the standard normal there."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
@@ -13,6 +11,7 @@ from tests.helpers.spaces import (
     MASK,
     OBSERVED,
     SIZES,
+    Bare,
     draw,
     every_space,
     generators,
@@ -125,28 +124,6 @@ def test_copies_are_the_batch_several_times_and_remembered(space, shape):
     assert torch.allclose(projected[0], space.project(x), atol=1e-14)
     assert torch.allclose(projected[1], space.project(y), atol=1e-14)
     assert torch.equal(twice.dim(both), space.dim(x).repeat(2))
-
-
-@dataclass(frozen=True)
-class Bare(Space):
-    """(B, N): rows without their mean, with nothing but what a space has to have."""
-
-    weight: torch.Tensor
-
-    def expand(self, c, x):
-        return c[:, None] if isinstance(c, torch.Tensor) and c.ndim else c
-
-    def project(self, x):
-        return x - x.mean(1, keepdim=True)
-
-    def sum(self, x):
-        return x.sum(1)
-
-    def dim(self, x):
-        return torch.full((len(x),), x.shape[1] - 1.0, dtype=x.dtype)
-
-    def noise(self, x, generator=None):
-        return self.project(Dense().noise(x, generator))
 
 
 def test_five_methods_make_a_space():
