@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 
 __all__ = ["beside", "pillow", "text_width", "tiled", "write_gif", "write_image"]
@@ -26,10 +27,8 @@ def pillow() -> tuple[Any, Any, Any]:
     Raises:
         ImportError: Pillow is not installed.
     """
-    try:
+    with extra("images"):
         from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError("pictures need Pillow: pip install pillow") from error
     return Image, ImageDraw, ImageFont
 
 
@@ -59,7 +58,7 @@ def tiled(tiles: np.ndarray, columns: int, gap: int = 0, ground: int = 255) -> n
 def text_width(captions: Iterable[str]) -> float:
     """The width in pixels of the longest caption, as :func:`beside` writes them."""
     font = pillow()[2].load_default(_LETTERS)
-    return max(font.getlength(words) for words in captions)
+    return float(max(font.getlength(words) for words in captions))
 
 
 def beside(
@@ -96,6 +95,7 @@ def write_image(path: PathLike, picture: Any, *, dpi: int | None = None) -> None
     """A picture as a PNG file.
 
     Arguments:
+        path: The file.
         picture: (H, W, 3) of uint8, or a Pillow image.
         dpi: Dots per inch to note in the file, if any.
 
@@ -114,6 +114,7 @@ def write_gif(
     """Pillow's palette images as a GIF that repeats.
 
     Arguments:
+        path: The file.
         images: The frames, all of one size and of mode "P".
         fps: Frames per second, at most 50; GIF counts time in hundredths of a second.
         hold: Seconds that the last frame is held.

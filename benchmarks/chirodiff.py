@@ -23,6 +23,7 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from anydiff.denoisers import BiRNN
 from anydiff.sketches.evaluate import SketchReport, table
 from anydiff.sketches.pictures import draw_grid
 from anydiff.sketches.sketches import Sketches
+from anydiff.spaces import Generators
 from anydiff.training.module import DiffusionModule
 from anydiff.training.runs import fit, free_folder
 
@@ -83,7 +85,7 @@ class ChiroRows:
 class Quiet(Masked):
     """The space of the steps' noise, of which the published sampler takes three quarters."""
 
-    def noise(self, x: torch.Tensor, generator=None) -> torch.Tensor:
+    def noise(self, x: torch.Tensor, generator: Generators = None) -> torch.Tensor:
         return 0.75 * super().noise(x, generator)
 
 
@@ -142,7 +144,7 @@ def ours(args: argparse.Namespace, model: Path) -> tuple[Sketches, float]:
 def medians(name: str, rows: list[SketchReport]) -> SketchReport:
     """The row of the medians, figure by figure."""
 
-    def middle(of: list, row):
+    def middle(of: list[Any], row: Any) -> Any:
         values = {
             f.name: statistics.median_low(getattr(r, f.name) for r in of)
             for f in fields(row)

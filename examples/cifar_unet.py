@@ -31,8 +31,9 @@ from anydiff import Cosine, GaussianDiffusion, Tabulated
 from anydiff import images as pictures
 from anydiff.cli import flags as commands
 from anydiff.denoisers import UNet
-from anydiff.images.evaluate import compare_parts, table
+from anydiff.images.evaluate import table
 from anydiff.images.features import InceptionFeatures
+from anydiff.images.models import compare_parts
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
 from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule

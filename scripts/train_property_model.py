@@ -62,7 +62,9 @@ def error(model: PropertyModel, molecules: Molecules) -> float:
     return float(np.abs(predicted - molecules.property(model.properties.names[0])).mean())
 
 
-def train(model: PropertyModel, molecules: Molecules, valid: Molecules, args) -> int:
+def train(
+    model: PropertyModel, molecules: Molecules, valid: Molecules, args: argparse.Namespace
+) -> int:
     """Train for some minutes with the mean absolute error as the loss; returns the steps taken."""
     name, (unit, factor, _) = args.property, PRINTED[args.property]
     column = molecules.prop_names.index(name)

@@ -111,8 +111,10 @@ def test_molecules_are_steered_as_on_the_page():
 def test_a_circle_is_learned_from_the_page():
     block = blocks("docs/your-data.md")[0]
     names = {}
-    exec(block.replace("range(1500)", "range(300)"), names)
+    exec(block.replace("range(1500)", "range(600)"), names)
     radius = names["x"].norm(dim=1)
+    # a normal distribution with the moments of the circle has 0.46; from several initial weights, 600
+    # steps reach 0.2 to 0.3
     assert abs(radius.mean() - 1) < 0.25 and radius.std() < 0.4
 
 

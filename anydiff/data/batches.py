@@ -1,16 +1,16 @@
-r"""Which items make a batch, in which order, and where an epoch stands.
+r"""Batch samplers, and a loader that can resume within an epoch.
 
-:class:`EpochBatches` is the common part: an epoch is a list of batches that depends on (seed, epoch)
-alone, so that a run can be broken off between any two steps and go on exactly. A kind of data brings
-the rule by which its batches are cut. :class:`LengthBatchSampler` is the rule for sequences that are
-padded to a common length. :class:`ResumableLoader` is a `DataLoader` that knows its place.
+:class:`EpochBatches` is the common part: an epoch is a list of batches that depends only on
+(seed, epoch), so that a run can be interrupted between any two steps and resumed exactly. A kind of
+data adds the rule that makes its batches. :class:`LengthBatchSampler` is that of sequences that are
+padded to a common length. :class:`ResumableLoader` is a `DataLoader` that can save its position.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch.distributed as dist
@@ -27,7 +27,13 @@ __all__ = [
 
 
 class Split(NamedTuple):
-    """Numbers of items, three arrays that share none."""
+    """Numbers of items in three disjoint parts.
+
+    Arguments:
+        train: (N,) integers.
+        valid: (V,) integers.
+        test: (T,) integers.
+    """
 
     train: np.ndarray
     valid: np.ndarray
@@ -35,24 +41,25 @@ class Split(NamedTuple):
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's number, and of how many."""
+    """The number of this process among those that train together, and how many they are."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 class EpochBatches(Sampler[list[int]]):
-    """A batch sampler whose every epoch is a list of batches, of fixed length.
+    """A batch sampler whose epochs are lists of batches, equally many in each.
 
-    The order depends on (seed, epoch) alone. When an epoch ends, or is broken off, the next one
-    begins by itself; `state_dict` between two steps and `load_state_dict` go on with the batch that
-    was next.
+    The order depends only on (seed, epoch). When an epoch ends or is interrupted, iterating again
+    begins the next one. After `load_state_dict`, iterating goes on with the batch that came next when
+    `state_dict` was called.
 
-    Where several processes train together, each takes every so-manyth batch; batches that don't
-    share out evenly are left out of that epoch.
+    If n processes train together, each takes every n-th batch; batches that are left over are skipped
+    in that epoch.
 
     Arguments:
         num_batches: Batches of an epoch, of all processes together.
+        seed: Of the order.
     """
 
     def __init__(self, num_batches: int, *, seed: int = 0) -> None:
@@ -68,7 +75,7 @@ class EpochBatches(Sampler[list[int]]):
         return max(1, self.num_batches // rank_and_size()[1])
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self.step > 0 and not self._resumed:  # the last epoch was broken off
+        if self.step > 0 and not self._resumed:  # the last epoch was interrupted
             self.epoch, self.step = self.epoch + 1, 0
         self._resumed = False
         rank, world = rank_and_size()
@@ -80,7 +87,11 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch, self.step = self.epoch + 1, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch; one that `load_state_dict` put under way goes on where it was."""
+        """Begin this epoch, unless `load_state_dict` is within it already.
+
+        Arguments:
+            epoch: Its number, from 0.
+        """
         if not (self._resumed and epoch == self.epoch):
             self.epoch, self.step, self._resumed = int(epoch), 0, False
 
@@ -89,11 +100,20 @@ class EpochBatches(Sampler[list[int]]):
         self.step -= 1
 
     def state_dict(self) -> dict[str, int]:
+        """The position: the batch that comes next."""
         done = self.step == len(self)
         epoch, step = (self.epoch + 1, 0) if done else (self.epoch, self.step)
         return {"seed": self.seed, "epoch": epoch, "step": step, "batches": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a position.
+
+        Arguments:
+            state: What `state_dict` returned.
+
+        Raises:
+            ValueError: It is of other data or another batch size.
+        """
         if state["batches"] != len(self):
             raise ValueError(
                 f"the saved state has {state['batches']} batches an epoch, here are {len(self)}; "
@@ -106,15 +126,20 @@ class EpochBatches(Sampler[list[int]]):
 class LengthBatchSampler(EpochBatches):
     """Batches of items of similar length, so that little of a padded batch is padding.
 
-    An epoch is a fresh permutation of all items. Within each window of so many batches the items
-    are ordered by length and cut into batches, and the batches are shuffled: the shorter the window,
-    the more random a batch; the longer, the less padding. Batches differ by one item at most, and
-    every item is used once in an epoch. Without shuffling, batches are consecutive items.
+    An epoch is a new permutation of all items. It is cut into windows of several batches; the items of
+    a window are sorted by length and cut into batches, and the batches are shuffled. A shorter window
+    makes batches more random, a longer one saves padding. Batches differ by one item at most in size,
+    and every item is used once in an epoch. Without shuffling, batches are of consecutive items.
 
     Arguments:
         lengths: (M,), rows of each item.
-        batch_size: The most items in a batch.
+        batch_size: The largest number of items in a batch.
+        seed: Of the order.
+        shuffle: Whether to shuffle.
         window: Batches in a window.
+
+    Raises:
+        ValueError: There are no items, or `batch_size` or `window` is below 1.
     """
 
     def __init__(
@@ -149,23 +174,30 @@ class LengthBatchSampler(EpochBatches):
         return [batches[k] for k in rng.permutation(count)]
 
 
-class ResumableLoader(DataLoader):
-    """A `DataLoader` that can say where it is in an epoch, and go on from there.
+class ResumableLoader(DataLoader[Any]):
+    """A `DataLoader` that can save its position within an epoch, and resume from there.
 
-    Its `batch_sampler` is an :class:`EpochBatches`.
+    Its `batch_sampler` is an :class:`EpochBatches`, which has the methods of the same names.
     """
 
+    batch_sampler: EpochBatches
+
     def state_dict(self) -> dict[str, int]:
-        return self.batch_sampler.state_dict()  # type: ignore[union-attr]
+        """The position: the batch that comes next."""
+        return self.batch_sampler.state_dict()
 
     def put_back(self) -> None:
         """Count the last batch as not used."""
-        self.batch_sampler.put_back()  # type: ignore[union-attr]
+        self.batch_sampler.put_back()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batch_sampler.load_state_dict(state)  # type: ignore[union-attr]
+        """Go to a position; see :meth:`EpochBatches.load_state_dict`."""
+        self.batch_sampler.load_state_dict(state)
 
 
-def as_made(batch: Any) -> Any:
-    """The `collate_fn` of a dataset that makes whole batches itself."""
+T = TypeVar("T")
+
+
+def as_made(batch: T) -> T:
+    """The batch itself: the `collate_fn` of a dataset that makes whole batches."""
     return batch

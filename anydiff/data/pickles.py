@@ -1,8 +1,9 @@
-r"""Reading pickles of arrays that others wrote, without running what they say.
+r"""Pickles of arrays, read without running code.
 
-A pickle is a program that may call any function by its name. Here it may ask for NumPy's arrays, and
-for the text codec that Python 3 writes bytes with, and what it gets are stand-ins; from these arrays
-of numbers are built afterwards. So no file can run code. Lists, dicts, numbers and strings are plain.
+A pickle is a program that may call any function by its name. Here it may name NumPy's arrays and the
+text codec with which Python 3 writes bytes, and gets replacements for them, from which arrays of
+numbers are built afterwards. So no file can run code. Lists, dicts, numbers and strings are read as
+they are.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ __all__ = ["PickledArray", "read_pickle"]
 
 
 def read_pickle(raw: bytes) -> Any:
-    """What a pickle holds: plain containers, numbers, text, and a :class:`PickledArray` for each array.
+    """What a pickle holds: containers, numbers, text, and a :class:`PickledArray` for each array.
 
     The text of Python 2 is read as latin1, in which every byte is a letter.
 
+    Arguments:
+        raw: The bytes of the pickle.
+
     Raises:
-        ValueError: The pickle is cut short or faulty, or asks for something else.
+        ValueError: The pickle is cut short or faulty, or names something other than arrays.
     """
     try:
         return _Unpickler(io.BytesIO(raw)).load()
@@ -30,18 +34,18 @@ def read_pickle(raw: bytes) -> Any:
         raise ValueError(str(error)) from None
     except Exception as error:  # a faulty pickle may raise anything
         raise ValueError(
-            f"its pickle is cut short or isn't of arrays ({type(error).__name__}: {error})."
+            f"its pickle is cut short or not of arrays ({type(error).__name__}: {error})."
         ) from error
 
 
 class _Refused(Exception):
-    """A pickle asks for what it doesn't get."""
+    """A pickle names something other than arrays."""
 
 
 class PickledArray:
-    """Stands in for an array in a pickle, and for the function that makes it.
+    """Replaces an array in a pickle, and the function that makes it.
 
-    `raw` are its bytes, or a list where it is an array of Python objects.
+    `raw` is its bytes, or a list if it is an array of Python objects.
     """
 
     def __init__(self, *_: Any) -> None:
@@ -52,7 +56,7 @@ class PickledArray:
         _, self.shape, self.dtype, self.fortran, self.raw = state
 
     def numbers(self) -> np.ndarray:
-        """The array, where it is one of numbers; an error of any kind where it isn't."""
+        """The array, if it is one of numbers; otherwise an exception of any kind."""
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
         dtype = np.dtype(str(self.dtype.order).replace("|", "=") + self.dtype.spec)
         if dtype.kind not in "iufb":
@@ -62,7 +66,7 @@ class PickledArray:
 
 
 class _Dtype:
-    """Stands in for a dtype in a pickle."""
+    """Replaces a dtype in a pickle."""
 
     def __init__(self, spec: str, *_: Any) -> None:
         self.spec, self.order = str(spec), "="
@@ -72,15 +76,15 @@ class _Dtype:
 
 
 class _Encode:
-    """Stands in for the codec by which Python 3 keeps bytes in the pickles of Python 2."""
+    """Replaces the codec by which Python 3 keeps bytes in pickles of protocol 2."""
 
     def __new__(cls, text: str, encoding: str) -> Any:
         if encoding != "latin1":
-            raise _Refused(f"its pickle asks for the codec {encoding!r}; bytes are in latin1.")
+            raise _Refused(f"its pickle asks for the codec {encoding!r}; bytes should be in latin1.")
         return text.encode("latin1")
 
     def __setstate__(self, state: Any) -> None:
-        pass  # without one, a pickle could set the class's attributes
+        pass  # without this method, a pickle could set attributes of the class
 
 
 _STANDS_IN = {
@@ -92,8 +96,8 @@ _STANDS_IN = {
 
 
 class _Unpickler(pickle._Unpickler):
-    # Python's own, whose memo is a dict: in C's five bytes may ask for a memo of many gigabytes, and
-    # so may bytearrays here, which no array needs
+    # that in Python, whose memo is a dict: in the one in C, five bytes can demand a memo of many
+    # gigabytes, and so can bytearrays here, which no array needs
     dispatch: ClassVar[dict[int, Any]] = {
         code: load
         for code, load in pickle._Unpickler.dispatch.items()

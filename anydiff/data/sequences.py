@@ -1,13 +1,13 @@
-r"""Sequences and series: items of different lengths in, padded batches out.
+r"""Sequences and series: items of different lengths, as padded batches.
 
 :class:`Sequences` holds many items of rows in ragged arrays: values (R, C) and offsets (M + 1,); item m
-is rows offsets[m]:offsets[m + 1]. A NaN is a missing value; nothing is filled in. It checks itself when
-it is built. :func:`loader` serves it as padded batches (B, N, C) of items of similar length, and
-:func:`unpack` turns a batch into what diffuses, with the space :class:`anydiff.Masked` that leaves out
-the padding and what was never observed.
+is rows offsets[m]:offsets[m + 1]. NaN marks a missing value; nothing is filled in. It checks itself
+when it is built. :func:`loader` makes padded batches (B, N, C) of items of similar length, and
+:func:`unpack` returns the values of a batch with their space :class:`anydiff.Masked`, which excludes
+the padding and the missing values.
 
-A row is one step in time, whatever the step is. Values should have about unit scale:
-:class:`Scaling` brings each channel there and back.
+A row is one step in time, of any duration. Values should have about unit scale; :class:`Scaling`
+converts each channel.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 class SequenceError(ValueError):
-    """Sequences that can't be right. The message names the place."""
+    """Faulty sequences. The message names the place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +54,15 @@ class Sequences:
     """Many sequences in ragged arrays, checked.
 
     Arguments:
-        values: (R, C), the rows of all items, one item after the other. NaN is a missing value; missing
-            values are kept as 0.
+        values: (R, C), the rows of all items, one item after the other. NaN marks a missing value;
+            missing values are kept as 0.
         offsets: (M + 1,), item m is rows offsets[m]:offsets[m + 1].
-        observed: (R, C), True where a value is known; None where all are. NaNs are left out of it.
+        observed: (R, C), True where a value is known; None if all are. NaNs count as not observed.
         name: Where they come from; errors begin with it.
 
     Raises:
-        SequenceError: Arrays that don't fit together, an empty item, an infinite value, an item of
-            which nothing was observed.
+        SequenceError: The arrays do not fit together, an item is empty or without any observed value,
+            or a value is infinite.
     """
 
     values: np.ndarray
@@ -125,14 +125,22 @@ class Sequences:
 
     @classmethod
     def from_lists(cls, items: Sequence[Any], name: str = "sequences") -> Sequences:
-        """From one array (n, C), or (n,) for a single channel, for each item; NaN is missing."""
+        """From one array for each item.
+
+        Arguments:
+            items: (n, C) each, or (n,) for a single channel; NaN marks a missing value.
+            name: As of the class.
+
+        Raises:
+            SequenceError: An item has another shape, or as of the class.
+        """
         arrays: list[np.ndarray] = []
         for m, item in enumerate(items):
             try:
                 array = np.asarray(item, np.float64)
             except (TypeError, ValueError) as error:
                 raise SequenceError(
-                    f"{name}: item {m} isn't an array of numbers: {error}"
+                    f"{name}: item {m} is not an array of numbers ({error}); give (n, C)."
                 ) from None
             array = array[:, None] if array.ndim == 1 else array
             expected = arrays[0].shape[1] if arrays else "C"
@@ -150,13 +158,14 @@ class Sequences:
 
     @property
     def channels(self) -> int:
-        return self.values.shape[1]
+        """C, the values of a row."""
+        return int(self.values.shape[1])
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, m: int) -> np.ndarray:
-        """Item m as it was given, (n, C) with NaN where a value is missing."""
+        """Item m, (n, C) with NaN for missing values."""
         if not -len(self) <= m < len(self):
             raise IndexError(f"item {m} of {len(self)}")
         m %= len(self)
@@ -166,11 +175,19 @@ class Sequences:
         return np.where(self.observed[rows], self.values[rows], np.float32(np.nan))
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """The rows of the items `numbers`, one item after the other."""
+        """The numbers of the rows of some items, one item after the other.
+
+        Arguments:
+            numbers: (B,), which items.
+        """
         return ranges(self.offsets[numbers], self.offsets[numbers + 1])
 
     def subset(self, numbers: Sequence[int] | np.ndarray) -> Sequences:
-        """These items, in this order; a boolean mask (M,) too."""
+        """Some of the items.
+
+        Arguments:
+            numbers: Which, in this order, or booleans (M,).
+        """
         chosen = np.arange(len(self))[np.asarray(numbers)]
         rows = self.rows(chosen)
         return Sequences(
@@ -182,32 +199,39 @@ class Sequences:
 
     @cached_property
     def known(self) -> np.ndarray:
-        """`observed`, spelled out where all values are, (R, C)."""
+        """Whether each value is known, (R, C)."""
         return np.ones(self.values.shape, bool) if self.observed is None else self.observed
 
     @cached_property
     def mean(self) -> np.ndarray:
-        """The mean of each channel's observed values, (C,); 0 where there are none."""
-        return self.values.sum(0, dtype=np.float64) / self.known.sum(0).clip(min=1)
+        """The mean of the observed values of each channel, (C,); 0 if there are none."""
+        return np.asarray(self.values.sum(0, dtype=np.float64) / self.known.sum(0).clip(min=1))
 
     @cached_property
     def std(self) -> np.ndarray:
-        """The standard deviation of each channel's observed values, (C,); 0 where there are none."""
+        """The standard deviation of the observed values of each channel, (C,); 0 if there are none."""
         squares = np.square(self.values - self.mean).sum(0, where=self.known)
-        return np.sqrt(squares / self.known.sum(0).clip(min=1))
+        return np.asarray(np.sqrt(squares / self.known.sum(0).clip(min=1)))
 
     def scaled(self, scaling: Scaling) -> Sequences:
-        """The same items in the units of `scaling`; what is missing stays missing."""
+        """The same items in the units of a scaling; missing values stay missing.
+
+        Arguments:
+            scaling: Usually that of the training data.
+        """
         return Sequences(scaling.encode(self.values), self.offsets, self.observed, self.name)
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Each channel less its mean, in units of its standard deviation, and back.
+    """Subtracts the mean of each channel and divides by its standard deviation, and inversely.
 
     Arguments:
-        mean: C numbers.
-        std: C numbers, positive.
+        mean: C numbers, in the units of the data.
+        std: C positive numbers, in the units of the data.
+
+    Raises:
+        ValueError: There are no numbers or not equally many, or they are not finite and positive.
     """
 
     mean: tuple[float, ...]
@@ -226,39 +250,55 @@ class Scaling:
 
     @classmethod
     def from_sequences(cls, sequences: Sequences) -> Scaling:
-        """That of the observed values. A channel that doesn't vary keeps its unit."""
+        """The scaling of the observed values; a constant channel keeps its unit.
+
+        Arguments:
+            sequences: The training data.
+        """
         mean, std = sequences.mean, sequences.std
-        # float32 can't tell such a channel from a constant
+        # such a channel is constant in float32
         constant = std <= np.finfo(np.float32).eps * np.abs(mean)
         return cls(tuple(mean.tolist()), tuple(np.where(constant, 1.0, std).tolist()))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments, ready for JSON."""
+        """The arguments, for JSON."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Scaling:
+        """The scaling with this `config`."""
         return cls(**config)
 
     def _like(self, x: Array) -> tuple[Array, Array]:
         if x.ndim == 0 or x.shape[-1] != len(self.mean):
             raise ValueError(f"x is {tuple(x.shape)}; this scaling has {len(self.mean)} channels.")
         if not (x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"):
-            raise ValueError(f"x is of {x.dtype}; give floating numbers, or the scale is rounded.")
+            raise ValueError(
+                f"x is of {x.dtype}; give floating-point numbers, since the scaled values are."
+            )
         if isinstance(x, Tensor):
             return x.new_tensor(self.mean), x.new_tensor(self.std)
         return np.asarray(self.mean, x.dtype), np.asarray(self.std, x.dtype)
 
     def encode(self, x: Array) -> Array:
-        """(x − mean) / std of a floating array or tensor (\\*, C)."""
+        """(x − mean) / std.
+
+        Arguments:
+            x: A floating-point array or tensor (\\*, C).
+
+        Raises:
+            ValueError: x has another number of channels, or is of integers.
+        """
         mean, std = self._like(x)
-        return (x - mean) / std
+        scaled: Array = (x - mean) / std
+        return scaled
 
     def decode(self, x: Array) -> Array:
-        """x · std + mean."""
+        """x · std + mean; arguments and errors are those of `encode`."""
         mean, std = self._like(x)
-        return x * std + mean
+        values: Array = x * std + mean
+        return values
 
 
 class SequenceBatch(NamedTuple):
@@ -269,11 +309,15 @@ class SequenceBatch(NamedTuple):
     mask: Tensor
     """(B, N), True where a row is valid."""
     observed: Tensor | None
-    """(B, N, C), True where a value is known; None where nothing is missing in the data."""
+    """(B, N, C), True where a value is known; None if no value is missing in the data."""
 
 
-class SequenceDataset(Dataset):
-    """Sequences as a torch dataset that makes a whole :class:`SequenceBatch` at once."""
+class SequenceDataset(Dataset[np.ndarray]):
+    """Sequences as a torch dataset that makes a whole :class:`SequenceBatch` at once.
+
+    Arguments:
+        sequences: The items.
+    """
 
     def __init__(self, sequences: Sequences) -> None:
         self.sequences = sequences
@@ -285,7 +329,7 @@ class SequenceDataset(Dataset):
         return self.sequences[m]
 
     def __getitems__(self, indices: Sequence[int]) -> SequenceBatch:
-        # NumPy does the indexing: torch wakes its threads even for a few rows
+        # indexing by NumPy: PyTorch wakes its threads even for a few rows
         numbers = np.asarray(indices)
         sizes, rows = self.sequences.sizes[numbers], self.sequences.rows(numbers)
         mask = np.arange(sizes.max()) < sizes[:, None]
@@ -312,10 +356,21 @@ def loader(
     window: int = 50,
     **kwargs: Any,
 ) -> ResumableLoader:
-    """A torch `DataLoader` of :class:`SequenceBatch`, ready for :func:`unpack`.
+    """A `DataLoader` of :class:`SequenceBatch`, for :func:`unpack`.
 
-    Its `batch_sampler` is a :class:`LengthBatchSampler`. Batches are made by indexing arrays, which
-    is quicker than sending them between processes: keep `num_workers` at 0.
+    Batches are made by indexing arrays, which is quicker than sending them between processes: keep
+    `num_workers` at 0.
+
+    Arguments:
+        sequences: The items.
+        batch_size: As of :class:`~anydiff.data.batches.LengthBatchSampler`.
+        seed: Likewise.
+        shuffle: Likewise.
+        window: Likewise.
+        kwargs: Of the `DataLoader`.
+
+    Raises:
+        ValueError: `batch_size` or `window` is below 1.
     """
     sampler = LengthBatchSampler(
         sequences.sizes, batch_size, seed=seed, shuffle=shuffle, window=window
@@ -325,12 +380,26 @@ def loader(
 
 
 def unpack(batch: SequenceBatch) -> tuple[Tensor, Masked, dict[str, Any]]:
-    """A batch -> (x, space, cond)."""
+    """The values of a batch, their space, and no conditions: (x, space, cond).
+
+    Arguments:
+        batch: From a :func:`loader`.
+    """
     return batch.x, Masked(batch.mask, batch.observed), {}
 
 
 def pad(items: Sequence[Tensor | np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Items (n, C) padded with zeros to one length: x (B, N, C) in float32 and mask (B, N)."""
+    """Items padded with zeros to one length.
+
+    Arguments:
+        items: (n, C) each, with 1 or more rows.
+
+    Returns:
+        x (B, N, C) of float32, and the mask (B, N), True where a row is valid.
+
+    Raises:
+        ValueError: There are no items, or one has another shape.
+    """
     tensors = [torch.as_tensor(item) for item in items]
     if not tensors:
         raise ValueError("there are no items to pad; give at least one (n, C).")
@@ -347,7 +416,14 @@ def pad(items: Sequence[Tensor | np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def pairs(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Numbers (P, 2) of items of the same size, each item in one pair at most, the nearest together."""
+    """Pairs of items of the same size; each item is in one pair at most, and pairs are close in order.
+
+    Arguments:
+        sizes: (M,), rows of each item.
+
+    Returns:
+        (P, 2) numbers of items.
+    """
     waiting: dict[int, int] = {}
     found = []
     for m, size in enumerate(np.asarray(sizes).tolist()):
@@ -359,10 +435,21 @@ def pairs(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def split_items(x: Tensor, mask: Tensor) -> list[Tensor]:
-    """The valid rows of each item of x (B, N, C): a list of (n, C). The inverse of :func:`pad`."""
+    """The valid rows of each item: the inverse of :func:`pad`.
+
+    Arguments:
+        x: (B, N, C).
+        mask: (B, N) booleans, True where a row is valid.
+
+    Returns:
+        B tensors (n, C).
+
+    Raises:
+        ValueError: The shapes do not match, or the mask is not of booleans.
+    """
     if mask.dtype != torch.bool or x.shape[:2] != mask.shape:
         raise ValueError(
             f"x is {tuple(x.shape)} and mask {tuple(mask.shape)} of {mask.dtype}; give (B, N, C) and "
             "booleans (B, N)."
         )
-    return list(x[mask].split(mask.sum(1).tolist()))
+    return list(torch.split(x[mask], mask.sum(1).tolist()))

@@ -1,7 +1,7 @@
-"""How large items are: the atoms of molecules, the length of sequences.
+"""The sizes of items: the atoms of molecules, the lengths of sequences.
 
-A diffusion draws what is in an item, and is told how many rows it has. Where nothing else decides,
-the sizes are drawn as they occurred in the data.
+A diffusion samples the rows of an item, given how many they are. By default, sizes are sampled with the
+frequencies that they have in the data.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ __all__ = ["SizeDistribution"]
 
 @dataclass(frozen=True, eq=False)
 class SizeDistribution:
-    """How many items have n rows, to draw sizes from.
+    """The distribution of the number of rows of an item.
 
     Arguments:
-        counts: (n_max + 1,), counts[n] items with n rows. It is the whole state: save it with
-            a checkpoint.
+        counts: (n_max + 1,), counts[n] items have n rows. These are the whole state; keep them in a
+            checkpoint.
+
+    Raises:
+        ValueError: A count is negative or of size 0, or all are zero.
     """
 
     counts: Tensor
@@ -30,30 +33,47 @@ class SizeDistribution:
     def __post_init__(self) -> None:
         counts = torch.as_tensor(self.counts)
         if counts.ndim != 1 or len(counts) < 2 or counts[0] != 0 or bool((counts < 0).any()):
-            raise ValueError("counts must be (n_max + 1,), none negative and none for size 0.")
+            raise ValueError("counts must be (n_max + 1,), not negative, and 0 for size 0.")
         if not counts.sum() > 0:
-            raise ValueError("counts are all zero; there are no sizes to draw from.")
+            raise ValueError("counts are all zero; give the sizes of one or more items.")
         object.__setattr__(self, "counts", counts.to(torch.long).cpu())
 
     @classmethod
     def from_sizes(cls, sizes: Sequence[int] | np.ndarray | Tensor) -> SizeDistribution:
+        """The distribution of the sizes in some data.
+
+        Arguments:
+            sizes: (M,), rows of each item.
+
+        Raises:
+            ValueError: As of the class.
+        """
         return cls(torch.bincount(torch.as_tensor(sizes, dtype=torch.long)))
 
     def sample(self, num: int, generator: Generator | None = None) -> Tensor:
-        """`num` sizes, (num,)."""
+        """Sample sizes, (num,).
+
+        Arguments:
+            num: How many.
+            generator: Of random numbers; PyTorch's own if None.
+        """
         weights = self.counts.to(torch.float64)
         if generator is not None:
             weights = weights.to(generator.device)
         return torch.multinomial(weights, num, replacement=True, generator=generator)
 
     def log_prob(self, n: Tensor) -> Tensor:
-        """log p(n) in nats, shaped like n; -inf where no item had that size."""
+        """log p(n) in nats, shaped like n; −inf for sizes that do not occur.
+
+        Arguments:
+            n: Sizes, of any shape.
+        """
         log_p = (self.counts.to(torch.float64) / self.counts.sum()).log().to(n.device)
         inside = n.clamp(0, len(log_p) - 1)  # log_p[0] is -inf
         return torch.where(n < len(log_p), log_p[inside], -torch.inf)
 
     @property
     def entropy(self) -> float:
-        """H[N] in nats."""
+        """The entropy of the size, in nats."""
         p = self.counts[self.counts > 0].to(torch.float64) / self.counts.sum()
         return float(-(p * p.log()).sum())

@@ -49,9 +49,7 @@ class FourierTime(nn.Module):
     def __init__(self, features: int = 8, scale: float = 4.0) -> None:
         super().__init__()
         if features < 2 or features % 2:
-            raise ValueError(
-                f"features is {features}; give an even number, half sines and half cosines."
-            )
+            raise ValueError(f"features is {features}; give an even number, for sines and cosines.")
         self.scale = scale
         self.register_buffer("w", torch.randn(features // 2))
 
@@ -84,15 +82,12 @@ class SinusoidalTime(nn.Module):
     def __init__(self, features: int, steps: int = 1000, shift: float = 1) -> None:
         super().__init__()
         if features < 4 or features % 2:
-            raise ValueError(
-                f"features is {features}; give an even number from 4, half sines and half cosines."
-            )
+            raise ValueError(f"features is {features}; give an even number, at least 4.")
         self.waves, self.steps, self.shift = features // 2, steps, shift
 
     def forward(self, t: Tensor) -> Tensor:
         t = t.to(torch.promote_types(t.dtype, torch.float32))
-        powers = torch.arange(self.waves, dtype=t.dtype, device=t.device) / (
-            self.waves - self.shift
-        )
+        h = self.waves
+        powers = torch.arange(h, dtype=t.dtype, device=t.device) / (h - self.shift)
         angles = (self.steps * t - 1)[:, None] * torch.exp(-math.log(10_000) * powers)
         return torch.cat([torch.sin(angles), torch.cos(angles)], 1)

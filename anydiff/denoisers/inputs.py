@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import gcd
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,17 @@ __all__ = [
     "label_rows",
     "read_image",
     "read_tokens",
+    "zeroed",
 ]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def zeroed(module: Module) -> Module:
+    """The module with all its parameters at zero, so that at first it contributes nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
 
 
 def check_counts(**counts: int) -> None:
@@ -210,9 +220,7 @@ class CrossAttention(nn.Module):
         self.null = nn.Parameter(torch.zeros(tokens))
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(tokens, 2 * width)
-        self.out = nn.Linear(width, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zeroed(nn.Linear(width, width))
 
     def forward(self, h: Tensor, tokens: Tokens) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
@@ -262,33 +270,24 @@ class Conditioned(nn.Module, ABC):
             flags: Width of what the flags of unknown context are added to, if not `width`.
         """
         self.embed_label = nn.Embedding(self.classes, width) if self.classes else None
-        self.unknown = None
-        if self.context:
-            self.unknown = nn.Linear(self.context, flags or width, bias=False)
-            nn.init.zeros_(self.unknown.weight)
+        linear = nn.Linear(self.context, flags or width, bias=False) if self.context else None
+        self.unknown = None if linear is None else zeroed(linear)
         self.crosses = nn.ModuleList(
             CrossAttention(width, self.tokens, heads or gcd(width, 4))
             for _ in range(layers if self.tokens else 0)
         )
 
     def _read(
-        self,
-        label: Tensor | None,
-        context: Tensor | None,
-        tokens: Tensor | None,
-        tokens_mask: Tensor | None,
-        *,
-        items: int,
-        like: Tensor,
-        spread: Callable[[Tensor], Tensor],
+        self, x_t: Tensor, t: Tensor, spread: Callable[[Tensor], Tensor], *given: Tensor | None
     ) -> Conditions:
-        """The conditions of a batch of so many items; `spread` makes one row for each row of x_t."""
-        values, unknown = map(spread, flagged(context, items, self.context, like))
+        """Read label, context, tokens and tokens_mask; `spread` makes a context row for each of x_t."""
+        label, context, tokens, tokens_mask = given
+        values, unknown = map(spread, flagged(context, len(t), self.context, x_t))
         return Conditions(
-            label_rows(self.embed_label, label, items),
+            label_rows(self.embed_label, label, len(t)),
             values,
             None if self.unknown is None else self.unknown(unknown),
-            read_tokens(tokens, tokens_mask, items, self.tokens, like),
+            read_tokens(tokens, tokens_mask, len(t), self.tokens, x_t),
         )
 
     @abstractmethod

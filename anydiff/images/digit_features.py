@@ -1,14 +1,13 @@
 r"""Features of handwritten digits of 8 × 8 pixels, for :mod:`anydiff.images.evaluate`.
 
-A small convnet that was taught to name the digit on the pictures of the shipped digits' training part
-(:func:`anydiff.images.named.load_images`), and to tell what is none: noise, shuffled pixels, halves, two
-digits at once. The 32 numbers before its last layer, each brought to mean 0 and variance 1 over what it
-learnt from, are the features. It has never seen the test part. `scripts/train_digit_features.py` makes
-it again.
+A small convolutional network, trained on the training part of the shipped digits
+(:func:`anydiff.images.named.load_images`) to recognise the digit and to reject images that show none:
+noise, shuffled pixels, halves, two digits at once. The features are the 32 numbers before its last
+layer, each scaled to mean 0 and variance 1 over the training images. The test part was not used.
+`scripts/train_digit_features.py` trains it again.
 
-This is not Inception, and a distance measured with it compares with nothing that is published. The
-hash of the file, `DigitFeatures.sha256`, belongs beside every such number: `load` refuses any
-other file.
+Distances on these features are not FID and are not comparable with published ones. State the hash of
+the file, `DigitFeatures.sha256`, with every such number: `load` refuses any other file.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,13 +26,13 @@ __all__ = ["DigitFeatures"]
 
 
 class DigitFeatures(FeatureNetwork):
-    """The network: pictures in, digits out, features on the way.
+    """A classifier of digits, whose penultimate layer gives the features.
 
-    Logits are of the ten digits, and then of the kinds of garbage.
+    The logits are those of the ten digits, followed by those of the kinds of other images.
 
     Arguments:
-        features: Numbers before the last layer.
-        garbage: Kinds of pictures of no digit.
+        features: How many features.
+        garbage: How many kinds of images without a digit.
     """
 
     file = Path(__file__).with_name("digit_features.safetensors")
@@ -43,7 +43,7 @@ class DigitFeatures(FeatureNetwork):
 
     def __init__(self, features: int = 32, garbage: int = 5) -> None:
         body = nn.Sequential(
-            # a norm after this one would make faint pictures as good as others
+            # no norm after this one: it would make faint images look like others
             nn.Conv2d(1, 32, 3, padding=1),
             nn.SiLU(),
             *layer(32, 32),
@@ -56,7 +56,7 @@ class DigitFeatures(FeatureNetwork):
 
     @property
     def name(self) -> str:
-        """What tables call the features: it has the first digits of the file's hash."""
+        """The features' name in tables, with the first digits of the file's hash."""
         return f"digit features {self.sha256[:12]}"
 
     @classmethod
@@ -64,11 +64,12 @@ class DigitFeatures(FeatureNetwork):
         logits = len(weights["head.2.bias"])
         return {"features": len(weights["mean"]), "garbage": logits - len(cls.classes)}
 
-    def _checked(self, pixels: Tensor) -> Tensor:
+    def _checked(self, pixels: np.ndarray | Tensor) -> Tensor:
+        pixels = torch.as_tensor(pixels)
         if pixels.dtype != torch.uint8 or pixels.shape[1:] != (1, self.side, self.side):
             raise ValueError(
-                f"the pictures are {tuple(pixels.shape)} of {pixels.dtype}, but these features are of "
-                f"grey digits: give (M, 1, {self.side}, {self.side}) of uint8, or take PixelFeatures "
-                "for pictures of other kinds."
+                f"the images are {tuple(pixels.shape)} of {pixels.dtype}, but these features are those "
+                f"of grey digits: give (M, 1, {self.side}, {self.side}) of uint8, or use PixelFeatures "
+                "for other images."
             )
         return pixels

@@ -1,16 +1,16 @@
-r"""What generated pictures are worth.
+r"""Metrics of generated images.
 
-Figures against a reference, real pictures that weren't learnt from, on features of the pictures: the
-Fréchet distance and MMD by torchmetrics, precision, recall, density, coverage, and the ratio of
-distances to the nearest training picture (:mod:`anydiff.metrics.distances`). Where the features are
-those of a classifier, also how sure it is of the pictures, which classes there are, and whether a
-picture drawn for a label shows it.
+They compare generated images with a reference, real images outside the training set, on features of
+both: Fréchet distance and MMD by torchmetrics; precision, recall, density, coverage and the ratio of
+distances to the nearest training image by :mod:`anydiff.metrics.distances`. If the features are a
+classifier's, also its confidence, the classes that occur, and how often an image shows the label it
+was generated for.
 
-What the features are is the caller's choice: the digits' own network
-(:class:`~anydiff.images.digit_features.DigitFeatures`), the pixels, or Inception, with which alone the
-Fréchet distance is called FID (:mod:`anydiff.images.features`). No figure means much alone:
-`compare` puts real training pictures, the floor, and noise, the ceiling, beside it. The Fréchet
-distance of smaller samples is larger: compare rows of equally many, against one reference.
+The features are the caller's choice: the digits' own network
+(:class:`~anydiff.images.digit_features.DigitFeatures`), pixels, or Inception, the only features for
+which the Fréchet distance is called FID (:mod:`anydiff.images.features`). A figure needs a scale:
+`compare` puts real training images, the floor, and noise, the ceiling, next to it. Fréchet distances
+are larger for smaller samples: compare rows of equally many images, against one reference.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from anydiff.images.digit_features import DigitFeatures
-from anydiff.images.features import INCEPTION, PixelFeatures
+from anydiff.extras import extra
+from anydiff.images.features import INCEPTION
 from anydiff.images.images import Images
-from anydiff.images.named import split
 from anydiff.metrics.distances import nearest_ratio, precision_recall
 from anydiff.metrics.tables import MATCHES, Column, rendered
 
@@ -36,7 +35,6 @@ __all__ = [
     "Features",
     "ImageReport",
     "compare",
-    "compare_parts",
     "evaluate",
     "noise_images",
     "table",
@@ -51,26 +49,26 @@ _NAN = math.nan
 
 @runtime_checkable
 class Features(Protocol):
-    """What turns pictures into rows of numbers."""
+    """A map from images to rows of numbers."""
 
     @property
     def name(self) -> str:
-        """What the table calls it, precisely enough that equal names are equal numbers."""
+        """The features' name in tables; equal names must mean equal numbers."""
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Features (M, D) of float32, without gradient, of pictures (M, C, H, W) of uint8."""
+        """Features (M, D) of float32, without gradient, of images (M, C, H, W) of uint8."""
 
 
 @runtime_checkable
 class Classifier(Features, Protocol):
-    """Features that also name what they see."""
+    """Features of a network that also classifies the images."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """The names of the first columns of the logits; more columns are for what is of no class."""
+        """The names of the first columns of the logits; further columns are for images of no class."""
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Logits (M, K) of pictures (M, C, H, W) of uint8, K ≥ len(classes)."""
+        """Logits (M, K) of images (M, C, H, W) of uint8, K ≥ len(classes)."""
 
 
 # the report --------------------
@@ -78,22 +76,24 @@ class Classifier(Features, Protocol):
 
 @dataclass(frozen=True)
 class ImageReport:
-    """One row of figures; what couldn't be measured is nan, what wasn't asked for None.
+    """One row of metrics; a metric that could not be computed is nan, one not asked for None.
 
     Arguments:
-        features: The name of what was measured with.
-        num: Pictures.
+        name: The row's name.
+        features: The features' name.
+        num: The number of images.
         frechet: Fréchet distance of the features; FID if they are Inception's.
         mmd, mmd_std: Squared maximum mean discrepancy of the features, unbiased: mean and standard
             deviation over subsets; KID if they are Inception's.
-        confidence: Mean of the largest probability of a class; low for what is of none.
-        classes: How many classes the classifier names.
-        classes_present: How many of them were named for at least one picture.
-        least_share: The share of the class named least, 1 / classes where all are equally frequent.
-        accuracy: Share of pictures named as the label that they were drawn for.
-        nearest: Distance to the nearest training picture, over that of a reference picture.
-        nfe: Network calls for a picture.
-        seconds: Seconds for a picture.
+        precision, recall, density, coverage: As in :func:`~anydiff.metrics.distances.precision_recall`.
+        nearest: Distance to the nearest training image, divided by that of reference images.
+        confidence: Mean of the largest probability of a class; low for images of no class.
+        classes: How many classes the classifier knows.
+        classes_present: How many of them were predicted for at least one image.
+        least_share: The share of the class predicted least; 1 / classes if all are equally frequent.
+        accuracy: Share of images classified as the label that they were generated for.
+        nfe: Network evaluations per image.
+        seconds: Seconds per image.
     """
 
     name: str
@@ -133,23 +133,24 @@ def evaluate(
     seconds: float | None = None,
     seed: int = 0,
 ) -> ImageReport:
-    """All figures of some pictures. The same pictures in another order give the same, but for the
-    subsets of MMD.
+    """All metrics of a set of images; except for the subsets of MMD their order has no influence.
 
     Arguments:
-        drawn: What was generated, as `Images` or (M, C, H, W) of uint8.
-        reference: Real pictures that weren't learnt from; or their features (M, D), which spares
-            working them out anew for every row.
-        train: The pictures learnt from, or their features, for the ratio of nearest distances.
-        features: What to measure with.
-        labels: (M,) what each picture was drawn for, numbers into the classifier's classes; by
-            default the labels of `Images` with the same classes.
-        nfe, seconds: Network calls and seconds for a picture, to be shown in the table.
-        seed: Of the subsets of MMD; the caller's random numbers aren't touched.
+        drawn: The generated images, as `Images` or (M, C, H, W) of uint8.
+        reference: Real images outside the training set; or their features (M, D), to compute these
+            only once for several rows.
+        train: The training images, or their features, for the ratio of nearest distances.
+        features: The features to compare.
+        name: The row's name.
+        labels: (M,), the label that each image was generated for, an index into the classifier's
+            classes; by default the labels of `Images` with the same classes.
+        nfe: Network evaluations per image, to be shown in the table.
+        seconds: Seconds per image, to be shown in the table.
+        seed: Of the subsets of MMD; the caller's random state is not changed.
 
     Raises:
-        ValueError: Pictures of different shapes, a reference of too few pictures, labels that the
-            classifier doesn't know, or features that aren't finite.
+        ValueError: The images differ in shape, the reference has too few, the classifier does not know
+            a label, or the features are not finite.
     """
     pixels = _pixels(drawn, "drawn")
     _check_shapes(pixels, reference=reference, train=train)
@@ -159,7 +160,7 @@ def evaluate(
     y = _rows(reference, features, "reference")
     least = _NEIGHBOURS + 1
     if len(y) < least:
-        raise ValueError(f"the reference has {len(y)} pictures; give {least} or more.")
+        raise ValueError(f"the reference has {len(y)} images; give {least} or more.")
     if len(pixels) < least:
         return report
     x = _rows(pixels, features, "drawn")
@@ -192,80 +193,54 @@ def compare(
     seconds: float | None = None,
     seed: int = 0,
 ) -> list[ImageReport]:
-    """Three rows for `table`, of equally many pictures: real ones, the drawn, and noise.
+    """Three rows for `table`, of equally many images: real ones, the generated ones, and noise.
 
-    "real, train" are training pictures taken at random: the floor, and what copies of them would score,
-    whence 0 for the nearest distances. Arguments are those of `evaluate`, but that `train`
-    has to be pictures.
+    "real, train" are random training images: the floor, and the score of a model that copies them,
+    hence 0 for the nearest distances.
+
+    Arguments:
+        drawn: The generated images.
+        reference: Real images outside the training set, or their features.
+        train: The training images, at least as many as `drawn`.
+        features: The features to compare.
+        name: The name of the generated images' row.
+        labels: (M,), the label that each image was generated for; as for :func:`evaluate`.
+        nfe: Network evaluations per image, to be shown in the table.
+        seconds: Seconds per image, to be shown in the table.
+        seed: Of the training images, the noise, and the subsets of MMD.
 
     Raises:
-        ValueError: As `evaluate`; or more pictures were drawn than there are training ones.
+        ValueError: As for :func:`evaluate`; or `drawn` has more images than `train`.
     """
     num, known = len(drawn), _pixels(train, "train")
     _check_shapes(_pixels(drawn, "drawn"), reference=reference, train=train)
     if num > len(known):
         raise ValueError(
-            f"{num} pictures were drawn but there are {len(known)} training ones, too few for a row of "
-            f"equally many; give drawn[:{len(known)}] or call evaluate."
+            f"there are {num} generated images but only {len(known)} training ones, too few for a row "
+            f"of equally many; give drawn[:{len(known)}] or call evaluate."
         )
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
     some = train.subset(order[:num]) if isinstance(train, Images) else train[order[:num]]
     against = (_rows(reference, features, "reference"), _rows(known, features, "train"))
+    ours = {"labels": labels, "nfe": nfe, "seconds": seconds}
+    rows: list[tuple[str, AnyImages, dict[str, Any]]]
+    rows = [("real, train", some, {}), (name, drawn, ours), ("noise", noise_images(some, seed), {})]
     return [
-        evaluate(some, *against, features=features, name="real, train", seed=seed),
-        evaluate(
-            drawn,
-            *against,
-            features=features,
-            name=name,
-            labels=labels,
-            nfe=nfe,
-            seconds=seconds,
-            seed=seed,
-        ),
-        evaluate(noise_images(some, seed), *against, features=features, name="noise", seed=seed),
+        evaluate(images, *against, features=features, name=row, seed=seed, **more)
+        for row, images, more in rows
     ]
 
 
-def compare_parts(
-    drawn: Tensor,
-    images: Images,
-    *,
-    features: Features | None = None,
-    labels: Tensor | None = None,
-    nfe: int | None = None,
-    seconds: float | None = None,
-) -> list[ImageReport]:
-    """The rows of `compare` for what a model of the training part drew, against the test part.
-
-    At most 10,000 pictures are of the training part and 2,000 of the test part; of what was drawn as many
-    as there are training pictures.
+def noise_images(like: AnyImages, seed: int = 0) -> Tensor:
+    """The ceiling of the metrics: uniform noise, as many images of the same shape.
 
     Arguments:
-        images: Both parts, as :func:`anydiff.images.named.split` has them.
-        features: If None, of the shipped digits those of their own network, of others the pixels.
-        labels: (M,) what each picture was drawn for, heeded if the features are a classifier's.
+        like: `Images` or (M, C, H, W) of uint8.
+        seed: Of the noise.
+
+    Returns:
+        (M, C, H, W) of uint8.
     """
-    if features is None:
-        side = DigitFeatures.side
-        digits = images.name == "digits" and images.shape == (1, side, side)
-        features = DigitFeatures.load() if digits else PixelFeatures()
-    parts = split(images)
-    known, test = images.subset(parts.train[:10_000]), images.subset(parts.test[:2000])
-    asked = labels if isinstance(features, Classifier) else None
-    return compare(
-        drawn[: len(known)],
-        test,
-        known,
-        features=features,
-        labels=None if asked is None else asked[: len(known)],
-        nfe=nfe,
-        seconds=seconds,
-    )
-
-
-def noise_images(like: AnyImages, seed: int = 0) -> Tensor:
-    """The ceiling: as many pictures of the same shape, (M, C, H, W), of uniform noise in uint8."""
     shape = _pixels(like, "like").shape
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
@@ -280,8 +255,8 @@ def _pixels(images: AnyImages, what: str) -> Tensor:
             else f"a {type(pixels).__name__}"
         )
         raise ValueError(
-            f"{what} is {found}; give Images or a tensor (M, C, H, W) of uint8, which "
-            "anydiff.images.images.to_uint8 makes of numbers in [-1, 1]."
+            f"{what} is {found}; give Images or a tensor (M, C, H, W) of uint8; "
+            "anydiff.images.to_uint8 converts numbers in [-1, 1]."
         )
     return pixels
 
@@ -297,8 +272,8 @@ def _check_shapes(pixels: Tensor, **others: AnyImages | None) -> None:
             continue
         if (theirs := tuple(_pixels(other, what).shape[1:])) != ours:
             raise ValueError(
-                f"drawn has pictures of {ours} and {what} of {theirs}, as (C, H, W); give pictures "
-                "of one shape."
+                f"drawn has images of {ours} and {what} of {theirs}, as (C, H, W); give images of "
+                "one shape."
             )
 
 
@@ -310,30 +285,34 @@ def _rows(images: AnyImages, features: Features, what: str) -> Tensor:
     rows = features.features(pixels).detach().cpu()
     if rows.ndim != 2 or len(rows) != len(pixels):
         raise ValueError(
-            f"{features.name}: the features of {len(pixels)} pictures are {tuple(rows.shape)}; "
+            f"{features.name}: the features of {len(pixels)} images are {tuple(rows.shape)}; "
             "they should be (M, D)."
         )
     return rows
 
 
 def _frechet(x: Tensor, y: Tensor) -> float:
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    with extra("images"):
+        from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(_Given(x), sync_on_compute=False)
     metric.update(y.double(), real=True)
     metric.update(x.double(), real=False)
-    # its root of singular covariances, as they are where N ≤ D, is off by some 1e-8 of their traces
+    # for singular covariances, N ≤ D, its matrix root is off by about 1e-8 of their traces
     return max(float(metric.compute()), 0.0)
 
 
 def _mmd(x: Tensor, y: Tensor, seed: int) -> tuple[float, float]:
-    """Mean and standard deviation over subsets of at most 1,000, and at most half of the pictures:
-    subsets of all of them would be the same, and deviate by nothing."""
-    from torchmetrics.image.kid import KernelInceptionDistance
+    """Mean and standard deviation over subsets of at most 1,000 images and half of the images.
+
+    Subsets of all images would be equal, and their deviation zero.
+    """
+    with extra("images"):
+        from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(1000, len(x) // 2, len(y) // 2)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", UserWarning)  # that it keeps the features
+        warnings.simplefilter("ignore", UserWarning)  # that it stores the features
         torch.default_generator.manual_seed(seed)  # it takes no generator
         metric = KernelInceptionDistance(
             _Given(x), subsets=_SUBSETS, subset_size=size, sync_on_compute=False
@@ -345,7 +324,7 @@ def _mmd(x: Tensor, y: Tensor, seed: int) -> tuple[float, float]:
 
 
 class _Given(nn.Identity):
-    """A network for torchmetrics that takes features for pictures and gives them back."""
+    """A network for torchmetrics whose images are features already, which it returns."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
@@ -355,12 +334,12 @@ class _Given(nn.Identity):
 def _seen(
     drawn: AnyImages, pixels: Tensor, labels: Tensor | None, features: Features
 ) -> dict[str, Any]:
-    """What a classifier says of the pictures; nothing if the features are none's."""
+    """The classifier's metrics of the images; none if the features are not a classifier's."""
     if not isinstance(features, Classifier):
         if labels is not None:
             raise ValueError(
-                f"labels were given, but {features.name} names no classes; measure with a classifier "
-                "or leave them out."
+                f"labels were given, but {features.name} has no classes; use a classifier's features "
+                "or leave the labels out."
             )
         return {}
     num, classes = len(pixels), tuple(features.classes)
@@ -371,7 +350,7 @@ def _seen(
         if labels.shape != (num,) or labels.is_floating_point():
             raise ValueError(
                 f"labels are {tuple(labels.shape)} of {labels.dtype}; give one integer for each of "
-                f"the {num} pictures."
+                f"the {num} images."
             )
         if bool(((labels < 0) | (labels >= len(classes))).any()):
             raise ValueError(
@@ -402,18 +381,20 @@ _CLASS_COLUMNS = [
 
 
 def table(reports: Sequence[ImageReport]) -> str:
-    """The reports as an aligned block, a second one where they were measured with a classifier, and
-    what they were measured with; – where nothing was.
+    """The reports as aligned text, in a second block the classifier's metrics, and a caption.
 
-    Let a floor and a ceiling be among the rows, as `compare` makes them.
+    Include a floor and a ceiling, as :func:`compare` does.
+
+    Arguments:
+        reports: One for each row. Metrics without a value are shown as –.
 
     Raises:
-        ValueError: The rows were measured with different features.
+        ValueError: The rows were computed on different features.
     """
     names = sorted({row.features for row in reports})
     if len(names) > 1:
         raise ValueError(
-            f"the rows were measured with {' and '.join(names)}, whose figures don't compare; "
+            f"the rows are on different features, {' and '.join(names)}, and not comparable; "
             "make a table of each."
         )
     inception = names == [INCEPTION]
@@ -430,11 +411,11 @@ def table(reports: Sequence[ImageReport]) -> str:
     caption = [
         f"{', '.join(names) or 'no features'}; {mmd} × 1000, mean ± deviation over {_SUBSETS} subsets; "
         f"k = {_NEIGHBOURS};",
-        "near: 1 as unseen data, 0 copies; ↓ lower is better, ↑ higher; calls of the network and seconds",
-        "for a picture. Compare rows of equally many.",
+        "near: 1 as for unseen data, 0 for copies; ↓ lower is better, ↑ higher; network evaluations and",
+        "seconds are per image. Compare rows with equal n.",
     ]
     if any(row.classes is not None for row in reports):
         blocks.append(rendered(reports, _CLASS_COLUMNS))
         caption[-1] += " Confidence: mean of the largest probability of a class;"
-        caption.append("least class: the share of the class that is seen least.")
+        caption.append("least class: the share of the class that occurs least.")
     return "\n\n".join([*blocks, "\n".join(caption)])

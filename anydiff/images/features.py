@@ -1,10 +1,11 @@
-r"""Features of pictures of any kind, for :mod:`anydiff.images.evaluate`.
+r"""Features of images of any kind, for :mod:`anydiff.images.evaluate`.
 
-- `PixelFeatures`: the picture itself, made small. Needs nothing, and sees colours and layout only.
-- `InceptionFeatures`: the 2048 numbers that FID and KID are defined on. The network is here, its weights
-  are a file of yours.
+- `PixelFeatures`: the image at a low resolution. They need no network and reflect colours and layout
+  only.
+- `InceptionFeatures`: the 2048 numbers that FID and KID are defined on. The network is defined here;
+  its weights are a file that the user supplies.
 
-Distances measured with the one compare with nothing measured with the other.
+Distances on different features are not comparable.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from anydiff.images.inception import Inception
 
 __all__ = ["INCEPTION", "InceptionFeatures", "PixelFeatures"]
 
-_HASH = "6726825d"  # how the SHA-256 of the weights begins, by which their file is named
+_HASH = "6726825d"  # the first digits of the weights' SHA-256; the file is named after them
 _FILE = f"weights-inception-2015-12-05-{_HASH}.pth"
 
 INCEPTION = f"Inception v3 {_HASH}"  # the only name whose Fréchet distance is FID
@@ -33,14 +34,17 @@ INCEPTION = f"Inception v3 {_HASH}"  # the only name whose Fréchet distance is 
 
 @dataclass(frozen=True)
 class PixelFeatures:
-    """The picture, averaged over areas down to `size` × `size` pixels, all channels, in [−1, 1].
+    """The image, averaged over areas to `size` × `size` pixels, all channels, in [−1, 1].
 
-    They see where which colours are: the layout, the palette, how varied both are. They don't see
-    what a picture is of, nor texture or sharpness: a blurred picture is as good as the original to
-    them. Of a network's features they are the stand-in where there is no network for the pictures.
+    They describe layout and palette, and how much both vary, but neither the content of an image nor
+    its texture and sharpness: a blurred image has the same features as the original. They are a
+    substitute where no network for the images is at hand.
 
     Arguments:
-        size: Pixels of a side; C size² features. Take far more pictures than that.
+        size: Pixels of a side. There are C · size² features; use many more images than that.
+
+    Raises:
+        ValueError: `size` is less than 1.
     """
 
     size: int = 8
@@ -51,37 +55,51 @@ class PixelFeatures:
 
     @property
     def name(self) -> str:
+        """The features' name in tables."""
         return f"pixels {self.size} × {self.size}"
 
     def features(self, pixels: Tensor, batch_size: int = 1024) -> Tensor:
-        """Features (M, C size²) of pictures (M, C, H, W) of uint8."""
+        """Features (M, C · size²).
+
+        Arguments:
+            pixels: (M, C, H, W) of uint8.
+            batch_size: Images at once.
+
+        Raises:
+            ValueError: `pixels` have another shape or type.
+        """
         if pixels.ndim != 4 or pixels.dtype != torch.uint8:
             raise ValueError(
-                f"the pictures are {tuple(pixels.shape)} of {pixels.dtype}; give (M, C, H, W) of uint8."
+                f"the images are {tuple(pixels.shape)} of {pixels.dtype}; give (M, C, H, W) of uint8."
             )
         small = [
             adaptive_avg_pool2d(part.float(), self.size).flatten(1)
-            for part in pixels.split(batch_size)
+            for part in torch.split(pixels, batch_size)
         ]
         return torch.cat(small) / 127.5 - 1
 
 
 class InceptionFeatures:
-    """The features of FID and KID, and the only ones with which `table` calls the figures so.
+    """The features of FID and KID; only with them are the figures of a table called so.
 
-    Pictures are brought to 299 × 299 as the original did; grey ones are taken for RGB of equal channels.
-    Published values are usually those of 50,000 drawn pictures against the training set's.
+    Images are resized to 299 × 299 as by the original network; grey ones become RGB of equal channels.
+    Published values usually compare 50,000 generated images with the training set.
 
     Arguments:
-        path: Of `weights-inception-2015-12-05-6726825d.pth`, 91 MiB, which torch-fidelity publishes on
-            https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0. Nothing in it is run.
-        device: Where to compute. A processor core does some five pictures a second.
-        batch_size: Pictures at once.
-        progress: Show a progress bar.
+        path: Path of `weights-inception-2015-12-05-6726825d.pth`, 91 MiB, which torch-fidelity publishes
+            at https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0. No code in it is executed.
+        device: Where to compute. A CPU core processes about five images per second.
+        batch_size: Images at once.
+        progress: Whether to show a progress bar.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is another one.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is a different one.
+
+    References:
+        GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (Heusel et al.,
+        2017), FID. https://arxiv.org/abs/1706.08500
+        Demystifying MMD GANs (Bińkowski et al., 2018), KID. https://arxiv.org/abs/1801.01401
     """
 
     name = INCEPTION
@@ -97,15 +115,15 @@ class InceptionFeatures:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: no such file; get {_FILE} from torch-fidelity's release v0.2.0, or measure "
-                "with PixelFeatures, which need no file."
+                f"{path}: no such file; download {_FILE} from torch-fidelity's release v0.2.0, or use "
+                "PixelFeatures, which need no file."
             )
         data = path.read_bytes()
         if not (found := hashlib.sha256(data).hexdigest()).startswith(_HASH):
             raise ValueError(
-                f"{path}: its SHA-256 begins with {found[:8]}, not {_HASH}: it isn't {_FILE} of "
-                "torch-fidelity, or not all of it, and what is measured with others isn't FID. Fetch it "
-                "again."
+                f"{path}: its SHA-256 begins with {found[:8]}, not {_HASH}: it is not {_FILE} of "
+                "torch-fidelity, or not complete, and distances on other features are not FID. Download "
+                "it again."
             )
         self.network = Inception()
         try:
@@ -119,14 +137,21 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """Features (M, 2048), on the CPU, of pictures (M, C, H, W) of uint8 with 1 or 3 channels."""
+        """Features (M, 2048), on the CPU.
+
+        Arguments:
+            pixels: (M, C, H, W) of uint8, C 1 or 3.
+
+        Raises:
+            ValueError: `pixels` have another shape or type.
+        """
         if pixels.ndim != 4 or pixels.dtype != torch.uint8 or pixels.shape[1] not in (1, 3):
             raise ValueError(
-                f"the pictures are {tuple(pixels.shape)} of {pixels.dtype}; give (M, 3, H, W) or "
+                f"the images are {tuple(pixels.shape)} of {pixels.dtype}; give (M, 3, H, W) or "
                 "(M, 1, H, W) of uint8."
             )
         rows = torch.empty(len(pixels), 2048)
-        bar = tqdm(total=len(pixels), desc=self.name, unit="picture", disable=not self.progress)
+        bar = tqdm(total=len(pixels), desc=self.name, unit="image", disable=not self.progress)
         with bar:
             for k in range(0, len(pixels), self.batch_size):
                 part = pixels[k : k + self.batch_size].to(self.device).expand(-1, 3, -1, -1)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from anydiff.drawing import pillow
+from anydiff.extras import extra
 from anydiff.files import PathLike
 from anydiff.images.images import ImageError, Images
 
@@ -53,7 +54,8 @@ def _check_channels(channels: int | None) -> None:
 def _resampled(image: Any, sizes: tuple[int, int] | None) -> Any:
     if sizes is None or image.size == sizes[::-1]:
         return image
-    from PIL import Image, ImageOps
+    with extra("images"):
+        from PIL import Image, ImageOps
 
     return ImageOps.fit(image, sizes[::-1], Image.Resampling.LANCZOS)
 
@@ -316,8 +318,8 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _read(path: Path, sizes: tuple[int, int] | None, channels: int | None) -> np.ndarray:
     """One image, (H, W, 1) if `channels` is 1 and (H, W, 3) otherwise."""
-    Image = pillow()[0]
-    from PIL import ImageOps
+    with extra("images"):
+        from PIL import Image, ImageOps
 
     mode = "L" if channels == 1 else "RGB"
     try:

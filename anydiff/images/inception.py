@@ -1,9 +1,9 @@
 r"""The Inception v3 network that FID is defined on, down to its 2048 features.
 
-The classifier of 2015 as its TensorFlow graph runs, not the one of later libraries: pictures are brought
-to 299 × 299 without regard to pixels' centres, averages leave the padding out, and the last block takes
-maxima. Names of weights are those of torch-fidelity's file `weights-inception-2015-12-05-6726825d.pth`,
-whose last layer, the 1008 classes, is left out.
+The classifier of 2015 as its TensorFlow graph computes it, which differs from later libraries: images
+are resized to 299 × 299 without half-pixel centres, average pooling leaves out the padding, and the
+last block pools by maxima. Names of weights are those of torch-fidelity's file
+`weights-inception-2015-12-05-6726825d.pth`, without the last layer of 1008 classes.
 
 References:
     Rethinking the Inception Architecture for Computer Vision (Szegedy et al., 2016).
@@ -25,7 +25,7 @@ Chain = list[tuple[int, Kernel]]  # channels and kernel of one convolution after
 
 
 class Inception(nn.Module):
-    """Features (M, 2048) of pictures (M, 3, H, W) of 0 … 255."""
+    """Features (M, 2048) of images (M, 3, H, W) with values 0 … 255."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,10 +64,14 @@ class Inception(nn.Module):
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """Pictures (M, C, H, W) to (M, C, size, size), as TensorFlow 1 did.
+    """Images (M, C, H, W) to (M, C, size, size) as by TensorFlow 1.
 
-    Bilinear, where pixel i of the new comes from i · H / size of the old, corner to corner, so that all
-    is moved by a part of a pixel, and without smoothing where it shrinks.
+    Bilinear, with new pixel i at position i · H / size of the old image, so that everything moves by a
+    fraction of a pixel, and without antialiasing when shrinking.
+
+    Arguments:
+        x: (M, C, H, W), floating point.
+        size: Pixels of a side.
     """
     rows, columns = (_interpolation(old, size).to(x) for old in x.shape[2:])
     return rows @ x @ columns.T
@@ -94,14 +98,16 @@ class _Convolution(nn.Module):
         self.bn = nn.BatchNorm2d(after, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x)).relu_()
+        y: Tensor = self.bn(self.conv(x))
+        return y.relu_()
 
 
 class _Mixed(nn.Module):
-    """Chains of convolutions side by side.
+    """Parallel chains of convolutions, whose outputs are concatenated.
 
-    Convolutions are named by their chain and number, `branch5x5_2`; one alone by its chain. A chain may
-    end in a fork, 1 × 3 and 3 × 1, the letters a and b. `branch_pool` starts from means or maxima.
+    A convolution is named after its chain and its number in it, `branch5x5_2`, or after the chain if it
+    is the only one. A chain may end in a fork of 1 × 3 and 3 × 1, the letters a and b. `branch_pool`
+    begins with average or maximum pooling.
     """
 
     def __init__(
@@ -113,7 +119,7 @@ class _Mixed(nn.Module):
     ) -> None:
         super().__init__()
         self.maxima = maxima
-        self.chains: list[list[list[str]]] = []  # names: of a step two, where it forks
+        self.chains: list[list[list[str]]] = []  # names; two of a step that forks
         for name, chain in chains.items():
             channels, steps = before, []
             for k, (after, kernel) in enumerate(chain, 1):
@@ -146,7 +152,7 @@ class _Mixed(nn.Module):
 
 
 class _Halving(_Mixed):
-    """The last convolution of each chain takes every other pixel; maxima of what comes in beside them."""
+    """Chains whose last convolution has stride 2, and maximum pooling of the input."""
 
     def _convolution(self, before: int, after: int, kernel: Kernel, last: bool) -> _Convolution:
         return _Convolution(before, after, kernel, stride=2 if last else 1, padded=not last)

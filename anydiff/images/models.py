@@ -17,13 +17,16 @@ from torch import Tensor
 from anydiff import checkpoints
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
+from anydiff.images.digit_features import DigitFeatures
+from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
+from anydiff.images.features import PixelFeatures
 from anydiff.images.images import Images, from_uint8, to_uint8
-from anydiff.images.named import load_images
+from anydiff.images.named import load_images, split
 from anydiff.kinds import Batch, How, draw_all, finite
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.spaces import Dense
 
-__all__ = ["ImageModel", "left_half"]
+__all__ = ["ImageModel", "compare_parts", "left_half"]
 
 Watch = Callable[[Images], None]
 WATCHED = 8
@@ -276,3 +279,48 @@ class ImageModel:
 def left_half(shape: Sequence[int]) -> Tensor:
     """True in the left half of a picture of this shape (C, H, W), as (1, 1, H, W)."""
     return (torch.arange(shape[2]) < shape[2] // 2).expand(1, 1, *shape[1:])
+
+
+def compare_parts(
+    drawn: Tensor,
+    images: Images,
+    *,
+    features: Features | None = None,
+    labels: Tensor | None = None,
+    nfe: int | None = None,
+    seconds: float | None = None,
+) -> list[ImageReport]:
+    """The rows of :func:`compare` for a model of a data set's training part, against its test part.
+
+    The first 10,000 images of the training part and 2,000 of the test part are used, and at most as
+    many generated images as training ones.
+
+    Arguments:
+        drawn: (M, C, H, W) of uint8, the generated images.
+        images: The whole data set, which :func:`~anydiff.images.named.split` divides.
+        features: By default the shipped digits' own network for them, and pixels for other images.
+        labels: (M,), the label that each image was generated for; used if the features are a
+            classifier's.
+        nfe: Network evaluations per image, to be shown in the table.
+        seconds: Seconds per image, to be shown in the table.
+
+    Raises:
+        ImageError: The images are too few to split.
+        ValueError: As for :func:`compare`.
+    """
+    if features is None:
+        side = DigitFeatures.side
+        digits = images.name == "digits" and images.shape == (1, side, side)
+        features = DigitFeatures.load() if digits else PixelFeatures()
+    parts = split(images)
+    known, test = images.subset(parts.train[:10_000]), images.subset(parts.test[:2000])
+    asked = labels if isinstance(features, Classifier) else None
+    return compare(
+        drawn[: len(known)],
+        test,
+        known,
+        features=features,
+        labels=None if asked is None else asked[: len(known)],
+        nfe=nfe,
+        seconds=seconds,
+    )

@@ -1,8 +1,8 @@
-r"""Pictures of images: grids, strips of denoising and films of it.
+r"""Pictures of images: grids, and their denoising as strips and animations.
 
-Pixels are uint8 (B, C, H, W), grey or RGB; every pixel is drawn as a square of so many of the
-file's pixels, so that small images can be looked at, and nothing is smoothed. Between images, and
-around them, is a thin even gap of light grey. Writing is atomic: a file is there whole or not at all.
+Pixels are uint8 (B, C, H, W), grey or RGB. Each is drawn as a square of `scale` × `scale` pixels of
+the file, without smoothing, so that small images are visible. Images are separated and surrounded by
+a thin light-grey gap. Writing is atomic: a file is complete or absent.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from anydiff.files import PathLike
 __all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet"]
 
 _GROUND = 226  # the grey of the gaps
-_WIDTH, _FILM = 760, 400  # about the pixels of a sheet's and a film's width
-_SIDE = 256  # the most of an enlarged image's side
+_WIDTH, _FILM = 760, 400  # the approximate width of a sheet and of an animation, in pixels
+_SIDE = 256  # the largest side of an enlarged image, in pixels
 _ROOM = 15  # pixels on both sides of a caption
 
 
 def _array(pixels: Tensor, axes: str) -> np.ndarray:
-    """Checked, on the CPU, channels last."""
+    """The pixels, checked, on the CPU, with channels last."""
     form = "(" + ", ".join(axes) + ")"
     if pixels.dtype != torch.uint8 or pixels.ndim != len(axes):
-        hint = "; anydiff.images.images.to_uint8 makes them of [-1, 1]"
+        hint = "; anydiff.images.to_uint8 converts them from [-1, 1]"
         raise ValueError(
             f"pixels are {tuple(pixels.shape)} of {pixels.dtype}; give uint8 {form}"
             f"{hint if pixels.is_floating_point() else ''}."
@@ -45,7 +45,7 @@ def _array(pixels: Tensor, axes: str) -> np.ndarray:
 
 
 def _scale(scale: int | None, columns: int, shape: tuple[int, ...], around: int = _WIDTH) -> int:
-    """So many pixels for a pixel that all is about `around` wide and no image above 256."""
+    """By default, the scale that makes the sheet about `around` wide and no image above 256."""
     height, width = shape
     if scale is None:
         return max(1, min(round(around / (columns * (width + 1))), _SIDE // max(height, width)))
@@ -55,7 +55,7 @@ def _scale(scale: int | None, columns: int, shape: tuple[int, ...], around: int 
 
 
 def _columns(columns: int | None, num: int) -> int:
-    """At most as many as there are; by default about as many as rows, up to 16."""
+    """At most `num`; by default about as many as rows, up to 16."""
     if columns is not None and columns < 1:
         raise ValueError(f"columns is {columns}; it must be at least 1.")
     return min(columns or min(math.ceil(math.sqrt(num)), 16), num)
@@ -68,16 +68,20 @@ def _laid_out(values: np.ndarray, columns: int, scale: int, ground: int) -> np.n
 
 
 def sheet(pixels: Tensor, columns: int | None = None, scale: int | None = None) -> np.ndarray:
-    """Images side by side, row after row, as one picture (height, width, 3) of uint8.
+    """Images side by side, row after row, as one picture.
 
     Arguments:
         pixels: (B, C, H, W) of uint8, grey or RGB.
         columns: Images in a row; by default about as many as rows, at most 16.
-        scale: Pixels of the sheet for one of an image; by default the sheet is about 760 wide, unless
-            images were wider than 256.
+        scale: The side in pixels of the square that draws one pixel of an image; by default the sheet
+            is about 760 pixels wide and no side of an image is above 256.
+
+    Returns:
+        (height, width, 3) of uint8.
 
     Raises:
-        ValueError: Other than uint8, neither one channel nor three, or nothing.
+        ValueError: `pixels` are not uint8, not of one or three channels, or empty; or `columns` or
+            `scale` is less than 1.
     """
     values = _array(pixels, "BCHW")
     columns = _columns(columns, len(values))
@@ -89,20 +93,36 @@ def sheet(pixels: Tensor, columns: int | None = None, scale: int | None = None) 
 def draw_grid(
     path: PathLike, pixels: Tensor, *, columns: int | None = None, scale: int | None = None
 ) -> None:
-    """The :func:`sheet` of images (B, C, H, W) as a PNG."""
+    """The :func:`sheet` of images as a PNG.
+
+    Arguments:
+        path: The file.
+        pixels: (B, C, H, W) of uint8.
+        columns: As for :func:`sheet`.
+        scale: As for :func:`sheet`.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: As for :func:`sheet`.
+    """
     write_image(path, sheet(pixels, columns, scale))
 
 
 def draw_strip(
     path: PathLike, frames: Tensor, *, columns: int | None = 10, scale: int | None = None
 ) -> None:
-    """Images on their way from noise as a PNG: one in each row, time from left to right.
+    """The denoising of images as a PNG: one image in each row, time from left to right.
 
     Arguments:
-        frames: (T, B, C, H, W) of uint8.
-        columns: The most moments to show, evenly chosen, the first and the last among them; all if
-            None.
-        scale: As :func:`sheet` has it.
+        path: The file.
+        frames: (T, B, C, H, W) of uint8, from noise to the images.
+        columns: The most moments to show, evenly spaced and including the first and the last; None
+            shows all.
+        scale: As for :func:`sheet`.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: As for :func:`sheet`.
     """
     _array(frames, "TBCHW")
     count = _columns(len(frames) if columns is None else columns, len(frames))
@@ -112,20 +132,22 @@ def draw_strip(
 
 
 def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None = None) -> None:
-    """Rows of images as a PNG, each under its caption's name at the left.
+    """Rows of images as a PNG, each with its caption at the left.
 
     Arguments:
-        rows: caption -> (B, C, H, W) of uint8, of one shape.
-        scale: As :func:`sheet` has it.
+        path: The file.
+        rows: caption -> (B, C, H, W) of uint8, all of one shape.
+        scale: As for :func:`sheet`.
 
     Raises:
-        ValueError: There is no row, or they are of different shapes; or as :func:`sheet` has it.
+        ImportError: Pillow is not installed.
+        ValueError: There are no rows, or they have different shapes; or as for :func:`sheet`.
     """
     shapes = {tuple(pixels.shape) for pixels in rows.values()}
     if len(shapes) != 1:
         raise ValueError(
-            f"the rows are {', '.join(map(str, sorted(shapes))) or 'none'}; give at least one, all of "
-            "one shape (B, C, H, W)."
+            f"the shapes of the rows are {', '.join(map(str, sorted(shapes))) or 'none'}; give at least "
+            "one row, all of one shape (B, C, H, W)."
         )
     (num, *_), *_ = shapes
     images = sheet(torch.cat(list(rows.values())), num, scale)
@@ -138,7 +160,7 @@ def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None =
     write_image(path, picture)
 
 
-# films --------------------
+# animations --------------------
 
 
 def animate_denoising(
@@ -150,17 +172,21 @@ def animate_denoising(
     fps: float = 15,
     hold: float = 1.5,
 ) -> None:
-    """Images side by side, on their way from noise, as a GIF that repeats.
+    """The denoising of images side by side, as a GIF that repeats.
 
-    Grey is kept exactly. Of colours, each frame has the 255 that suit it, dithered.
+    Grey values are exact. Colours are reduced to 255 for each frame, with dithering.
 
     Arguments:
-        frames: (T, B, C, H, W) of uint8.
-        columns: Images in a row, as :func:`sheet` has it.
-        scale: Pixels of the film for one of an image; by default the film is about 400 wide, as noise
-            takes much space in a GIF.
-        fps: Frames a second; GIF counts time in hundredths of a second.
-        hold: Seconds that the last frame stays.
+        path: The file.
+        frames: (T, B, C, H, W) of uint8, from noise to the images.
+        columns: Images in a row, as for :func:`sheet`.
+        scale: As for :func:`sheet`, but about 400 pixels in all by default: noise makes large GIFs.
+        fps: Frames per second, at most 50; GIF counts time in hundredths of a second.
+        hold: Seconds that the last frame is held.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: As for :func:`sheet`; or `fps` or `hold` is out of range.
     """
     values = _array(frames, "TBCHW")
     columns = _columns(columns, values.shape[1])
@@ -182,10 +208,10 @@ def animate_denoising(
 def _reduced(frame: np.ndarray, careful: bool) -> tuple[np.ndarray, list[int]]:
     """RGB images (B, H, W, 3) as numbers (B, H, W) of colours, and these 255 colours, flat.
 
-    Taking care is five times as slow, and shows in a picture that stands still.
+    `careful` chooses the colours better, which is visible in a still picture and five times slower.
     """
     Image = pillow()[0]
-    # before they are enlarged, so that it is their own pixels that are dithered
+    # before enlarging, so that dithering works on the images' own pixels
     tall = Image.fromarray(np.ascontiguousarray(frame).reshape(-1, *frame.shape[2:]))
     palette = tall.quantize(255, Image.Quantize.MEDIANCUT, kmeans=int(careful))
     numbers = tall.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)

@@ -1,16 +1,14 @@
-r"""Distances between two samples, whatever they are samples of.
+r"""Distances between two samples, given as rows of features (N, D).
 
-Rows of features (N, D) in, numbers out; what the features are is the caller's business, and a number
-means something only beside one measured the same way: the same features, the same sizes of samples,
-and a row of real data against real data, which is the floor.
+The caller chooses the features. Numbers are comparable only if measured in the same way: with the same
+features and the same sizes of samples. The distance of real data from real data is the lower bound.
 
 All are computed in float64. The Fréchet distance of finite samples is biased upwards, for two samples
 of one standard normal by about :math:`(\frac{1}{n} + \frac{1}{m}) \frac{D^2 + 5 D}{4}`: compare only
-what was measured with equal n and m, or by `mmd`, whose mean does not depend on them.
+values of equal n and m, or use `mmd`, whose mean does not depend on them.
 
 torchmetrics has the Fréchet distance and MMD as metrics of pictures, and MMD as a mean over random
-subsets; :mod:`anydiff.images.evaluate` takes them there, where figures are compared with others'. They
-are what the tests compare with.
+subsets. :mod:`anydiff.images.evaluate` uses those, as published figures do; the tests compare with them.
 """
 
 from __future__ import annotations
@@ -37,10 +35,14 @@ def frechet(x: Tensor, y: Tensor) -> float:
     .. math:: |\mu_x - \mu_y|^2 +
         \operatorname{tr}\left(\Sigma_x + \Sigma_y - 2 (\Sigma_x \Sigma_y)^{1/2}\right)
 
-    Covariances may be singular, as they are where N ≤ D.
+    Covariances may be singular, as they are if N ≤ D.
 
     Arguments:
-        x, y: (N, D) and (M, D), at least two rows each.
+        x: (N, D), at least two rows.
+        y: (M, D), at least two rows.
+
+    Raises:
+        ValueError: Shapes do not match, there are fewer rows, or a feature is not finite.
 
     References:
         The Fréchet distance between multivariate normal distributions (Dowson and Landau, 1982).
@@ -49,22 +51,26 @@ def frechet(x: Tensor, y: Tensor) -> float:
     x, y = _pair(x, y, least=2)
     shift = (x.mean(0) - y.mean(0)).square().sum()
     # Σ = RᵀR for the R of the centred rows, and tr (Σx Σy)^½ is the sum of the singular values of
-    # Rx Ryᵀ: no root of a rounding error, however few the rows
+    # Rx Ryᵀ: so no root is taken of a rounding error, however few rows there are
     rx, ry = (torch.linalg.qr((a - a.mean(0)) / math.sqrt(len(a) - 1), "r").R for a in (x, y))
     cross = torch.linalg.svdvals(rx @ ry.T).sum()
     return float(shift + rx.square().sum() + ry.square().sum() - 2 * cross)
 
 
 def mmd(x: Tensor, y: Tensor) -> float:
-    r"""The squared maximum mean discrepancy under the kernel (x·y / D + 1)³, without bias.
+    r"""The squared maximum mean discrepancy with the kernel (x·y / D + 1)³, without bias.
 
     .. math:: \frac{1}{n (n - 1)} \sum_{i \ne j} k(x_i, x_j) +
         \frac{1}{m (m - 1)} \sum_{i \ne j} k(y_i, y_j) - \frac{2}{n m} \sum_{i, j} k(x_i, y_j)
 
-    Its mean is 0 where the distributions are the same, so that it can be negative.
+    Its mean is 0 if the distributions are equal, so that it can be negative.
 
     Arguments:
-        x, y: (N, D) and (M, D), at least two rows each.
+        x: (N, D), at least two rows.
+        y: (M, D), at least two rows.
+
+    Raises:
+        ValueError: Shapes do not match, there are fewer rows, or a feature is not finite.
 
     References:
         Demystifying MMD GANs (Bińkowski et al., 2018), section 4. https://arxiv.org/abs/1801.01401
@@ -73,7 +79,8 @@ def mmd(x: Tensor, y: Tensor) -> float:
     (n, d), m = x.shape, len(y)
 
     def total(a: Tensor, b: Tensor) -> float:
-        return sum(float((part @ b.T / d + 1).pow(3).sum()) for part in a.split(2048))
+        parts = torch.split(a, 2048)
+        return sum((float((part @ b.T / d + 1).pow(3).sum()) for part in parts), 0.0)
 
     def others(a: Tensor) -> float:
         return total(a, a) - float((a.square().sum(1) / d + 1).pow(3).sum())
@@ -82,7 +89,14 @@ def mmd(x: Tensor, y: Tensor) -> float:
 
 
 class PrecisionRecall(NamedTuple):
-    """What of the samples is like the data, and what of the data is among the samples."""
+    """What :func:`precision_recall` returns.
+
+    Arguments:
+        precision: The share of fake rows that resemble real ones, in [0, 1].
+        recall: The share of real rows that resemble fake ones, in [0, 1].
+        density: How many real rows a fake one resembles, over k; 0 or more.
+        coverage: The share of real rows with a fake one nearby, in [0, 1].
+    """
 
     precision: float
     recall: float
@@ -94,12 +108,18 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 5) -> PrecisionRecall:
     """Precision, recall, density and coverage.
 
     The ball of a row reaches to its k-th nearest neighbour in its own sample. `precision` is the share
-    of fake rows in the ball of any real one, `recall` of real rows in the ball of any fake one;
-    `density` counts how many real balls a fake row is in, over k, which may exceed 1; `coverage` is
-    the share of real balls with a fake row in them. Two samples of one distribution don't reach 1.
+    of fake rows in the ball of any real one, `recall` that of real rows in the ball of any fake one;
+    `density` is the number of real balls that a fake row lies in, over k, which may exceed 1;
+    `coverage` is the share of real balls with a fake row in them. Two samples of one distribution do
+    not reach 1. N M + max(N, M)² numbers are kept in memory.
 
     Arguments:
-        fake, real: (N, D) and (M, D), more than k rows each. Needs N M + max(N, M)² numbers of memory.
+        fake: (N, D), more than k rows.
+        real: (M, D), more than k rows.
+        k: Number of the neighbour, 1 or more.
+
+    Raises:
+        ValueError: k is below 1, shapes do not match, there are too few rows, or a feature is not finite.
 
     References:
         Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019).
@@ -126,19 +146,28 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 5) -> PrecisionRecall:
 
 
 def nearest_ratio(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
-    """How near the samples are to what was learnt, compared with real data that wasn't.
+    """How near samples are to the training data, relative to held-out data.
 
-    The median distance of a fake row to its nearest training row, divided by that of a held-out row.
-    Near 1 nothing is remembered; well below it the samples are copies of the training data, and well
-    above they are unlike any data. nan where held-out rows are training rows themselves.
+    The median distance of a fake row from its nearest training row, divided by that of a held-out row.
+    Near 1 nothing is memorised; well below 1 the samples are copies of training data, and well above 1
+    they are unlike any data. nan if the held-out rows are training rows.
 
     Arguments:
-        fake, train, held_out: (N, D), (M, D) and (H, D).
+        fake: (N, D).
+        train: (M, D), what the model was trained on.
+        held_out: (H, D), real data that it was not trained on.
+
+    Raises:
+        ValueError: Shapes do not match, one is empty, or a feature is not finite.
     """
     fake, train = _pair(fake, train, least=1)
     held_out, _ = _pair(held_out, train, least=1)
     near, usual = (
-        float(torch.cat([_distances(part, train).amin(1) for part in rows.split(2048)]).median())
+        float(
+            torch.cat(
+                [_distances(part, train).amin(1) for part in torch.split(rows, 2048)]
+            ).median()
+        )
         for rows in (fake, held_out)
     )
     return near / usual if usual > 0 else math.nan
@@ -147,10 +176,15 @@ def nearest_ratio(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
 def jensen_shannon(p: Tensor, q: Tensor) -> float:
     r"""The Jensen–Shannon distance of two histograms, in [0, 1].
 
-    The root of the divergence to base 2: 0 where the two are proportional, 1 where they share no bin.
+    It is the square root of the divergence to base 2: 0 if the two are proportional, 1 if they share no
+    bin.
 
     Arguments:
-        p, q: (K,) counts or probabilities, each with a positive sum.
+        p: (K,) counts or probabilities, with a positive sum.
+        q: (K,), likewise.
+
+    Raises:
+        ValueError: The shapes differ, or a histogram is empty, negative or not finite.
 
     References:
         A new metric for probability distributions (Endres and Schindelin, 2003).

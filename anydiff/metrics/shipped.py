@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -52,15 +53,16 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (M, logits) of pictures (M, 1, side, side) in [0, 1], ink 1."""
-        return self.head(self.body(images))
+        logits: Tensor = self.head(self.body(images))
+        return logits
 
-    def features(self, pixels: Tensor, batch_size: int = 256) -> Tensor:
+    def features(self, pixels: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
         """Features (M, features) of pictures of uint8, ink 255, on the network's device.
 
         Each feature has mean 0 and variance 1 over the pictures that the network was trained on.
 
         Arguments:
-            pixels: (M, 1, side, side).
+            pixels: (M, 1, side, side), if the class does not say otherwise.
             batch_size: Pictures in one call of the network.
 
         Raises:
@@ -68,16 +70,18 @@ class FeatureNetwork(nn.Module):
         """
         return (self._in_batches(self.body, pixels, batch_size) - self.mean) / self.std
 
-    def logits(self, pixels: Tensor, batch_size: int = 256) -> Tensor:
+    def logits(self, pixels: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
         """Logits (M, logits) of pictures; arguments and errors are those of `features`."""
         return self._in_batches(self, pixels, batch_size)
 
     @torch.no_grad()
-    def _in_batches(self, network: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
-        parts = self._checked(pixels).split(batch_size)  # of no pictures, too, this is one part
+    def _in_batches(
+        self, network: nn.Module, pixels: np.ndarray | Tensor, batch_size: int
+    ) -> Tensor:
+        parts = torch.split(self._checked(pixels), batch_size)  # at least one part, maybe empty
         return torch.cat([network(part.to(self.mean.device).float() / 255) for part in parts])
 
-    def _checked(self, pixels: Tensor) -> Tensor:
+    def _checked(self, pixels: np.ndarray | Tensor) -> Tensor:
         """Pictures (M, 1, side, side) of uint8, or an error."""
         raise NotImplementedError
 
@@ -131,9 +135,10 @@ def layer(before: int, after: int, kernel: int = 3, stride: int = 1) -> list[nn.
     """A convolution, a group norm and a SiLU.
 
     Arguments:
-        before, after: Channels, of which `after` is a multiple of 8.
+        before: Channels of its input.
+        after: Channels of its output, a multiple of 8.
         kernel: Pixels of the kernel's side, odd.
-        stride: Pixels between the outputs.
+        stride: Pixels of the input between two pixels of the output.
     """
     conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
     return [conv, nn.GroupNorm(8, after), nn.SiLU()]

@@ -33,7 +33,7 @@ class Column(NamedTuple):
         return number(value if value is None or self.scale == 1 else self.scale * value, self.spec)
 
 
-# what reports have that compare features of samples with features of data
+# of reports that compare features of samples with those of data
 MATCHES = [
     Column("prec↑", "precision", ".3f"),
     Column("rec↑", "recall", ".3f"),

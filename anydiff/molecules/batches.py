@@ -1,9 +1,8 @@
-r"""Batches of molecules: level in cost, made from arrays, resumable.
+r"""Batches of molecules: of equal cost, made from arrays, resumable.
 
-The cost of a molecule of n atoms is n², its pairs; :class:`SizeBatchSampler` makes batches of
-nearly equal Σn², so that a step takes the same time and memory all along. :class:`MoleculeDataset`
-makes a PyG `Batch` by indexing whole arrays, which is many times quicker than collating `Data`
-objects.
+A molecule of n atoms costs n², the number of its pairs; :class:`SizeBatchSampler` makes batches of
+nearly equal Σn², so that all steps take the same time and memory. :class:`MoleculeDataset` makes a PyG
+`Batch` by indexing whole arrays, which is many times faster than collating `Data` objects.
 """
 
 from __future__ import annotations
@@ -16,26 +15,34 @@ import torch
 from torch.utils.data import Dataset
 
 from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
+from anydiff.extras import extra
 from anydiff.molecules.molecules import Molecules
 
 __all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
 
 
 class SizeBatchSampler(EpochBatches):
-    """Batches of level cost, the cost of a molecule of n atoms being n² (its pairs).
+    """Batches of nearly equal cost, where a molecule of n atoms costs n², the number of its pairs.
 
-    Molecules are dealt like cards: ordered by size with ties shuffled, every group of K
-    consecutive ones goes to the K batches of the epoch in random order, one to each. So all batches
-    hold nearly the same number of molecules and of pairs, a step takes the same time and memory,
-    and the number of batches doesn't change from epoch to epoch. Every molecule is used once in an
-    epoch. Without shuffling, batches are consecutive molecules.
+    Molecules are dealt like cards: they are ordered by size with ties shuffled, and every group of K
+    consecutive ones goes to the K batches of the epoch in random order, one to each. All batches then
+    have nearly the same number of molecules and of pairs, and the number of batches is the same in
+    every epoch. Every molecule is used once in an epoch. Without shuffling, batches are consecutive
+    molecules.
 
-    Epochs, seeds, resumption and several processes are as in :class:`EpochBatches`.
+    Epochs, seeds, resumption and several processes are as in
+    :class:`~anydiff.data.batches.EpochBatches`.
 
     Arguments:
-        sizes: (M,), atoms of each molecule.
-        batch_size: The most molecules in a batch; or
-        budget: the most Σn² in a batch.
+        sizes: (M,), the number of atoms of each molecule.
+        batch_size: The most molecules in a batch; give either this or `budget`.
+        budget: The most Σn² in a batch.
+        seed: Determines the order, together with the epoch.
+        shuffle: Whether to deal the molecules at random.
+
+    Raises:
+        ValueError: `sizes` are empty, both or neither of `batch_size` and `budget` are given, or one of
+            them is too small.
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class SizeBatchSampler(EpochBatches):
         super().__init__(self._count_dealt() if shuffle else len(self._consecutive()), seed=seed)
 
     def _dealt_bound(self, num: int) -> int:
-        """The most that any dealing into `num` batches can cost: each group's largest, summed."""
+        """An upper bound of the cost of a batch for `num` batches: the sum of each group's largest."""
         return int(np.sort(self.cost)[::-1][::num].sum())
 
     def _count_dealt(self) -> int:
@@ -83,7 +90,7 @@ class SizeBatchSampler(EpochBatches):
         shuffled = rng.permutation(len(self.cost))
         order = shuffled[np.argsort(self.cost[shuffled], kind="stable")]
         missing = -len(order) % self.num_batches
-        order = np.concatenate([np.full(missing, -1), order])  # gaps take the place of small ones
+        order = np.concatenate([np.full(missing, -1), order])  # gaps, among the smallest
         groups = rng.permuted(order.reshape(-1, self.num_batches), axis=1)
         batches = rng.permuted(groups.T, axis=1)
         return [batch[batch >= 0] for batch in batches]
@@ -103,10 +110,13 @@ class SizeBatchSampler(EpochBatches):
         return self._dealt(rng) if self.shuffle else self._consecutive()
 
 
-class MoleculeDataset(Dataset):
+class MoleculeDataset(Dataset[Any]):
     """Molecules as a torch dataset that makes a whole PyG `Batch` at once from the arrays.
 
-    A batch has pos, z, batch, ptr and, where there are properties, y (B, P).
+    A batch has pos, z, batch, ptr and, if there are properties, y (B, P).
+
+    Arguments:
+        molecules: The molecules.
     """
 
     def __init__(self, molecules: Molecules) -> None:
@@ -119,7 +129,8 @@ class MoleculeDataset(Dataset):
         return self.molecules[m]
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        from torch_geometric.data import Batch
+        with extra("molecules"):
+            from torch_geometric.data import Batch
 
         # NumPy does the indexing: torch wakes its threads even for a few rows
         numbers = np.asarray(indices)
@@ -132,7 +143,7 @@ class MoleculeDataset(Dataset):
         tensors = {key: torch.from_numpy(array) for key, array in fields.items()}
         batch = Batch(batch=torch.from_numpy(index), ptr=ptr, **tensors)
 
-        # what `Batch.from_data_list` records, so that `to_data_list` works
+        # the records of `Batch.from_data_list`, which `to_data_list` needs
         each = torch.arange(len(numbers) + 1)
         batch._num_graphs = len(numbers)
         batch._slice_dict = {key: each if key == "y" else ptr for key in fields}
@@ -147,21 +158,25 @@ def loader(
     budget: float | None = None,
     shuffle: bool = True,
     seed: int = 0,
-    num_workers: int = 0,
     **kwargs: Any,
 ) -> ResumableLoader:
-    """A torch `DataLoader` of PyG batches, ready for `Atoms.unpack`.
+    """A torch `DataLoader` of PyG batches, ready for :meth:`Atoms.unpack`.
 
-    Its `batch_sampler` is a :class:`SizeBatchSampler`. Batches are made by indexing arrays, which
-    is quicker than sending them between processes: keep `num_workers` at 0.
+    Batches are made by indexing arrays, which is faster than sending them between processes: keep
+    `num_workers` at 0.
 
     Arguments:
+        molecules: The molecules.
         batch_size: The most molecules in a batch.
-        budget: The most Σn² in a batch, instead of `batch_size`.
+        budget: The most Σn² in a batch, used instead of `batch_size`; see :class:`SizeBatchSampler`.
+        shuffle: Whether to deal the molecules at random in each epoch.
+        seed: Of the order.
+        **kwargs: Passed on to `DataLoader`.
+
+    Raises:
+        ValueError: `batch_size` or `budget` is too small.
     """
     size = None if budget is not None else batch_size
     sampler = SizeBatchSampler(molecules.sizes, size, budget, seed=seed, shuffle=shuffle)
     dataset = MoleculeDataset(molecules)
-    return ResumableLoader(
-        dataset, batch_sampler=sampler, collate_fn=as_made, num_workers=num_workers, **kwargs
-    )
+    return ResumableLoader(dataset, batch_sampler=sampler, collate_fn=as_made, **kwargs)

@@ -1,12 +1,12 @@
-r"""Bonds and stability, read off the distances by a table.
+r"""Bonds and stability, determined from distances by EDM's table.
 
-Two atoms at distance d are bonded with the highest order whose length plus a margin is more than d.
-An atom is *stable* if its bond orders sum to its valence, a molecule if all its atoms are. There
-are no charges and no aromatic bonds. Atoms come as rows: pos (N, 3) in ångström, z (N,) atomic
-numbers, and index (N,), the molecule of each row, ascending.
+Two atoms at distance d are bonded with the highest order whose length plus a margin exceeds d. An
+atom is *stable* if its bond orders sum to its valence, a molecule if all its atoms are stable. There
+are no charges and no aromatic bonds. Atoms are rows: pos (N, 3) in ångström, z (N,) atomic numbers,
+and index (N,), the molecule of each row, ascending. Tensors and arrays are both accepted.
 
 References:
-    Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5 and
+    Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), EDM, section 5 and
     appendix. https://arxiv.org/abs/2203.17003
 """
 
@@ -19,11 +19,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Stability", "bond_orders", "stability", "stable"]
+__all__ = [
+    "Array",
+    "Stability",
+    "as_array",
+    "as_arrays",
+    "bond_orders",
+    "ratio",
+    "stability",
+    "stable",
+]
 
 Array = Tensor | np.ndarray | Sequence[Any]
 
-# Bond lengths in pm of single, double and triple bonds, and what may be added to each.
+# lengths of single, double and triple bonds in pm; _MARGINS are added to them
 _LENGTHS: dict[tuple[int, int], tuple[int, ...]] = {
     (1, 1): (74,),
     (1, 6): (109,),
@@ -42,7 +51,7 @@ _LENGTHS: dict[tuple[int, int], tuple[int, ...]] = {
     (9, 9): (142,),
 }
 _MARGINS = (10, 5, 3)
-_ROWS = 100_000  # atoms whose pairs are held at once
+_ROWS = 100_000  # atoms whose pairs are in memory at once
 _VALENCE = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}
 
 # _LIMITS[k, z, z']: closer than this, in pm, the bond is of order k + 1 or higher
@@ -55,15 +64,28 @@ _ALLOWED[list(_VALENCE)] = list(_VALENCE.values())
 
 
 def as_array(values: Array) -> np.ndarray:
+    """A tensor, or nested sequences of numbers, as an array."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def as_arrays(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The arguments as arrays, and the molecules' sizes in place of the index."""
+    """Rows of atoms as checked arrays.
+
+    Arguments:
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers.
+        index: (N,), the molecule of each row, ascending.
+
+    Returns:
+        pos and z as arrays of float64 and int64, and the number of atoms of each molecule, (M,).
+
+    Raises:
+        ValueError: The shapes do not fit, or the index does not ascend.
+    """
     pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
     if pos.shape != (len(z), 3) or index.shape != z.shape or z.ndim != 1:
         raise ValueError(
-            f"pos {pos.shape}, z {z.shape}, index {index.shape} don't fit; give (N, 3), (N,), (N,)."
+            f"pos {pos.shape}, z {z.shape}, index {index.shape} do not fit; give (N, 3), (N,), (N,)."
         )
     if len(index) and (index[0] < 0 or (np.diff(index) < 0).any()):
         raise ValueError("index must ascend: 0, 0, 0, 1, 1, 2, …")
@@ -75,18 +97,26 @@ def _check_elements(z: np.ndarray) -> None:
     unknown = np.setdiff1d(z, list(_VALENCE))
     if len(unknown):
         raise ValueError(
-            f"the rule 'edm' knows H, C, N, O and F; there is atomic number {unknown[0]}."
+            f"the table has the elements H, C, N, O and F, but there is atomic number {unknown[0]}."
         )
 
 
 def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray]:
-    """The bonds that the table reads off the distances.
+    """The bonds of molecules, from distances by the table.
 
-    Order 3 if d < T3, else 2 if d < T2, else 1 if d < T1, each only where the lower ones hold too,
-    with 100 d strictly less than length + margin in pm.
+    The order is 3 if d < T3, else 2 if d < T2, else 1 if d < T1, each only if the lower conditions hold
+    too; T in pm is the length plus the margin, and d < T strictly. Atoms at nan have no bonds.
+
+    Arguments:
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
 
     Returns:
         Row numbers (E, 2) with i < j, and orders (E,) of 1, 2 or 3.
+
+    Raises:
+        ValueError: The shapes do not fit, the index does not ascend, or an element is not in the table.
     """
     pos, z, sizes = as_arrays(pos, z, index)
     _check_elements(z)
@@ -100,10 +130,12 @@ def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndar
         j = i + 1 + np.arange(len(i)) - np.repeat(np.cumsum(later) - later, later)
         i, j = i + start, j + start
 
-        with np.errstate(invalid="ignore", over="ignore"):  # a sample may be nan: it has no bonds
+        with np.errstate(invalid="ignore", over="ignore"):  # samples may be nan
             d = 100 * np.sqrt(((pos[i] - pos[j]) ** 2).sum(1))
         closer = d < _LIMITS[:, z[i], z[j]]
-        order = closer.sum(0)  # a limit falls as the order rises, so counting them is nesting
+        order = closer.sum(
+            0
+        )  # limits fall as the order rises, so that counting them nests the conditions
         bonded = order > 0
         pairs.append(np.stack([i[bonded], j[bonded]], axis=1))
         orders.append(order[bonded])
@@ -111,7 +143,7 @@ def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndar
 
 
 def _parts(sizes: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Runs of whole molecules of about `rows` rows, so that pairs need not all be held at once."""
+    """Runs of whole molecules of about `rows` rows, which bound the memory that pairs need."""
     ends = np.cumsum(sizes)
     cuts = np.unique(np.searchsorted(ends, np.arange(rows, ends[-1] if len(ends) else 0, rows)) + 1)
     for part in np.split(np.arange(len(sizes)), cuts):
@@ -121,7 +153,7 @@ def _parts(sizes: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
 
 @dataclass(frozen=True)
 class Stability:
-    """Counts of stable atoms and molecules."""
+    """Numbers of atoms and molecules, and how many of each are stable."""
 
     atoms: int
     stable_atoms: int
@@ -130,19 +162,31 @@ class Stability:
 
     @property
     def atom_ratio(self) -> float:
+        """The share of stable atoms; nan without atoms."""
         return ratio(self.stable_atoms, self.atoms)
 
     @property
     def molecule_ratio(self) -> float:
+        """The share of stable molecules; nan without molecules."""
         return ratio(self.stable_molecules, self.molecules)
 
 
 def ratio(part: float, whole: float) -> float:
+    """part / whole; nan if the whole is 0."""
     return part / whole if whole else float("nan")
 
 
 def stable(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Which atoms (N,) and which molecules (M,) are stable."""
+    """Which atoms (N,) and which molecules (M,) are stable.
+
+    Arguments:
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+
+    Raises:
+        ValueError: As for :func:`bond_orders`.
+    """
     pairs, orders = bond_orders(pos, z, index)
     pos, z, sizes = as_arrays(pos, z, index)
     total = np.bincount(pairs.ravel(), weights=np.repeat(orders, 2), minlength=len(z))
@@ -151,9 +195,16 @@ def stable(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray]:
     return atoms, np.bincount(molecule[atoms], minlength=len(sizes)) == sizes
 
 
-def stability(pos: Array, z: Array, index: Array, rule: str = "edm") -> Stability:
-    """Counts of atoms whose bond orders sum to their valence, and of molecules of only such."""
-    if rule != "edm":
-        raise ValueError(f"rule is {rule!r}; there is 'edm'.")
+def stability(pos: Array, z: Array, index: Array) -> Stability:
+    """How many atoms and molecules are stable.
+
+    Arguments:
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+
+    Raises:
+        ValueError: As for :func:`bond_orders`.
+    """
     atoms, molecules = stable(pos, z, index)
     return Stability(len(atoms), int(atoms.sum()), len(molecules), int(molecules.sum()))

@@ -1,19 +1,20 @@
-r"""What generated molecules are worth.
+r"""Metrics of generated molecules.
 
-A sample is positions and elements; bonds are read off the distances by a table, and everything
-counted here follows from them. Atoms come as rows: pos (N, 3) in ångström, z (N,) atomic numbers,
-and index (N,), the molecule of each row, ascending. Tensors and arrays are both welcome.
+A sample consists of positions and elements; bonds follow from distances by the table of
+:mod:`anydiff.molecules.bonds`, and all metrics follow from the bonds. Atoms are rows: pos (N, 3) in
+ångström, z (N,) atomic numbers, and index (N,), the molecule of each row, ascending. Tensors and arrays
+are both accepted.
 
-Two sets of figures:
+Two sets of metrics:
 
-- `edm`, as published: an atom is *stable* if its bond orders sum to its valence, a molecule if all
-  its atoms are; it is *valid* if RDKit sanitises it, which for several fragments counts the largest
-  and fills missing hydrogens in (CH3 is valid). *Unique* counts different SMILES among the valid,
-  *novel* those of them that are not in the training set, whose SMILES are made by the same table.
-- `strict`: RDKit sanitises it with no hydrogens but its own, it is one piece and has no radicals.
+- EDM's: an atom is *stable* if its bond orders sum to its valence, a molecule if all its atoms are
+  stable. A molecule is *valid* if RDKit sanitises it, where missing hydrogens are added (CH3 is valid)
+  and the largest of several fragments counts. *Unique* counts different SMILES among the valid ones,
+  *novel* those that are not in the training set, whose SMILES are made by the same table.
+- *Strict*: RDKit sanitises the molecule without added hydrogens, it is one fragment and has no radicals.
 
-The table is tuned to QM9 and even there not perfect, so no figure means much without the data's own
-row, measured by the same code. Counts are kept, ratios derived; a ratio of nothing is nan.
+The table is tuned to QM9 and not perfect even there: compare with the metrics of the data, computed by
+the same code. Reports hold counts, and ratios follow from them; a ratio with denominator 0 is nan.
 
 References:
     Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5.
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.metrics.tables import Column, rendered
 from anydiff.molecules.bonds import (
     Array,
@@ -58,10 +60,8 @@ __all__ = [
 @contextmanager
 def _rdkit() -> Iterator[Any]:
     """RDKit's Chem, with its log off."""
-    try:
+    with extra("molecules"):
         from rdkit import Chem, rdBase
-    except ImportError as error:
-        raise ImportError("validity needs RDKit: pip install rdkit") from error
     with rdBase.BlockLogs():
         yield Chem
 
@@ -69,11 +69,18 @@ def _rdkit() -> Iterator[Any]:
 def to_rdkit(
     pos: Array, z: Array, index: Array, *, implicit_hydrogens: bool = False, sanitize: bool = False
 ) -> list[Any]:
-    """RDKit molecules with the bonds of the table and a 3-D conformer each.
+    """RDKit molecules with the bonds of the table and one 3-D conformer each.
 
     Arguments:
-        implicit_hydrogens: Let RDKit fill in hydrogens that aren't there, as `edm` does.
-        sanitize: Sanitise them; what can't be is left as it is.
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+        implicit_hydrogens: Let RDKit add missing hydrogens, as EDM does.
+        sanitize: Sanitise the molecules; those for which this fails are returned as they are.
+
+    Raises:
+        ImportError: RDKit is not installed.
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     pairs, orders = bond_orders(pos, z, index)
     pos, z, sizes = as_arrays(pos, z, index)
@@ -105,11 +112,21 @@ def to_rdkit(
 
 
 def _sane(Chem: Any, mol: Any) -> bool:
-    return Chem.SanitizeMol(mol, catchErrors=True) == Chem.SanitizeFlags.SANITIZE_NONE
+    return bool(Chem.SanitizeMol(mol, catchErrors=True) == Chem.SanitizeFlags.SANITIZE_NONE)
 
 
 def smiles(pos: Array, z: Array, index: Array) -> list[str | None]:
-    """SMILES by the rule of `edm`: of the largest fragment; None where the molecule isn't valid."""
+    """SMILES of each molecule's largest fragment by EDM's rule; None if the molecule is not valid.
+
+    Arguments:
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+
+    Raises:
+        ImportError: RDKit is not installed.
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
+    """
     result: list[str | None] = []
     mols = to_rdkit(pos, z, index, implicit_hydrogens=True)
     with _rdkit() as Chem:
@@ -125,9 +142,18 @@ def smiles(pos: Array, z: Array, index: Array) -> list[str | None]:
 
 
 def strict(pos: Array, z: Array, index: Array) -> list[str | None]:
-    """SMILES of what is sound to the letter; None where it isn't.
+    """SMILES of each molecule that meets the strict rule, and None for the others.
 
-    RDKit sanitises it with no hydrogens but its own, it is one piece, and no atom is a radical.
+    RDKit sanitises the molecule without added hydrogens, it is one fragment, and no atom is a radical.
+
+    Arguments:
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+
+    Raises:
+        ImportError: RDKit is not installed.
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     result: list[str | None] = []
     mols = to_rdkit(pos, z, index)
@@ -147,14 +173,25 @@ def strict(pos: Array, z: Array, index: Array) -> list[str | None]:
 
 
 def element_distance(z: Array, reference: Array) -> float:
-    """Total variation between two samples' elements: half the sum of |p - q|, in [0, 1]."""
+    """The total variation distance between the elements of two samples: ½ Σ |p − q|, in [0, 1].
+
+    Arguments:
+        z: (N,), atomic numbers.
+        reference: (N',), atomic numbers.
+    """
     p, q = (np.bincount(as_array(s).astype(np.int64), minlength=120) for s in (z, reference))
     return float(0.5 * np.abs(p / max(p.sum(), 1) - q / max(q.sum(), 1)).sum())
 
 
 def wasserstein(a: Array, b: Array) -> float:
-    """The 1-Wasserstein distance of two samples of numbers: the area between their distribution
-    functions, in their unit. nan where one is empty."""
+    """The 1-Wasserstein distance of two samples of numbers, in their unit; nan if one is empty.
+
+    It is the area between their cumulative distribution functions.
+
+    Arguments:
+        a: (N,), in any order.
+        b: (N',), in any order.
+    """
     a, b = np.sort(as_array(a)), np.sort(as_array(b))
     if not (len(a) and len(b)):
         return float("nan")
@@ -179,11 +216,19 @@ def _bond_lengths(pos: Array, z: Array, index: Array) -> dict[tuple[int, int, in
 def bond_lengths_distance(
     sample: tuple[Array, Array, Array], reference: tuple[Array, Array, Array]
 ) -> tuple[float, dict[tuple[int, int, int], float]]:
-    """How far the sample's bond lengths are from the reference's, in ångström.
+    """The distance between the bond lengths of a sample and of a reference, in ångström.
 
-    Both are (pos, z, index). For each kind of bond (z, z', order) of the reference, the
-    1-Wasserstein distance; and their mean, weighted by how common the kind is in the reference.
-    Kinds that the sample lacks are nan and not in the mean.
+    Arguments:
+        sample: (pos, z, index) of the sample.
+        reference: (pos, z, index) of the reference.
+
+    Returns:
+        The mean of the distances below, weighted by the frequency of the kind of bond in the
+        reference; and for each kind of bond (z, z', order) of the reference, the 1-Wasserstein
+        distance. A kind that the sample lacks is nan and not part of the mean.
+
+    Raises:
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     ours, theirs = _bond_lengths(*sample), _bond_lengths(*reference)
     empty = np.zeros(0)
@@ -201,18 +246,17 @@ def bond_lengths_distance(
 
 @dataclass(frozen=True)
 class MoleculeReport:
-    """One row of figures: counts, and the ratios that follow from them.
+    """One row of metrics: counts, and the ratios that follow from them.
 
     Arguments:
+        name: The row's name.
         stability: Stable atoms and molecules.
-        valid, unique, novel: Molecules by `edm`; novel is None if there was nothing to compare
-            with.
-        strict, strict_unique: Sound molecules, and different ones among them.
-        elements: Total variation of the elements from the reference's, or None.
-        bonds: Mean 1-Wasserstein distance of bond lengths from the reference's in ångström, or
-            None.
-        nfe: Evaluations of the network for a molecule.
-        seconds: Seconds for a molecule.
+        valid, unique, novel: Molecules by EDM's rules; novel is None without a training set.
+        strict, strict_unique: Molecules that meet the strict rule, and different ones among them.
+        elements: Total variation distance of the elements to the reference's, or None.
+        bonds: Mean 1-Wasserstein distance of the bond lengths to the reference's in ångström, or None.
+        nfe: Network evaluations per molecule.
+        seconds: Seconds per molecule.
     """
 
     name: str
@@ -229,31 +273,32 @@ class MoleculeReport:
 
     @property
     def molecules(self) -> int:
+        """The number of molecules."""
         return self.stability.molecules
 
     @property
     def validity(self) -> float:
-        """Valid among all."""
+        """The share of valid molecules."""
         return ratio(self.valid, self.molecules)
 
     @property
     def uniqueness(self) -> float:
-        """Different among the valid."""
+        """The share of different ones among the valid."""
         return ratio(self.unique, self.valid)
 
     @property
     def valid_unique(self) -> float:
-        """Valid and different, among all: the product of the two."""
+        """The share of valid and different ones: the product of the two above."""
         return ratio(self.unique, self.molecules)
 
     @property
     def novelty(self) -> float:
-        """Not in the training set, among the different valid."""
+        """The share of the valid and different ones that are not in the training set."""
         return float("nan") if self.novel is None else ratio(self.novel, self.unique)
 
     @property
     def strictness(self) -> float:
-        """Sound among all."""
+        """The share of molecules that meet the strict rule."""
         return ratio(self.strict, self.molecules)
 
 
@@ -268,13 +313,21 @@ def evaluate(
     nfe: int | None = None,
     seconds: float | None = None,
 ) -> MoleculeReport:
-    """All figures of a set of molecules.
+    """All metrics of a set of molecules.
 
     Arguments:
-        train_smiles: The training set's SMILES as `smiles` makes them, for novelty.
-        reference: (pos, z, index) of real molecules, for the distances of distributions.
-        nfe: Evaluations of the network for a molecule, to be shown in the table.
-        seconds: Seconds for a molecule, to be shown in the table.
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+        name: The row's name.
+        train_smiles: The training set's SMILES as :func:`smiles` makes them, for novelty.
+        reference: (pos, z, index) of real molecules, for the distances between distributions.
+        nfe: Network evaluations per molecule, to be shown in the table.
+        seconds: Seconds per molecule, to be shown in the table.
+
+    Raises:
+        ImportError: RDKit is not installed.
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     counts = stability(pos, z, index)
     valid = [s for s in smiles(pos, z, index) if s is not None]
@@ -311,11 +364,15 @@ _COLUMNS = [
 
 
 def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
-    """The reports as an aligned table, `text` or `markdown`; ratios in percent, – where undefined.
+    """The reports as an aligned table, with ratios in percent and – for missing values.
 
-    Let the data be one of the rows.
+    Include a row of the data.
+
+    Arguments:
+        rows: The reports.
+        style: "text" or "markdown".
 
     Raises:
-        ValueError: The style is neither of the two.
+        ValueError: `style` is neither of the two.
     """
     return rendered(rows, _COLUMNS, style)

@@ -1,16 +1,15 @@
-r"""Molecules on disk: npz, SDF and XYZ in, npz, SDF and XYZ out.
+r"""Files of molecules: npz, SDF and XYZ, read and written.
 
-Reading ends in :class:`~anydiff.molecules.molecules.Molecules` or in a
-:class:`~anydiff.molecules.molecules.MoleculeError` that names the file and the line or molecule; there
-is no half result. Hydrogens must be explicit: what isn't in the file is not there. Bonds, charges
-and data fields of an SDF are not read.
+Reading gives :class:`~anydiff.molecules.molecules.Molecules`, or raises a
+:class:`~anydiff.molecules.molecules.MoleculeError` that names the file and the line or molecule.
+Hydrogens must be explicit: none are added. Bonds, charges and data fields of an SDF are not read.
 
-The layout of an npz: `z` (N,), `pos` (N, 3) in ångström, `offsets` (M + 1,); optional `index` (M,)
-numbers of the source, `smiles` (UTF-8 bytes, one line for each molecule), `props` (M, P) with
-`prop_names`. Instead of `pos`, `pos_q` (integers) times `pos_scale`; instead of `offsets`,
-`n_atoms`.
+The arrays of an npz: `z` (N,), `pos` (N, 3) in ångström, `offsets` (M + 1,); optionally `index` (M,),
+the source's numbers, `smiles` (UTF-8 bytes, one line for each molecule), and `props` (M, P) with
+`prop_names`. `pos_q` (integers) times `pos_scale` may take the place of `pos`, and `n_atoms` (M,) that
+of `offsets`.
 
-Writing is atomic: a file is there whole or not at all.
+Writing is atomic: a file is complete or absent.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 from anydiff.molecules.molecules import NUMBERS, SYMBOLS, MoleculeError, Molecules
 
@@ -30,11 +30,19 @@ __all__ = ["read_molecules", "write_npz", "write_sdf", "write_xyz"]
 
 
 def read_molecules(path: PathLike, name: str | None = None) -> Molecules:
-    """The molecules of an `.npz`, `.sdf` or (multi-frame) `.xyz` file."""
+    """The molecules of an `.npz`, `.sdf`, `.mol` or (multi-frame) `.xyz` file.
+
+    Arguments:
+        path: The file.
+        name: The name of the result; by default the path.
+
+    Raises:
+        MoleculeError: The file is missing, of another kind or faulty.
+    """
     path = Path(path)
     readers = {".npz": _read_npz, ".sdf": _read_sdf, ".mol": _read_sdf, ".xyz": _read_xyz}
     if path.suffix.lower() not in readers:
-        raise MoleculeError(f"{path}: give a file that ends in {', '.join(readers)}.")
+        raise MoleculeError(f"{path}: give a file with one of the endings {', '.join(readers)}.")
     if not path.is_file():
         raise MoleculeError(f"{path}: there is no such file.")
     return readers[path.suffix.lower()](path, name or str(path))
@@ -80,7 +88,12 @@ def _read_npz(path: Path, name: str) -> Molecules:
 
 
 def write_npz(path: PathLike, molecules: Molecules) -> None:
-    """Writes molecules so that `read_molecules` gives them back."""
+    """Write molecules to an npz file, from which :func:`read_molecules` restores them.
+
+    Arguments:
+        path: The file.
+        molecules: The molecules.
+    """
     arrays: dict[str, Any] = {key: getattr(molecules, key) for key in ("z", "pos", "offsets")}
     if molecules.ids is not None:
         arrays["index"] = molecules.ids
@@ -96,7 +109,7 @@ def write_npz(path: PathLike, molecules: Molecules) -> None:
 
 
 class _Lines:
-    """A text file line by line, so that an error can say where."""
+    """A text file line by line, with the line number for error messages."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.number = path, 0
@@ -117,7 +130,7 @@ class _Lines:
 
     @property
     def more(self) -> bool:
-        """Whether anything but blank lines is left."""
+        """Whether any line that is not blank is left."""
         return self.number < self.last
 
     def count(self, text: str, what: str) -> int:
@@ -128,7 +141,7 @@ class _Lines:
     def element(self, text: str) -> int:
         z = int(text) if text.isdigit() else NUMBERS.get(text.capitalize(), 0)
         if not 0 < z < len(SYMBOLS):
-            raise self.error(f"{text!r} is no element.")
+            raise self.error(f"{text!r} is not an element.")
         return z
 
     def position(self, texts: Sequence[str]) -> list[float]:
@@ -211,17 +224,22 @@ def _read_sdf(path: Path, name: str) -> Molecules:
 
 
 def write_sdf(path: PathLike, mols: Sequence[Any]) -> None:
-    """Writes RDKit molecules, as `anydiff.molecules.evaluate.to_rdkit` makes them, to an SDF.
+    """Write RDKit molecules to an SDF.
 
-    Whatever RDKit can't sanitise is written as it is, with the bonds it has.
+    Molecules that RDKit cannot sanitise are written unchanged, with their bonds.
+
+    Arguments:
+        path: The file.
+        mols: Molecules as :func:`anydiff.molecules.evaluate.to_rdkit` makes them.
+
+    Raises:
+        ImportError: RDKit is not installed.
     """
-    try:
+    with extra("molecules"):
         from rdkit import Chem
-    except ImportError as error:
-        raise ImportError("writing SDF needs RDKit: pip install rdkit") from error
     with whole(path, ".sdf") as temporary:
         writer = Chem.SDWriter(temporary)
-        writer.SetKekulize(False)  # the orders are there already; sanitising is not ours to do
+        writer.SetKekulize(False)  # the bond orders are final, and sanitisation might fail
         for mol in mols:
             writer.write(mol)
         writer.close()
@@ -230,7 +248,16 @@ def write_sdf(path: PathLike, mols: Sequence[Any]) -> None:
 def write_xyz(
     path: PathLike, frames: Sequence[tuple[Any, Any]], comments: Sequence[str] | None = None
 ) -> None:
-    """Writes frames (pos (n, 3) in ångström, z (n,)), molecules or steps of one path, to an XYZ."""
+    """Write molecules, or the steps of a trajectory, to an XYZ file.
+
+    Arguments:
+        path: The file.
+        frames: Positions (n, 3) in ångström and atomic numbers (n,) of each frame.
+        comments: One line for each frame; by default its number.
+
+    Raises:
+        ValueError: There are not as many comments as frames.
+    """
     if comments is not None and len(comments) != len(frames):
         raise ValueError(f"{len(comments)} comments for {len(frames)} frames.")
     with whole(path, ".xyz") as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -1,16 +1,16 @@
 r"""Parts of molecules to keep: a ring system to grow from, two ends to link.
 
-Each function looks at the bonds that the metrics read off the distances, and says of every row whether
-it is kept, (N,), which is what :func:`anydiff.editing.inpaint` takes as `known`:
+A function of this module marks the rows to keep, (N,) of booleans, from the bonds of
+:mod:`anydiff.molecules.bonds`. :func:`anydiff.editing.inpaint` takes this mask as `known`:
 
     known = largest_ring(pos, z, index)
     x = inpaint(diffusion.predictor(space), x, torch.from_numpy(known))
 
-What isn't kept is drawn, hydrogens and all, so the molecule keeps its number of atoms. Where a molecule
-has no such part, none of its rows is True.
+All other atoms are generated, hydrogens included, and a molecule keeps its number of atoms. If a
+molecule has no such part, none of its rows is True.
 
-Rows are as everywhere: pos (N, 3) in ångström, z (N,) atomic numbers and index (N,), the molecule of each
-row, ascending.
+Atoms are rows: pos (N, 3) in ångström, z (N,) atomic numbers and index (N,), the molecule of each row,
+ascending.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ __all__ = ["count_pieces", "first_with", "largest_ring", "two_ends"]
 def largest_ring(pos: Array, z: Array, index: Array, least: int = 5) -> np.ndarray:
     """The atoms of each molecule's largest ring system, (N,) of booleans.
 
-    A bond is in a ring if its ends stay connected without it, and a ring system is what such bonds
-    connect. Substituents and hydrogens are not part of it. Of several as large, the first.
+    A bond is in a ring if its ends stay connected without it; a ring system is a set of atoms connected
+    by such bonds, without substituents and hydrogens. Of several equally large ones the first counts.
 
     Arguments:
-        least: Atoms that a ring system must have to count.
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+        least: The least number of atoms of a ring system.
+
+    Raises:
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     kept = np.zeros(len(as_arrays(pos, z, index)[1]), bool)
     for rows, bonds, _ in _molecules(pos, z, index):
@@ -51,22 +57,28 @@ def largest_ring(pos: Array, z: Array, index: Array, least: int = 5) -> np.ndarr
 def two_ends(
     pos: Array, z: Array, index: Array, between: tuple[int, int] = (3, 5), least: int = 2
 ) -> np.ndarray:
-    """Two ends of each molecule, with what is between them left out, (N,) of booleans.
+    """The two ends of each molecule, without the atoms between them, (N,) of booleans.
 
-    The ends are around the two heavy atoms that the most bonds are between. The heavy atoms about as far
-    from one as from the other are left out, as few as are needed to cut the molecule into two pieces, and
-    the hydrogens go where their heavy atoms do.
+    The ends are those around the two heavy atoms with the most bonds between them. The heavy atoms in the
+    middle are left out, as few as are needed to cut the molecule in two pieces. Hydrogens follow their
+    heavy atoms.
 
     Arguments:
-        between: How many heavy atoms may be left out, from and to.
-        least: Heavy atoms that an end must have.
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+        between: The least and the greatest number of heavy atoms to leave out.
+        least: The least number of heavy atoms of an end.
+
+    Raises:
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     kept = np.zeros(len(as_arrays(pos, z, index)[1]), bool)
     for rows, bonds, numbers in _molecules(pos, z, index):
         heavy = np.flatnonzero(numbers > 1)
         skeleton = bonds[np.ix_(heavy, heavy)]
         far = np.stack([_distances(skeleton, [i]) for i in range(len(heavy))] or [np.zeros(0)])
-        if not far.size or not np.isfinite(far).all():  # nothing, or pieces already
+        if not far.size or not np.isfinite(far).all():  # no heavy atoms, or in pieces already
             continue
         a, b = np.unravel_index(far.argmax(), far.shape)
         side = far[a] - far[b]
@@ -85,13 +97,18 @@ def two_ends(
 def first_with(
     molecules: Molecules, num: int, part: Callable[[Array, Array, Array], np.ndarray]
 ) -> tuple[Molecules, np.ndarray]:
-    """The first `num` molecules that have such a part, or all that have; and the rows of the parts, (N,).
+    """The first molecules that have a part to keep.
 
     Arguments:
-        part: :func:`largest_ring` or another that says of each row whether it is kept.
+        molecules: Where to search.
+        num: How many molecules to return; fewer if not so many have the part.
+        part: A function of (pos, z, index) to a mask of rows, such as :func:`largest_ring`.
+
+    Returns:
+        The molecules, and the mask of their rows, (N,).
 
     Raises:
-        ValueError: No molecule has one.
+        ValueError: No molecule has the part.
     """
     found: list[int] = []
     parts: list[np.ndarray] = []
@@ -107,21 +124,30 @@ def first_with(
             break
     if not found:
         raise ValueError(
-            f"none of the {len(molecules)} molecules has a part that {part.__name__} looks for; give "
-            "others, or draw without keeping any."
+            f"{part.__name__} finds no part in any of the {len(molecules)} molecules; give other "
+            "molecules, or generate without keeping a part."
         )
     return molecules.subset(found), np.concatenate(parts)
 
 
 def count_pieces(pos: Array, z: Array, index: Array) -> np.ndarray:
-    """Pieces of each molecule that no bond connects, (M,): 1 is whole."""
+    """The number of pieces of each molecule that no bond connects, (M,); 1 for an intact molecule.
+
+    Arguments:
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers, of H, C, N, O and F.
+        index: (N,), the molecule of each row, ascending.
+
+    Raises:
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
+    """
     return np.array([_pieces(bonds).max() + 1 for _, bonds, _ in _molecules(pos, z, index)])
 
 
 def _molecules(
     pos: Array, z: Array, index: Array
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Rows, the matrix of bonds (n, n) and the elements (n,) of each molecule."""
+    """The rows, the adjacency matrix (n, n) and the elements (n,) of each molecule."""
     pairs, _ = bond_orders(pos, z, index)
     pos, numbers, sizes = as_arrays(pos, z, index)
     ends = np.cumsum(sizes)
@@ -136,7 +162,7 @@ def _molecules(
 
 
 def _distances(bonds: np.ndarray, start: np.ndarray | list[int]) -> np.ndarray:
-    """Bonds from the nearest of `start` to each atom, (n,), inf where there is no way."""
+    """The number of bonds from the nearest of `start` to each atom, (n,); inf if not connected."""
     far = np.full(len(bonds), np.inf)
     front, d = np.zeros(len(bonds), bool), 0
     front[start] = True
@@ -147,7 +173,7 @@ def _distances(bonds: np.ndarray, start: np.ndarray | list[int]) -> np.ndarray:
 
 
 def _pieces(bonds: np.ndarray) -> np.ndarray:
-    """The connected piece that each atom belongs to, (n,): 0, 1, … in the order of first atoms."""
+    """The connected piece of each atom, (n,): 0, 1, … in the order of the first atoms."""
     label = np.full(len(bonds), -1)
     for atom in range(len(bonds)):
         if label[atom] < 0:
@@ -156,5 +182,5 @@ def _pieces(bonds: np.ndarray) -> np.ndarray:
 
 
 def _onto(numbers: np.ndarray) -> np.ndarray:
-    """From which atoms to which a way may lead that ends at hydrogens and crosses no heavy atom."""
+    """Allowed steps (n, n): only to hydrogens, so that no path crosses a heavy atom."""
     return np.broadcast_to(numbers == 1, (len(numbers), len(numbers)))

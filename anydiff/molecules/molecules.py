@@ -1,17 +1,17 @@
-r"""Molecules: ragged arrays in, batches of rows out.
+r"""Molecules in ragged arrays, and the rows that diffuse.
 
 :class:`Molecules` holds many molecules as three arrays: atomic numbers z (N,), positions (N, 3) in
-ångström and offsets (M + 1,); molecule m is rows offsets[m]:offsets[m + 1]. It checks itself when
-it is built, so everything after it may trust its numbers. :func:`loader` serves it as PyG batches
-and :class:`Atoms` turns a batch into what diffuses: one row for each atom,
+ångström and offsets (M + 1,); molecule m is rows offsets[m]:offsets[m + 1]. It checks itself when it
+is built. :class:`Atoms` converts a batch to the array that diffuses, one row for each atom,
 
 .. math:: x = [\,\text{position} \mid s_t \cdot \text{one-hot type} \mid s_c \cdot z\,]
 
-with positions centred in each molecule. The scales decide when, along the noise, the kind of an
-atom is settled; they belong to the data, and the diffusion knows nothing of them.
+with the mean position of each molecule at 0. The scales determine at which noise level the types of
+atoms are decided, relative to their positions. They belong to the data; the diffusion does not know
+them.
 
-Readers are in :mod:`anydiff.molecules.files` and :mod:`anydiff.molecules.qm9`. Bonds are no part of
-the data: hydrogens are explicit and bonds are read off the distances.
+Bonds are not part of the data: hydrogens are explicit, and bonds follow from distances
+(:mod:`anydiff.molecules.bonds`).
 
 References:
     Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from anydiff.data.ranges import ranges
+from anydiff.extras import extra
 from anydiff.spaces import Ragged
 
 __all__ = ["NUMBERS", "SYMBOLS", "Atoms", "MoleculeError", "Molecules", "symbol"]
@@ -40,17 +41,19 @@ _TABLE = """
     Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md
     No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
 """
-SYMBOLS = ["", *_TABLE.split()]  # SYMBOLS[z]
+SYMBOLS = ["", *_TABLE.split()]
+"""Symbols of the elements by atomic number."""
 NUMBERS = {name: z for z, name in enumerate(SYMBOLS) if z}
+"""Atomic numbers of the elements by symbol."""
 
 
 def symbol(z: int) -> str:
-    """The symbol of an atomic number."""
+    """The symbol of the element with atomic number `z`; ``?(z)`` if there is none."""
     return SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"?({z})"
 
 
 class MoleculeError(ValueError):
-    """Molecules, or a file of them, that can't be right. The message names the place."""
+    """Molecules, or a file of them, that cannot be right. The message names the place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +64,15 @@ class Molecules:
         z: (N,), atomic numbers, hydrogens included.
         pos: (N, 3), positions in ångström.
         offsets: (M + 1,), molecule m is rows offsets[m]:offsets[m + 1].
-        smiles: One for each molecule, or nothing.
-        props: (M, P), properties; their names and units are the source's.
+        smiles: One for each molecule, or None.
+        props: (M, P), properties, with the source's names and units, or None.
         prop_names: P names.
-        ids: (M,), the source's own numbers for its molecules.
-        name: Where they come from; errors begin with it.
+        ids: (M,), the source's own numbers of its molecules, or None.
+        name: The source of the molecules; error messages begin with it.
 
     Raises:
-        MoleculeError: Arrays that don't fit together, an empty molecule, an unknown element, a
-            position that isn't finite, two atoms of one molecule at the same point.
+        MoleculeError: The arrays do not fit together, a molecule is empty, an element is unknown, a
+            position is not finite, or two atoms of a molecule are at the same point.
     """
 
     z: np.ndarray
@@ -162,26 +165,27 @@ class Molecules:
             )
 
     def place(self, row: int) -> str:
-        """Where a row is, in words."""
+        """The source, molecule and atom of a row, for error messages."""
         m = int(np.searchsorted(self.offsets, row, side="right")) - 1
         return f"{self.name}: molecule {m}, atom {row - int(self.offsets[m])}"
 
     @cached_property
     def index(self) -> np.ndarray:
-        """The molecule that each atom belongs to, (N,)."""
+        """The molecule of each atom, (N,)."""
         return np.repeat(np.arange(len(self)), self.sizes)
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Atoms of each molecule, (M,)."""
+        """The number of atoms of each molecule, (M,)."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, m: int) -> Any:
-        """One molecule as PyG `Data` with z, pos, and where known y (1, P) and smiles."""
-        from torch_geometric.data import Data
+        """One molecule as PyG `Data` with z, pos, and y (1, P) and smiles if they are known."""
+        with extra("molecules"):
+            from torch_geometric.data import Data
 
         if not -len(self) <= m < len(self):
             raise IndexError(f"molecule {m} of {len(self)}")
@@ -197,11 +201,23 @@ class Molecules:
         return data
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """The rows of the molecules `indices`, one molecule after the other."""
+        """The rows of some molecules, one molecule after the other.
+
+        Arguments:
+            indices: Numbers of molecules.
+        """
         return ranges(self.offsets[indices], self.offsets[indices + 1])
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Molecules:
-        """The molecules `indices` (numbers or a boolean mask), in that order."""
+        """Some of the molecules, in the given order.
+
+        Arguments:
+            indices: Numbers of molecules, or a boolean mask (M,).
+            name: The name of the result; by default this one's.
+
+        Raises:
+            IndexError: A number is out of range, or there are none.
+        """
         indices = np.asarray(indices)
         if indices.dtype == bool:
             indices = np.flatnonzero(indices)
@@ -220,7 +236,14 @@ class Molecules:
         )
 
     def property(self, name: str) -> np.ndarray:
-        """The values of one property, (M,)."""
+        """The values of one property, (M,).
+
+        Arguments:
+            name: One of `prop_names`.
+
+        Raises:
+            KeyError: There is no such property.
+        """
         if self.props is None or name not in self.prop_names:
             raise KeyError(f"{self.name} has no property {name!r}; it has {list(self.prop_names)}.")
         return self.props[:, self.prop_names.index(name)]
@@ -228,15 +251,21 @@ class Molecules:
 
 @dataclass(frozen=True)
 class Atoms:
-    """What diffuses: rows [position | one-hot type · type_scale | z · charge_scale].
+    """The rows that diffuse: [position | one-hot type · type_scale | z · charge_scale].
 
-    The published setting for QM9 is the default. Without the last column (`charge_scale=None`) the
-    type alone tells the element.
+    The defaults are EDM's for QM9.
 
     Arguments:
         elements: Atomic numbers, in the order of the one-hot columns.
-        type_scale: Factor of the one-hot columns.
-        charge_scale: Factor of the atomic number, or None to leave it out.
+        type_scale: The factor of the one-hot columns.
+        charge_scale: The factor of the column of atomic numbers, or None to leave the column out.
+
+    Raises:
+        ValueError: `elements` are not distinct, or a scale is not positive.
+
+    References:
+        Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), EDM.
+        https://arxiv.org/abs/2203.17003
     """
 
     elements: tuple[int, ...] = (1, 6, 7, 8, 9)
@@ -254,7 +283,7 @@ class Atoms:
 
     @property
     def features(self) -> int:
-        """Columns of x."""
+        """The number of columns of x."""
         return 3 + len(self.elements) + (self.charge_scale is not None)
 
     @property
@@ -268,10 +297,15 @@ class Atoms:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Atoms:
+        """The object whose :attr:`config` was saved."""
         return cls(**config)
 
     def check(self, molecules: Molecules) -> Molecules:
-        """The molecules, if all their elements are known here; an error otherwise."""
+        """Return the molecules unchanged, after a check of their elements.
+
+        Raises:
+            MoleculeError: An element is not among `elements`.
+        """
         known = np.isin(molecules.z, self.elements)
         if not known.all():
             row = int(np.argmin(known))
@@ -282,7 +316,15 @@ class Atoms:
         return molecules
 
     def encode(self, pos: Tensor, z: Tensor) -> Tensor:
-        """Rows (N, F) of atoms at pos (N, 3) with atomic numbers z (N,); nothing is centred."""
+        """Rows (N, F) of atoms; positions are not centred.
+
+        Arguments:
+            pos: (N, 3), positions in ångström.
+            z: (N,), atomic numbers.
+
+        Raises:
+            MoleculeError: An element is not among `elements`. Tensors on an accelerator are not checked.
+        """
         elements = torch.tensor(self.elements, device=z.device)
         types = z[:, None] == elements
         if z.device.type == "cpu" and not bool(types.any(1).all()):  # no read from an accelerator
@@ -297,16 +339,27 @@ class Atoms:
         return torch.cat(columns, dim=1)
 
     def unpack(self, batch: Any) -> tuple[Tensor, Ragged, dict[str, Any]]:
-        """A PyG batch with pos, z and batch -> (x, space, cond); positions are centred."""
+        """A PyG batch with pos, z and batch -> (x0, space, cond): rows with centred positions, {}.
+
+        Raises:
+            MoleculeError: As for :meth:`encode`.
+        """
         space = Ragged(batch.batch, batch.num_graphs, centered=3)
         x = space.project(self.encode(batch.pos, batch.z))
         return x, space, {}
 
     def decode(self, x: Tensor, space: Ragged | None = None) -> tuple[Tensor, Tensor]:
-        """Rows (N, F) -> positions (N, 3) in ångström and atomic numbers (N,).
+        """Positions (N, 3) in ångström and atomic numbers (N,) of rows.
 
-        The type columns decide the element: the largest wins. The atomic number column helps the
-        network along and is not read.
+        The element is that of the largest type column. The column of atomic numbers is an aid to the
+        network and is not read.
+
+        Arguments:
+            x: (N, F).
+            space: The space of the rows, if its number of rows is to be checked.
+
+        Raises:
+            ValueError: `x` has another number of columns, or rows.
         """
         if x.ndim != 2 or x.shape[1] != self.features:
             raise ValueError(f"x is {tuple(x.shape)}; these atoms have {self.features} columns.")

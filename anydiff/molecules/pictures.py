@@ -1,10 +1,10 @@
-r"""Pictures of molecules: a grid of balls and sticks, and a film of one path from noise.
+r"""Pictures of molecules: grids of balls and sticks, and animations of one molecule's denoising.
 
-A small ray caster: atoms are spheres and bonds cylinders, seen from far along the z axis, each
-pixel showing what is nearest. Molecules are turned so that their principal axes lie along the
-picture's, widest first, and all of a grid share one scale. Sticks are the bonds read off the
-distances, as the metrics read them; a green dot marks a molecule whose atoms are all stable. Some atoms
-may be marked, as by a highlighter: those that were given, and the rest drawn.
+A small ray caster: atoms are spheres and bonds cylinders, seen along the z axis from infinity; each pixel
+shows the nearest surface. Molecules are rotated so that their principal axes are those of the picture,
+the longest horizontal, and all molecules of a grid have one scale. Bonds are those of
+:mod:`anydiff.molecules.bonds`; a green dot marks a stable molecule. Atoms can be highlighted, for
+instance those that were given while the others were generated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anydiff.molecules.molecules import symbol
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
 
-_KNOWN = (1, 6, 7, 8, 9)  # the elements that the bond table and the rule of stability cover
+_KNOWN = (1, 6, 7, 8, 9)  # the elements of the table of bonds
 _COLORS = {
     1: (238, 240, 243), 5: (244, 170, 140), 6: (86, 92, 102), 7: (58, 104, 224), 8: (226, 54, 48),
     9: (92, 190, 100), 14: (205, 175, 130), 15: (240, 140, 30), 16: (236, 200, 50),
@@ -36,7 +36,7 @@ _OTHER_COLOR, _OTHER_RADIUS = (200, 110, 170), 1.4
 _STICK = {1: (0.115, 0.0), 2: (0.075, 0.125), 3: (0.06, 0.16)}  # order: radius and offset, ångström
 _LIGHT = np.array([-0.42, 0.55, 0.72]) / np.linalg.norm([-0.42, 0.55, 0.72])
 _EYE = np.array([0, 0, 1.0])
-_MARK, _MARK_RADIUS = (255, 217, 112), 0.62  # a band around marked atoms and their bonds, ångström
+_MARK, _MARK_RADIUS = (255, 217, 112), 0.62  # of the band around highlighted atoms, ångström
 _HALF = (_LIGHT + _EYE) / np.linalg.norm(_LIGHT + _EYE)  # between the light and the eye
 _SMOOTH = 3  # pixels are averages of _SMOOTH × _SMOOTH
 
@@ -47,21 +47,27 @@ def _radius(z: int) -> float:
 
 
 def principal_axes(pos: np.ndarray) -> np.ndarray:
-    """A rotation (3, 3) whose rows are the principal axes, widest first: pos @ R.T lies flat."""
+    """A rotation R (3, 3) whose rows are the principal axes, longest first, tilted by 14°.
+
+    ``pos @ R.T`` shows the molecule from its flat side, a little from above.
+
+    Arguments:
+        pos: (n, 3), positions in ångström.
+    """
     centered = pos - pos.mean(0)
     axes = np.linalg.svd(centered, full_matrices=True)[2]
-    skew = ((centered @ axes.T) ** 3).sum(0)  # a sign that does not depend on the orientation
+    skew = ((centered @ axes.T) ** 3).sum(0)  # signs that do not depend on the orientation
     axes = axes * np.where(skew < 0, -1.0, 1.0)[:, None]
     axes[2] *= np.sign(np.linalg.det(axes))
-    tilt = math.radians(14)  # a little from above, so that flat things show their depth
+    tilt = math.radians(14)  # so that flat molecules show their depth
     lean = np.array(
         [[1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)], [0, math.sin(tilt), math.cos(tilt)]]
     )
-    return lean @ axes
+    return np.asarray(lean @ axes)
 
 
 def _bonds(pos: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs and orders by the metrics' table; single bonds by covalent radii for other elements."""
+    """Pairs and orders by the table; with other elements, single bonds by covalent radii."""
     if np.isin(z, _KNOWN).all():
         return bond_orders(pos, z, np.zeros(len(z), np.int64))
     radii = np.array([_COVALENT.get(int(n), _OTHER_RADIUS) for n in z])
@@ -72,13 +78,13 @@ def _bonds(pos: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Canvas:
-    """Colour and depth of every pixel; y points up, the eye is at z = +∞."""
+    """Colour and depth of every pixel; y points up and the eye is at z = +∞."""
 
     def __init__(self, width: int, height: int, scale: float) -> None:
         self.color = np.full((height, width, 3), 255.0, np.float32)
         self.depth = np.full((height, width), -np.inf, np.float32)
         self.marked = np.zeros((height, width), bool)
-        self.scale = scale  # pixels for an ångström
+        self.scale = scale  # pixels per ångström
         self.x = (np.arange(width) + 0.5 - width / 2) / scale
         self.y = -(np.arange(height) + 0.5 - height / 2) / scale
 
@@ -114,7 +120,7 @@ class _Canvas:
         length = float(np.linalg.norm(b - a))
         u = (b - a) / max(length, 1e-9)
         across = 1 - u[2] ** 2
-        if across < 1e-4:  # seen end on, behind its own atom
+        if across < 1e-4:  # seen end on: its own atom hides it
             return
         patch = self._patch(np.minimum(a, b) - radius, np.maximum(a, b) + radius)
         x, y = np.meshgrid(self.x[patch[1]], self.y[patch[0]])
@@ -134,7 +140,7 @@ class _Canvas:
         self._put(patch, inside, s, normal, color)
 
     def mark(self, a: np.ndarray, b: np.ndarray) -> None:
-        """A band from a to b, behind everything."""
+        """A band from a to b, behind the atoms and bonds."""
         patch = self._patch(np.minimum(a, b) - _MARK_RADIUS, np.maximum(a, b) + _MARK_RADIUS)
         p = np.stack(np.meshgrid(self.x[patch[1]], self.y[patch[0]]), axis=-1) - a[:2]
         way = (b - a)[:2]
@@ -142,7 +148,7 @@ class _Canvas:
         self.marked[patch] |= ((p - along[..., None] * way) ** 2).sum(-1) < _MARK_RADIUS**2
 
     def finish(self) -> np.ndarray:
-        """The picture (H, W, 3), with far things paler and outlines drawn."""
+        """The picture (H, W, 3): distant surfaces are paler, and outlines are drawn."""
         covered = np.isfinite(self.depth)
         color = self.color.copy()
         color[self.marked & ~covered] = _MARK
@@ -155,7 +161,7 @@ class _Canvas:
         reach = max(1, round(0.022 * self.scale))
         for axis in (0, 1):
             for step in (reach, -reach):
-                # of two neighbours far apart in depth the nearer one carries the line
+                # between neighbours far apart in depth, the line is on the nearer one
                 edge |= covered & (depth - np.roll(depth, step, axis) > 0.30)
         color[edge] *= 0.42
         return color.astype(np.uint8)
@@ -165,9 +171,9 @@ def _render(
     pos: np.ndarray, z: np.ndarray, width: int, height: int, scale: float,
     marked: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """A picture (height, width, 3) of one molecule as it lies."""
+    """A picture (height, width, 3) of one molecule in its orientation."""
     canvas = _Canvas(width, height, scale)
-    fine = np.isfinite(pos).all(1)  # a sample may have gone astray
+    fine = np.isfinite(pos).all(1)  # a sample may have diverged
     pos, z = pos[fine], z[fine]
     marked = np.zeros(len(z), bool) if marked is None else marked[fine]
     colors = [_COLORS.get(int(n), _OTHER_COLOR) for n in z]
@@ -190,7 +196,7 @@ def _render(
 
 
 def _side(pos: np.ndarray, pairs: np.ndarray, i: int, j: int) -> np.ndarray:
-    """Where the sticks of a multiple bond lie apart: in the plane of its substituents."""
+    """The direction in which the sticks of a multiple bond are offset: in its substituents' plane."""
     u = pos[j] - pos[i]
     others = pairs[(pairs == i).any(1) | (pairs == j).any(1)].ravel()
     others = others[(others != i) & (others != j)]
@@ -198,13 +204,13 @@ def _side(pos: np.ndarray, pairs: np.ndarray, i: int, j: int) -> np.ndarray:
         v = pos[k] - pos[i]
         v = v - u * (v @ u) / max(float(u @ u), 1e-9)
         if np.linalg.norm(v) > 0.3:
-            return v / np.linalg.norm(v)
+            return np.asarray(v / np.linalg.norm(v))
     v = np.cross(u, _EYE)
     return v / max(float(np.linalg.norm(v)), 1e-9)
 
 
 def _formula(z: np.ndarray) -> list[tuple[str, str]]:
-    """Symbols and counts; carbon and hydrogen first, then by the alphabet."""
+    """Symbols and counts, carbon and hydrogen first and then alphabetically (Hill's order)."""
     counts = {
         symbol(int(n)): int(c) for n, c in zip(*np.unique(z, return_counts=True), strict=True)
     }
@@ -213,7 +219,7 @@ def _formula(z: np.ndarray) -> list[tuple[str, str]]:
 
 
 def _caption(picture: Any, parts: list[tuple[str, str]], dot: bool) -> None:
-    """Writes pairs of text and subscript at the foot of a picture, with a green dot or without."""
+    """Write pairs of text and subscript at the foot of a picture, with or without a green dot."""
     _, ImageDraw, ImageFont = pillow()
     draw = ImageDraw.Draw(picture)
     pieces = [(text, k) for pair in parts for k, text in enumerate(pair) if text]
@@ -247,16 +253,22 @@ def draw_grid(
     size: int = 400,
     marked: Array | None = None,
 ) -> None:
-    """A grid of molecules as one PNG, 200 dots to the inch.
+    """A grid of molecules as a PNG of 200 dots per inch.
 
     Arguments:
-        pos, z, index: Positions (N, 3) in ångström, atomic numbers (N,), and the molecule of each
-            row.
-        columns: By default about as many as rows.
+        path: The file.
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers.
+        index: (N,), the molecule of each row.
+        columns: Molecules in a row; by default about as many as rows.
         captions: One for each molecule; by default its formula.
-        size: Pixels of a molecule's width.
-        marked: Atoms to highlight, (N,) of booleans. Where there are two or more, the molecule is
-            turned as they lie flat: molecules with the same ones are seen from the same side.
+        size: Width of a molecule in pixels.
+        marked: (N,) of booleans, atoms to highlight. A molecule with two or more of them is rotated to
+            their principal axes, so that molecules with equal highlighted parts look alike.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: There are no molecules, or captions or `marked` do not fit them.
     """
     Image = pillow()[0]
     pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
@@ -278,7 +290,7 @@ def draw_grid(
         like = pos[some if np.count_nonzero(some) > 1 else rows_of]
         turned.append(_turned(pos[rows_of], pos[rows_of], like))
     half = np.max([np.nan_to_num(np.abs(p)).max(0) for p in turned], axis=0) + 0.5
-    half = np.minimum(half, 12.0)  # one molecule flown apart shouldn't make specks of the others
+    half = np.minimum(half, 12.0)  # or one molecule in pieces makes all others tiny
     scale = _SMOOTH * min(0.48 * size / half[0], 0.41 * size * 0.84 / half[1])  # room for captions
     known = np.isin(z, _KNOWN).all()
     sound = stable(pos, z, index)[1] if known else np.zeros(len(molecules), bool)
@@ -296,13 +308,13 @@ def draw_grid(
 
 
 def _turned(pos: np.ndarray, box: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """pos, turned as makes `like` lie flat and moved as puts the box of `box` in the middle."""
+    """pos, rotated to the principal axes of `like` and moved so that the box of `box` is centred."""
     box, like = (p[np.isfinite(p).all(1)] for p in (box, like))
     if not (len(box) and len(like)):
         return pos
     axes = principal_axes(like)
     flat = box @ axes.T
-    return pos @ axes.T - (flat.max(0) + flat.min(0)) / 2
+    return np.asarray(pos @ axes.T - (flat.max(0) + flat.min(0)) / 2)
 
 
 def animate(
@@ -314,16 +326,21 @@ def animate(
     fps: float = 20,
     hold: float = 2.0,
 ) -> None:
-    """One molecule's path as a GIF that repeats, its last frame held.
+    """One molecule's denoising as a GIF that repeats.
 
-    All frames are seen from where the last one lies flat, in the same box.
+    All frames are rotated to the principal axes of the last one and show the same box.
 
     Arguments:
-        frames: T times positions (n, 3) in ångström, from noise to the molecule.
-        z: Atomic numbers (n,), or T of them where elements change along the path.
-        size: Pixels of the square.
-        fps: Frames a second.
-        hold: Seconds that the last frame stays.
+        path: The file.
+        frames: Positions (n, 3) in ångström at T moments, from noise to the molecule.
+        z: Atomic numbers (n,), or (T, n) if elements change along the path.
+        size: Pixels of the square picture's side.
+        fps: Frames per second, at most 50; GIF counts time in hundredths of a second.
+        hold: Seconds that the last frame is held.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: There are no frames, frames and `z` do not fit, or `fps` or `hold` is out of range.
     """
     Image = pillow()[0]
     if len(frames) == 0:

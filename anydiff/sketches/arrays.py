@@ -1,16 +1,17 @@
-r"""Sketches in NumPy's files, npz and npy.
+r"""Sketches in the files of NumPy, npz and npy.
 
 Our own npz holds the arrays of :class:`~anydiff.sketches.sketches.Sketches`: `points`, `strokes`,
-`offsets` and, if there are, `labels` and `times`. A smaller form has integers `steps` (P, 2) from each point to
-the next, whose running sum times `unit` gives the points, and instead of the offsets `stroke_sizes`
-(S,), points in each stroke, and `sketch_sizes` (M,), strokes in each sketch. Read are also
+`offsets` and, if known, `labels` and `times`. A smaller form has integers `steps` (P, 2) from each
+point to the next, whose running sum times `unit` gives the points, and instead of the offsets
+`stroke_sizes` (S,), the points of each stroke, and `sketch_sizes` (M,), the strokes of each sketch.
+Also read are
 
 - stroke-3 rows end to end: `strokes` (N, 3) and `offsets` (M + 1,), optional `labels`, or `label` with
   the names in `categories`; `split` numbers with `split_names`; `unit`, which rows are multiples of;
 - sketch-rnn's files: arrays `train`, `valid`, `test` of stroke-3 arrays;
 - one array of rows (n, 3) or (n, 5), or (M, n, 5) of many sketches.
 
-Arrays of arrays, or of Python's strings, are pickles in NumPy's files. They are read without NumPy's
+Arrays of arrays, or of Python's strings, are pickles within NumPy's files. They are read without
 unpickling (:mod:`anydiff.data.pickles`), so that no file can run code.
 """
 
@@ -35,11 +36,21 @@ _NUMBERS = (
     *("points", "strokes", "offsets", "times", "steps", "unit", "stroke_sizes", "sketch_sizes"),
     *("label", "split"),
 )
-_LARGE, _RATIO = 2**30, 100  # bytes, and how many times the file's: both at once is no drawing
+# bytes, and how many times those of the file: sketches never exceed both at once
+_LARGE, _RATIO = 2**30, 100
 
 
 def read_arrays(path: PathLike, name: str | None = None, part: str | None = None) -> Sketches:
-    """The sketches of an npz or npy file; `part` is one of train, valid and test, or all of them."""
+    """Read the sketches of an npz or npy file.
+
+    Arguments:
+        path: The file.
+        name: What errors call it; by default the path.
+        part: ``"train"``, ``"valid"`` or ``"test"`` if the file has these parts; by default all.
+
+    Raises:
+        SketchError: The file is cut short or faulty, would fill the memory, or has no such part.
+    """
     name = name or str(path)
     try:
         if Path(path).suffix.lower() == ".npy":
@@ -79,7 +90,7 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
     except (IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, SketchError):
             raise
-        raise SketchError(f"{name}: its arrays don't fit together ({error}).") from error
+        raise SketchError(f"{name}: its arrays do not fit together ({error}).") from error
     raise SketchError(
         f"{name}: holds {sorted(arrays)}; give strokes and offsets, {', '.join(_PARTS)}, or a single "
         "array of stroke-3 or stroke-5 rows."
@@ -87,20 +98,22 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
 
 
 def _check_size(size: int, packed: int, name: str) -> None:
-    """Refuses what would fill the memory from a small file."""
+    """An error if a small file would fill the memory."""
     if size > max(_LARGE, _RATIO * packed):
         raise SketchError(
-            f"{name}: its {packed:,} bytes unpack to {size:,}, which no drawings do. If you trust "
+            f"{name}: its {packed:,} bytes unpack to {size:,}, far more than sketches do. If you trust "
             "the file, load it with NumPy and give Sketches or from_stroke3 its arrays."
         )
 
 
 def _unpacked(file: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # the only two that NumPy writes, and the only ones zipfile can stop at a size
-        raise SketchError(f"{name}: packed as NumPy doesn't; write it with np.savez_compressed.")
+        # the only two that NumPy writes, and the only ones that zipfile can stop at a size
+        raise SketchError(
+            f"{name}: compressed in a way that NumPy does not use; write it with np.savez_compressed."
+        )
     with file.open(member) as stream:
-        return stream.read(member.file_size)  # without a number it may unpack more than it says
+        return stream.read(member.file_size)  # without a size it may unpack more than it declares
 
 
 def _own(arrays: dict[str, Any], name: str) -> Sketches:
@@ -144,7 +157,7 @@ def _flat(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
 
 
 def _texts(arrays: dict[str, Any], key: str, name: str) -> list[str]:
-    """A row of strings, whether an array of them or of Python's."""
+    """An array of strings, or a list of Python's strings, as a list."""
     texts = arrays[key] if isinstance(arrays[key], list) else np.atleast_1d(arrays[key]).tolist()
     if any(isinstance(text, (list, np.ndarray)) for text in texts):
         raise SketchError(f"{name}: {key} should be one string for each.")
@@ -172,7 +185,7 @@ def _rows(array: Any, name: str) -> Sketches:
 
 
 def _array(raw: bytes, name: str) -> Any:
-    """The array in the bytes of an npy file, or a list where it is one of arrays or of strings."""
+    """The array in the bytes of an npy file; a list if it holds arrays or strings."""
     if raw[:6] != b"\x93NUMPY":
         raise SketchError(f"{name}: not a NumPy array.")
     begin = 10 if raw[6] == 1 else 12
@@ -189,11 +202,13 @@ def _array(raw: bytes, name: str) -> Any:
         if all(isinstance(item, str) for item in value.raw):
             return value.raw
         rows = [item.numbers() for item in value.raw]
-    except Exception as error:  # what stands for an array may hold anything
+    except Exception as error:  # what a pickle has for an array may hold anything
         raise SketchError(
-            f"{name}: its pickle is cut short or isn't of arrays ({type(error).__name__}: {error})."
+            f"{name}: its pickle is cut short or not of arrays ({type(error).__name__}: {error})."
         ) from error
-    _check_size(sum(row.nbytes for row in rows), len(raw), name)  # one may be there many times
+    _check_size(
+        sum(row.nbytes for row in rows), len(raw), name
+    )  # a pickle may repeat one many times
     return rows
 
 
@@ -201,14 +216,14 @@ def _array(raw: bytes, name: str) -> Any:
 
 
 def write_npz(path: PathLike, sketches: Sketches, *, unit: float | None = None) -> None:
-    """Writes sketches so that `read_sketches` gives them back; needs no pickle.
+    """Write sketches to an npz file without pickles, which `read_sketches` reads.
 
     Arguments:
-        path: The file; it is there whole or not at all.
-        sketches: What to write; everything is kept but the name.
-        unit: Round coordinates to multiples of this and keep them as integer steps from point to
-            point, which takes a fraction of the space. Where they are such multiples already and it
-            is a power of two, nothing is lost.
+        path: The file, which is complete or absent.
+        sketches: What to write; everything but the name is kept.
+        unit: If given, coordinates are rounded to multiples of it and kept as integer steps from point
+            to point, which takes a fraction of the space. Nothing is lost if they are such multiples
+            already and the unit is a power of two.
     """
     if unit is None:
         arrays: dict[str, Any] = {
@@ -219,8 +234,8 @@ def write_npz(path: PathLike, sketches: Sketches, *, unit: float | None = None) 
         arrays = {
             "steps": _small(np.diff(rounded, axis=0, prepend=np.zeros((1, 2), np.int64))),
             "unit": np.array(float(unit)),
-            "stroke_sizes": _small(np.diff(sketches.strokes)),
-            "sketch_sizes": _small(np.diff(sketches.offsets)),
+            "stroke_sizes": _small(sketches.stroke_sizes),
+            "sketch_sizes": _small(sketches.counts),
         }
     if sketches.labels is not None:
         arrays["labels"] = np.array(list(sketches.labels), dtype=np.str_)

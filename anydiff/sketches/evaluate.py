@@ -1,17 +1,17 @@
-r"""What generated sketches are worth.
+r"""Quality metrics of generated sketches.
 
-Two kinds of figures, both against a reference, real sketches that weren't learnt from:
+There are two kinds of metrics, both relative to a reference, real sketches that are not training data:
 
-- On features of their pictures (:mod:`anydiff.sketches.features`; 64 × 64 pixels, a pen of a
-  28th of the side, each centred and scaled): the Fréchet distance, MMD, precision, recall, density,
-  coverage, and the ratio of distances to the nearest training sketch, which falls below 1 where
+- Of features of their pictures (:mod:`anydiff.sketches.features`; 64 × 64 pixels, a pen of a 28th of
+  the side, each sketch centred and scaled): the Fréchet distance, MMD, precision, recall, density,
+  coverage, and the ratio of distances to the nearest training sketch, which falls below 1 if training
   sketches are copied (:mod:`anydiff.metrics.distances`).
-- On the strokes: Jensen–Shannon distances of histograms, 0 to 1, of what `statistics` measures.
+- Of the strokes: Jensen–Shannon distances, from 0 to 1, of histograms of what `statistics` measures.
 
-No figure means much alone. Let a floor and a ceiling be rows of the table: other real sketches, of as
-many as the reference has, and `noise_sketches`. Held-out sketches (validation against test) are the
-floor of what can be reached; training against held-out ones lie a little higher, as the features know
-them. The Fréchet and Jensen–Shannon distances of smaller samples are larger.
+Figures are meaningful only in comparison. Put a lower and an upper bound into the table: other real
+sketches, as many as the reference has, and `noise_sketches`. Held-out sketches (validation against
+test) are the lower bound; training against held-out sketches are a little higher, since the features
+were trained on them. The Fréchet and Jensen–Shannon distances of smaller samples are larger.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 AnySketches = Sketches | Sequence[Sequence[np.ndarray]]
 
 _SPACING = 0.05  # of the sketch's longer side, where turning is measured
-_TOLERANCE = 0.01  # of the longer side, for the points that a drawing needs
+_TOLERANCE = 0.01  # of the longer side, for the points that a sketch needs
 _NEIGHBOURS = 5
 _NAN = math.nan
 
@@ -54,19 +54,22 @@ _NAN = math.nan
 
 
 def statistics(sketches: Sketches) -> dict[str, np.ndarray]:
-    """Numbers of the strokes, each sketch scaled so that the longer side of its box is 1.
+    """Statistics of the strokes, with each sketch scaled so that the longer side of its box is 1.
+
+    Arguments:
+        sketches: What to measure.
 
     Returns:
-        `strokes` (M,): how many.
-        `points` (M,): how many the drawing needs, to a hundredth of its size (Ramer–Douglas–Peucker), so
-        that sampling more densely changes nothing, and a trembling hand shows.
-        `length` (S,): of each stroke, along it; `ink` (M,): the sum over a sketch.
+        `strokes` (M,): the number of strokes.
+        `points` (M,): how many points the sketch needs, to a hundredth of its size
+        (Ramer–Douglas–Peucker). Denser points along the same lines do not change it; jitter does.
+        `length` (S,): the length of each stroke; `ink` (M,): the sum over a sketch.
         `turning` (any,): the angle in (−π, π] by which the pen turns, clockwise positive, at steps of
         0.05 along each stroke; strokes shorter than two steps have none.
-        `pen_up` (M,): the way between strokes over all the way, in [0, 1).
+        `pen_up` (M,): the distance between strokes, as a share of the whole path of the pen, in [0, 1).
         `aspect` (M,): width over width plus height, in [0, 1].
     """
-    sizes, counts = np.diff(sketches.strokes), np.diff(sketches.offsets)
+    sizes, counts = sketches.stroke_sizes, sketches.counts
     owner = np.repeat(np.arange(len(sketches)), counts)
     stroke = np.repeat(np.arange(len(sizes)), sizes)
     points, side = _canonical(sketches)
@@ -108,9 +111,9 @@ def _turning(
 ) -> np.ndarray:
     """Angles between steps of equal length along each stroke.
 
-    All strokes lie behind one another on one axis, a step apart, so that one interpolation serves.
+    All strokes are put on one axis, one after the other, so that one interpolation serves all.
     """
-    along = np.cumsum(way) + stroke  # a stroke of its own unit of the axis: none touches the next
+    along = np.cumsum(way) + stroke  # with a gap of 1 between strokes
     start = along[np.searchsorted(stroke, np.arange(len(length)))]
     steps = np.floor(length / _SPACING + 1e-9).astype(np.int64)
     k = np.arange((steps + 1).sum()) - np.repeat(np.cumsum(steps + 1) - steps - 1, steps + 1)
@@ -120,12 +123,20 @@ def _turning(
     dx, dy = np.diff(x), np.diff(y)
     inner = (of[2:] == of[:-2]).nonzero()[0]
     a, b = np.stack([dx, dy])[:, inner], np.stack([dx, dy])[:, inner + 1]
-    return np.arctan2(a[0] * b[1] - a[1] * b[0], (a * b).sum(0))
+    angles: np.ndarray = np.arctan2(a[0] * b[1] - a[1] * b[0], (a * b).sum(0))
+    return angles
 
 
 def noise_sketches(reference: Sketches, seed: int = 0) -> Sketches:
-    """The ceiling: sketches with the reference's counts of strokes and points, and normal noise for
-    points, as wide as the reference's points lie about their sketches' middles."""
+    """Sketches of normal noise: the upper bound of the distances.
+
+    They have the numbers of strokes and points of the reference. The noise has the spread of the
+    reference's points about the means of their sketches.
+
+    Arguments:
+        reference: Real sketches.
+        seed: Of the noise.
+    """
     points = reference.points.astype(np.float64)
     sums = np.add.reduceat(points, reference.strokes[reference.offsets[:-1]])
     middle = sums / reference.sizes[:, None]
@@ -135,21 +146,29 @@ def noise_sketches(reference: Sketches, seed: int = 0) -> Sketches:
 
 
 def chamfer(sketches: Sketches, reference: Sketches, spacing: float) -> np.ndarray:
-    r"""How far the ink of each sketch is from that of its reference, (M,), in the sketches' units.
+    r"""The distance between the ink of each sketch and that of its reference.
 
     .. math:: \frac{1}{2} \Bigl( \frac{1}{|A|} \sum_{a \in A} \min_{b \in B} |a - b|
               + \frac{1}{|B|} \sum_{b \in B} \min_{a \in A} |a - b| \Bigr)
 
-    A and B are points along the strokes; how the ink is cut into strokes, their order and their
-    directions change nothing.
+    A and B are points along the strokes. The cuts between strokes, their order and their directions
+    do not matter.
 
     Arguments:
-        reference: What they should be, sketch for sketch.
-        spacing: Between the points, at most; distances below it are rounded up by a part of it.
+        sketches: What to measure.
+        reference: As many sketches, each the reference of one.
+        spacing: The largest distance of the points. Distances of this size or smaller are overestimated
+            by a part of it.
+
+    Returns:
+        (M,), in the units of the sketches.
+
+    Raises:
+        ValueError: The numbers of sketches differ.
     """
     if len(sketches) != len(reference):
         raise ValueError(
-            f"there are {len(sketches)} sketches and {len(reference)} to compare with; give as many."
+            f"there are {len(sketches)} sketches and {len(reference)} to compare with; give equally many."
         )
     points = []
     for drawn in (sketches, reference):
@@ -165,10 +184,19 @@ def chamfer(sketches: Sketches, reference: Sketches, spacing: float) -> np.ndarr
 
 @dataclass(frozen=True)
 class Differences:
-    """Jensen–Shannon distances of `statistics`, to base 2, 0 (same) to 1 (nothing in common).
+    """Jensen–Shannon distances of `statistics`, to base 2, from 0 (equal) to 1 (disjoint).
 
-    Bins lie between quantiles of the reference, tenths for what a sketch has one of and twentieths for
-    `length`, and one on either side of all of them. Those of `turning` are 24 of 15°.
+    Bins are cut at quantiles of the reference, at tenths for what each sketch has one value of, and at
+    twentieths for `length`; one bin more lies on either side. `turning` has 24 bins of 15°.
+
+    Arguments:
+        strokes: Of the number of strokes.
+        points: Of the number of points that a sketch needs.
+        length: Of the length of a stroke.
+        ink: Of the length of all strokes of a sketch.
+        turning: Of the angles by which the pen turns.
+        pen_up: Of the share of the path between strokes.
+        aspect: Of the aspect.
     """
 
     strokes: float = _NAN
@@ -204,17 +232,23 @@ def _differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
 
 @dataclass(frozen=True)
 class SketchReport:
-    """One row of figures; what couldn't be measured is nan, what wasn't asked for None.
+    """The metrics of some sketches; nan if a metric could not be measured, None if it was not requested.
 
     Arguments:
-        num, valid: Sketches, and those that can be drawn: finite, and not all one point. The other
-            figures are of these alone.
+        name: What the table calls the sketches.
+        num: How many sketches.
+        valid: How many of them can be drawn: their points are finite and do not all coincide. The
+            other metrics are of these alone.
         frechet: Fréchet distance of the features.
         mmd: Squared maximum mean discrepancy of the features, unbiased.
-        strokes: Distances of the strokes' statistics.
-        nearest: Distance to the nearest training sketch, over that of a reference sketch.
-        nfe: Network calls for a sketch.
-        seconds: Seconds for a sketch.
+        precision: See :func:`~anydiff.metrics.distances.precision_recall`.
+        recall: Likewise.
+        density: Likewise.
+        coverage: Likewise.
+        strokes: Distances of the statistics of the strokes.
+        nearest: Distance to the nearest training sketch, relative to that of a reference sketch.
+        nfe: Network calls per sketch.
+        seconds: Seconds per sketch.
     """
 
     name: str
@@ -246,19 +280,27 @@ def evaluate(
     nfe: int | None = None,
     seconds: float | None = None,
 ) -> SketchReport:
-    """All figures of some sketches.
+    """Measure all metrics of some sketches.
 
     Arguments:
-        sketches: What was generated; as lists of strokes (n, 2) they may hold what isn't finite.
-        reference: Real sketches that weren't learnt from.
-        train: The sketches learnt from, for the ratio of nearest distances.
-        nfe, seconds: Network calls and seconds for a sketch, to be shown in the table.
+        sketches: What was generated. As lists of strokes (n, 2) they may have points that are not
+            finite.
+        reference: Real sketches that are not training data.
+        train: The training data, for the ratio of nearest distances.
+        name: What the table calls the sketches.
+        nfe: Network calls per sketch, for the table.
+        seconds: Seconds per sketch, for the table.
+
+    Raises:
+        ValueError: The reference has fewer than 6 sketches that can be drawn.
     """
     num = len(sketches)
     sound, real = _sound(sketches), _sound(reference)
     least = _NEIGHBOURS + 1
     if len(real) < least:
-        raise ValueError(f"the reference has {len(real)} sketches to draw; give {least} or more.")
+        raise ValueError(
+            f"the reference has {len(real)} sketches that can be drawn; give {least} or more."
+        )
     if len(sound) < least:
         return SketchReport(name, num, len(sound), nfe=nfe, seconds=seconds)
     x, y = _features(sound), _features(real)
@@ -320,9 +362,10 @@ _STATISTICS = [
 
 
 def table(reports: Sequence[SketchReport]) -> str:
-    """The reports as two aligned blocks, and what they were measured with; – where nothing was.
+    """Reports as two aligned blocks with a caption; – marks what was not measured.
 
-    Let a floor and a ceiling be among the rows.
+    Arguments:
+        reports: The rows, among them a lower and an upper bound.
     """
     side = SketchFeatures.side
     caption = (

@@ -1,14 +1,13 @@
-r"""Features of drawings, for the distances of :mod:`anydiff.metrics.distances`.
+r"""Features of sketches, for the distances of :mod:`anydiff.metrics.distances`.
 
-A small convnet that was taught to name the radical of a kanji (the part under which dictionaries list
-it) from a picture of 64 × 64 pixels, and to tell disturbed ones: jittered, displaced or joined strokes,
-scribbles. The 64 numbers before its last layer, each brought to mean 0 and variance 1 over what it
-learnt from, are the features. It has never seen a character of the shipped kanji's validation and
-test parts. `scripts/train_sketch_features.py` makes it again.
+A small convnet that was trained to classify pictures of 64 × 64 pixels: by the radical of a kanji (the
+part under which dictionaries list it), or by how a kanji is disturbed (jittered, displaced or joined
+strokes, scribbles). The 64 numbers before its last layer, each with mean 0 and variance 1 over the
+training pictures, are the features. It was not trained on any character of the validation and test
+parts of the shipped kanji. `scripts/train_sketch_features.py` trains it.
 
-This is not Inception, and a distance measured with it compares with nothing that is published. The
-hash of the file, `SketchFeatures.sha256`, belongs beside every such number: `load` refuses any
-other file.
+This is not Inception, and distances measured with it are not comparable with published ones. State the
+hash of the file, `SketchFeatures.sha256`, with every such number; `load` refuses any other file.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ __all__ = ["SketchFeatures"]
 
 
 class SketchFeatures(FeatureNetwork):
-    """The network: pictures in, classes out, features on the way.
+    """The network, of pictures (M, 64, 64) as :func:`~anydiff.sketches.pictures.rasterize` makes.
 
     Arguments:
-        classes: The radicals, and the ways of being disturbed.
-        features: Numbers before the last layer.
+        classes: The radicals, and the kinds of disturbance.
+        features: How many features.
     """
 
     file = Path(__file__).with_name("sketch_features.safetensors")
@@ -61,7 +60,6 @@ class SketchFeatures(FeatureNetwork):
         return {"classes": about["classes"]}
 
     def _checked(self, pixels: np.ndarray | Tensor) -> Tensor:
-        """Pictures (M, 64, 64) as :func:`~anydiff.sketches.pictures.rasterize` makes them."""
         pixels = torch.as_tensor(pixels)
         if pixels.dtype != torch.uint8 or pixels.shape[1:] != (self.side, self.side):
             raise ValueError(

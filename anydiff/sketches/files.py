@@ -1,16 +1,17 @@
-r"""Sketches on disk: which reader for which file, and QuickDraw's lines.
+r"""Files of sketches: the reader for each kind of file, and the lines of Quick, Draw!
 
-Reading ends in :class:`~anydiff.sketches.sketches.Sketches` or in a
-:class:`~anydiff.sketches.sketches.SketchError` that names the file and the line or sketch.
+Reading returns :class:`~anydiff.sketches.sketches.Sketches`, or raises a
+:class:`~anydiff.sketches.sketches.SketchError` that names the file and the line or the sketch.
 
-- `.ndjson`: QuickDraw, one drawing a line, ``{"word": …, "drawing": [[xs, ys], …]}``, in the raw form
-  with times in ms, ``[xs, ys, ts]``. Labels are the words.
+- `.ndjson`: Quick, Draw!, one sketch in each line, ``{"word": …, "drawing": [[xs, ys], …]}``; in the raw
+  form with times in milliseconds, ``[xs, ys, ts]``. Labels are the words.
 - `.npz`, `.npy`: stroke-3 and stroke-5, sketch-rnn's files, our own (:mod:`~anydiff.sketches.arrays`).
-- `.svg` and `.inkml`: one sketch a file (:mod:`~anydiff.sketches.svg`, :mod:`~anydiff.sketches.inkml`).
-- A folder of `.svg`, `.inkml` and `.ndjson` files, by name; labels are the files' names without ending
-  where a file has none itself.
+- `.svg` and `.inkml`: one sketch in each file (:mod:`~anydiff.sketches.svg`,
+  :mod:`~anydiff.sketches.inkml`).
+- A folder of `.svg`, `.inkml` and `.ndjson` files, sorted by name. Where a file has no labels, its name
+  without the ending is the label.
 
-Writing is atomic: a file is there whole or not at all.
+Writing is atomic: a file is complete or absent.
 """
 
 from __future__ import annotations
@@ -45,19 +46,19 @@ def read_sketches(
     tolerance: float | None = None,
     skip_empty: bool = False,
 ) -> Sketches:
-    """The sketches of a file or a folder.
+    """Read the sketches of a file or a folder.
 
     Arguments:
         path: A file that ends in .ndjson, .npz, .npy, .svg or .inkml, or a folder.
         name: What errors call it; by default the path.
-        part: "train", "valid" or "test" of an npz that is divided so; by default all of it.
-        tolerance: Of the curves of SVG files, see `read_svg`.
-        skip_empty: Leave out drawings of ndjson, SVG and InkML in which nothing is drawn, and of
-            ndjson strokes without points; they are errors otherwise. A `<path>` or `<trace>` without
-            points is always left out where others have some.
+        part: ``"train"``, ``"valid"`` or ``"test"`` of an npz that has these parts; by default all.
+        tolerance: How far curves of SVG files may be off, see :func:`~anydiff.sketches.svg.read_svg`.
+        skip_empty: Leave out sketches of ndjson, SVG and InkML in which nothing is drawn, and strokes
+            of ndjson without points; otherwise they are errors. A `<path>` or `<trace>` without
+            points is always left out if others in the file have some.
 
     Raises:
-        SketchError: A missing, cut or faulty file; the message names it and the place in it.
+        SketchError: A file is missing, cut short or faulty; the message names it and the place in it.
     """
     path = Path(path)
     name = name or str(path)
@@ -95,8 +96,8 @@ def _read_folder(
     for path, sketches in zip(paths, files, strict=True):
         labels += [path.stem] * len(sketches) if sketches.labels is None else list(sketches.labels)
     timed = all(sketches.times is not None for sketches in files if len(sketches))
-    sizes = [np.diff(sketches.strokes) for sketches in files]
-    counts = [np.diff(sketches.offsets) for sketches in files]
+    sizes = [sketches.stroke_sizes for sketches in files]
+    counts = [sketches.counts for sketches in files]
     return Sketches(
         np.concatenate([sketches.points for sketches in files]),
         np.cumsum(np.concatenate([[0], *sizes])),
@@ -145,7 +146,9 @@ def _read_ndjson(path: Path, name: str, skip_empty: bool) -> Sketches:
                     if not stroke[0]:
                         if skip_empty:
                             continue
-                        raise wrong(f"stroke {s} is empty; skip_empty=True leaves such out.")
+                        raise wrong(
+                            f"stroke {s} is empty; skip_empty=True leaves such strokes out."
+                        )
                     for kept, new in zip(values, stroke, strict=False):
                         kept += new
                     sizes.append(len(stroke[0]))
@@ -155,7 +158,7 @@ def _read_ndjson(path: Path, name: str, skip_empty: bool) -> Sketches:
                     counts.append(count)
                     words.append(word if word is None else str(word))
                 elif not skip_empty:
-                    raise wrong("the drawing is empty; skip_empty=True leaves such out.")
+                    raise wrong("the drawing is empty; skip_empty=True leaves such sketches out.")
     except (OSError, UnicodeDecodeError) as error:
         raise SketchError(f"{name}: not a readable text file ({error}).") from error
     return Sketches(
@@ -172,7 +175,7 @@ _NUMERIC = {int, float}
 
 
 def _stroke_fault(stroke: Any, lists: int) -> str | None:
-    """What is wrong with a stroke [xs, ys] or [xs, ys, ts], if anything is."""
+    """What is wrong with a stroke [xs, ys] or [xs, ys, ts], or None."""
     if not (
         isinstance(stroke, list)
         and len(stroke) in (2, 3)
@@ -187,7 +190,7 @@ def _stroke_fault(stroke: Any, lists: int) -> str | None:
     for values in stroke:
         if not _NUMERIC.issuperset(map(type, values)):
             bad = next(value for value in values if type(value) not in _NUMERIC)
-            return f"holds {reprlib.repr(bad)}, which is no number"
+            return f"holds {reprlib.repr(bad)}, which is not a number"
         try:
             finite = math.isfinite(sum(values))
         except OverflowError:  # an integer beyond any float
@@ -198,9 +201,13 @@ def _stroke_fault(stroke: Any, lists: int) -> str | None:
 
 
 def write_ndjson(path: PathLike, sketches: Sketches) -> None:
-    """Writes QuickDraw's lines: words where there are labels, times where there are times.
+    """Write the lines of Quick, Draw!, with words if there are labels, and times if there are times.
 
-    Numbers are written so that `read_sketches` gives back exactly the same.
+    `read_sketches` returns exactly the same numbers.
+
+    Arguments:
+        path: The file, which is complete or absent.
+        sketches: What to write.
     """
     xs, ys = (_plain(values) for values in sketches.points.T)
     ts = None if sketches.times is None else _plain(np.asarray(sketches.times))
@@ -217,7 +224,7 @@ def write_ndjson(path: PathLike, sketches: Sketches) -> None:
 
 
 def _plain(values: np.ndarray) -> Sequence[float]:
-    """As Python's integers where all are whole, as QuickDraw has them, otherwise as its floats."""
-    if (np.abs(values) < 2**53).all() and (values == np.rint(values)).all():
-        return values.astype(np.int64).tolist()
-    return values.astype(np.float64).tolist()
+    """As Python's integers if all are whole, as in Quick, Draw!, and otherwise as its floats."""
+    whole_numbers = (np.abs(values) < 2**53).all() and (values == np.rint(values)).all()
+    plain: Sequence[float] = values.astype(np.int64 if whole_numbers else np.float64).tolist()
+    return plain

@@ -1,7 +1,7 @@
 """Films of sketches: one being drawn, as SVG or GIF, and some on their way from noise, as GIF.
 
-Everything is rendered by :mod:`anydiff.sketches.pictures`. The animated SVG keeps every digit of
-the points, so that it is a drawing's file and its film at once.
+GIFs are rendered by :mod:`anydiff.sketches.pictures`. The animated SVG keeps every digit of the points,
+so that it is the file of a sketch and its film at once.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from anydiff.sketches.sketches import Sketches
 
 __all__ = ["animate_denoising", "animate_drawing", "write_animated_svg"]
 
-_GHOST = 0.12  # the finished drawing under the pen, as a part of the ink
+_GHOST = 0.12  # the ink of the finished sketch under the pen
 _LEVELS = 12  # of ink in a film
 
 
 def _write_film(path: PathLike, pictures: Sequence[np.ndarray], fps: float, hold: float) -> None:
-    """A GIF that repeats, from ink (height, width) in [0, 1], the last picture held."""
+    """Write a GIF that repeats, from ink (height, width) in [0, 1]."""
     Image = pillow()[0]
     shade = np.linspace(0, 1, _LEVELS)[:, None]
     palette = np.rint(255 - shade * (255 - INK)).astype(np.uint8).tobytes()
@@ -60,28 +60,33 @@ def animate_denoising(
     hold: float = 1.5,
     progress: bool = True,
 ) -> None:
-    """Sketches side by side, on their way from noise, as a GIF that repeats.
+    """Draw sketches side by side, on their way from noise, into a GIF that repeats.
 
-    Each has its own place in the plane, where the last frame fits with some room around it, and
-    keeps it over all frames; what noise throws further out is cut off.
+    The part of the plane that is shown of a sketch is the same in all frames: that of its last frame,
+    with some room around it. Points further out are cut off.
 
     Arguments:
-        frames: From noise to drawing: `Sketches`, as many in every frame, or lists of strokes
-            (n, 2) of one sketch. Points that aren't finite are left out.
-        size: Pixels of a sketch's side.
-        width: The pen's width in pixels; size / 40 by default, and finer where there is more to draw.
+        path: The file, which is complete or absent.
+        frames: From noise to sketches: `Sketches`, equally many in every frame, or lists of strokes
+            (n, 2) of one sketch. Points that are not finite are left out.
+        size: Pixels of a side of each sketch.
+        width: The width of the pen in pixels; size / 40 by default, and finer where lines are longer.
         columns: Sketches in a row; by default all in one.
-        fps: Frames a second.
+        fps: Frames per second.
         hold: Seconds that the last frame stays.
-        progress: A thin bar along the foot that shows how far the film is.
+        progress: Draw a thin bar along the lower edge that shows how far the film is.
+
+    Raises:
+        ValueError: There are no frames, or they have no sketches or different numbers of them; `fps` or
+            `hold` is out of range.
     """
     if len(frames) == 0:
         raise ValueError("there are no frames to show.")
-    shown = [[tidy(sketch) for sketch in _drawings(frame)] for frame in frames]
+    shown = [[tidy(sketch) for sketch in _each(frame)] for frame in frames]
     num = len(shown[-1])
     if num == 0 or any(len(frame) != num for frame in shown):
         raise ValueError(
-            f"the frames hold {sorted({len(f) for f in shown})} sketches; give as many in each."
+            f"the frames hold {sorted({len(f) for f in shown})} sketches; give equally many in each."
         )
     width = size / 40 if width is None else width
     columns = min(columns or num, num)
@@ -95,7 +100,7 @@ def animate_denoising(
         y, x = (k * size for k in divmod(m, columns))
         for picture, frame in zip(pictures, shown, strict=True):
             if frame[m]:
-                # noise is a tangle many times as long as the drawing: a finer pen keeps it light
+                # noise has many times as much ink as the sketch: a finer pen keeps it light
                 pen = width * min(max(math.sqrt(least / max(_length(frame[m]), 1e-12)), 0.4), 1)
                 ink = rasterize(Sketches.from_lists([frame[m]]), size, pen, box)[0]
                 picture[y : y + size, x : x + size] = ink / 255
@@ -106,12 +111,12 @@ def animate_denoising(
     _write_film(path, pictures, fps, hold)
 
 
-def _drawings(frame: Sketches | Strokes) -> list[Strokes]:
+def _each(frame: Sketches | Strokes) -> list[Strokes]:
     return [frame[m] for m in range(len(frame))] if isinstance(frame, Sketches) else [frame]
 
 
 def _viewport(frames: Sequence[Strokes], room: float) -> Box:
-    """A square around the last frame that isn't empty, with `room` of its side on every side."""
+    """A square around the last frame that is not empty, with `room` of its side on every side."""
     last = next((frame for frame in reversed(frames) if frame), [np.zeros((1, 2))])
     points = np.concatenate(last)
     low, high = points.min(0), points.max(0)
@@ -125,10 +130,10 @@ def _length(strokes: Strokes) -> float:
 
 
 def _pace(strokes: Strokes) -> tuple[np.ndarray, np.ndarray]:
-    """When each stroke begins and ends, in [0, 1]: the pen draws evenly and hurries in the air."""
+    """When each stroke begins and ends, in [0, 1]: the pen has one speed, and a higher one in the air."""
     drawn = np.array([_length([s]) for s in strokes])
     air = [np.linalg.norm(b[0] - a[-1]) for a, b in pairwise(strokes)]
-    drawn = drawn + 0.02 * drawn.sum() + 1e-12  # a dot takes its time too
+    drawn = drawn + 0.02 * drawn.sum() + 1e-12  # a dot takes time too
     ends = np.cumsum(drawn) + np.concatenate([[0], np.cumsum(air)]) * 0.35
     return (ends - drawn) / ends[-1], ends / ends[-1]
 
@@ -144,13 +149,20 @@ def animate_drawing(
     hold: float = 1.5,
     ghost: bool = True,
 ) -> None:
-    """One sketch being drawn, stroke after stroke, as a GIF that repeats.
+    """Draw one sketch, stroke after stroke, into a GIF that repeats.
 
     Arguments:
+        path: The file, which is complete or absent.
         sketch: A list of strokes (n, 2).
+        size: Pixels of a side.
+        width: The width of the pen in pixels; size / 28 by default.
         seconds: How long the drawing takes.
-        hold: Seconds that it then stays.
-        ghost: Show the finished drawing faintly from the beginning.
+        fps: Frames per second.
+        hold: Seconds that the finished sketch stays.
+        ghost: Show the finished sketch faintly from the beginning.
+
+    Raises:
+        ValueError: The sketch has no finite point, or a number is out of range.
     """
     one = single(sketch)
     width = pen_width(width, size)
@@ -194,19 +206,24 @@ def write_animated_svg(
     ghost: bool = True,
     stroke_colors: bool = False,
 ) -> None:
-    """One sketch drawing itself, stroke after stroke and again, in a browser or a page's <img>.
+    """Write an SVG file in which one sketch is drawn, stroke after stroke, repeatedly.
 
-    Each stroke stands in the file once, as a plain <path> with every digit of its coordinates, so
-    :func:`anydiff.sketches.svg.read_svg` gives the sketch back; the moving pen only refers to it.
+    It plays in a browser, also in the <img> of a page. Each stroke is in the file once, as a plain
+    <path> with every digit of its coordinates, so that :func:`~anydiff.sketches.svg.read_svg` returns
+    the sketch; the moving pen only refers to it.
 
     Arguments:
+        path: The file, which is complete or absent.
         sketch: A list of strokes (n, 2).
         seconds: How long the drawing takes.
-        size: Pixels of the side.
-        width: The pen's width in those pixels; size / 28 by default.
-        hold: Seconds that the drawing then stays.
-        ghost: Show the finished drawing faintly from the beginning.
-        stroke_colors: Colour the strokes by their order.
+        size: Pixels of a side.
+        width: The width of the pen in these pixels; size / 28 by default.
+        hold: Seconds that the finished sketch stays.
+        ghost: Show the finished sketch faintly from the beginning.
+        stroke_colors: Colour the strokes by their order, from dark blue to ochre.
+
+    Raises:
+        ValueError: The sketch has no finite point, or `size` or `width` is not positive.
     """
     one = single(sketch)
     width = pen_width(width, size)
@@ -221,7 +238,7 @@ def write_animated_svg(
     colors = ordered_colors(len(one[0])) if stroke_colors else np.tile(INK, (len(one[0]), 1))
     ink = ["#" + bytes(np.rint(color).astype(np.uint8)).hex() for color in colors]
 
-    tag = f"s{zlib.crc32(points.tobytes()):08x}-"  # several may stand in one page
+    tag = f"s{zlib.crc32(points.tobytes()):08x}-"  # a page may have several
     paths, pens = [], []
     for k, stroke in enumerate(one[0]):
         xy = [f"{x!r},{y!r}" for x, y in stroke.tolist()]
@@ -229,7 +246,7 @@ def write_animated_svg(
         paths.append(f'<path id="{tag}{k}" pathLength="1" d="{data}"/>')
         t0, t1 = f"{max(begin[k], 1e-5):.5f}", f"{min(end[k], 0.99999):.5f}"
         every = f'dur="{total:g}s" repeatCount="indefinite"/>'
-        # hidden until its turn: a round cap would show as a dot where the line begins
+        # hidden until it is drawn: a round cap would show as a dot where the line begins
         pen = (
             f'<animate attributeName="opacity" values="0;1;1" keyTimes="0;{t0};1" '
             f'calcMode="discrete" {every}'

@@ -1,4 +1,4 @@
-"""Sketches to sketches: even points along the strokes, fewer points, another size."""
+"""Geometry of sketches: evenly spaced points, fewer points, another size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from anydiff.data.ranges import ranges
 from anydiff.sketches.sketches import Sketches
 
-__all__ = ["resample", "scale", "simplify"]
+__all__ = ["resample", "scale", "segment_distances", "simplify"]
 
 
 def resample(
@@ -17,12 +17,17 @@ def resample(
 ) -> Sketches:
     """Points at equal distances along each stroke; first and last points stay where they are.
 
-    Corners between the new points are cut. Times, if there are any, go along with the points.
+    Corners between the new points are cut. Times are interpolated like the points.
 
     Arguments:
-        spacing: The distance at most: a stroke of length l gets ⌈l / spacing⌉ + 1 points, at least 2.
-            A dot (one point) stays one.
-        points: Or: the number for every stroke, at least 2. A dot becomes that many equal points.
+        sketches: What to resample.
+        spacing: The largest distance, in the points' units: a stroke of length l gets
+            ⌈l / spacing⌉ + 1 points, at least 2. A dot (one point) stays one.
+        points: Instead of a spacing, the number for every stroke, at least 2. A dot becomes that many
+            equal points.
+
+    Raises:
+        ValueError: Both or neither of `spacing` and `points` are given, or one is out of range.
     """
     if (spacing is None) == (points is None):
         raise ValueError("give either spacing or points.")
@@ -61,7 +66,7 @@ def resample(
 
     def between(values: np.ndarray) -> np.ndarray:
         a, b, t = values[left], values[right], part.reshape(-1, *[1] * (values.ndim - 1))
-        new = a + t * (b - a)
+        new: np.ndarray = a + t * (b - a)
         new[strokes[1:] - 1] = values[last]
         new[strokes[:-1]] = values[first]  # after the last: a dot is its first point
         return new
@@ -73,12 +78,19 @@ def resample(
 
 
 def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketches:
-    """Each sketch moved and scaled so that the longer side of its box is `size`.
+    """Each sketch moved and scaled so that the longer side of its bounding box is `size`.
+
+    The aspect ratio stays. A sketch whose points coincide is moved only.
 
     Arguments:
-        size: In whatever units are wanted; the aspect stays. A sketch that is one spot is only moved.
-        center: The middle of the box goes to the origin, coordinates run from -size / 2 to size / 2
-            along the longer side; otherwise the upper left corner goes there, and from 0 to `size`.
+        sketches: What to scale.
+        size: The longer side, in any unit.
+        center: Move the middle of the box to the origin, so that coordinates run from −size / 2 to
+            size / 2 along the longer side; otherwise its upper left corner, so that they run from 0
+            to size.
+
+    Raises:
+        ValueError: The size is not positive and finite.
     """
     if not 0 < size < np.inf:
         raise ValueError(f"size is {size}; it should be above 0.")
@@ -94,12 +106,19 @@ def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketche
 
 
 def simplify(sketches: Sketches, epsilon: float) -> Sketches:
-    """Leaves out points of strokes that lie within `epsilon` of what remains.
+    """Remove points of strokes that lie within `epsilon` of what remains.
 
     Ramer–Douglas–Peucker, all strokes at once: a piece of a stroke is cut at its point farthest from
     the straight line between its ends as long as that is more than `epsilon` away. The distance is
     to the line *segment*, so a stroke that turns back keeps its turning point. First and last points
-    stay, with their times.
+    stay. The points that stay keep their times.
+
+    Arguments:
+        sketches: What to simplify.
+        epsilon: The tolerance, in the points' units; 0 removes only points on straight lines.
+
+    Raises:
+        ValueError: `epsilon` is negative.
 
     References:
         Algorithms for the reduction of the number of points required to represent a digitized line
@@ -121,7 +140,7 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
         begin = np.cumsum(sizes) - sizes
         which = np.repeat(np.arange(len(sizes)), sizes)
         numbers = ranges(first + 1, last)
-        away = _to_segment(points[numbers], points[first][which], points[last][which])
+        away = segment_distances(points[numbers], points[first][which], points[last][which])
         most = np.maximum.reduceat(away, begin)
         candidates = np.flatnonzero(away == most[which])
         _, one = np.unique(which[candidates], return_index=True)
@@ -141,9 +160,16 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
     )
 
 
-def _to_segment(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Distances (N,) of points from the segments a b."""
-    along = b - a
+def segment_distances(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distances (N,) of points from line segments.
+
+    Arguments:
+        points: (N, 2).
+        a: (N, 2), one end of the segment of each point.
+        b: (N, 2), the other end.
+    """
+    along, away = b - a, points - a
     length2 = (along**2).sum(1)
-    share = ((points - a) * along).sum(1) / np.where(length2 > 0, length2, 1)
-    return np.hypot(*(points - a - share.clip(0, 1)[:, None] * along).T)
+    share = (away * along).sum(1) / np.where(length2 > 0, length2, 1)
+    distances: np.ndarray = np.hypot(*(away - share.clip(0, 1)[:, None] * along).T)
+    return distances

@@ -1,10 +1,10 @@
-r"""InkML: handwriting from tablets, one file a sketch.
+r"""InkML: handwriting from tablets, one sketch in each file.
 
 Each `<trace>` is one stroke. The order of its channels is that of the `<traceFormat>` before it, or
-X Y; of the channels X, Y and T (milliseconds, or seconds if its `units` say so) are kept. Values may
-be differences, `'` from the point before and `"` from the difference before, until the next such
-sign or `!`. Traces of a pen in the air (`type="penUp"`) and those in `<definitions>` are left out; y
-runs down, as in InkML, also where a channel's orientation says otherwise.
+X Y; the channels X, Y and T (milliseconds, or seconds if its `units` are so) are kept. Values may be
+differences, `'` from the point before and `"` from the difference before, until the next such sign or
+`!`. Traces of a pen in the air (`type="penUp"`) and those in `<definitions>` are left out; y runs
+down, as in InkML, even if the orientation of a channel differs.
 
 References:
     Ink Markup Language (InkML), W3C Recommendation, 2011. https://www.w3.org/TR/InkML
@@ -28,11 +28,18 @@ _ORDER = {"": 0, "!": 0, "'": 1, '"': 2}
 
 
 def read_inkml(path: PathLike, name: str | None = None) -> Sketches:
-    """The strokes of an InkML file as one sketch, labelled with its annotation "truth" if it has one.
+    """Read an InkML file as one sketch, labelled with its annotation "truth" if it has one.
+
+    A `<trace>` without points is left out if others have some.
+
+    Arguments:
+        path: The file.
+        name: What errors call it; by default the path.
 
     Raises:
-        SketchError: No XML, a faulty value, a channel missing; with the file and the line.
-        EmptySketch: No trace has points. A `<trace>` without is left out where others have some.
+        SketchError: The file is not XML, has a faulty value, or lacks a channel; the message names the
+            file and the line.
+        EmptySketch: No trace has points.
     """
     name = name or str(path)
     ink = _Ink(name)
@@ -48,7 +55,7 @@ def read_inkml(path: PathLike, name: str | None = None) -> Sketches:
 
 
 class _Ink:
-    """Takes the elements of an InkML file as they come and gathers strokes."""
+    """Collects strokes from the elements of an InkML file, one element after the other."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,7 +103,7 @@ class _Ink:
             self.text = None
 
     def add(self, text: str) -> None:
-        """One trace, its text."""
+        """Add the stroke of a trace with this text."""
         if not {"X", "Y"} <= set(self.channels):
             raise self.error(f"the channels are {self.channels}; X and Y should be among them.")
         values = self.values(text)
@@ -107,7 +114,7 @@ class _Ink:
             self.times.append(values[:, self.channels.index("T")])
 
     def values(self, text: str) -> np.ndarray:
-        """The values (n, channels) of a trace, differences summed."""
+        """The values (n, channels) of a trace, with differences summed up."""
         count = len(self.channels)
         rows: list[list[float]] = []
         modes = [0] * count

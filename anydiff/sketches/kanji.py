@@ -1,11 +1,10 @@
 r"""KanjiVG: Chinese characters as they are written in Japan, stroke by stroke.
 
-Drawings of one size, 109 × 109 units with y down, each stroke an array of points in the order and
-direction of writing; labels are the characters themselves, so ``f"{ord(label):05x}"`` is KanjiVG's
-number.
+Sketches of one size, 109 × 109 units with y down, with strokes in the order and direction of writing.
+Labels are the characters themselves; ``f"{ord(label):05x}"`` is KanjiVG's number.
 
 - ``"3k"``: a random 3,600 CJK ideographs, shipped with the package (see KANJIVG.md beside this file).
-- ``"full"``: all 6,703 drawings, kana, Latin letters and digits among them, from the package `kanjivg`
+- ``"full"``: all 6,703 sketches, kana, Latin letters and digits among them, from the package `kanjivg`
   (``pip install anydiff[kanji]``).
 
 References:
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anydiff.extras import extra
 from anydiff.files import PathLike
 from anydiff.sketches.files import read_sketches
 from anydiff.sketches.sketches import SketchError, Sketches
@@ -32,13 +32,17 @@ _FILE = re.compile(r"((?:10|0?[0-9a-f])?[0-9a-f]{4})(-.+)?")  # up to Unicode's 
 
 
 def load_kanji(data: str = "3k") -> Sketches:
-    """The shipped subset ("3k") or all of KanjiVG ("full"), labelled with the characters.
+    """KanjiVG, labelled with the characters.
 
-    Curves are polylines. In the subset they are simplified and rounded to 1/16, at most 0.2 of the
-    109 units from the curves; in the full set, at most 0.05.
+    Curves are polylines. In the shipped subset they are simplified and rounded to 1/16, at most 0.2
+    of the 109 units from the curves; in the full set, at most 0.05.
+
+    Arguments:
+        data: ``"3k"``, the shipped subset, or ``"full"``.
 
     Raises:
-        ImportError: "full", and the package `kanjivg` isn't installed.
+        ImportError: ``"full"``, and the package `kanjivg` is not installed.
+        ValueError: `data` is something else.
     """
     if data == "full":
         return read_kanjivg()
@@ -58,14 +62,14 @@ def read_kanjivg(
 
     Arguments:
         folder: Where the files are; by default those of the installed package `kanjivg`.
-        tolerance: How far a polyline may be from its curve, in the units of the 109 box.
-        variants: Take other ways of writing too, files such as `04e14-Kaisho.svg`; their labels are
-            the same character.
+        tolerance: How far a polyline may be from its curve, where the box has a side of 109.
+        variants: Include other ways of writing, files such as `04e14-Kaisho.svg`, which are labelled
+            with the same character.
         progress: Show a progress bar.
 
     Raises:
-        SketchError: No such files there, or a faulty one; the message names it.
-        ImportError: The package isn't installed.
+        SketchError: The folder has no such files, or a faulty one, which the message names.
+        ImportError: `folder` is None, and the package is not installed.
     """
     folder = _kanjivg() if folder is None else Path(folder)
     files = []
@@ -100,11 +104,6 @@ def read_kanjivg(
 
 def _kanjivg() -> Path:
     """The folder of the package's files, without importing anything."""
-    try:
+    with extra("kanji", "give the folder of KanjiVG's SVG files"):
         distribution = metadata.distribution("kanjivg")
-    except metadata.PackageNotFoundError as error:
-        raise ImportError(
-            'KanjiVG comes from the package kanjivg: pip install "anydiff[kanji]"; or give the folder '
-            "of its SVG files."
-        ) from error
     return Path(str(distribution.locate_file("kanji")))

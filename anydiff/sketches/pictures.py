@@ -1,13 +1,13 @@
-r"""Pictures of sketches: arrays for networks, single ones and grids.
+r"""Pictures of sketches: arrays for networks, single pictures and grids.
 
-One small renderer for all: a stroke is the set of points within half a pen's width of its line, so
-that joins and caps are round and a stroke of a single point is a dot. A pixel's ink is how much of
-it the pen covers, from its distance to the line: antialiased without drawing anything larger first,
-and the same whatever version of a drawing library is installed. Pillow only writes the files.
+One renderer serves all: a stroke is the set of points within half a pen's width of its line, so that
+joins and caps are round and a stroke of a single point is a dot. The ink of a pixel is the share of it
+that the pen covers, from the distance of its middle to the line. So lines are antialiased without a
+larger picture, and do not depend on the version of a graphics library. Pillow only writes the files.
 
-x runs to the right and y down, as everywhere. A picture is as wide as it is high; unless a box is
-given, each sketch is centred and scaled to fill it, keeping its aspect. Writing is atomic: a file
-is there whole or not at all. Films are in :mod:`anydiff.sketches.films`.
+x runs to the right and y down, as everywhere. Pictures are square; unless a box is given, each sketch
+is centred and scaled to fill its picture, with its aspect ratio kept. Writing is atomic: a file is
+complete or absent. Films are in :mod:`anydiff.sketches.films`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MARGIN = 1 / 16  # of the picture's side, on each side
 _PEN = 1 / 28  # the pen's width, of the picture's side
 INK = np.array((32, 36, 46))
 ACCENT = np.array((222, 84, 28))
-# from navy by teal and olive to ochre: even steps of lightness, told apart by colour-blind eyes
+# from navy by teal and olive to ochre: even steps of lightness, which colour-blind readers can tell apart
 _ORDER = np.array([(14, 36, 98), (24, 92, 108), (84, 120, 68), (178, 132, 44), (220, 134, 96)])
 
 
@@ -46,39 +46,49 @@ _ORDER = np.array([(14, 36, 98), (24, 92, 108), (84, 120, 68), (178, 132, 44), (
 def rasterize(
     sketches: Sketches, size: int = 64, width: float | None = None, fit: str | Box = "sketch"
 ) -> np.ndarray:
-    """Pictures (M, size, size) of uint8: 255 is ink, 0 is paper.
+    """Pictures of sketches, as arrays.
 
     Arguments:
+        sketches: What to draw.
         size: Pixels of a side.
-        width: The pen's width in pixels; size / 28 by default.
-        fit: `sketch` centres each and scales it to leave a sixteenth of the side on every side of
-            its ink; a box (left, top, right, bottom) in the sketches' units shows the same part of
-            the plane in every picture, what lies outside it cut off.
+        width: The width of the pen in pixels; size / 28 by default.
+        fit: ``"sketch"`` centres each sketch and scales it so that a sixteenth of the side stays free
+            on every side; a box (left, top, right, bottom) in the units of the sketches shows the
+            same part of the plane in every picture, and what lies outside is cut off.
+
+    Returns:
+        (M, size, size) of uint8: 255 is ink, 0 is paper.
+
+    Raises:
+        ValueError: `size` or `width` is not positive, `fit` is another word, or the box is empty.
     """
     width = pen_width(width, size)
     scale, shift = _placed(sketches, size, width, fit)
     p, q, stroke = segments(sketches)
-    sketch = _owner(sketches)[stroke]
+    sketch = np.repeat(np.arange(len(sketches)), sketches.counts)[stroke]
     points = sketches.points.astype(np.float64)
     a, b = (points[k] * scale[sketch, None] + shift[sketch] for k in (p, q))
     ink = pen_coverage(a, b, sketch, len(sketches), size, width / 2)
-    return np.rint(255 * ink).astype(np.uint8)
+    return np.asarray(np.rint(255 * ink), np.uint8)
 
 
 def pen_width(width: float | None, size: int) -> float:
+    """The width of the pen in pixels; `size` / 28 by default.
+
+    Raises:
+        ValueError: One of the two is not positive.
+    """
     if size < 1 or (width is not None and not width > 0):
         raise ValueError(f"size is {size} and width {width}; both must be positive.")
     return size * _PEN if width is None else width
 
 
-def _owner(sketches: Sketches) -> np.ndarray:
-    """The sketch of each stroke (S,)."""
-    return np.repeat(np.arange(len(sketches)), np.diff(sketches.offsets))
-
-
 def segments(sketches: Sketches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points p and q that a pen line joins, and its stroke; a lone point joins itself."""
-    sizes = np.diff(sketches.strokes)
+    """The lines of the pen: numbers of their first and last points and of their strokes, (L,) each.
+
+    The one point of a dot is both ends of its line.
+    """
+    sizes = sketches.stroke_sizes
     stroke = np.repeat(np.arange(len(sizes)), sizes)
     last = sketches.strokes[1:] - 1
     p = np.arange(len(stroke))
@@ -87,7 +97,7 @@ def segments(sketches: Sketches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fitted(sketches: Sketches, size: int, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scales (M,) and shifts (M, 2) that centre each sketch: pixel = scale * point + shift."""
+    """Scales (M,) and shifts (M, 2) that centre each sketch: pixel = scale · point + shift."""
     if len(sketches) == 0:
         return np.empty(0), np.empty((0, 2))
     low, high = sketches.box
@@ -121,20 +131,24 @@ def _boxed(box: Box, size: int) -> tuple[float, np.ndarray]:
 def pen_coverage(
     a: np.ndarray, b: np.ndarray, picture: np.ndarray, count: int, size: int, radius: float
 ) -> np.ndarray:
-    """How much of each pixel lies within `radius` of a line.
+    """The share of each pixel that lies within `radius` of a line.
 
     Arguments:
-        a, b: The lines' ends (n, 2) in pixels; the first pixel's middle is at (0.5, 0.5).
-        picture: (n,), which of `count` pictures each line belongs to.
+        a: One end (n, 2) of each line, in pixels; the middle of the first pixel is at (0.5, 0.5).
+        b: The other end (n, 2) of each line.
+        picture: (n,), the picture that each line belongs to, from 0.
+        count: How many pictures.
+        size: Pixels of a side.
+        radius: Half the width of the pen, in pixels.
 
     Returns:
         (count, size, size) of float32 in [0, 1].
     """
     ink = np.zeros(count * size * size, np.float32)
-    reach = radius + 0.71  # a pixel's corner is half a diagonal from its middle
+    reach = radius + 0.71  # the corner of a pixel is half a diagonal from its middle
     a, b, picture = _clip(a, b, picture, -reach, size + reach)
 
-    # short pieces have small patches: the work is that of the ink, not of the boxes around it
+    # short pieces have small boxes: the time is that of the ink, not of the boxes around whole lines
     pieces = np.ceil(np.abs(b - a).max(1) / max(8.0, 4 * radius)).astype(np.int64).clip(1)
     k = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     step = np.repeat((b - a) / pieces[:, None], pieces, axis=0)
@@ -147,7 +161,7 @@ def pen_coverage(
     columns, rows = (high - low).T
     ends = np.concatenate([[0], np.cumsum(columns * rows)])
     start = 0
-    while start < len(a):  # some 2²⁰ pixels at a time
+    while start < len(a):  # about 2²⁰ pixels at a time
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] + 2**20, side="right")) - 1)
         n = np.repeat(np.arange(start, stop), np.diff(ends[start : stop + 1]))
         y, x = np.divmod(np.arange(ends[start], ends[stop]) - ends[n], columns[n])
@@ -164,7 +178,7 @@ def pen_coverage(
 def _clip(
     a: np.ndarray, b: np.ndarray, picture: np.ndarray, low: float, high: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The parts of the lines in the square [low, high]², those that have one (Liang and Barsky)."""
+    """The parts of the lines in the square [low, high]², by the method of Liang and Barsky."""
     d = b - a
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.stack([(low - a) / d, (high - a) / d])
@@ -180,13 +194,17 @@ def _clip(
 
 
 def tidy(strokes: Strokes) -> list[np.ndarray]:
-    """The strokes' finite points: a sample may have gone astray."""
+    """The strokes without points that are not finite, which samples may have; empty ones left out."""
     arrays = [as_stroke(s, "a stroke") for s in strokes]
     return [s for s in (s[np.isfinite(s).all(1)] for s in arrays) if len(s)]
 
 
 def single(sketch: Strokes) -> Sketches:
-    """A drawing as it should be shown; an error where there is nothing to show."""
+    """The finite points of one sketch as `Sketches`.
+
+    Raises:
+        ValueError: It has none.
+    """
     strokes = tidy(sketch)
     if not strokes:
         raise ValueError(f"the sketch has {len(sketch)} strokes and no finite point to draw.")
@@ -199,19 +217,19 @@ def _picture(
     """One sketch in ink, or in a colour for each stroke, as (size, size, 3) of uint8."""
     if colors is None:
         ink = rasterize(sketch, size, width, fit)[0, :, :, None] / 255
-        return np.rint(255 - ink * (255 - INK)).astype(np.uint8)
+        return np.asarray(np.rint(255 - ink * (255 - INK)), np.uint8)
     (scale,), shift = _placed(sketch, size, width, fit)
     p, q, stroke = segments(sketch)
     points = sketch.points * scale + shift
     paper = np.full((size, size, 3), 255.0)
-    inks = pen_coverage(points[p], points[q], stroke, len(sketch.strokes) - 1, size, width / 2)
+    inks = pen_coverage(points[p], points[q], stroke, len(sketch.order), size, width / 2)
     for ink, color in zip(inks, colors, strict=True):
         paper += ink[:, :, None] * (color - paper)
-    return np.rint(paper).astype(np.uint8)
+    return np.asarray(np.rint(paper), np.uint8)
 
 
 def ordered_colors(num: int) -> np.ndarray:
-    """The strokes' colours (num, 3) in their order."""
+    """Colours (num, 3) of strokes by their order, from dark blue to ochre, in [0, 255]."""
     at = np.arange(num) * (len(_ORDER) - 1) / max(num - 1, 1)
     return np.stack([np.interp(at, range(len(_ORDER)), c) for c in _ORDER.T], axis=1)
 
@@ -220,7 +238,18 @@ def write_png(
     path: PathLike, sketch: Strokes, size: int = 256, *, width: float | None = None,
     stroke_colors: bool = False,
 ) -> None:  # fmt: skip
-    """One sketch, a list of strokes (n, 2), as a PNG."""
+    """Draw one sketch into a PNG file.
+
+    Arguments:
+        path: The file, which is complete or absent.
+        sketch: A list of strokes (n, 2).
+        size: Pixels of a side.
+        width: The width of the pen in pixels; size / 28 by default.
+        stroke_colors: Colour the strokes by their order, from dark blue to ochre.
+
+    Raises:
+        ValueError: The sketch has no finite point, or `size` or `width` is not positive.
+    """
     one = single(sketch)
     colors = ordered_colors(len(one.order)) if stroke_colors else None
     write_image(path, _picture(one, size, pen_width(width, size), colors))
@@ -238,17 +267,22 @@ def draw_grid(
     fit: str | Box = "sketch",
     captions: Sequence[str] = (),
 ) -> None:
-    """A grid of sketches on white as one PNG, row after row.
+    """Draw sketches on white into one PNG file, row after row.
 
     Arguments:
+        path: The file, which is complete or absent.
+        sketches: What to draw.
         columns: Sketches in a row; fewer if there are fewer.
-        size: Pixels of a sketch's side.
-        width: The pen's width in pixels; size / 28 by default.
+        size: Pixels of a side of each sketch.
+        width: The width of the pen in pixels; size / 28 by default.
         gap: Pixels between two sketches and around all of them; an eighth of the side by default.
-        stroke_colors: Colour the strokes by their order, first dark blue, last ochre; or the colour of
-            each, (S, 3) in [0, 255].
+        stroke_colors: True colours the strokes by their order, from dark blue to ochre; an array
+            (S, 3) in [0, 255] gives the colour of each.
         fit: As of :func:`rasterize`.
         captions: Words to the left of the rows, or of the first ones.
+
+    Raises:
+        ValueError: There are no sketches, the colours have another shape, or as `rasterize`.
     """
     if len(sketches) == 0:
         raise ValueError("there are no sketches to draw.")
@@ -269,7 +303,11 @@ def draw_grid(
 
 
 def around(sketches: Sketches) -> Box:
-    """A box for all of them, with a sixteenth of its side for a margin."""
+    """The box (left, top, right, bottom) of all sketches together, with a margin of a sixteenth.
+
+    Arguments:
+        sketches: One or more, whose units are those of the box.
+    """
     low, high = sketches.points.min(0), sketches.points.max(0)
     room = _MARGIN * max(float((high - low).max()), 1e-6)
     (left, top), (right, bottom) = (low - room).tolist(), (high + room).tolist()
@@ -277,18 +315,28 @@ def around(sketches: Sketches) -> Box:
 
 
 def two_colors(sketches: Sketches, first: np.ndarray) -> np.ndarray:
-    """The strokes' colours (S, 3): ink for the first ones of each sketch, so many (M,), and another."""
-    given = sketches.order < np.repeat(first, np.diff(sketches.offsets))
+    """Colours of strokes, for `draw_grid`: ink for the first ones of each sketch, orange for the rest.
+
+    Arguments:
+        sketches: The sketches.
+        first: (M,), how many strokes of each are in ink.
+
+    Returns:
+        (S, 3) in [0, 255].
+    """
+    given = sketches.order < np.repeat(first, sketches.counts)
     return np.where(given[:, None], INK, ACCENT)
 
 
 def _colors(sketches: Sketches, wanted: bool | np.ndarray) -> np.ndarray | None:
-    """The colour of each stroke, (S, 3), or nothing for ink."""
-    count = len(sketches.strokes) - 1
+    """The colour of each stroke, (S, 3), or None for ink."""
+    count = len(sketches.order)
     if isinstance(wanted, np.ndarray):
         if wanted.shape != (count, 3):
-            raise ValueError(f"stroke_colors are {wanted.shape}; give one for each, ({count}, 3).")
+            raise ValueError(
+                f"stroke_colors are {wanted.shape}; give one for each stroke, ({count}, 3)."
+            )
         return wanted
     if not wanted:
         return None
-    return np.concatenate([ordered_colors(n) for n in np.diff(sketches.offsets).tolist()])
+    return np.concatenate([ordered_colors(n) for n in sketches.counts.tolist()])

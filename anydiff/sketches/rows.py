@@ -1,20 +1,20 @@
-r"""How a sketch becomes the rows that diffuse, and a drawing again.
+r"""How a sketch becomes the rows that a diffusion models, and a sketch again.
 
-:class:`StrokeRows`, a row a **stroke**: K points along it, their coordinates side by side,
+:class:`StrokeRows`, a row for each **stroke**: K points along it, their coordinates side by side,
 
 .. math:: x_n = [\,(p_{n1} - c) / s, \dots, (p_{nK} - c) / s\,]
 
-The pen is down within a row and up between two, so there is no pen state to be drawn, or to be got
-wrong: strokes come neither dashed nor merged. Sequences are short, and what is far apart on the
-path but near in the drawing is a few rows away. The points are closer where the stroke bends: they
-are equally spaced in the arc length plus a share of the turning angle, so that corners stay sharp.
+The pen is down within a row and up between two rows, so there is no pen state to sample: strokes
+cannot come out dashed or merged. Sequences are short, and what is far apart along the path but near
+in the sketch is a few rows away. The points are closer where the stroke bends: they are equally spaced
+in the arc length plus a share of the turning angle, so that corners stay sharp.
 
-:class:`PointRows`, a row a **point**: (x, y, pen), the pen +1 on the last point of a stroke and −1 on
-the others, equally spaced along the path. For long winding strokes, and for whoever needs points. A
-drawn pen counts as lifted where it is positive: halfway, as likely the one as the other.
+:class:`PointRows`, a row for each **point**: (x, y, pen), the pen +1 on the last point of a stroke and
+−1 on the others, equally spaced along the path. They suit long winding strokes, and tasks that need
+points. A sampled pen counts as lifted where it is positive, halfway between the two values.
 
-Both keep their numbers in a `config` for the checkpoint. c and s are fitted to the data as a whole,
-so that sizes and places of drawings are learnt too.
+Both keep their numbers in a `config` for the checkpoint. c and s are fitted to the data as a whole, so
+that a model also learns the sizes and places of sketches.
 """
 
 from __future__ import annotations
@@ -28,22 +28,29 @@ import numpy as np
 from torch import Tensor
 
 from anydiff.data.sequences import Sequences
-from anydiff.sketches.geometry import resample
+from anydiff.sketches.geometry import resample, segment_distances
 from anydiff.sketches.sketches import Sketches
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
 
 
 def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
-    """`points` points along each stroke, the first and the last among them, (S, points, 2).
+    r"""`points` points along each stroke, its first and last point included.
 
-    They are equally spaced in :math:`u = \\ell / L + b\\, \\theta / (\\pi / 2)`, with the arc length
-    :math:`\\ell` out of L and the turning angle :math:`\\theta` up to there.
+    They are equally spaced in :math:`u = \ell / L + b\, \theta / (\pi / 2)`, where :math:`\ell` is the
+    arc length up to a point, out of L, and :math:`\theta` the turning angle up to there.
 
     Arguments:
-        points: How many, at least 2.
-        bend: b, what a right angle counts, in lengths of the stroke. 0 is equal arc length; a right
-            angle keeps its corner if it counts as much as a step.
+        sketches: What to follow.
+        points: How many points for each stroke, at least 2.
+        bend: b, how much a right angle counts, in lengths of the stroke. 0 gives equal arc lengths; a
+            right angle keeps its corner if it counts at least as much as the distance of two points.
+
+    Returns:
+        (S, points, 2), in the units of the sketches.
+
+    Raises:
+        ValueError: There are fewer than 2 points.
     """
     if points < 2:
         raise ValueError(f"points is {points}; a stroke needs at least 2.")
@@ -76,7 +83,7 @@ def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
 
 
 def _turning(step: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The angle in [0, π] between the steps before and after each point, (P,); 0 at a standstill."""
+    """The angle in [0, π] between the steps before and after each point, (P,); 0 if one is zero."""
     before, after = step[:-1], step[1:]
     cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
     angle = np.abs(np.arctan2(cross, (before * after).sum(1)))
@@ -85,12 +92,12 @@ def _turning(step: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def _array(rows: Tensor | np.ndarray) -> np.ndarray:
-    """In float64, from any device and precision."""
+    """As an array of float64, from any device and precision."""
     return np.asarray(rows.double().cpu() if isinstance(rows, Tensor) else rows, np.float64)
 
 
 def _frame(sketches: Sketches) -> tuple[tuple[float, float], float]:
-    """The mean point of the drawings and the spread about it, over both axes."""
+    """The mean point of the sketches and the spread about it, over both axes."""
     center = sketches.points.mean(0)
     spread = float(np.sqrt(np.square(sketches.points - center).mean()))
     return (float(center[0]), float(center[1])), spread or 1.0
@@ -98,12 +105,12 @@ def _frame(sketches: Sketches) -> tuple[tuple[float, float], float]:
 
 @dataclass(frozen=True)
 class StrokeRows:
-    """A row a stroke: `points` points along it, (x1, y1, x2, y2, …).
+    """A row for each stroke: `points` points along it, (x1, y1, x2, y2, …).
 
     Arguments:
-        points: K, points of a stroke.
-        center: c, in the data's units.
-        scale: s, the unit of what diffuses, in the data's units.
+        points: K, the points of a stroke.
+        center: c, in the units of the data.
+        scale: s, the unit of the rows, in the units of the data.
         bend: See :func:`along`.
     """
 
@@ -120,12 +127,15 @@ class StrokeRows:
         bend: float = 0.25,
         tolerance: float = 0.01,
     ) -> StrokeRows:
-        """The rows that suit these drawings.
+        """The rows that suit some sketches.
 
         Arguments:
+            sketches: The training data.
             points: K. If None, the fewest of 8, 10, 12, 16, 24, 32, 48 with which 99 of 100 points of the
-                data are no further than `tolerance` times the median size of a drawing from its rows;
-                48, with a warning, where no number of these is enough.
+                data are within `tolerance` times the median size of a sketch from its rows; 48, with a
+                warning, if none of these is enough.
+            bend: See :func:`along`.
+            tolerance: As a share of the median size of a sketch, if `points` is None.
         """
         center, scale = _frame(sketches)
         if points is not None:
@@ -141,27 +151,37 @@ class StrokeRows:
         else:
             warnings.warn(
                 f"{sketches.name}: even {fewest} points a stroke keep 99 of 100 points only to "
-                f"{error / size:.1%} of a drawing's size; rows of points (PointRows) keep long strokes.",
+                f"{error / size:.1%} of a sketch's size; rows of points (PointRows) keep long strokes.",
                 stacklevel=2,
             )
         return cls(fewest, center, scale, bend)
 
     @property
     def channels(self) -> int:
+        """Numbers of a row."""
         return 2 * self.points
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments and the kind, ready for JSON."""
+        """The arguments and the kind of rows, for JSON."""
         return {"kind": "strokes", **asdict(self), "center": list(self.center)}
 
     def encode(self, sketches: Sketches) -> Sequences:
-        """Rows (S, 2 points), an item a sketch."""
+        """Rows (S, 2 · points) of the sketches; an item is a sketch."""
         rows = (along(sketches, self.points, self.bend) - self.center) / self.scale
         return Sequences(rows.reshape(len(rows), -1), sketches.offsets, name=sketches.name)
 
     def decode(self, rows: Tensor | np.ndarray, lengths: Sequence[int] | Tensor) -> Sketches:
-        """Sketches of the valid rows (S, 2 points) of items of these lengths, all rows in one."""
+        """Sketches from rows.
+
+        Arguments:
+            rows: (S, 2 · points), the valid rows of all items, one item after the other.
+            lengths: (B,), rows of each item.
+
+        Raises:
+            ValueError: The rows have another shape.
+            SketchError: A row is not finite, or the lengths do not add up to S.
+        """
         rows = _array(rows)
         if rows.ndim != 2 or rows.shape[1] != self.channels:
             raise ValueError(
@@ -174,12 +194,12 @@ class StrokeRows:
 
 @dataclass(frozen=True)
 class PointRows:
-    """A row a point: (x, y, pen).
+    """A row for each point: (x, y, pen).
 
     Arguments:
-        spacing: Between points along a stroke at most, in the data's units.
-        center: In the data's units.
-        scale: The unit of what diffuses, in the data's units.
+        spacing: The largest distance of points along a stroke, in the units of the data.
+        center: c, in the units of the data.
+        scale: s, the unit of the rows, in the units of the data.
     """
 
     spacing: float
@@ -190,18 +210,23 @@ class PointRows:
 
     @classmethod
     def fit(cls, sketches: Sketches, spacing: float = 0.08) -> PointRows:
-        """The rows that suit these drawings; `spacing` in sizes of a median drawing."""
+        """The rows that suit some sketches.
+
+        Arguments:
+            sketches: The training data.
+            spacing: As a share of the median size of a sketch.
+        """
         center, scale = _frame(sketches)
-        extent = float(np.median(_extents(sketches))) or scale  # dots have none
+        extent = float(np.median(_extents(sketches))) or scale  # dots have no extent
         return cls(spacing * extent, center, scale)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments and the kind, ready for JSON."""
+        """The arguments and the kind of rows, for JSON."""
         return {"kind": "points", **asdict(self), "center": list(self.center)}
 
     def encode(self, sketches: Sketches) -> Sequences:
-        """Rows (P, 3), an item a sketch."""
+        """Rows (P, 3) of the sketches; an item is a sketch."""
         even = resample(sketches, spacing=self.spacing)
         pen = np.full((len(even.points), 1), -1.0)
         pen[even.strokes[1:] - 1] = 1
@@ -209,7 +234,16 @@ class PointRows:
         return Sequences(rows, even.strokes[even.offsets], name=sketches.name)
 
     def decode(self, rows: Tensor | np.ndarray, lengths: Sequence[int] | Tensor) -> Sketches:
-        """Sketches of the valid rows (P, 3) of items of these lengths, all rows in one."""
+        """Sketches from rows.
+
+        Arguments:
+            rows: (P, 3), the valid rows of all items, one item after the other.
+            lengths: (B,), rows of each item.
+
+        Raises:
+            ValueError: The rows have another shape.
+            SketchError: A row is not finite.
+        """
         rows = _array(rows)
         if rows.ndim != 2 or rows.shape[1] != self.channels:
             raise ValueError(
@@ -217,34 +251,35 @@ class PointRows:
             )
         ends = np.cumsum(np.asarray(lengths, np.int64))
         lifted = rows[:, 2] > 0
-        lifted[ends - 1] = True  # a drawing's last stroke ends with it
+        lifted[ends - 1] = True  # the last stroke of a sketch ends with it
         strokes = np.concatenate([[0], np.flatnonzero(lifted) + 1])
         offsets = np.concatenate([[0], np.searchsorted(strokes, ends)])
         return Sketches(rows[:, :2] * self.scale + self.center, strokes, offsets, name="drawn")
 
 
 def rows_from_config(config: dict[str, Any]) -> StrokeRows | PointRows:
-    """What `config` came from."""
+    """The rows with this `config`.
+
+    Arguments:
+        config: Of :class:`StrokeRows` or :class:`PointRows`, as it is after JSON.
+    """
     config = dict(config)
-    kind = {"strokes": StrokeRows, "points": PointRows}[config.pop("kind")]
-    return kind(**config | {"center": tuple(config["center"])})
+    kind: Any = {"strokes": StrokeRows, "points": PointRows}[config.pop("kind")]
+    rows: StrokeRows | PointRows = kind(**config | {"center": tuple(config["center"])})
+    return rows
 
 
 def _extents(sketches: Sketches) -> np.ndarray:
-    """The longer side of each drawing's bounding box, (M,)."""
+    """The longer side of each sketch's bounding box, (M,)."""
     low, high = sketches.box
-    return (high - low).max(1)
+    return np.asarray((high - low).max(1))
 
 
 def _errors(sketches: Sketches, rows: np.ndarray) -> np.ndarray:
     """The distance of every point of the data from the polyline of its stroke's row, (P,)."""
-    number = np.repeat(np.arange(len(rows)), np.diff(sketches.strokes))
-    start, step = rows[:, :-1], np.diff(rows, axis=1)
-    squared = np.square(step).sum(2)
+    number = np.repeat(np.arange(len(rows)), sketches.stroke_sizes)
     nearest = np.full(len(number), np.inf)
-    for k in range(step.shape[1]):
-        away = sketches.points - start[number, k]
-        d, length = step[number, k], squared[number, k]
-        where = np.clip((away * d).sum(1) / np.where(length > 0, length, 1), 0, 1)
-        nearest = np.minimum(nearest, np.hypot(*(away - where[:, None] * d).T))
+    for k in range(rows.shape[1] - 1):
+        away = segment_distances(sketches.points, rows[number, k], rows[number, k + 1])
+        nearest = np.minimum(nearest, away)
     return nearest

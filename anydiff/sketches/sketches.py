@@ -1,20 +1,16 @@
-r"""Sketches: pen strokes in, rows of numbers out.
+r"""Sketches: many of them in three arrays, and as stroke-3 and stroke-5 rows.
 
-:class:`Sketches` holds many drawings as three arrays: points (P, 2), and the offsets of strokes among
-the points and of drawings among the strokes. It checks itself when it is built, so everything after
-it may trust its numbers. The conventions, here once for all of the library:
+:class:`Sketches` holds points (P, 2), the offsets of the strokes among the points, and the offsets of
+the sketches among the strokes. It checks itself when it is built, so that no later code has to. The
+conventions of the whole folder:
 
-- x runs to the right and y **down**, in the source's own units.
+- x runs to the right and y **down**, in the units of the source.
 - A stroke is what the pen draws between touching the paper and leaving it: one point or more.
 - stroke-3 rows are (dx, dy, p): the step from the point before, and p = 1 **on the last point of a
   stroke** (the pen leaves the paper after it). The first point is kept: its step is from the origin,
   so that a running sum gives the points themselves.
-- stroke-5 rows are (dx, dy, p1, p2, p3): pen down, lifted after this point, drawing over. There is no
-  start row; one row of p3 = 1 ends the drawing, and rows after it are padding.
-
-Readers and writers are in :mod:`anydiff.sketches.files` and :mod:`anydiff.sketches.svg`, pictures in
-:mod:`anydiff.sketches.pictures`, films in :mod:`anydiff.sketches.films`, resampling and
-simplification in :mod:`anydiff.sketches.geometry`.
+- stroke-5 rows are (dx, dy, p1, p2, p3): pen down, pen lifted after this point, end of the sketch. There
+  is no start row; one row of p3 = 1 ends the sketch, and rows after it are padding.
 """
 
 from __future__ import annotations
@@ -42,11 +38,11 @@ __all__ = [
 
 
 class SketchError(ValueError):
-    """Sketches, or a file of them, that can't be right. The message names the place."""
+    """Faulty sketches, or a faulty file of them. The message names the place."""
 
 
 class EmptySketch(SketchError):
-    """A drawing in which nothing is drawn."""
+    """A sketch in which nothing is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +50,16 @@ class Sketches:
     """Many sketches in ragged arrays, checked.
 
     Arguments:
-        points: (P, 2), x to the right and y down, floating.
+        points: (P, 2) floats, x to the right and y down, in the units of the source.
         strokes: (S + 1,), stroke s is points[strokes[s]:strokes[s + 1]].
         offsets: (M + 1,), sketch m is strokes offsets[m]:offsets[m + 1].
-        labels: What each sketch shows (a word, a character), or nothing.
-        times: (P,), milliseconds at each point, or nothing.
+        labels: What each sketch shows, a word or a character, if known.
+        times: (P,), milliseconds at each point, if known.
         name: Where they come from; errors begin with it.
 
     Raises:
-        SketchError: Arrays that don't fit together, an empty sketch or stroke, a NaN.
+        SketchError: The arrays do not fit together, a sketch or a stroke is empty, or a coordinate
+            is not finite.
     """
 
     points: np.ndarray
@@ -115,10 +112,15 @@ class Sketches:
         labels: Sequence[str] | None = None,
         name: str = "sketches",
     ) -> Sketches:
-        """From one list of (n, 2) arrays for each sketch, an array for each stroke.
+        """From one list of strokes for each sketch.
+
+        Arguments:
+            sketches: Lists of arrays (n, 2), an array for each stroke.
+            labels: As of the class.
+            name: As of the class.
 
         Raises:
-            SketchError: A stroke of another shape, or what `Sketches` refuses.
+            SketchError: A stroke has another shape, or as of the class.
         """
         strokes = [
             as_stroke(stroke, f"{name}: sketch {m}, stroke {s}")
@@ -143,6 +145,16 @@ class Sketches:
         return np.diff(self.strokes[self.offsets])
 
     @cached_property
+    def counts(self) -> np.ndarray:
+        """Strokes of each sketch, (M,)."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def stroke_sizes(self) -> np.ndarray:
+        """Points of each stroke, (S,)."""
+        return np.diff(self.strokes)
+
+    @cached_property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         """The upper left and the lower right corner of each sketch, (M, 2) each, in float64."""
         points = self.points.astype(np.float64)
@@ -162,26 +174,27 @@ class Sketches:
     @cached_property
     def order(self) -> np.ndarray:
         """The number of each stroke in its sketch, from 0, (S,)."""
-        counts = np.diff(self.offsets)
-        return np.arange(len(self.strokes) - 1) - self.offsets[:-1].repeat(counts)
+        first = self.offsets[:-1].repeat(self.counts)
+        return np.asarray(np.arange(len(first)) - first)
 
     def part(self, start: int | np.ndarray = 0, stop: int | np.ndarray | None = None) -> Sketches:
-        """The strokes from `start` on and before `stop` of each sketch, as a range has them.
+        """Strokes start, …, stop − 1 of each sketch.
 
         Arguments:
-            start, stop: Numbers of strokes, one for all or one for each sketch (M,).
+            start: Number of the first stroke, one for all sketches or one for each (M,).
+            stop: Number after the last stroke, likewise; all that follow if None.
 
         Raises:
             SketchError: Nothing is left of a sketch.
         """
-        counts = np.diff(self.offsets)
+        counts = self.counts
         bounds = (np.broadcast_to(b, len(self)) for b in (start, counts if stop is None else stop))
         first, end = (b.clip(0, counts) for b in bounds)
         kept = (self.order >= first.repeat(counts)) & (self.order < end.repeat(counts))
-        points = kept.repeat(np.diff(self.strokes))
+        points = kept.repeat(self.stroke_sizes)
         return Sketches(
             self.points[points],
-            np.concatenate([[0], np.cumsum(np.diff(self.strokes)[kept])]),
+            np.concatenate([[0], np.cumsum(self.stroke_sizes[kept])]),
             np.concatenate([[0], np.cumsum(np.maximum(end - first, 0))]),
             self.labels,
             None if self.times is None else self.times[points],
@@ -189,14 +202,18 @@ class Sketches:
         )
 
     def subset(self, numbers: Sequence[int] | np.ndarray) -> Sketches:
-        """These sketches, in this order; a boolean mask (M,) too."""
+        """Some of the sketches.
+
+        Arguments:
+            numbers: Which, in this order, or booleans (M,).
+        """
         chosen = np.arange(len(self))[np.asarray(numbers) if len(numbers) else slice(0)]
         strokes = ranges(self.offsets[chosen], self.offsets[chosen + 1])
         points = ranges(self.strokes[strokes], self.strokes[strokes + 1])
         return Sketches(
             self.points[points],
-            np.concatenate([[0], np.cumsum(np.diff(self.strokes)[strokes])]),
-            np.concatenate([[0], np.cumsum(np.diff(self.offsets)[chosen])]),
+            np.concatenate([[0], np.cumsum(self.stroke_sizes[strokes])]),
+            np.concatenate([[0], np.cumsum(self.counts[chosen])]),
             None if self.labels is None else [self.labels[n] for n in chosen],
             None if self.times is None else self.times[points],
             self.name,
@@ -204,11 +221,21 @@ class Sketches:
 
 
 def as_stroke(values: Any, where: str) -> np.ndarray:
-    """A stroke (n, 2); one without points is (0, 2), whatever its shape was."""
+    """A stroke as an array (n, 2) of float64; without points (0, 2), whatever its shape was.
+
+    Arguments:
+        values: What can be made an array (n, 2).
+        where: What errors call it.
+
+    Raises:
+        SketchError: It cannot be made such an array.
+    """
     try:
         stroke = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise SketchError(f"{where} is no array of numbers ({error}); give (n, 2) rows.") from None
+        raise SketchError(
+            f"{where} is not an array of numbers ({error}); give (n, 2) rows."
+        ) from None
     if stroke.size == 0:
         return stroke.reshape(0, 2)
     if stroke.ndim != 2 or stroke.shape[1] != 2:
@@ -222,10 +249,13 @@ def as_stroke(values: Any, where: str) -> np.ndarray:
 
 
 def to_stroke3(sketches: Sketches) -> list[np.ndarray]:
-    """For each sketch its rows (n, 3) of dx, dy and 1 on the last point of a stroke.
+    """Rows (n, 3) of each sketch: dx, dy, and 1 on the last point of a stroke.
 
-    `from_stroke3` gives the sketches back: exactly where coordinates are whole multiples of one unit,
-    as in files of integers, and otherwise but for the rounding of a running sum.
+    `from_stroke3` returns the same sketches: exactly if coordinates are whole multiples of one unit,
+    as in files of integers, and otherwise up to the rounding of a running sum.
+
+    Arguments:
+        sketches: What to write as rows.
     """
     begin = sketches.strokes[sketches.offsets]
     rows = np.zeros((len(sketches.points), 3), sketches.points.dtype)
@@ -238,12 +268,17 @@ def to_stroke3(sketches: Sketches) -> list[np.ndarray]:
 def from_stroke3(
     rows: Sequence[np.ndarray], labels: Sequence[str] | None = None, name: str = "stroke-3"
 ) -> Sketches:
-    """Sketches from rows (n, 3) of dx, dy, pen; each begins at its first step from the origin.
+    """Sketches from rows of dx, dy, pen; each begins at its first step from the origin.
 
-    Where the pen isn't lifted at the end of a sketch, its last stroke ends there all the same.
+    If the pen is not lifted at the end of a sketch, its last stroke nevertheless ends there.
+
+    Arguments:
+        rows: (n, 3) of each sketch, pen 1 on the last point of a stroke and 0 on the others.
+        labels: What each sketch shows.
+        name: What errors call them.
 
     Raises:
-        SketchError: Other shapes, no rows, a pen that is neither 0 nor 1.
+        SketchError: Rows have another shape, a sketch has none, or a pen is neither 0 nor 1.
     """
     for m, sketch in enumerate(rows):
         if np.ndim(sketch) != 2 or np.shape(sketch)[1] != 3 or len(sketch) == 0:
@@ -269,12 +304,16 @@ def from_stroke3(
 
 
 def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
-    """Rows (M, length, 5) of dx, dy, pen down, pen lifted after this point, drawing over.
+    """Rows (M, length, 5) of dx, dy, pen down, pen lifted after this point, end of the sketch.
 
     Arguments:
-        length: At least the points of the longest sketch + 1, the row that ends it; by default that.
+        sketches: What to write as rows.
+        length: At least the points of the longest sketch + 1, for the row that ends it; by default that.
+
+    Raises:
+        SketchError: The length is too short for a sketch.
     """
-    sizes = np.diff(sketches.strokes[sketches.offsets])
+    sizes = sketches.sizes
     needed = int(sizes.max(initial=0)) + 1
     length = needed if length is None else length
     if length < needed:
@@ -296,10 +335,18 @@ def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
 def from_stroke5(
     rows: Sequence[np.ndarray], labels: Sequence[str] | None = None, name: str = "stroke-5"
 ) -> Sketches:
-    """Sketches from rows (n, 5); each ends before its first row that says so, or with its rows.
+    """Sketches from rows of dx, dy and the three pen states.
+
+    Each sketch ends before its first row with the third pen state, or with its last row.
+
+    Arguments:
+        rows: (n, 5) of each sketch; one array (M, n, 5) serves too.
+        labels: What each sketch shows.
+        name: What errors call them.
 
     Raises:
-        SketchError: Other shapes, no rows before the end, pen states that aren't one of three.
+        SketchError: Rows have another shape, a sketch has none before its end, or not exactly one of
+            the pen states of a row is 1.
     """
     three = []
     for m, sketch in enumerate(map(np.asarray, rows)):

@@ -1,12 +1,12 @@
-r"""SVG files: drawings in, as polylines; polylines out.
+r"""SVG files: read as polylines, and written.
 
-Read are `path`, `polyline`, `polygon`, `line`, `rect`, `circle` and `ellipse`, in the order of the
-file and under the transforms of all groups around them; each subpath is one stroke. Left out is what
-isn't drawn where it stands (`defs`, `symbol`, `clipPath`, `mask`, `marker`, `pattern`), and `use`,
-`text` and styles. Coordinates are those inside the outermost viewBox, y down, whatever size the
-picture is shown at. Entities outside the file are never opened.
+The reader takes `path`, `polyline`, `polygon`, `line`, `rect`, `circle` and `ellipse`, in the order of
+the file and under the transforms of all groups around them; each subpath is one stroke. It leaves out
+what is not drawn where it stands (`defs`, `symbol`, `clipPath`, `mask`, `marker`, `pattern`), and
+`use`, `text` and styles. Coordinates are those of the outermost viewBox, y down, at whatever size the
+picture is shown. Entities outside the file are never opened.
 
-Path data and curves are the matter of :mod:`anydiff.sketches.svg_paths`.
+Path data and curves are read by :mod:`anydiff.sketches.svg_paths`.
 
 References:
     Scalable Vector Graphics (SVG) 1.1. https://www.w3.org/TR/SVG11
@@ -30,18 +30,20 @@ __all__ = ["parse_path", "read_svg", "write_svg"]
 
 
 def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = None) -> Sketches:
-    """The drawing in an SVG file: one sketch, a stroke for each subpath.
+    """Read an SVG file as one sketch, with a stroke for each subpath.
+
+    A `<path>` without points is left out if others have some.
 
     Arguments:
         path: The file.
         tolerance: How far a polyline may be from its curve, in units of the viewBox; by default a
-            thousandth of the viewBox's longer side (of width and height if there is none).
+            thousandth of the longer side of the viewBox, or of width and height if it has none.
         name: What errors call it; by default the path.
 
     Raises:
-        SketchError: No XML, a faulty path or number, more than 10 million points; with the file and
-            the line.
-        EmptySketch: Nothing is drawn. A `<path>` without points is left out where others have some.
+        SketchError: The file is not XML, has a faulty path or number, or more than 10 million points;
+            the message names the file and the line.
+        EmptySketch: Nothing is drawn in it.
     """
     name = name or str(path)
     reader = _Reader(name, tolerance)
@@ -57,7 +59,7 @@ _HIDDEN = {"defs", "symbol", "clipPath", "mask", "marker", "pattern"}
 
 
 class _Reader:
-    """Takes the elements of an SVG as they come and gathers strokes."""
+    """Collects strokes from the elements of an SVG file, one element after the other."""
 
     def __init__(self, name: str, tolerance: float | None) -> None:
         self.name = name
@@ -65,7 +67,7 @@ class _Reader:
         self.strokes: list[np.ndarray] = []
         self.left = MOST_POINTS
         self.transforms = [np.eye(3)]
-        self.hidden = 0  # how many elements deep in something that isn't drawn
+        self.hidden = 0  # how many elements deep in something that is not drawn
 
     def start(self, tag: str, attributes: dict[str, str], line: int) -> None:
         try:
@@ -121,7 +123,7 @@ def _extent(attributes: dict[str, str]) -> float:
 
 
 def _as_path(tag: str, attributes: dict[str, str]) -> str | None:
-    """The path data of a shape, or None if the element is no shape."""
+    """The path data of a shape, or None if the element is not a shape."""
     if tag == "path":
         return attributes.get("d", "")
     if tag in ("polyline", "polygon"):
@@ -181,7 +183,7 @@ def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> np.nd
 def _product(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """The transform that does `inner` first."""
     with np.errstate(over="ignore", invalid="ignore"):
-        matrix = outer @ inner
+        matrix: np.ndarray = outer @ inner
         stretch = np.linalg.norm(matrix[:2, :2], 2) if np.isfinite(matrix).all() else math.inf
     if not np.isfinite(stretch):
         raise SketchError("the transforms multiply to numbers that are too large.")
@@ -222,8 +224,8 @@ def _transform(text: str) -> np.ndarray:
             step = _affine(1, tan, 0, 1, 0, 0)
         else:
             raise SketchError(
-                f"the transform {short(text[at:])} is none of matrix, translate, scale, rotate, skewX, "
-                "skewY with as many numbers as it takes."
+                f"the transform {short(text[at:])} is not known; give matrix, translate, scale, rotate, "
+                "skewX or skewY with as many numbers as it takes."
             )
         assert match is not None
         matrix = _product(matrix, step)
@@ -238,13 +240,16 @@ def write_svg(
     line_width: float | None = None,
     margin: float = 0.05,
 ) -> None:
-    """Writes a sketch as a black line drawing; `read_svg` gives back exactly its points.
+    """Write a sketch as black lines; `read_svg` returns exactly its points.
 
     Arguments:
-        path: The file; it is there whole or not at all.
+        path: The file, which is complete or absent.
         sketch: Strokes, each (n, 2), or `Sketches` that hold one sketch.
-        line_width: In the sketch's units; by default a fiftieth of its longer side.
+        line_width: In the units of the sketch; by default a fiftieth of its longer side.
         margin: White around the sketch, as a share of its longer side.
+
+    Raises:
+        SketchError: The sketches are not one, or it is empty or not finite.
     """
     if isinstance(sketch, Sketches):
         if len(sketch) != 1:
@@ -252,8 +257,8 @@ def write_svg(
                 f"{sketch.name}: an SVG file holds one sketch, not {len(sketch)}; give sketches[m]."
             )
         sketch = sketch[0]
-    drawing = Sketches.from_lists([sketch])  # checks it
-    low, high = drawing.points.min(0), drawing.points.max(0)
+    checked = Sketches.from_lists([sketch])
+    low, high = checked.points.min(0), checked.points.max(0)
     side = float((high - low).max()) or 1.0
     low, extent = low - margin * side, high - low + 2 * margin * side
     width = side / 50 if line_width is None else line_width
@@ -263,7 +268,7 @@ def write_svg(
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">\n<g fill="none" stroke="black" '
             f'stroke-width="{width:.6g}" stroke-linecap="round" stroke-linejoin="round">\n'
         )
-        for stroke in drawing[0]:
+        for stroke in checked[0]:
             pairs = [f"{x!r} {y!r}" for x, y in stroke.tolist()]
             d = "M" + "L".join(pairs) if len(pairs) > 1 else f"M{pairs[0]}Z"  # Z makes it a dot
             file.write(f'<path d="{d}"/>\n')

@@ -1,12 +1,12 @@
 r"""The path data of SVG, as polylines.
 
-All commands are read: M L H V C S Q T A Z, absolute and relative. Curves become polylines that stay
-within a tolerance of them and end exactly where the curves end. A cubic in n equal steps of its
+All commands are supported: M L H V C S Q T A Z, absolute and relative. Curves become polylines that
+stay within a tolerance of them and end exactly where the curves end. A cubic in n equal steps of its
 parameter is off by at most
 
 .. math:: \frac{3}{4 n^2} \max_i |p_i - 2 p_{i+1} + p_{i+2}|,
 
-which gives n; an arc of radius r in steps of an angle h is off by :math:`r (1 - \cos \frac{h}{2})`.
+which determines n; an arc of radius r in steps of an angle h is off by :math:`r (1 - \cos \frac{h}{2})`.
 
 References:
     Scalable Vector Graphics (SVG) 1.1, sections 8.3 and F.6. https://www.w3.org/TR/SVG11
@@ -37,16 +37,20 @@ _ARC = re.compile(
 _COMMANDS = re.compile(r"([A-DF-Za-df-z])([^A-DF-Za-df-z]*)")  # e and E belong to numbers
 _TAKES = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 _MOST = 1_000_000  # pieces of a curve, or of a path's arcs; beyond, the tolerance is a mistake
-MOST_POINTS = 10_000_000  # of a file: a few kilobytes may ask for any number of them
+MOST_POINTS = 10_000_000  # of a file: a few kilobytes could demand any number of points
 
 Point = tuple[float, float]
 Curve = tuple[Point, Point, Point, Point]
 
 
 class Subpath(NamedTuple):
-    """A point and the cubics that follow one another from there; none of them: a dot.
+    """A point and the cubics that follow one another from there; without any, a dot.
 
     A cubic whose control points lie on its ends is a straight line.
+
+    Arguments:
+        start: The point (x, y).
+        curves: Each with its start, two control points and its end.
     """
 
     start: Point
@@ -62,8 +66,8 @@ def parse_path(d: str, tolerance: float = 0.1) -> list[np.ndarray]:
             are exact.
 
     Raises:
-        SketchError: An unknown command or a number that is none; the message says where. Or more
-            than 10 million points.
+        SketchError: A command is unknown or a number malformed, and the message says where; or there
+            would be more than 10 million points.
     """
     points, strokes = flatten(subpaths(d, tolerance), tolerance)
     return [points[a:b] for a, b in pairwise(strokes)]
@@ -72,10 +76,18 @@ def parse_path(d: str, tolerance: float = 0.1) -> list[np.ndarray]:
 def flatten(
     paths: Sequence[Subpath], tolerance: float, most: int = MOST_POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All subpaths in one go: points (P, 2) and the offsets (len(paths) + 1,) of each among them.
+    """Subpaths as polylines, all at once.
+
+    Arguments:
+        paths: The subpaths.
+        tolerance: How far a polyline may be from its curve, in the units of the paths.
+        most: The largest number of points.
+
+    Returns:
+        The points (P, 2), and the offsets (len(paths) + 1,) of the subpaths among them.
 
     Raises:
-        SketchError: More than `most` points, or coordinates beyond the range of floats.
+        SketchError: There would be more points than `most`, or coordinates beyond the range of floats.
     """
     _check_tolerance(tolerance)
     starts = np.array([path.start for path in paths], np.float64).reshape(-1, 2)
@@ -94,7 +106,7 @@ def flatten(
         )
     if not steps.sum() + len(paths) <= most:
         raise SketchError(
-            f"the drawing would have more than {MOST_POINTS:,} points within {tolerance} of its "
+            f"the sketch would have more than {MOST_POINTS:,} points within {tolerance} of its "
             "curves; give a larger tolerance or less to draw."
         )
 
@@ -123,9 +135,17 @@ def _check_tolerance(tolerance: float) -> None:
 
 
 def subpaths(d: str, tolerance: float = 0.1) -> list[Subpath]:
-    """The subpaths of an SVG path as lines and cubics; arcs become lines within the tolerance.
+    """The subpaths of an SVG path as lines and cubics; arcs become lines.
 
     A `moveto` that nothing follows draws nothing and is left out, but `M x y Z` is a dot.
+
+    Arguments:
+        d: Path data, as in `<path d="…">`.
+        tolerance: How far the lines of an arc may be from it, in the units of the path.
+
+    Raises:
+        SketchError: A command is unknown or a number malformed, or the arcs would have more than a
+            million lines.
     """
     _check_tolerance(tolerance)
     done: list[Subpath] = []
@@ -137,7 +157,9 @@ def subpaths(d: str, tolerance: float = 0.1) -> list[Subpath]:
     for letter, values, where in _read_commands(d):
         command, (ox, oy) = letter.upper(), (here if letter.islower() else (0.0, 0.0))
         if last == "" and command != "M":
-            raise SketchError(f"the path {short(d)} begins with {letter!r}; it should with M.")
+            raise SketchError(
+                f"the path {short(d)} begins with {letter!r}; it should begin with M."
+            )
         if command == "Z":
             if last == "Z":
                 continue
@@ -204,7 +226,7 @@ def _read_commands(d: str) -> list[tuple[str, list[float], int]]:
         takes = _TAKES.get(letter.upper())
         if takes is None:
             raise SketchError(
-                f"{letter!r} at character {where} of the path {short(d, where)} is no command; "
+                f"{letter!r} at character {where} of the path {short(d, where)} is not a command; "
                 f"there are {' '.join(_TAKES)} and the same in lower case."
             )
         if takes == 7:
@@ -215,7 +237,7 @@ def _read_commands(d: str) -> list[tuple[str, list[float], int]]:
             bad = _first_bad(arguments, takes == 7) + match.start(2)
             raise SketchError(
                 f"{d[bad : bad + 8].split(',')[0]!r} at character {bad} of the path {short(d, bad)} "
-                f"is no number that {letter!r} takes."
+                f"is not a number that {letter!r} takes."
             )
         if (not texts or len(texts) % takes) if takes else texts:
             raise SketchError(
@@ -230,7 +252,9 @@ def _read_commands(d: str) -> list[tuple[str, list[float], int]]:
             )
         commands.append((letter, values, where))
     if not commands and d.strip():
-        raise SketchError(f"the path {short(d)} doesn't begin with a command; it should with M.")
+        raise SketchError(
+            f"the path {short(d)} does not begin with a command; it should begin with M."
+        )
     return commands
 
 
@@ -253,6 +277,12 @@ def _first_bad(arguments: str, arcs: bool) -> int:
 
 
 def short(d: str, where: int = 0) -> str:
+    """A text for an error, cut to 60 characters.
+
+    Arguments:
+        d: The text.
+        where: The character to show.
+    """
     begin = max(0, where - 20) if len(d) > 60 else 0
     text = d[begin : begin + 60]
     return repr(("…" if begin else "") + text + ("…" if begin + 60 < len(d) else ""))

@@ -1,4 +1,4 @@
-"""XML files read event by event, with the file and the line in every error; no entity is fetched."""
+"""XML files, read element by element; errors name the file and the line, and no entity is fetched."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ def read_events(
     end: Callable[[str], Any],
     characters: Callable[[str], Any] | None = None,
 ) -> None:
-    """Call `start` and `end` for each element, by its name without a prefix, `characters` for text.
+    """Read an XML file and call a function at each start and end of an element, and for text.
 
     Arguments:
-        start: (tag, attributes, line).
+        path: The file.
+        name: What errors call it.
+        start: Called with the tag without its prefix, the attributes and the line.
+        end: Called with the tag without its prefix.
+        characters: Called with text, if given.
 
     Raises:
-        SketchError: A file that isn't there or isn't XML; and what the calls raise, as it is.
+        SketchError: The file does not exist or is not XML; or from a call.
     """
     try:
         data = Path(path).read_bytes()
@@ -44,11 +48,16 @@ def read_events(
         parser.Parse(data, True)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
-        raise SketchError(f"{name}, line {error.lineno}: not sound XML ({reason}).") from error
+        raise SketchError(
+            f"{name}, line {error.lineno}: not well-formed XML ({reason})."
+        ) from error
     except SketchError:
         raise
-    except (LookupError, ValueError) as error:  # expat, of encodings unknown or of several bytes
+    except (
+        LookupError,
+        ValueError,
+    ) as error:  # from expat: an unknown encoding, or one of several bytes
         raise SketchError(
-            f"{name}, line {parser.CurrentLineNumber}: its encoding can't be read ({error}); save it "
+            f"{name}, line {parser.CurrentLineNumber}: its encoding cannot be read ({error}); save it "
             "as UTF-8."
         ) from error

@@ -6,9 +6,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ProgressBar, Timer, WeightAveraging
 from torch import Tensor
+
+from anydiff.extras import extra
+
+with extra("train"):
+    from pytorch_lightning import LightningModule, Trainer
+    from pytorch_lightning.callbacks import Callback, ProgressBar, Timer, WeightAveraging
 
 __all__ = ["AtTheEnd", "Averaged", "PutBack", "RunBar", "done"]
 

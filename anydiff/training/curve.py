@@ -6,6 +6,8 @@ import csv
 import os
 from pathlib import Path
 
+from anydiff.extras import extra
+
 __all__ = ["plot_curve"]
 
 
@@ -19,7 +21,8 @@ def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
     Raises:
         ValueError: If no loss was logged there.
     """
-    from matplotlib.figure import Figure
+    with extra("train"):
+        from matplotlib.figure import Figure
 
     points: dict[str, dict[int, float]] = {"loss": {}, "val_loss": {}}
     logs = sorted(Path(folder).glob("logs/version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)

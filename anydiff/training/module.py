@@ -12,12 +12,15 @@ from math import cos, pi
 from typing import Any, Protocol
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from anydiff.extras import extra
 from anydiff.spaces import Random, Space
 from anydiff.training.callbacks import done
+
+with extra("train"):
+    from pytorch_lightning import LightningModule
 
 __all__ = ["DiffusionModule", "Objective"]
 

@@ -17,13 +17,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
-
+from anydiff.extras import extra
 from anydiff.training.callbacks import AtTheEnd, Averaged, PutBack, RunBar
 from anydiff.training.module import DiffusionModule
+
+with extra("train"):
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+    from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 __all__ = ["Interrupted", "fit", "free_folder", "trainer"]
 

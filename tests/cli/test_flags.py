@@ -156,7 +156,7 @@ def test_labels_come_in_turn(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("label", "flags", "classes", "message"),
+    "label, flags, classes, message",
     [
         ([2, 3], [], 3, "--label is 3; .* 0 to 2"),
         ([-1], [], 3, "--label is -1"),

@@ -81,7 +81,7 @@ def test_nan_and_an_unobserved_value_are_the_same(sequences):
         ([[[1, 2]], [[1, 2, 3]]], r"item 1 is \(1, 3\); give \(n, 2\)"),
         ([[[1, 2]], [1, 2]], r"item 1 is \(2, 1\); give \(n, 2\)"),
         ([[1], [[[1]]]], "item 1 is"),
-        ([[1], ["a"]], "item 1 isn't an array of numbers"),
+        ([[1], ["a"]], "item 1 is not an array of numbers"),
         ([[1, 2], [3, np.inf]], "item 1, row 1, channel 0 is inf"),
         ([[1, 2], [3, 1e300]], "item 1, row 1, channel 0 is 1e.300"),
         ([[1, 2], [NAN, NAN]], "item 1 has no observed value"),

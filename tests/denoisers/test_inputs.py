@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from e3nn import o3
 from torch import Tensor
 
-from anydiff import Cosine, GaussianDiffusion, Masked, Ragged, load, save
+from anydiff import Cosine, Dense, GaussianDiffusion, Masked, Ragged, load, save
 from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
 from anydiff.denoisers.inputs import CrossAttention, Tokens, read_image, read_tokens
 from anydiff.losses.conditions import absent
@@ -303,7 +303,7 @@ def test_compiles_without_a_break(name):
     (x, t, space), cond = batch(net), conditions(net)
     cond["context"][0, 1] = cond["tokens"][2, 0, 0] = torch.nan
     quick = torch.compile(net, backend="eager", fullgraph=True)
-    for given in (cond, {}):
+    for given in (cond, {}, {"space": Dense()}):
         torch.testing.assert_close(quick(x, t, **space, **given), net(x, t, **space, **given))
 
 

@@ -18,13 +18,13 @@ from anydiff.images.evaluate import (
     Classifier,
     ImageReport,
     compare,
-    compare_parts,
     evaluate,
     noise_images,
     table,
 )
 from anydiff.images.features import INCEPTION, InceptionFeatures, PixelFeatures
 from anydiff.images.inception import Inception, resize
+from anydiff.images.models import compare_parts
 from anydiff.metrics.distances import frechet, mmd, nearest_ratio, precision_recall
 from tests.helpers.paths import ROOT, SHARED
 
@@ -269,7 +269,7 @@ def test_frechet_distance_of_known_gaussians():
     assert measured(x, y).frechet == pytest.approx(expected, rel=1e-5)  # features are float32
 
 
-@pytest.mark.parametrize(("num", "dim"), [(60, 8), (40, 64)])
+@pytest.mark.parametrize("num, dim", [(60, 8), (40, 64)])
 def test_figures_are_those_of_distances(num, dim):
     x, y, train = normal(num, dim), normal(num + 5, dim, 1) * 1.3 + 0.2, normal(50, dim, 2)
     given = Given(x, y, train)
@@ -353,7 +353,7 @@ def test_what_a_classifier_says():
         with pytest.raises(ValueError, match=message):
             evaluate(*given.pixels, features=given, labels=wrong)
     plain = Given(x, normal(20, 4))
-    with pytest.raises(ValueError, match="given names no classes"):
+    with pytest.raises(ValueError, match="given has no classes"):
         evaluate(*plain.pixels, features=plain, labels=asked)
 
 
@@ -426,11 +426,11 @@ def test_what_cannot_be_compared_is_refused(net, parts):
     for call in (evaluate, compare):
         with pytest.raises(ValueError, match=r"\(1, 8, 8\) and reference of \(1, 8, 4\)"):
             call(valid, test.pixels[..., :4], train, features=PixelFeatures(2))
-    with pytest.raises(ValueError, match="reference has 3 pictures"):
+    with pytest.raises(ValueError, match="reference has 3 images"):
         evaluate(valid, test.pixels[:3], features=net)
     with pytest.raises(ValueError, match="have 32 features and those of drawn 64"):
         evaluate(valid, net.features(test.pixels), features=PixelFeatures())
-    with pytest.raises(ValueError, match="449 pictures were drawn but there are 90"):
+    with pytest.raises(ValueError, match="449 generated images but only 90"):
         compare(test, test, valid, features=net)
     broken = Given(torch.full((9, 2), math.nan), normal(9, 2))
     with pytest.raises(ValueError, match="not finite"):

@@ -382,8 +382,8 @@ def test_mnist_files_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(5, np.uint8)))
     with pytest.raises(ImageError, match=r"images of 6 × 6, but .* 6 × 5"):
         read_mnist(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="it holds nothing"):
-        (tmp_path / "empty").mkdir()
         read_mnist(tmp_path / "empty")
     with pytest.raises(ImageError, match="there is no such file"):
         read_mnist(tmp_path / "none")
@@ -672,7 +672,7 @@ def test_a_cifar_file_runs_nothing(tmp_path):
     for attack in attacks:
         write(tmp_path, {**files, "data_batch_4": attack})
         with pytest.raises(
-            ImageError, match=r"data_batch_4: its pickle (asks for|is cut short or isn't)"
+            ImageError, match=r"data_batch_4: its pickle (asks for|is cut short or not)"
         ):
             load_cifar10(tmp_path)
     assert not os.path.exists(made)
@@ -903,7 +903,7 @@ def test_damaged_files_are_refused_or_read(tmp_path):
                 load_images(kind, top, download=False)
             except ImageError as error:
                 refused += 1
-                assert str(top) in str(error)
+                assert str(top) in str(error)  # noqa: PT017, many are read
         path.write_bytes(raw)
     assert refused > 100
 

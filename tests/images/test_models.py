@@ -60,7 +60,7 @@ def test_labels_come_in_turn():
 
 
 @pytest.mark.parametrize(
-    ("asked", "classes", "message"),
+    "asked, classes, message",
     [
         ({"label": [2, 3]}, 3, "label is 3; .* 0 to 2"),
         ({"label": -1}, 3, "label is -1"),

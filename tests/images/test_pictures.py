@@ -89,7 +89,7 @@ def test_rows_lie_beside_their_captions(tmp_path):
     assert along.min() > 0 and along.max() < margin - 5
     assert along[down > middle].max() > 2 * along[down < middle].max()
     for wrong, words in (
-        ({}, "rows are none"),
+        ({}, "of the rows are none"),
         (rows | {"b": random(2, 1, 4, 4)}, r"\(2, 1, 4, 4\)"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -61,7 +61,7 @@ def test_counts_are_those_of_the_reference_implementation(molecules, golden):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "limits"),
+    "a, b, limits",
     [
         (1, 1, (84,)),
         (1, 6, (119,)),
@@ -163,8 +163,6 @@ def test_bad_arguments_are_named():
         stability(pos[:3], z, index)
     with pytest.raises(ValueError, match="atomic number 17"):
         stability(pos, [17, 1, 1, 1, 1], index)
-    with pytest.raises(ValueError, match="'edm'"):
-        stability(pos, z, index, rule="other")
 
 
 # validity --------------------

@@ -62,7 +62,7 @@ def test_a_subset_holds_the_molecules_asked_for(molecules):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         (
             {"pos": np.array([[0, 0, 0], [np.nan, 0, 0], [1, 1, 1.0]])},
@@ -142,9 +142,9 @@ GOOD = "2\nhydrogen\nH 0 0 0\nH 0 0 0.74\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
-        (GOOD + "1\n\nQq 0 0 0\n", "line 7: 'Qq' is no element"),
+        (GOOD + "1\n\nQq 0 0 0\n", "line 7: 'Qq' is not an element"),
         (GOOD + "1\n\nH 0 nan 0\n", "line 7: the position .* not finite"),
         (GOOD + "1\n\nH 0 zero 0\n", "line 7: .*three numbers"),
         (GOOD + "1\n\nH 0 0\n", "line 7: .*element x y z"),
@@ -175,7 +175,7 @@ def test_a_faulty_sdf_is_named_by_file_and_line(tmp_path, molecules):
             read_molecules(path)
         assert str(path) in str(error.value)
 
-    refuse([*lines[:4], first.replace(" O ", " Q "), *lines[5:]], "line 5: 'Q' is no element")
+    refuse([*lines[:4], first.replace(" O ", " Q "), *lines[5:]], "line 5: 'Q' is not an element")
     refuse([*lines[:4], "nonsense", *lines[5:]], "line 5: .*three numbers")
     refuse([lines[0], lines[1].replace("3D", "2D"), *lines[2:]], "line 2: .*two-dimensional")
     refuse(lines[:-3], "the file ends where M  END")
@@ -234,9 +234,9 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    "row, message",
     [
-        (WATER.replace("'O'", "'Xx'"), "line 2: 'Xx' is no element"),
+        (WATER.replace("'O'", "'Xx'"), "line 2: 'Xx' is not an element"),
         (WATER.replace("0.93", "?"), "line 2: .*faulty"),
         (WATER.replace(",0.93", ""), "line 2: 3 atoms, but 3 elements and 8"),
         (WATER.replace("0.93", "inf"), "molecule 0, atom 2"),
@@ -277,7 +277,7 @@ def test_the_parsed_set_is_cached_checked_and_made_anew(tmp_path, monkeypatch):
 
     tables(folder, METHANE)
     cached.write_bytes(cached.read_bytes()[:200])
-    with pytest.warns(UserWarning, match="qm9pack-9.9.npz.*made anew"):
+    with pytest.warns(UserWarning, match="qm9pack-9.9.npz.*written again"):
         assert np.array_equal(load_qm9("full", progress=False).pos, first.pos)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -358,9 +358,7 @@ def test_a_batch_from_arrays_is_the_batch_pyg_collates(molecules):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(
-    ("batch_size", "budget"), [(64, None), (7, None), (None, 5000), (None, 900)]
-)
+@pytest.mark.parametrize("batch_size, budget", [(64, None), (7, None), (None, 5000), (None, 900)])
 def test_every_molecule_comes_once_within_the_bounds(molecules, batch_size, budget, shuffle):
     sampler = SizeBatchSampler(molecules.sizes, batch_size, budget, shuffle=shuffle)
     cost = molecules.sizes**2

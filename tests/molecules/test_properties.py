@@ -90,7 +90,7 @@ def test_errors_name_the_property_and_what_there_is(molecules, properties):
         properties.encode(torch.zeros(3, 1))
     with pytest.raises(ValueError, match="different names"):
         Properties(("a", "a"), (0, 0), (1, 1))
-    with pytest.raises(ValueError, match="as many numbers"):
+    with pytest.raises(ValueError, match="as many means"):
         Properties(("a", "b"), (0,), (1, 1))
 
 

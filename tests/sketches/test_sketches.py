@@ -70,7 +70,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         ({"points": np.zeros((4, 3))}, r"\(4, 3\) of float64"),
         ({"points": np.zeros((4, 2), int)}, "of int64"),
@@ -95,7 +95,7 @@ def test_arrays_that_cannot_be_right_are_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("stroke", "message"),
+    "stroke, message",
     [
         (np.zeros((2, 5)), r"is \(2, 5\); give \(n, 2\) rows of x, y, np.transpose of lists"),
         ([[1, 2, 3], [4, 5, 6]], r"is \(2, 3\)"),
@@ -103,8 +103,8 @@ def test_arrays_that_cannot_be_right_are_refused(changes, message):
         (np.zeros((1, 3, 2)), r"is \(1, 3, 2\)"),
         (np.zeros(4), r"is \(4,\)"),
         (3.0, r"is \(\)"),
-        ([[1, 2], [3]], "is no array of numbers"),
-        ([["a", "b"]], "is no array of numbers"),
+        ([[1, 2], [3]], "is not an array of numbers"),
+        ([["a", "b"]], "is not an array of numbers"),
         ([], "is empty; each needs at least one point"),
         (np.zeros((0, 2)), "is empty"),
         ([[], []], "is empty"),
@@ -261,7 +261,7 @@ def test_resampling_does_not_depend_on_the_company():
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    "how, message",
     [
         ({}, "either"),
         ({"spacing": 1.0, "points": 3}, "either"),
@@ -344,7 +344,7 @@ def test_rows_round_trip(characters):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make, message",
     [
         (lambda: from_stroke3([np.zeros((4, 5))]), r"sketch 0 is \(4, 5\)"),
         (lambda: from_stroke3([np.ones((4, 3)), np.zeros((0, 3))]), "sketch 1 is"),
@@ -420,7 +420,7 @@ GOOD = '{"word":"cat","drawing":[[[1,2],[3,4]]]}\n'
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line, message",
     [
         (GOOD[:-8], "not JSON, or cut short"),
         ("[1, 2]", 'should be an object with a list "drawing"'),
@@ -501,7 +501,7 @@ def test_labels_as_pythons_strings(tmp_path):
 
     for wrong in (of_objects([np.ones(2)] * 20), of_objects([np.ones(2)] * 19 + ["a"])):
         np.savez(path, **flat, labels=wrong)
-        with pytest.raises(SketchError, match=r"labels should be one|isn't of arrays"):
+        with pytest.raises(SketchError, match=r"labels should be one|not of arrays"):
             read_sketches(path)
     np.savez(path, labels)
     with pytest.raises(SketchError, match=r"sketch 0 is \(\); give \(n, 3\) rows"):
@@ -538,7 +538,7 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path, monkeypatch):
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         file.writestr("points.npy", b"")
-    with pytest.raises(SketchError, match=r"points\.npy: packed as NumPy doesn't"):
+    with pytest.raises(SketchError, match=r"points\.npy: compressed in a way that NumPy does not use"):
         read_sketches(path)
 
 
@@ -665,7 +665,7 @@ def test_a_pickle_that_asks_for_more_is_refused_and_not_run(tmp_path):
 )
 def test_a_pickle_of_something_else_is_refused(tmp_path, text):
     write_objects(tmp_path / "a.npz", text, 1)
-    with pytest.raises(SketchError, match="cut short or isn't of arrays"):
+    with pytest.raises(SketchError, match="cut short or not of arrays"):
         read_sketches(tmp_path / "a.npz")
     good = of_objects([np.ones((1, 3))])  # and nothing is left behind
     np.savez(tmp_path / "b.npz", train=good)
@@ -683,7 +683,7 @@ def test_a_few_bytes_of_pickle_do_not_fill_the_memory(tmp_path, text):
     write_objects(tmp_path / "a.npz", text, 1)
     tracemalloc.start()
     try:
-        with pytest.raises(SketchError, match="cut short or isn't of arrays"):
+        with pytest.raises(SketchError, match="cut short or not of arrays"):
             read_sketches(tmp_path / "a.npz")
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
@@ -713,7 +713,7 @@ def test_a_faulty_npz_is_named(tmp_path):
     np.savez(path, strokes=rows, offsets=np.array([0, 2]))
     refuse("has no part 'train'; its parts are none", part="train")
     np.savez(path, points=np.zeros((3, 2)))
-    refuse("don't fit together .*strokes")
+    refuse("do not fit together .*strokes")
     np.savez(path, a=rows, b=rows)
     refuse(r"holds \['a', 'b'\]; give strokes and offsets")
     np.savez(path, train=rows[None])
@@ -847,7 +847,7 @@ def test_differences_in_inkml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    "body, message",
     [
         ("<trace>1 2,\n3 x</trace>", "line 3: '3 x' holds 'x'"),
         ("<trace>1 2,\n3 4,\n\n5</trace>", "line 5: '5' holds 1 numbers, .*X Y"),
@@ -860,7 +860,7 @@ def test_differences_in_inkml(tmp_path):
         ('<trace continuation="begin">1 2</trace>', "line 2: .*several pieces"),
         ('<traceFormat><channel name="X"/></traceFormat>\n<trace>1</trace>', "line 3: .*X and Y"),
         ("", "there is no trace"),
-        ("<trace>", "line 3: not sound XML"),
+        ("<trace>", "line 3: not well-formed XML"),
     ],
 )
 def test_a_faulty_inkml_is_named_by_line(tmp_path, body, message):
@@ -973,7 +973,7 @@ def test_some_shipped_characters_are_those_of_the_package(characters):
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("file", "count"),
+    "file, count",
     [
         ("sketches_quickdraw.npz", 10541),
         ("sketches_omniglot.npz", 32000),

@@ -35,7 +35,7 @@ def away(points, line):
 
 
 @pytest.mark.parametrize(
-    ("d", "paths"),
+    "d, paths",
     [
         ("M1.5.5-3-4", [[(1.5, 0.5), (-3, -4)]]),
         ("M1e-3,2E+1L-1.e1 .5", [[(0.001, 20), (-10, 0.5)]]),
@@ -112,7 +112,7 @@ def test_small_letters_are_relative(letter):
     assert np.allclose(one("M5 7" + large[letter]), one("M5 7" + small[letter]))
 
 
-@pytest.mark.parametrize(("large", "sweep"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("large, sweep", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_an_arc_lies_on_its_circle(large, sweep):
     # the chord from (0, 0) to (6, 0) of a circle of radius 5: the centre is 4 above or below it
     tolerance = 1e-3
@@ -150,20 +150,23 @@ def test_arcs_with_odd_numbers():
 
 
 @pytest.mark.parametrize(
-    ("d", "message"),
+    "d, message",
     [
-        ("M0 0X1 1", "'X' at character 4 .* no command"),
-        ("M0 0L1,1 L2,--3", "'--3' at character 12 .* no number"),
+        ("M0 0X1 1", "'X' at character 4 .* not a command"),
+        ("M0 0L1,1 L2,--3", "'--3' at character 12 .* not a number"),
         ("M0 0L1 1e", "'e' at character 8"),
         ("M0 0L1 2 3", "'L' at character 4 .* has 3 numbers; it takes 2"),
         ("M0 0C1 2 3 4", "has 4 numbers; it takes 6"),
         ("M0 0L", "has 0 numbers"),
         ("M0 0z1", "has 1 numbers; it takes 0"),
         ("L1 1", "begins with 'L'"),
-        ("1 1", "doesn't begin with a command"),
-        ("M0 0A1 1 0 2 1 3 3", "character 5 .* no number that 'A' takes"),
+        ("1 1", "does not begin with a command"),
+        ("M0 0A1 1 0 2 1 3 3", "character 5 .* not a number that 'A' takes"),
         ("M0 0L1e999 0", "too large"),
-        ("M0 0A1 1 0110 5 5", "no number that 'A' takes"),  # the rotation is 0110, then come flags
+        (
+            "M0 0A1 1 0110 5 5",
+            "not a number that 'A' takes",
+        ),  # the rotation is 0110, then come flags
         ("M1e308 0l1e308 0", "add up to numbers that are too large"),
         ("M9e307 0q0 0 9e307 1t9e307 1", "add up to numbers that are too large"),
     ],
@@ -290,7 +293,7 @@ def test_round_shapes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("transform", "end"),
+    "transform, end",
     [
         ("translate(3)", (4, 2)),
         ("translate(3, 4)", (4, 6)),
@@ -340,10 +343,10 @@ def test_entities_are_read_but_never_from_outside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         (svg('<g>\n<path d="M0 0L1 x"/>\n</g>'), r"line 3: .*character"),
-        (svg('<path d="M0 0L1 1"/>\n<g>'), "line 4: not sound XML"),
+        (svg('<path d="M0 0L1 1"/>\n<g>'), "line 4: not well-formed XML"),
         (svg('<path d="M0 0L1 1" transform="turn(3)"/>'), r"line 2: the transform 'turn\(3\)'"),
         (svg('<path d="M0 0L1 1" transform="rotate(3,"/>'), "line 2: the transform"),
         (svg('<path d="M0 0L1 1" transform="scale(a)"/>'), "line 2: the transform"),
@@ -351,7 +354,7 @@ def test_entities_are_read_but_never_from_outside(tmp_path):
         (svg('<polyline points="1 2 3"/>'), "line 2: the points '1 2 3'"),
         (svg("<text>M0 0</text>"), "nothing is drawn"),
         ("<html/>", "line 1: the outermost element is <html>"),
-        ("", "not sound XML"),
+        ("", "not well-formed XML"),
         (svg('<svg viewBox="0 0 1 1"/>'), "line 2: .*within another"),
         ('<?xml version="1.0" encoding="foo"?>\n' + svg(""), "line 1: its encoding .*foo.*UTF-8"),
         ('<?xml version="1.0" encoding="shift_jis"?>\n' + svg(""), "line 1: its encoding .*UTF-8"),

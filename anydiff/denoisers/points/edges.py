@@ -23,6 +23,8 @@ from anydiff.spaces import Ragged
 
 __all__ = ["EdgeScalar", "EdgeSum", "Graph", "graph_of"]
 
+Tensors = Sequence[Tensor]
+
 # SiLU and its backward pass into given memory
 silu = torch.ops.aten.silu.out
 silu_backward = torch.ops.aten.silu_backward.grad_input
@@ -100,7 +102,7 @@ class Lease:
         self.free.append(self.memory)
 
 
-def edge_network(part: Part, inputs: Sequence[Tensor], z: Tensor, z2: Tensor, y: Tensor) -> None:
+def edge_network(part: Part, inputs: Tensors, z: Tensor, z2: Tensor, y: Tensor) -> None:
     """Compute z = P_i + Q_j + W_eᵀ e, z2 = W2 SiLU(z) + b2 and y = SiLU(z2) in the given memory."""
     P, Q, e, W_e, W2, b2 = inputs
     torch.index_select(P[part.rows], 0, part.i, out=z)
@@ -111,13 +113,7 @@ def edge_network(part: Part, inputs: Sequence[Tensor], z: Tensor, z2: Tensor, y:
 
 
 def edge_network_backward(
-    part: Part,
-    inputs: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    z: Tensor,
-    z2: Tensor,
-    dy: Tensor,
-    a: Tensor,
+    part: Part, inputs: Tensors, gradients: Tensors, z: Tensor, z2: Tensor, dy: Tensor, a: Tensor
 ) -> None:
     """Add a part's share to the gradients of the inputs; dy and a are overwritten."""
     _, _, e, W_e, W2, _ = inputs

@@ -33,7 +33,7 @@ from torch.autograd import Function
 
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import time_features
-from anydiff.denoisers.inputs import Conditions
+from anydiff.denoisers.inputs import Conditions, zeroed
 from anydiff.denoisers.points.rows import Bags, PointDenoiser, once_per_space, total
 from anydiff.spaces import Ragged
 
@@ -195,16 +195,12 @@ class PairNet(PointDenoiser):
         self.distance = nn.Linear(bases + 1, pair)
         self.layers = nn.ModuleList(Layer(hidden, pair, vectors) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
-        self.readout = nn.Sequential(
-            nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features + vectors)
-        )
-        self.pull = nn.Linear(pair, 1)
-        self.skip = nn.Linear(64, 2)
         # at first the output is t times the input
-        for parameter in (
-            p for m in (self.readout[2], self.pull, self.skip) for p in m.parameters()
-        ):
-            nn.init.zeros_(parameter)
+        self.readout = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.SiLU(), zeroed(nn.Linear(hidden, features + vectors))
+        )
+        self.pull = zeroed(nn.Linear(pair, 1))
+        self.skip = zeroed(nn.Linear(64, 2))
         self._build_readers(hidden, layers)
 
     def _predict(self, x_t: Tensor, t: Tensor, space: Ragged, cond: Conditions) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -52,19 +52,12 @@ def once_per_space(make: Callable[[Ragged], Made]) -> Callable[[Ragged], Made]:
     return once
 
 
-class Slots(NamedTuple):
-    """Where the rows of a batch lie when its items are padded to the longest one's length."""
-
-    slot: Tensor  # (N,), row by row, in B · longest
-    longest: int
-
-
 @once_per_space
-def slots_of(space: Ragged) -> Slots:
-    """The slots of a batch."""
+def slots_of(space: Ragged) -> tuple[Tensor, int]:
+    """Where the rows lie when items are padded to a common length: (N,) in B · length, and the length."""
     longest = int(space.sizes.max()) if space.num_items else 0
     place = torch.arange(len(space.index), device=space.index.device) - space.ptr[space.index]
-    return Slots(space.index * longest + place, longest)
+    return space.index * longest + place, longest
 
 
 class PointDenoiser(Conditioned):
@@ -105,12 +98,13 @@ class PointDenoiser(Conditioned):
                 network.
         """
         self._check(x_t, t, space)
-        B, N = space.num_items, len(x_t)
-        check_context(context, self.context, (B,), (N,))
-        cond = self._read(
-            label, context, tokens, tokens_mask, items=B, like=x_t,
-            spread=lambda c: c if len(c) == N else c[space.index],
-        )  # fmt: skip
+        N = len(x_t)
+        check_context(context, self.context, (len(t),), (N,))
+
+        def spread(c: Tensor) -> Tensor:
+            return c if len(c) == N else c[space.index]
+
+        cond = self._read(x_t, t, spread, label, context, tokens, tokens_mask)
         return self._predict(x_t, t.to(x_t.dtype), space, cond)
 
     def _check(self, x_t: Tensor, t: Tensor, space: Ragged) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import FourierTime, time_features
-from anydiff.denoisers.inputs import Conditions, added
+from anydiff.denoisers.inputs import Conditions, added, zeroed
 from anydiff.denoisers.sequences.padded import SequenceDenoiser
 from anydiff.denoisers.sequences.recurrent import BiRecurrent
 from anydiff.spaces import Masked
@@ -45,15 +45,13 @@ class Block(nn.Module):
 
     def __init__(self, hidden: int, cell: Literal["gru", "lstm"]) -> None:
         super().__init__()
-        self.film = nn.Linear(hidden, 3 * hidden)
+        self.film = zeroed(nn.Linear(hidden, 3 * hidden))
         self.recurrent = BiRecurrent(hidden, hidden, cell)
         self.merge = nn.Linear(2 * hidden, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.mlp = nn.Sequential(
             nn.Linear(2 * hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden)
         )
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
 
     def forward(
         self, h: Tensor, c: Tensor, valid: Tensor, share: Tensor, lengths: Tensor
@@ -130,10 +128,8 @@ class BiRNN(SequenceDenoiser):
             self.embedding = nn.Linear(inputs + 3, hidden)
             self.layers.extend(Block(hidden, cell) for _ in range(layers))
             self.norm = nn.LayerNorm(hidden)
-            self.head = nn.Linear(hidden, channels)
-            self.skip = nn.Linear(hidden, channels)
-            for parameter in (*self.head.parameters(), *self.skip.parameters()):
-                nn.init.zeros_(parameter)
+            self.head = zeroed(nn.Linear(hidden, channels))
+            self.skip = zeroed(nn.Linear(hidden, channels))
         else:
             features = 8
             self.time = FourierTime(features)

@@ -72,7 +72,7 @@ class SequenceDenoiser(Conditioned):
         def spread(c: Tensor) -> Tensor:
             return (c if c.ndim == 3 else c[:, None]).expand(B, N, -1).masked_fill(outside, 0)
 
-        cond = self._read(label, context, tokens, tokens_mask, items=B, like=x_t, spread=spread)
+        cond = self._read(x_t, t, spread, label, context, tokens, tokens_mask)
         return space.project(self._predict(x_t, t.to(x_t.dtype), space, cond))
 
     def _seen(self, x_t: Tensor, space: Masked) -> list[Tensor]:

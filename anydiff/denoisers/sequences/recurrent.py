@@ -29,6 +29,8 @@ __all__ = ["BiRecurrent"]
 
 NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
+Tensors = Sequence[Tensor]
+
 aten = torch.ops.aten
 
 
@@ -68,19 +70,19 @@ class Steps:
         """The blocks of every step of tensors of S rows."""
         return zip(*(torch.split(x, self.counts) for x in tensors), strict=True)
 
-    def backwards(self, *tensors: Tensor) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor]]]:
+    def backwards(self, *tensors: Tensor) -> Iterator[tuple[Tensors, Tensors]]:
         """The blocks of each step and of the step before it, if any, from the last to the first."""
         blocks = [(), *self.each(*tensors)]
         yield from zip(blocks[:0:-1], blocks[-2::-1], strict=True)
 
 
-def add_product(out: Tensor, x: Tensor, weights: list[Tensor]) -> None:
+def add_product(out: Tensor, x: Tensor, weights: Tensors) -> None:
     """out[:, d] += x[:, d] @ weights[d] for both directions d."""
     for out_d, x_d, weight in zip(out.unbind(1), x.unbind(1), weights, strict=True):
         out_d.addmm_(x_d, weight)
 
 
-def project(out: Tensor, inputs: list[Tensor], weights: list[Tensor], biases: list[Tensor]) -> None:
+def project(out: Tensor, inputs: Tensors, weights: Tensors, biases: Tensors) -> None:
     for d in range(2):
         torch.addmm(biases[d], inputs[d], weights[d].t(), out=out[:, d])
 
@@ -89,9 +91,7 @@ class GRU:
     """r, z = σ(i + W h),  n = tanh(i_n + r (W_n h + b)),  h' = n + z (h − n)."""
 
     @staticmethod
-    def forward(
-        inputs: list[Tensor], steps: Steps, h: Tensor, weights: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def forward(inputs: Tensors, steps: Steps, h: Tensor, weights: Tensors) -> Tensors:
         """Fill the states h, (B + S, 2, H); returns what `backward` needs."""
         w_in, w, b_in, b = (list(weights[k::4]) for k in range(4))
         S, H = len(inputs[0]), h.shape[2]
@@ -116,7 +116,7 @@ class GRU:
 
     @staticmethod
     def backward(
-        grad: Tensor, steps: Steps, h: Tensor, saved: tuple[Tensor, ...], w: list[Tensor]
+        grad: Tensor, steps: Steps, h: Tensor, saved: Tensors, w: Tensors
     ) -> tuple[Tensor, list[Tensor]]:
         """The gradients of W h + b, and of the inputs' projection in parts; overwrites `grad`."""
         gates, n = saved
@@ -149,9 +149,7 @@ class LSTM:
     """i, f, o = σ(i + W h),  g = tanh(i + W h),  c' = f c + i g,  h' = o tanh(c')."""
 
     @staticmethod
-    def forward(
-        inputs: list[Tensor], steps: Steps, h: Tensor, weights: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def forward(inputs: Tensors, steps: Steps, h: Tensor, weights: Tensors) -> Tensors:
         w_in, w, b_in, b = (list(weights[k::4]) for k in range(4))
         S, H = len(inputs[0]), h.shape[2]
         B = len(h) - S
@@ -176,7 +174,7 @@ class LSTM:
 
     @staticmethod
     def backward(
-        grad: Tensor, steps: Steps, h: Tensor, saved: tuple[Tensor, ...], w: list[Tensor]
+        grad: Tensor, steps: Steps, h: Tensor, saved: Tensors, w: Tensors
     ) -> tuple[Tensor, list[Tensor]]:
         gates, c, tanh_c = saved
         H = grad.shape[2]

@@ -16,13 +16,14 @@ expected to work on longer ones.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import time_features
-from anydiff.denoisers.inputs import Conditions, added
+from anydiff.denoisers.inputs import Conditions, added, zeroed
 from anydiff.denoisers.sequences.padded import SequenceDenoiser
 from anydiff.spaces import Masked
 
@@ -85,17 +86,10 @@ class Transformer(SequenceDenoiser):
             )
         self.hidden = hidden
 
-        def layer() -> nn.TransformerEncoderLayer:
-            return nn.TransformerEncoderLayer(
-                hidden,
-                heads,
-                expansion * hidden,
-                dropout,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-
+        layer = partial(
+            nn.TransformerEncoderLayer, hidden, heads, expansion * hidden, dropout,
+            activation="gelu", batch_first=True, norm_first=True,
+        )  # fmt: skip
         self.time = nn.Sequential(nn.Linear(25, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.embedding = nn.Linear(channels * (1 + observed) + context, hidden)
         # nested tensors would be used in eval mode but not in training
@@ -103,13 +97,9 @@ class Transformer(SequenceDenoiser):
         # the encoder copies its layer, weights included
         self.encoder.layers = nn.ModuleList(layer() for _ in range(layers))
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
-        self.film = nn.Linear(hidden, 2 * hidden)
-        self.head = nn.Linear(hidden, channels)
-        self.skip = nn.Linear(hidden, channels)
-        # the output is zero at first
-        for module in (self.film, self.head, self.skip):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+        self.film = zeroed(nn.Linear(hidden, 2 * hidden))
+        self.head = zeroed(nn.Linear(hidden, channels))
+        self.skip = zeroed(nn.Linear(hidden, channels))
         self._build_readers(hidden, layers, heads)
 
     def _predict(self, x_t: Tensor, t: Tensor, space: Masked, cond: Conditions) -> Tensor:

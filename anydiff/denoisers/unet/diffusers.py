@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anydiff.denoisers.unet.layers import ResBlock
 from anydiff.denoisers.unet.network import UNet
+from anydiff.spaces import Space
 
 __all__ = ["FromDiffusers", "load_diffusers"]
 
@@ -57,6 +58,22 @@ _DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     **{key: known[0] for key, known in _FIXED.items()},
 }
+_NAMES = (  # ours, as regular expressions, and theirs
+    (r"^embed_time\.1\.", "time_embedding.linear_1."),
+    (r"^embed_time\.3\.", "time_embedding.linear_2."),
+    (r"^embed_label\.", "class_embedding."),
+    (r"^norm_out\.", "conv_norm_out."),
+    (r"^mid\.1\.", "mid_block.attentions.0."),
+    (r"^mid\.0\.", "mid_block.resnets.0."),
+    (r"^mid\.2\.", "mid_block.resnets.1."),
+    (r"^(down|up)\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0."),
+    (r"^(down|up)\.", r"\1_blocks."),
+    (r"\.blocks\.", ".resnets."),
+    (r"\.modulation\.", ".time_emb_proj."),
+    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"\.norm\.", ".group_norm."),
+    (r"\.out\.", ".to_out.0."),
+)
 
 
 def load_diffusers(folder: str | os.PathLike[str], steps: int = 1000) -> UNet:
@@ -122,20 +139,24 @@ class FromDiffusers(nn.Module):
     def __init__(self, network: nn.Module, steps: int = 1000) -> None:
         super().__init__()
         self.network, self.steps = network, steps
-        given, answered = (
-            getattr(getattr(network, "config", None), f"{way}_channels", None)
-            for way in ("in", "out")
-        )
-        self.learns_variance = given is not None and answered == 2 * given
+        config = getattr(network, "config", {})
+        self.learns_variance = config.get("out_channels") == 2 * config.get("in_channels", 0)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, *, label: Tensor | None = None, **cond: Any
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Space | None = None,
+        label: Tensor | None = None,
+        **cond: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The prediction.
 
         Arguments:
             x_t: The network's input, usually (B, C, H, W).
             t: (B,), times in [0, 1].
+            space: The batch's space, which changes nothing; see `UNet.forward`.
             label: (B,) integers, for the network's `class_labels`.
             **cond: Passed on by name, `encoder_hidden_states` for instance.
 
@@ -145,10 +166,8 @@ class FromDiffusers(nn.Module):
         if label is not None:
             cond["class_labels"] = label
         y: Tensor = self.network(x_t, self.steps * t - 1, **cond, return_dict=False)[0]
-        if not self.learns_variance:
-            return y
-        y, extra = y.chunk(2, 1)
-        return y, extra
+        C = x_t.shape[1]
+        return (y[:, :C], y[:, C:]) if self.learns_variance else y
 
 
 def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
@@ -224,72 +243,31 @@ def _translate(
     theirs: dict[str, Tensor], network: UNet, config: dict[str, Any], path: Path
 ) -> dict[str, Tensor]:
     """Their weights under our names."""
-    ours: dict[str, Tensor] = {}
-    left = set(theirs)
-
-    def take(name: str) -> Tensor:
-        if name not in theirs:
-            raise ValueError(f"{path} has no {name}, which its config.json asks for.")
-        left.discard(name)
-        return theirs[name]
-
-    def both(ours_name: str, theirs_name: str) -> None:
-        for part in ("weight", "bias"):
-            ours[f"{ours_name}.{part}"] = take(f"{theirs_name}.{part}")
-
-    def block(ours_name: str, theirs_name: str) -> None:
-        for part in ("norm1", "conv1", "norm2", "conv2"):
-            both(f"{ours_name}.{part}", f"{theirs_name}.{part}")
-        both(f"{ours_name}.modulation", f"{theirs_name}.time_emb_proj")
-        if f"{theirs_name}.conv_shortcut.weight" in theirs:
-            both(f"{ours_name}.shortcut", f"{theirs_name}.conv_shortcut")
-
-    def attention(ours_name: str, theirs_name: str) -> None:
-        # most published networks have the names that diffusers used before 2023
-        old = f"{theirs_name}.query.weight" in theirs
-        q, k, v, out = (
-            ("query", "key", "value", "proj_attn") if old else ("to_q", "to_k", "to_v", "to_out.0")
+    # most published networks have the names that diffusers used before 2023
+    theirs = {
+        re.sub(r"\.([qkv])(uery|ey|alue)\.", r".to_\1.", name).replace("proj_attn", "to_out.0"): w
+        for name, w in theirs.items()
+    }
+    parts = {name: _their_names(name) for name in network.state_dict()}
+    asked = {name for names in parts.values() for name in names}
+    if missing := sorted(asked - theirs.keys()):
+        raise ValueError(f"{path} has no {missing[0]}, which its config.json asks for.")
+    if odd := sorted(theirs.keys() - asked):
+        raise ValueError(
+            f"{path} has {odd[0]}, which its config.json does not ask for; they do not belong together."
         )
-        both(f"{ours_name}.norm", f"{theirs_name}.group_norm")
-        both(f"{ours_name}.out", f"{theirs_name}.{out}")
-        for part in ("weight", "bias"):
-            rows = [take(f"{theirs_name}.{name}.{part}") for name in (q, k, v)]
-            ours[f"{ours_name}.qkv.{part}"] = torch.cat(
-                [r.flatten(1) if r.ndim > 2 else r for r in rows]
-            )
-        name = f"{ours_name}.out.weight"
-        ours[name] = ours[name].flatten(1)
-
-    both("embed_time.1", "time_embedding.linear_1")
-    both("embed_time.3", "time_embedding.linear_2")
+    ours = {name: torch.cat([theirs[part] for part in names]) for name, names in parts.items()}
+    for name in ours:
+        if ".qkv." in name or ".out." in name:  # before 2023 these were convolutions of kernel 1
+            ours[name] = ours[name].flatten(1) if ours[name].ndim > 2 else ours[name]
     if config["flip_sin_to_cos"]:  # cosines first
         weight = ours["embed_time.1.weight"]
         ours["embed_time.1.weight"] = weight.roll(weight.shape[1] // 2, 1)
-    if network.classes:
-        ours["embed_label.weight"] = take("class_embedding.weight")
-    for name in ("conv_in", "conv_out"):
-        both(name, name)
-    both("norm_out", "conv_norm_out")
-
-    for way in ("down", "up"):
-        level: Any
-        for i, level in enumerate(getattr(network, way)):
-            for j, attend in enumerate(level.attentions):
-                block(f"{way}.{i}.blocks.{j}", f"{way}_blocks.{i}.resnets.{j}")
-                if not isinstance(attend, nn.Identity):
-                    attention(f"{way}.{i}.attentions.{j}", f"{way}_blocks.{i}.attentions.{j}")
-            if level.resample is not None:
-                names = f"{way}.{i}.resample", f"{way}_blocks.{i}.{way}samplers.0"
-                if isinstance(level.resample, ResBlock):
-                    block(*names)
-                else:
-                    both(f"{names[0]}.conv", f"{names[1]}.conv")
-    block("mid.0", "mid_block.resnets.0")
-    attention("mid.1", "mid_block.attentions.0")
-    block("mid.2", "mid_block.resnets.1")
-    if left:
-        raise ValueError(
-            f"{path} has {sorted(left)[0]}, which its config.json does not ask for; they do not belong "
-            "together."
-        )
     return ours
+
+
+def _their_names(name: str) -> list[str]:
+    """The names of the weights that ours of a name consists of."""
+    for ours, theirs in _NAMES:
+        name = re.sub(ours, theirs, name)
+    return [name.replace(".qkv.", f".to_{part}.") for part in ("qkv" if ".qkv." in name else "q")]

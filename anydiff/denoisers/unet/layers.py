@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anydiff.denoisers.inputs import CrossAttention, Tokens
+from anydiff.denoisers.inputs import CrossAttention, Tokens, zeroed
 
 __all__ = ["Attention", "Downsample", "NoAttention", "ResBlock", "Resolution", "Upsample"]
 
@@ -95,9 +95,8 @@ class ResBlock(nn.Module):
         self.modulation = nn.Linear(condition, 2 * after if adaptive else after)
         self.norm2 = nn.GroupNorm(groups, after, eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = conv(after, after, dims)
+        self.conv2 = zeroed(conv(after, after, dims))  # at first a block is its shortcut
         self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
-        zero(self.conv2)  # at first a block is its shortcut
 
     def forward(self, x: Tensor, c: Tensor, size: Size | None = None) -> Tensor:
         """(B, before, H, W) and (B, condition) -> (B, after, H', W').
@@ -141,16 +140,14 @@ class Attention(nn.Module):
         self.heads = 1 if head_channels is None else width // head_channels
         self.norm = nn.GroupNorm(groups, width, eps)
         self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        zero(self.out)
+        self.out = zeroed(nn.Linear(width, width))
         self.cross = CrossAttention(width, tokens, self.heads) if tokens else None
 
     def forward(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
         B, C, H, W = x.shape
         pixels = self.norm(x).flatten(2).mT  # (B, H W, C), a view of channels-last
-        q, k, v = (
-            self.qkv(pixels).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        )
+        qkv = self.qkv(pixels).view(B, H * W, 3, self.heads, C // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         x = x + self.out(h).mT.view(B, C, H, W)
         if self.cross is not None and tokens is not None:
@@ -260,9 +257,3 @@ def repeat(x: Tensor, dims: int, size: Size | None) -> Tensor:
     """Nearest-neighbour upsampling to twice the side, cut to a size."""
     y = F.interpolate(x, scale_factor=[float(n) for n in side(2, dims)], mode="nearest")
     return y if size is None else y[:, :, : size[0], : size[1]]
-
-
-def zero(module: nn.Linear | nn.Conv2d) -> None:
-    """Set weight and bias to zero."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)

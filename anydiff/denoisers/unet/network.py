@@ -36,23 +36,15 @@ from anydiff.denoisers.inputs import (
     label_rows,
     read_image,
     read_tokens,
+    zeroed,
 )
-from anydiff.denoisers.unet.layers import (
-    Attention,
-    Downsample,
-    NoAttention,
-    ResBlock,
-    Resolution,
-    Size,
-    Upsample,
-    conv,
-    side,
-    zero,
-)
+from anydiff.denoisers.unet import layers
+from anydiff.denoisers.unet.layers import Resolution, Size, conv, side
+from anydiff.spaces import Space
 
 __all__ = ["UNet"]
 
-Block = Callable[..., ResBlock]  # (input channels, output channels)
+Block = Callable[..., layers.ResBlock]  # (input channels, output channels)
 Make = Callable[[int], nn.Module]  # of the number of channels
 
 
@@ -135,8 +127,15 @@ class UNet(nn.Module):
         widths, last = tuple(widths), len(widths) - 1
         attention = (last,) if attention is None else tuple(attention)
         check_counts(classes=classes, context=context, tokens=tokens, image=image)
-        _check_sizes(channels, widths, blocks, attention, head_channels, groups, patch)
-        _check_choices(time=time, modulation=modulation, resample=resample, dims=dims)
+        _check_sizes(
+            widths, attention, head_channels, groups, channels=channels, blocks=blocks, patch=patch
+        )
+        _check_choices(
+            time=(time, "sinusoidal", "fourier"),
+            modulation=(modulation, "add", "scale_shift"),
+            resample=(resample, "conv", "block"),
+            dims=(dims, 1, 2),
+        )
         self.channels, self.classes, self.dims, self.patch = channels, classes, dims, patch
         self.context, self.tokens, self.image = context, tokens, image
         self.learns_variance = out_channels == 2 * channels
@@ -151,26 +150,32 @@ class UNet(nn.Module):
         cells, extra = patch**dims, image + 1 if image else 0  # the image and its flags
         self.conv_in = conv((channels + extra) * cells, widths[0], dims)
         block = partial(
-            ResBlock, condition=wide, adaptive=modulation == "scale_shift",
+            layers.ResBlock, condition=wide, adaptive=modulation == "scale_shift",
             dropout=dropout, groups=groups, eps=eps, dims=dims,
         )  # fmt: skip
         attend = partial(
-            Attention, head_channels=head_channels, groups=groups, eps=eps, tokens=tokens
+            layers.Attention, head_channels=head_channels, groups=groups, eps=eps, tokens=tokens
         )
-        attends = [attend if k in attention else NoAttention for k in range(len(widths))]
-        halve: Make = partial(Downsample, dims=dims, centered=centered)
-        double: Make = partial(Upsample, dims=dims)
+        attends = [attend if k in attention else layers.NoAttention for k in range(len(widths))]
+        halve: Make = partial(layers.Downsample, dims=dims, centered=centered)
+        double: Make = partial(layers.Upsample, dims=dims)
         if resample == "block":
             halve, double = (partial(_changing, block, change) for change in ("down", "up"))
-        self.down, skips = _way_down(widths, blocks, block, attends, halve)
+        down, up = _input_channels(widths, blocks)
+        self.down = nn.ModuleList(
+            Resolution(down[k], widths[k], block, attends[k], halve if k < last else None)
+            for k in range(len(widths))
+        )
         self.mid = nn.ModuleList(
             [block(widths[-1], widths[-1]), attend(widths[-1]), block(widths[-1], widths[-1])]
         )
-        self.up = _way_up(widths, blocks, block, attends, double, skips)
+        self.up = nn.ModuleList(
+            Resolution(up[k], widths[k], block, attends[k], double if k > 0 else None)
+            for k in range(last, -1, -1)
+        )
 
         self.norm_out = nn.GroupNorm(groups, widths[0], eps)
-        self.conv_out = conv(widths[0], (out_channels or channels) * cells, dims)
-        zero(self.conv_out)
+        self.conv_out = zeroed(conv(widths[0], (out_channels or channels) * cells, dims))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -208,6 +213,7 @@ class UNet(nn.Module):
         x_t: Tensor,
         t: Tensor,
         *,
+        space: Space | None = None,
         label: Tensor | None = None,
         context: Tensor | None = None,
         tokens: Tensor | None = None,
@@ -223,6 +229,8 @@ class UNet(nn.Module):
         Arguments:
             x_t: (B, C, H, W), or (B, C, L) with dims=1.
             t: (B,), times in [0, 1].
+            space: The batch's space, which changes nothing: every pixel is read. The diffusion projects
+                what is returned.
             label: (B,) integers in [0, classes), -1 for no label.
             context: (B, context), NaN where unknown.
             tokens: (B, L, tokens); a row with a NaN is ignored.
@@ -247,7 +255,7 @@ class UNet(nn.Module):
         check_context(context, self.context, tuple(t.shape))
         check_image(image, image_t, self.image, len(t), self.dims)
         read = read_tokens(tokens, tokens_mask, len(t), self.tokens, x)
-        c = F.silu(self._embedding(x, t, label, context, image_t))
+        c = F.silu(self._embedding(t, label, context, image_t))
 
         x = x if self.dims == 2 else x[:, :, None]
         size = x.shape[2:]
@@ -266,27 +274,22 @@ class UNet(nn.Module):
         y = self.conv_out(F.silu(self.norm_out(h)))
         y = _unfold(y, self.patch, self.dims, size)
         y = y.contiguous() if self.dims == 2 else y[:, :, 0]
-        if not self.learns_variance:
-            return y
-        y, extra = y.chunk(2, 1)
-        return y, extra
+        C = x_t.shape[1]
+        return (y[:, :C], y[:, C:]) if self.learns_variance else y
 
     def _embedding(
-        self,
-        x: Tensor,
-        t: Tensor,
-        label: Tensor | None,
-        context: Tensor | None,
-        image_t: Tensor | None,
+        self, t: Tensor, label: Tensor | None, context: Tensor | None, image_t: Tensor | None
     ) -> Tensor:
         """The embedding of the time and of all conditions but pixels and tokens, (B, 4 widths[0])."""
-        c = added(_embed(self.embed_time, t, x.dtype), label_rows(self.embed_label, label, len(t)))
+        like = self.conv_in.weight
+        c = _embed(self.embed_time, t, like.dtype)
+        c = added(c, label_rows(self.embed_label, label, len(t)))
         if self.embed_context is not None:
-            columns = torch.cat(flagged(context, len(t), self.context, x), 1)
+            columns = torch.cat(flagged(context, len(t), self.context, like), 1)
             c = c + self.embed_context(columns)
         if self.embed_image_t is not None:
             clean = torch.zeros_like(t) if image_t is None else image_t
-            c = c + _embed(self.embed_image_t, clean.masked_fill(clean.isnan(), 0), x.dtype)
+            c = c + _embed(self.embed_image_t, clean.masked_fill(clean.isnan(), 0), like.dtype)
         return c
 
 
@@ -296,47 +299,32 @@ def _time_embedding(kind: str, width: int, steps: int, shift: float) -> nn.Seque
     return nn.Sequential(waves, nn.Linear(width, wide), nn.SiLU(), nn.Linear(wide, wide))
 
 
-def _embed(layers: nn.Sequential, t: Tensor, dtype: torch.dtype) -> Tensor:
-    waves, *rest = layers
-    c: Tensor = waves(t).to(
-        dtype
-    )  # of t as it is: 1000 t has more digits than half precision holds
+def _embed(embedding: nn.Sequential, t: Tensor, dtype: torch.dtype) -> Tensor:
+    waves, *rest = embedding
+    # of t in its own precision: 1000 t has more digits than half precision holds
+    c: Tensor = waves(t).to(dtype)
     for layer in rest:
         c = layer(c)
     return c
 
 
-def _changing(block: Block, change: str, width: int) -> ResBlock:
+def _changing(block: Block, change: str, width: int) -> layers.ResBlock:
     return block(width, width, change=change)
 
 
-def _way_down(
-    widths: Sequence[int], blocks: int, block: Block, attends: Sequence[Make], halve: Make
-) -> tuple[nn.ModuleList, list[int]]:
-    """The resolutions on the way down, and the channels of the states that the way up takes back."""
-    levels, skips, last = nn.ModuleList(), [widths[0]], len(widths) - 1
+def _input_channels(
+    widths: tuple[int, ...], blocks: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The input channels of every block of each resolution, on the way down and on the way up."""
+    down, up, last = [], [], len(widths) - 1
+    states = [widths[0]]  # channels of what the way down leaves for the blocks of the way up
     for k, width in enumerate(widths):
-        before = [skips[-1], *[width] * (blocks - 1)]
-        levels.append(Resolution(before, width, block, attends[k], halve if k < last else None))
-        skips += [width] * (blocks + (k < last))
-    return levels, skips
-
-
-def _way_up(
-    widths: Sequence[int],
-    blocks: int,
-    block: Block,
-    attends: Sequence[Make],
-    double: Make,
-    skips: list[int],
-) -> nn.ModuleList:
-    """The resolutions on the way up; each block takes a state of so many channels as `skips` ends in."""
-    levels, last = nn.ModuleList(), len(widths) - 1
+        down.append([states[-1], *[width] * (blocks - 1)])
+        states += [width] * (blocks + (k < last))
     for k in range(last, -1, -1):
         inputs = [widths[min(k + 1, last)], *[widths[k]] * blocks]
-        before = [channels + skips.pop() for channels in inputs]
-        levels.append(Resolution(before, widths[k], block, attends[k], double if k > 0 else None))
-    return levels
+        up.append([channels + states.pop() for channels in inputs])
+    return down, up[::-1]
 
 
 def _fold(x: Tensor, patch: int, dims: int) -> Tensor:
@@ -360,38 +348,21 @@ def _unfold(y: Tensor, patch: int, dims: int, size: Size) -> Tensor:
     return y.reshape(B, C // (p * q), H * p, W * q)[:, :, : size[0], : size[1]]
 
 
-def _check_choices(**choices: Any) -> None:
-    known = {
-        "time": ("sinusoidal", "fourier"),
-        "modulation": ("add", "scale_shift"),
-        "resample": ("conv", "block"),
-        "dims": (1, 2),
-    }
-    for name, value in choices.items():
-        first, second = known[name]
-        if value not in known[name]:
+def _check_choices(**choices: tuple[Any, Any, Any]) -> None:
+    for name, (value, first, second) in choices.items():
+        if value not in (first, second):
             raise ValueError(f"{name} is {value!r}; give {first!r} or {second!r}.")
 
 
 def _check_sizes(
-    channels: int,
-    widths: tuple[int, ...],
-    blocks: int,
-    attention: tuple[int, ...],
-    head_channels: int | None,
-    groups: int,
-    patch: int,
+    widths: Sequence[int], attention: Sequence[int], head: int | None, groups: int, **counts: int
 ) -> None:
-    counts = {"channels": channels, "blocks": blocks, "groups": groups, "patch": patch}
-    counts["head_channels"] = 1 if head_channels is None else head_channels
+    counts["groups"] = groups
+    counts["head_channels"] = 1 if head is None else head
     if not widths or min(*widths, *counts.values()) < 1:
         raise ValueError(
             f"widths are {widths}, {', '.join(f'{k} {v}' for k, v in counts.items())}; give one width or "
             "more, all of them 1 or more."
-        )
-    if wrong := [w for w in widths if w % groups]:
-        raise ValueError(
-            f"a width is {wrong[0]}; give multiples of the {groups} groups of the norms."
         )
     if widths[0] % 2:
         raise ValueError(
@@ -399,10 +370,10 @@ def _check_sizes(
         )
     if wrong := [level for level in attention if not 0 <= level < len(widths)]:
         raise ValueError(f"attention at level {wrong[0]}; there are levels 0 to {len(widths) - 1}.")
-    if head_channels is not None and (
-        wrong := [widths[k] for k in {*attention, len(widths) - 1} if widths[k] % head_channels]
-    ):
-        raise ValueError(
-            f"a width is {wrong[0]}; where there is attention give multiples of the {head_channels} "
-            "channels of a head."
-        )
+    divisors = [(width, groups, "groups of the norms") for width in widths]
+    if head is not None:
+        attending = [widths[k] for k in {*attention, len(widths) - 1}]
+        divisors += [(width, head, "channels of an attention head") for width in attending]
+    for width, divisor, what in divisors:
+        if width % divisor:
+            raise ValueError(f"a width is {width}; give multiples of the {divisor} {what}.")

@@ -292,7 +292,7 @@ def test_from_edm_names_what_does_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         ({"x_t": torch.zeros(29, 8)}, r"expected \(N, 7\)"),
         ({"x_t": torch.zeros(28, 7)}, "28 rows but the space indexes 29"),

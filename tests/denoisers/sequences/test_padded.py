@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import anydiff
 from anydiff import DDPM, Cosine, Dense, GaussianDiffusion, Masked, Ragged
 from anydiff.denoisers import BiRNN, Transformer
+from anydiff.training.muon import Muon
 
 LENGTHS = [7, 1, 12, 4]
 ROUNDING = {"rtol": 1e-10, "atol": 1e-10}  # float64; outputs are of order one
@@ -24,7 +25,7 @@ KINDS = {
     "transformer, context": (Transformer, {"context": 2, "expansion": 2}),
 }
 every_two = pytest.mark.parametrize("kind", [BiRNN, Transformer])
-every_kind = pytest.mark.parametrize(("kind", "options"), KINDS.values(), ids=KINDS)
+every_kind = pytest.mark.parametrize("kind, options", KINDS.values(), ids=KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +208,8 @@ def test_the_recurrent_network_learns_lines():
     torch.set_default_dtype(torch.float32)
     generator = torch.Generator().manual_seed(0)
     diffusion = GaussianDiffusion(BiRNN(2, 32, 2), Cosine(), "eps")
-    optimizer = torch.optim.AdamW(diffusion.parameters(), 5e-3)
+    optimizer = Muon(diffusion.parameters(), 0.02)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
 
     def lines(num):
         space = Masked.from_lengths(torch.randint(3, 9, (num,), generator=generator))
@@ -222,6 +224,7 @@ def test_the_recurrent_network_learns_lines():
         optimizer.zero_grad()
         diffusion.loss(x0, space=space, generator=generator).mean().backward()
         optimizer.step()
+        decay.step()
 
     _, space = lines(200)
     x = diffusion.sample((*space.mask.shape, 2), space=space, sampler=DDPM(), steps=50, seed=0)
@@ -229,7 +232,9 @@ def test_the_recurrent_network_learns_lines():
     valid = space.mask[:, 2:]
     bend = second[valid].square().mean().sqrt()
     step = (x[:, 1:] - x[:, :-1])[space.mask[:, 1:]].square().mean().sqrt()
-    assert bend < 0.35 * step  # noise has √3 of it, lines none
+    # noise has √3 of it, lines none, rows that do not see one another's states 0.47; from several
+    # initial weights, training leaves 0.16 to 0.18
+    assert bend < 0.35 * step
     ends = torch.stack([x[:, 0], x[torch.arange(200), space.lengths - 1]])
     assert 0.75 < ends.std() < 1.25
 
@@ -288,11 +293,11 @@ def test_a_call_that_does_not_fit_says_how(kind):
         net(x_t, t[:2], space=space, **cond)
     with pytest.raises(ValueError, match="built with context=2"):
         net(x_t, t, space=space, context=cond["context"][:, :1])
+    missing = Masked(space.mask, torch.rand(x_t.shape) < 0.5)
     with pytest.raises(ValueError, match="observed=True"):
-        missing = Masked(space.mask, torch.rand(x_t.shape) < 0.5)
         net(x_t, t, space=missing, **cond)
+    narrow = Masked(space.mask, space.mask[..., None])
     with pytest.raises(ValueError, match="one mask for each value"):
-        narrow = Masked(space.mask, space.mask[..., None])
         network(kind, observed=True)(x_t, t, space=narrow)
     with pytest.raises(ValueError, match=f"is Ragged, and {kind.__name__} takes padded sequences"):
         net(x_t, t, space=Ragged.from_sizes(LENGTHS), **cond)

@@ -170,7 +170,7 @@ def test_older_names_and_pickled_weights(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    "change, words",
     [
         ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel.*FromDiffusers"),
         ({"act_fn": "gelu"}, "act_fn 'gelu'.*FromDiffusers"),

@@ -183,8 +183,8 @@ class TestLabels:
             UNet(1, **SMALL)(torch.randn(1, 1, 8, 8), torch.rand(1), label=torch.tensor([0]))
 
     def test_are_one_for_each(self) -> None:
+        net = UNet(1, classes=3, **SMALL)
         with pytest.raises(ValueError, match=r"\(1,\) for 2 items"):
-            net = UNet(1, classes=3, **SMALL)
             net(torch.randn(2, 1, 8, 8), torch.rand(2), label=torch.tensor([0]))
 
 
@@ -213,7 +213,7 @@ def test_other_channels_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    "options, words",
     [
         ({"widths": ()}, "widths are"),
         ({"widths": (8, 15)}, "15.*4 groups"),
