@@ -34,10 +34,10 @@ from anydiff import (
     sample,
 )
 from anydiff.likelihood import score_matching
-from anydiff.losses import times, weightings
+from anydiff.losses import errors, times, weightings
 from anydiff.predictions import TARGETS, as_target
 from anydiff.samplers import DDPM, AdaptiveODE, AdaptiveSDE, AnnealedLangevin, Sampler, grids
-from anydiff.schedules import Schedule, Shifted, ZeroTerminalSNR, shifted, zero_terminal_snr
+from anydiff.schedules import Schedule, Shifted
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.helpers.runs import SAMPLERS, SCHEDULES, optimal, response
@@ -45,7 +45,6 @@ from tests.helpers.runs import SAMPLERS, SCHEDULES, optimal, response
 STDS = (0.3, 0.5, 0.05)  # of the data, one after the other
 BUDGETS = (10, 20, 50)  # network calls
 ADAPTIVE = (AdaptiveODE, AdaptiveSDE)
-MADE_BY = {Shifted: shifted, ZeroTerminalSNR: zero_terminal_snr}  # which say what they do
 
 # Final deviation / true deviation at 10, 20 and 50 steps, of the same data on the same table, measured
 # with diffusers 0.42.1 and k-diffusion 0.1.1.post1. Heun's and dpm_2's steps are two calls.
@@ -182,7 +181,7 @@ def adaptive(sampler: Sampler, std: float) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(0)
     x_T = torch.randn(4000, 1, generator=generator, dtype=torch.float64)
     x_T = (x_T - x_T.mean()) / x_T.std()
-    x = sample(model.predictor(), x_T, sampler, 1, generator=generator)
+    x = sample(model.predictor(), x_T, sampler, seed=generator)
     return len(calls), x.std().item() / std
 
 
@@ -315,7 +314,6 @@ def schedules_table() -> str:
         allowed = [f"`{p}`" for p in TARGETS if _allows(schedule, p)]
         which = "all" if len(allowed) == len(TARGETS) else ", ".join(allowed)
         which = "those of its schedule" if isinstance(schedule, Shifted) else which
-        thing = MADE_BY.get(thing, thing)
         rows[label] = [
             f"`{thing.__qualname__}`",
             formula(thing) or plain(first_line(thing)),
@@ -334,7 +332,7 @@ def _allows(schedule: Schedule, prediction: str) -> bool:
 
 
 def predictions_table() -> str:
-    assert TYPES.keys() == TARGETS.keys(), "a prediction type has no row; add it to TYPES"
+    assert TYPES.keys() == TARGETS.keys(), "a target has no row; add it to TYPES"
     rows = []
     for prediction, (a, b, title, paper) in TYPES.items():
         link = f"[{title}](https://arxiv.org/abs/{paper})"
@@ -352,6 +350,7 @@ def training_table() -> str:
     kinds = {
         "weighting": [w for w in public(weightings) if isinstance(w, type)],
         "density of times": [t for t in public(times) if isinstance(t, type)],
+        "error": [e for e in public(errors) if isinstance(e, type)],
         "likelihood": list(public(likelihood)),
         "score matching": list(public(score_matching)),
     }
@@ -404,8 +403,8 @@ adaptive samplers by their tolerance. `AnnealedLangevin`'s step is a level.
 {samplers_table()}
 
 For comparison, in operations and in reads from the device, a step of diffusers' `DDIM` takes 36 and 6, of
-its `DPM++ 2M` 61 and none, of k-diffusion's `dpmpp_2m` 36 and 1, of EDM's Heun 27 and 2. Here no
-sampler reads from the device but the adaptive ones.
+its `DPM++ 2M` 61 and none, of k-diffusion's `dpmpp_2m` 36 and 1, of Karras et al.'s own Heun 27 and 2.
+Here no sampler reads from the device but the adaptive ones.
 
 ## How far a few calls lead
 

@@ -29,7 +29,6 @@ from anydiff.losses import (
     Times,
     TruncatedSNR,
     UniformLogSNR,
-    UniformTimes,
     Unit,
     Weighting,
 )
@@ -192,9 +191,9 @@ def test_files_of_the_first_formats_are_read(tmp_path, number):
         warnings.simplefilter("error")
         loaded, extra = load(tmp_path / "m")
     assert (loaded.weighting, loaded.times, loaded.error) == (
-        Plain(), UniformTimes(), SquaredError(),
+        Plain(), Mapped(), SquaredError(),
     )  # fmt: skip
-    assert loaded.drop is None and loaded.augment is None
+    assert not loaded.drop and not loaded.augment
     assert (loaded.schedule, loaded.target) == (Polynomial(3), TARGETS["v"])
     assert extra["elements"] == [1, 6] and torch.equal(extra["sizes"], torch.arange(3))
     x, t = draw((8, 5)).float(), torch.tensor([0.2, 0.6])
@@ -240,7 +239,7 @@ OBJECTIVES = {
         Likelihood(), Sigmoid(-1.0), learned_uncertainty(None), learned_uncertainty(MinSNR(2.0)),
     ],
     "times": [
-        UniformTimes(), LogNormal(-1.0, 0.5), LogNormal(stratified=False), LogitNormal(0.3),
+        Mapped(), LogNormal(-1.0, 0.5), LogitNormal(0.3),
         UniformLogSNR(-5.0, 5.0), remembering(),
     ],
     "error": [
@@ -276,7 +275,7 @@ def test_a_loaded_model_trains_on_as_it_was_trained(tmp_path, name, value):
     assert torch.equal(losses(loaded), losses(diffusion))
 
     plain = losses(GaussianDiffusion(Told(), Cosine(-8.0, 8.0), "v"))
-    usual = value in (Plain(), Unit("v"), UniformTimes(), SquaredError())
+    usual = value in (Plain(), Unit("v"), Mapped(), SquaredError())
     assert torch.allclose(losses(loaded), plain) == usual
 
 
@@ -285,7 +284,7 @@ def test_every_objective_has_its_round_trip():
 
     written = {type(value) for of in OBJECTIVES.values() for value in of}
     concrete = {c for n in room.__all__ if isinstance(c := getattr(room, n), type)}
-    assert concrete - {Weighting, Times, Mapped} <= written  # Mapped is of a function
+    assert concrete - {Weighting, Times} <= written
 
 
 def test_all_parts_of_an_objective_come_back_together(tmp_path):

@@ -247,7 +247,7 @@ def test_a_sampler_that_cannot_start_is_refused_before_the_network_is_called(sam
         if refused(sampler, schedule):
             diffusion, calls = exact.gaussian(schedule, "v"), []
             diffusion.denoiser.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-            with pytest.raises(ValueError, match=r"begin below it.*or use DDPM"):
+            with pytest.raises(ValueError, match=r"begin at steps=.*or use DDPM"):
                 diffusion.sample((2, 1), sampler=sampler, steps=3)
             assert not calls
         elif steep(sampler, schedule) and not isinstance(sampler, CHOOSES_ITS_STEPS):

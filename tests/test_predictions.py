@@ -91,7 +91,7 @@ def test_every_schedule_takes_every_prediction(name, schedule):
         as_target(name, schedule)
 
 
-def test_preconditioning_is_edm_s_table_and_minus_v_for_unit_data():
+def test_preconditioning_is_karras_table_and_minus_v_for_unit_data():
     at = Karras().levels(torch.tensor([0.6]))[0]
     sigma, data = at.sigma, 0.5
     root = (sigma**2 + data**2) ** 0.5
@@ -109,7 +109,7 @@ def test_a_combination_that_cannot_work_is_an_error_at_construction():
     with pytest.raises(ValueError, match="use one of 'v', 'x0'"):
         GaussianDiffusion(torch.nn.Identity(), to_pure_noise, "eps")
     GaussianDiffusion(torch.nn.Identity(), to_pure_noise, "v")
-    with pytest.raises(ValueError, match="'epsilon'; choose one of eps, x0, v, score"):
+    with pytest.raises(ValueError, match="'epsilon'; choose one of 'eps', 'x0', 'v', 'score'"):
         GaussianDiffusion(torch.nn.Identity(), prediction="epsilon")
     for name in ("eps", "score"):
         with pytest.raises(ValueError, match="does not determine x0"):

@@ -562,14 +562,14 @@ def test_schedules_that_are_the_same_function_are_one_schedule():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda p: classifier_free(p, p, interval=(0.5, 0.2)), "smaller first"),
-        (lambda p: classifier_free(p, p, rescale=2), "from 0 to 1"),
+        (lambda p: classifier_free(p, p, interval=(0.5, 0.2)), r"high is 0.2; .* \[0.5, 1\]"),
+        (lambda p: classifier_free(p, p, rescale=2), r"rescale is 2; .* \[0, 1\]"),
         (lambda p: classifier_free(p, MIXTURE.predictor(NODES)), "different spaces"),
         (lambda p: classifier_free(p, exact.gaussian(Linear()).predictor()), "different schedules"),
         (lambda p: classifier_free(p, classifier(p, log_label(0)), batched=True), "batched=False"),
-        (lambda p: dps(p, abs, draw((4, 2)), noise=0.0), "pigdm takes 0"),
+        (lambda p: dps(p, abs, draw((4, 2)), noise=0.0), r"noise is 0.0; .* \(0, inf\)"),
         (lambda p: pigdm(p, abs, draw((4, 2)), covariance="full"), "isotropic"),
-        (lambda p: pigdm(p, abs, draw((4, 2)), iterations=0), "at least 1"),
+        (lambda p: pigdm(p, abs, draw((4, 2)), iterations=0), r"iterations is 0; .* \[1, inf\)"),
         (lambda p: classifier(p, lambda x, t: x).predict(draw((4, 2)), 0.5), r"each item, \(4,\)"),
     ],
 )

@@ -85,7 +85,7 @@ def test_the_term_is_that_of_the_bound(space, shape):
     at = Cosine().at(k.double() / 10)
     alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
     p = Prediction(alpha * x0 + sigma * eps, said, 0.0, 1.0, alpha, sigma, extra)
-    found = Hybrid(10, 0.01).variance_term(p, x0, eps, at, space)
+    found = Hybrid(10, 0.01).term(p, x0, eps, at, space)
     nats = Chain.of(Cosine(), 10, "learned", x0.device).divergence(p, x0, eps, k, space)
     free = space.dim(x0) > 0
     expected = 0.01 * 10 * nats / (space.dim(x0) * math.log(2))
@@ -204,7 +204,7 @@ def test_such_a_model_works_with_every_sampler(sampler):
 
 def test_errors_name_the_value_and_the_way_out():
     model = GaussianDiffusion(exact.Gaussian(Cosine()), error=Hybrid(10))
-    with pytest.raises(ValueError, match="no variance beside its prediction"):
+    with pytest.raises(ValueError, match="the denoiser gives no variance"):
         model.loss(draw((2, 3)))
     with pytest.raises(ValueError, match="steps is 0"):
         Hybrid(0)

@@ -231,7 +231,7 @@ def test_learned_uncertainty_says_nothing_of_an_item_without_dimension():
 
 
 def test_errors_say_what_to_give():
-    with pytest.raises(ValueError, match="choose one of eps"):
+    with pytest.raises(ValueError, match="'epsilon'; choose one of 'eps'"):
         Unit("epsilon")
     with pytest.raises(ValueError, match="gamma is 0"):
         MinSNR(0)
