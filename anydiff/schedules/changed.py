@@ -121,6 +121,10 @@ class Shifted(Schedule):
         return self.schedule.time(logsnr - 2 * math.log(self.factor))
 
 
+def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return alpha
+
+
 def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
     """The length of (alpha, sigma) that is 1 at all times of a schedule."""
     if isinstance(schedule, nn.Module):
@@ -128,17 +132,13 @@ def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
             f"{schedule} has weights, which this would hide; give it other ends instead."
         )
     alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
-    for length in (torch.hypot, torch.add, _first):
+    for length in (torch.hypot, torch.add, _data):
         if torch.allclose(length(alpha, sigma), torch.ones_like(alpha), rtol=0, atol=1e-9):
             return length
     raise ValueError(
         f"{schedule} keeps neither alpha² + sigma² = 1, nor alpha + sigma = 1, nor alpha = 1, so that "
         "their ratio does not determine them; give a variance-preserving schedule, Flow, VE or Karras."
     )
-
-
-def _first(alpha: Tensor, sigma: Tensor) -> Tensor:  # by name, so that a schedule can be pickled
-    return alpha
 
 
 def _ratio(alpha: Tensor, lost: Tensor) -> Tensor:
