@@ -25,6 +25,9 @@ def frozen(**limits: str | Collection[Any]) -> Callable[[type[Kind]], type[Kind]
         limits: For a value, by its name, the interval that it has to lie in, or its choices. An end of an
             interval is a number or the name of another value: ``high="(low, inf)"``. A value of None
             lies in every interval.
+
+    Raises:
+        ValueError: When one is built, if a value lies outside its limit.
     """
 
     def decorate(kind: type[Kind]) -> type[Kind]:

@@ -156,7 +156,13 @@ class Gaussian(_Exact):
         return mean + self._back(alpha * variance * z, x_t), self._back(sigma * z, x_t)
 
     def flow(self, x: Tensor, t: float, s: float, space: Space = DENSE) -> Tensor:
-        """Where the probability-flow ODE takes a state from time t to s; time 0 is the data itself."""
+        """Where the probability-flow ODE takes a state from time t to s; time 0 is the data itself.
+
+        Arguments:
+            x: The state at time t, in the space.
+            t, s: Times in [0, 1].
+            space: The batch's space.
+        """
         knots = self.schedule.levels(torch.tensor([t, s], dtype=torch.float64))
         (a, c), (b, d) = ((k.alpha, k.sigma) if k.t != 0 else (1.0, 0.0) for k in knots)
         mean, variance = self._mean(x, space), self.variance.to(x.dtype)
@@ -198,6 +204,9 @@ class GaussianMixture(_Exact):
         stds: (K,), or one for all. Means with a deviation of 0 are a data set that has been learnt by
             heart.
         weights: (K,), positive; equal ones if None.
+
+    Raises:
+        ValueError: If there is not one positive weight for each mean.
     """
 
     means: Tensor
@@ -275,7 +284,13 @@ class GaussianMixture(_Exact):
         return self._components(x, alpha, sigma, space)[2].logsumexp(0)
 
     def log_label(self, x: Tensor, t: Tensor | float, *, space: Space = DENSE) -> Tensor:
-        """The log-probability of each label given x_t, (B, K); t is (B,) or one for all."""
+        """The log-probability of each label given x_t, (B, K); t is (B,) or one for all.
+
+        Arguments:
+            x: x_t, in the space.
+            t: (B,) or one for all.
+            space: The batch's space.
+        """
         alpha, sigma = self._levels(t, space.dim(x))
         return self._components(x, alpha, sigma, space)[2].log_softmax(0).T
 
@@ -294,7 +309,12 @@ class GaussianMixture(_Exact):
 def gaussian(
     schedule: Schedule, prediction: str | Target = "v", **options: Tensor | float
 ) -> GaussianDiffusion:
-    """A diffusion whose denoiser is :class:`Gaussian`."""
+    """A diffusion whose denoiser is :class:`Gaussian`.
+
+    Arguments:
+        schedule, prediction: Of the diffusion.
+        options: Of :class:`Gaussian`: mean, std, covariance.
+    """
     denoiser = Gaussian(schedule, prediction, **options)  # type: ignore[arg-type]
     return GaussianDiffusion(denoiser, schedule, prediction)
 
@@ -302,6 +322,11 @@ def gaussian(
 def mixture(
     schedule: Schedule, prediction: str | Target = "v", **options: Tensor | float
 ) -> GaussianDiffusion:
-    """A diffusion whose denoiser is :class:`GaussianMixture`."""
+    """A diffusion whose denoiser is :class:`GaussianMixture`.
+
+    Arguments:
+        schedule, prediction: Of the diffusion.
+        options: Of :class:`GaussianMixture`: means, stds, weights.
+    """
     denoiser = GaussianMixture(schedule, prediction, **options)  # type: ignore[arg-type]
     return GaussianDiffusion(denoiser, schedule, prediction)

@@ -20,7 +20,12 @@ def cache_folder() -> Path:
 
 @contextmanager
 def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
-    """A temporary file beside `path` that takes its place when the block ends well."""
+    """A temporary file beside `path` that takes its place when the block ends well.
+
+    Arguments:
+        path: The file.
+        suffix: Of the temporary name, for writers that look at it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(suffix=suffix, prefix=f".{path.name}.", dir=path.parent)

@@ -75,6 +75,9 @@ class Preconditioned(Target):
     Arguments:
         sigma_data: The standard deviation of the data.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
         table 1. https://arxiv.org/abs/2206.00364
@@ -109,6 +112,10 @@ TARGETS: dict[str, Target] = {
 
 def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Target:
     """A target by its name, checked against a schedule if one is given.
+
+    Arguments:
+        prediction: A name, one of `TARGETS`, or a target.
+        schedule: Whose noisy end is looked at.
 
     Raises:
         ValueError: If the name is unknown, or the target does not determine x0 where the schedule ends.
@@ -162,6 +169,13 @@ class Prediction:
 
     alpha, sigma, a and b are floats, or tensors that broadcast with x_t. Nothing is computed until
     it is asked for.
+
+    Arguments:
+        x_t: The noisy state.
+        y: The output, shaped like x_t.
+        a, b: What y is: a x0 + b eps.
+        alpha, sigma: What x_t is: alpha x0 + sigma eps.
+        extra: A learned variance, shaped like x_t, if the network gives one.
     """
 
     x_t: Tensor
@@ -174,7 +188,14 @@ class Prediction:
     """What the network gives besides y, shaped like x_t: a learned variance."""
 
     def at(self, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-        """The predicted state at another noise level, alpha x0 + sigma eps."""
+        """The predicted state at another noise level, alpha x0 + sigma eps.
+
+        Arguments:
+            alpha, sigma: The other level; floats, or tensors that broadcast with x_t.
+
+        Raises:
+            ValueError: If the output does not determine both x0 and eps.
+        """
         det = self.alpha * self.b - self.sigma * self.a
         if not isinstance(det, Tensor) and det == 0:
             raise ValueError(
@@ -314,6 +335,10 @@ class Network:
     def coefficients(self, x_t: Tensor, at: Level) -> tuple[Any, Any, Any, Any]:
         """a, b, alpha and sigma: floats, or tensors that broadcast with x_t, as the level is.
 
+        Arguments:
+            x_t: A state.
+            at: The level.
+
         Raises:
             ValueError: If the target is not defined at the level.
         """
@@ -358,7 +383,13 @@ def wrapped(module: Any) -> nn.Module | None:
 
 
 def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
-    """One time for each item, (B,), of at least float32, which tells a chain's steps apart."""
+    """One time for each item, (B,), of at least float32, which tells a chain's steps apart.
+
+    Arguments:
+        x_t: A state.
+        t: (B,), or one for all.
+        space: The batch's space.
+    """
     if isinstance(t, Tensor) and t.ndim:
         return t
     items = space.items(x_t)

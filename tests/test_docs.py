@@ -167,3 +167,9 @@ def test_the_examples_take_the_flags_of_the_pages(command, monkeypatch):
     monkeypatch.setattr(sys, "argv", [path, *flags])
     args = example.arguments()
     assert args.num > 0 and args.accelerator in ("cpu", "gpu")
+
+
+def test_a_commit_is_checked_as_ci_checks_it():
+    hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.M)
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    assert len(hooks) == 3 and set(hooks) <= set(lines)

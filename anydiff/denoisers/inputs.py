@@ -1,4 +1,4 @@
-"""Conditions: what a network is given besides x_t and t, and how it is cond that one is absent.
+"""Conditions: what a network is given besides x_t and t, and how a missing one is marked.
 
 A condition is absent item by item, or entry by entry, without a mask of its own:
 

@@ -35,6 +35,9 @@ def encode(
     Returns:
         The state at that time, for :func:`decode`.
 
+    Raises:
+        ValueError: If steps are times, if x is not floating, or as of :func:`anydiff.sample`.
+
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.4.
         https://arxiv.org/abs/2010.02502
@@ -56,7 +59,14 @@ def decode(
     grid: Grid | None = None,
     start: float = 1.0,
 ) -> Tensor:
-    """The data that noise, or a state at the time `start`, leads to: the inverse of :func:`encode`."""
+    """The data that noise, or a state at the time `start`, leads to: the inverse of :func:`encode`.
+
+    Arguments:
+        predictor: The model, bound to its batch.
+        z: Noise, or a state at the time `start`.
+        start: The time of z.
+        sampler, steps, grid: See :func:`anydiff.sample`.
+    """
     return sample(predictor, z, sampler, steps, start=start, grid=grid)
 
 
@@ -80,6 +90,9 @@ def interpolate(
 
     Returns:
         (n, \*a.shape), from a to b, both as the flow gives them back.
+
+    Raises:
+        ValueError: If there are fewer than two weights to lay.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.3.

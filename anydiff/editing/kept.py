@@ -20,7 +20,14 @@ __all__ = ["Kept", "back", "check_floating"]
 
 @frozen()
 class Kept(Sampler):
-    """A sampler after whose steps a part of the state is replaced by what is known of it."""
+    """A sampler after whose steps a part of the state is replaced by what is known of it.
+
+    Arguments:
+        sampler: The sampler.
+        x0: What is known, in the space; 0 where nothing is.
+        part: The projection onto what is known.
+        until: The time down to which it is replaced.
+    """
 
     sampler: Sampler
     x0: Tensor
@@ -58,14 +65,25 @@ class Kept(Sampler):
 
 
 def back(z: Tensor, s: Level, t: Level, space: Space, generator: Random) -> Tensor:
-    """From the level s to the noisier one t, by the forward process."""
+    """From the level s to the noisier one t, by the forward process.
+
+    Arguments:
+        z: The state at s.
+        s, t: Levels of floats.
+        space: The batch's space.
+        generator: Where noise comes from.
+    """
     ratio = t.alpha / s.alpha
     variance = t.sigma**2 - (ratio * s.sigma) ** 2
     return torch.add(ratio * z, space.noise(z, generator), alpha=sqrt(max(variance, 0.0)))
 
 
 def check_floating(x: Tensor) -> None:
-    """Raise where data are of no kind that noise can be added to."""
+    """Raise where data are of no kind that noise can be added to.
+
+    Raises:
+        ValueError: If they are integers or booleans.
+    """
     if not x.is_floating_point():
         raise ValueError(
             f"x is of {x.dtype}; give floating numbers, scaled as the model knows them."

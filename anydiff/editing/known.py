@@ -54,6 +54,10 @@ def inpaint(
         Shaped like x. The known part is x's to the last bit; of centred columns, relative to one another
         and to rounding.
 
+    Raises:
+        ValueError: If `known` has another shape or is not of booleans, or as of :func:`anydiff.sample`.
+        NotImplementedError: If the space does not define `restrict`.
+
     References:
         RePaint (Lugmayr et al., 2022), algorithm 1 and section 4.2. https://arxiv.org/abs/2201.09865
     """
@@ -135,6 +139,9 @@ def ilvr(
         low_pass: phi, linear, from states to states: down and up again, a smoothing.
         until: The time down to which the reference is heeded; below, the model is free.
         steps, sampler, grid, seed, callback, progress: See :func:`anydiff.sample`.
+
+    Raises:
+        ValueError: As of :func:`anydiff.sample`.
 
     References:
         ILVR (Choi et al., 2021), algorithm 1. https://arxiv.org/abs/2108.02938

@@ -39,6 +39,9 @@ def edit(
         seed: Another one than that of noise which is to be healed: the same would be added to itself.
         sampler, grid, callback, progress: See :func:`anydiff.sample`.
 
+    Raises:
+        ValueError: If the strength lies outside (0, 1], if steps are times, or if x is not floating.
+
     References:
         SDEdit (Meng et al., 2022), algorithm 1. https://arxiv.org/abs/2108.01073
     """
@@ -107,7 +110,16 @@ def variations(
     seed: Seed = None,
     **options: Any,
 ) -> Tensor:
-    """Several edits of each item, (n, \\*x.shape); `options` are those of :func:`edit`."""
+    """Several edits of each item, (n, \\*x.shape); `options` are those of :func:`edit`.
+
+    Arguments:
+        predictor: The model, bound to its batch.
+        x: Data, in the space.
+        n: How many edits of each.
+        strength: As of :func:`edit`.
+        seed: One, or one for each item; the edits differ.
+        options: Of :func:`edit`.
+    """
 
     def one(p: Predictor, x: Tensor, seed: Seed) -> Tensor:
         return edit(p, x, strength, seed=seed, **options)

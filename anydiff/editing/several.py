@@ -29,6 +29,9 @@ def several(
         draw: (predictor, *states, seed=) -> a draw.
         seed: One for all, or one for each item: then draw k of an item is seeded by the item's seed and
             k, not by its place.
+
+    Raises:
+        ValueError: If n is below 1, or if there is not one seed for each item.
     """
     check_range("[1, inf)", n=n)
     space = predictor.space

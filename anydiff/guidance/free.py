@@ -98,6 +98,14 @@ def autoguidance(strong: Predictor, weak: Predictor, scale: Scale = 2.0) -> Pred
 
     The formula of :func:`classifier_free`; the models may predict different things.
 
+    Arguments:
+        strong: The model.
+        weak: The weaker version.
+        scale: w; 1 is the strong model alone.
+
+    Raises:
+        ValueError: If the two do not have a space and a schedule in common.
+
     References:
         Guiding a Diffusion Model with a Bad Version of Itself (Karras et al., 2024).
         https://arxiv.org/abs/2406.02507

@@ -95,5 +95,10 @@ def wide(x: Tensor) -> Tensor:
 
 
 def value_at(scale: Scale, at: Level) -> Any:
-    """The scale at a level: a number, or (B,)."""
+    """The scale at a level: a number, or (B,).
+
+    Arguments:
+        scale: A number, (B,), or a function of the time.
+        at: The level.
+    """
     return scale(at.t) if callable(scale) else scale

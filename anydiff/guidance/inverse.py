@@ -53,6 +53,9 @@ def dps(
         chain: T.
         measured: The space of y, for its sums over items: (B, \*) if nothing else is said.
 
+    Raises:
+        ValueError: If noise is not above 0.
+
     References:
         Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),
         algorithm 1. https://arxiv.org/abs/2209.14687
@@ -103,6 +106,9 @@ def pigdm(
         iterations: Of conjugate gradients. One is enough where :math:`A A^\top` is a multiple of the
             identity, as for masks and averages of blocks, and V isotropic.
         measured: The space of y, for its sums over items: (B, \*) if nothing else is said.
+
+    Raises:
+        ValueError: If an argument is not one of its choices or lies outside its range.
 
     References:
         Pseudoinverse-Guided Diffusion Models for Inverse Problems (Song et al., 2023).

@@ -171,6 +171,9 @@ def continuous_bound(
             for a schedule that was not learned.
         logsnr_min, logsnr_max: Where the bound is cut if the schedule goes further.
 
+    Raises:
+        ValueError: If an argument is not one of its choices or lies outside its range.
+
     References:
         Variational Diffusion Models (Kingma et al., 2021), eq. 11-18.
         https://arxiv.org/abs/2107.00630

@@ -35,6 +35,10 @@ def mistake(p: Prediction, x0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 
     Both follow from the error of the output itself: near the data, or near noise, a difference of
     predicted x0 or eps has lost digits.
+
+    Arguments:
+        p: A prediction at x_t = alpha x0 + sigma eps.
+        x0, eps: What x_t was made of.
     """
     error = p.a * x0 + p.b * eps - p.y
     det = p.alpha * p.b - p.sigma * p.a
@@ -50,6 +54,9 @@ class Chain:
         knots: Rising times, (T + 1,), float64.
         variance: ``"small"``, ``"large"`` or ``"learned"``, see
             :func:`~anydiff.samplers.variances.log_variances`.
+
+    Raises:
+        ValueError: If the variance is not one of the three.
     """
 
     schedule: Schedule
@@ -67,7 +74,17 @@ class Chain:
         variance: str,
         device: torch.device,
     ) -> Chain:
-        """The chain of T even steps, or of given times, rising or falling."""
+        """The chain of T even steps, or of given times, rising or falling.
+
+        Arguments:
+            schedule: t -> (alpha, sigma).
+            steps: T; or the times.
+            variance: As of the chain.
+            device: Where the times are kept.
+
+        Raises:
+            ValueError: If there is not one step, or if the times neither rise nor fall.
+        """
         if isinstance(steps, int):
             check_range("[1, inf)", steps=steps)
             even = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)
@@ -88,7 +105,13 @@ class Chain:
         return self.schedule.at(self.knots[k])
 
     def log_variances(self, k: Tensor, p: Prediction, space: Space) -> tuple[Tensor, Tensor]:
-        """log q and log p of the step from row k to row k - 1; they broadcast with p.x_t."""
+        """log q and log p of the step from row k to row k - 1; they broadcast with p.x_t.
+
+        Arguments:
+            k: Rows, (B,), from 1 to T.
+            p: The prediction at row k.
+            space: The batch's space.
+        """
         t, s = self.level(k), self.level(k - 1)
         small, large = log_variances(t, s)
         # The step onto the data: the posterior's variance is 0 there, and the next row's stands in,
@@ -135,7 +158,16 @@ class Chain:
         *,
         stop: bool = False,
     ) -> Tensor:
-        """-log p(x0 | x_t) of the step from row k onto the data, in nats, (B,)."""
+        """-log p(x0 | x_t) of the step from row k onto the data, in nats, (B,).
+
+        Arguments:
+            p: The prediction at row k.
+            x0: Data, in the space.
+            k: Rows, (B,).
+            decoder: The likelihood of the data given a mean and a variance.
+            space: The batch's space.
+            stop: Keep the gradient from the mean.
+        """
         mean = p.x0.detach() if stop else p.x0
         log_variance = self.log_variances(k, p, space)[1]
         return -decoder(x0, mean, log_variance, space)

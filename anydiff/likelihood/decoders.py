@@ -53,6 +53,9 @@ class DiscretizedGaussian:
         low, high: The first level and the last.
         levels: The levels themselves, rising, in place of the three.
 
+    Raises:
+        ValueError: If the levels do not rise, or if bits lie outside [1, 16].
+
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 13.
         https://arxiv.org/abs/2006.11239
@@ -86,7 +89,13 @@ class DiscretizedGaussian:
         return space.sum(self.log_probs(x0, mean, log_variance))
 
     def log_probs(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """The log-probability of each entry, shaped like x0."""
+        """The log-probability of each entry, shaped like x0.
+
+        Arguments:
+            x0: Data.
+            mean: Of the normal, shaped like x0.
+            log_variance: Of the normal; broadcasts with x0.
+        """
         edges = self.edges.to(x0.device)
         bins = torch.bucketize(x0.detach().double(), edges)
         # float64: a narrow bin is the small difference of two nearly equal probabilities
@@ -123,6 +132,9 @@ class Dequantize:
         bits: The levels are 2 ** bits numbers, evenly from `low` to `high`, the middles of the bins.
         low, high: The first level and the last.
 
+    Raises:
+        ValueError: If the levels do not rise, or if bits lie outside [1, 16].
+
     References:
         A note on the evaluation of generative models (Theis et al., 2016), section 3.1.
         https://arxiv.org/abs/1511.01844
@@ -148,7 +160,12 @@ class Dequantize:
         return x0 + space.project(self.width * (uniform - 0.5))
 
     def bits_per_dim(self, log_prob: Tensor, dim: Tensor) -> Tensor:
-        """Bits per dimension of the levels, of the log-density of their dequantised data, (B,)."""
+        """Bits per dimension of the levels, of the log-density of their dequantised data, (B,).
+
+        Arguments:
+            log_prob: The log-density of dequantised data in nats, (B,).
+            dim: (B,), ``space.dim(x0)``.
+        """
         return bits_per_dim(log_prob, dim, self.width)
 
 

@@ -89,6 +89,9 @@ def sliced(
             stands in its place, as in the general form.
         generator: Where the directions come from: one generator, or one per item.
 
+    Raises:
+        ValueError: If projections is below 1.
+
     References:
         Sliced Score Matching (Song et al., 2019), section 3. https://arxiv.org/abs/1905.07088
     """
@@ -119,6 +122,9 @@ def exact(
         t: Given to the score if not None, (B,).
         chunk_size: How many directions go back through the score at once, where autograd can vectorise
             each of the network's operations; one after the other where it cannot.
+
+    Raises:
+        ValueError: If chunk_size is below 1.
 
     References:
         Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005), eq. 4.

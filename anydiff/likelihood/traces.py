@@ -23,6 +23,12 @@ def divergence(
     """f(x), and the entries of the sum of d * (J^T d) over the directions d, both shaped like x.
 
     In reverse mode, which every network that trains has: the network runs once.
+
+    Arguments:
+        f: x -> y, both of one shape.
+        x: Where.
+        directions: Chunks of directions d, each (n, \\*).
+        graph: Keep the result differentiable.
     """
     with torch.enable_grad():
         x = x if graph and x.requires_grad else x.detach().requires_grad_()
@@ -49,6 +55,10 @@ def ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
 
     One direction touches the k-th entry of every item at once: items do not influence one another, so
     that the batch takes as many directions as its largest item.
+
+    Arguments:
+        x: Gives the shape.
+        space: The batch's space.
     """
     num = space.items(x)
     items = space.expand(torch.arange(num, device=x.device), x).expand_as(x).flatten()
@@ -62,7 +72,14 @@ def ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
 
 
 def basis(x: Tensor, space: Space, rank: Tensor, count: int, chunk: int) -> Iterator[Tensor]:
-    """The projections of the unit vectors e: the sum of (P e)^T J (P e) is the trace of P J P."""
+    """The projections of the unit vectors e: the sum of (P e)^T J (P e) is the trace of P J P.
+
+    Arguments:
+        x: Gives the shape and the dtype.
+        space: The batch's space.
+        rank, count: What :func:`ranks` gives.
+        chunk: How many directions at once.
+    """
     for k in torch.split(torch.arange(count, device=x.device), chunk) if count else ():
         units = (rank == k.reshape(-1, *(1,) * x.ndim)).to(x.dtype)
         yield torch.vmap(space.project)(units)

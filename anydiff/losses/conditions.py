@@ -32,7 +32,11 @@ Shares = float | Mapping[str, float] | None
 
 
 def absent(value: Tensor) -> Tensor:
-    """A condition like this one that says nothing: -1 or NaN throughout; booleans stay as they are."""
+    """A condition like this one that says nothing: -1 or NaN throughout; booleans stay as they are.
+
+    Raises:
+        ValueError: For unsigned integers, which have no -1.
+    """
     if value.dtype == torch.bool:
         return value
     if value.dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
@@ -41,7 +45,15 @@ def absent(value: Tensor) -> Tensor:
 
 
 def shares(values: Shares, what: str) -> Any:
-    """Shares of items, checked: one for every condition, or one for each by name."""
+    """Shares of items, checked: one for every condition, or one for each by name.
+
+    Arguments:
+        values: One for all conditions, one for each by name, or None.
+        what: What errors call them.
+
+    Raises:
+        ValueError: If one lies outside [0, 1].
+    """
     given = values if isinstance(values, Mapping) else {what: values}
     check_range("[0, 1]", **{f"{what} of {k}": v for k, v in given.items() if v is not None})
     return values
@@ -84,6 +96,17 @@ def augment(
 
     A condition c becomes :math:`\alpha_s c + \sigma_s \epsilon` with s uniform in [0, most], and the
     denoiser is told s, (B,), as the condition ``{name}_t``.
+
+    Arguments:
+        cond: The conditions.
+        most: For each condition that gets noise, by its name, the largest time.
+        schedule: Of the noise.
+        x: A state of the batch.
+        space: The batch's space.
+        generator: Where times and noise come from: one, or one for each item.
+
+    Raises:
+        ValueError: For a condition that is not there, or has not one row for each item.
     """
     _check_names(most, cond, "augment")
     noised = dict(cond)
@@ -106,7 +129,16 @@ def noise(
     space: Space = DENSE,
     generator: Random = None,
 ) -> dict[str, Tensor]:
-    """A condition in a space with noise of the levels s, (B,), and the levels, by their names."""
+    """A condition in a space with noise of the levels s, (B,), and the levels, by their names.
+
+    Arguments:
+        name: What the condition is called.
+        value: The condition, in the space.
+        s: Times, one for each item, (B,).
+        schedule: Of the noise.
+        space: The condition's own space.
+        generator: Where noise comes from.
+    """
     alpha, sigma = (space.expand(c.detach().to(value.dtype), value) for c in schedule(s))
     return {name: alpha * value + sigma * space.noise(value, generator), f"{name}_t": s}
 

@@ -30,6 +30,11 @@ def stratified(items: int, like: Tensor, generator: Generator | None = None) -> 
     """Numbers in [0, 1), one in each of so many equal strata, in random order, (B,), float64.
 
     Each is uniform by itself, and together they cover the interval evenly.
+
+    Arguments:
+        items: B.
+        like: Gives the device.
+        generator: Where they come from.
     """
     device = like.device if generator is None else generator.device
     order = torch.randperm(items, generator=generator, device=device).to(like.device)
@@ -47,12 +52,24 @@ class Times:
     def draw(
         self, items: int, schedule: Schedule, *, like: Tensor, generator: Generator | None = None
     ) -> Tensor:
-        """Times in [0, 1], (B,), of the dtype and on the device of `like`, one from each stratum."""
+        """Times in [0, 1], (B,), of the dtype and on the device of `like`, one from each stratum.
+
+        Arguments:
+            items: B.
+            schedule: Of the model.
+            like: Gives the dtype and the device.
+            generator: Where they come from.
+        """
         # rounding to float32 may reach 1 itself, which every schedule allows
         return self(stratified(items, like, generator), schedule).clamp(0, 1).to(like.dtype)
 
     def reweigh(self, t: Tensor, loss: Tensor) -> Tensor:
-        """The loss (B,) of times that were drawn here, divided by their density if that is to cancel."""
+        """The loss (B,) of times that were drawn here, divided by their density if that is to cancel.
+
+        Arguments:
+            t: Times that :meth:`draw` gave, (B,).
+            loss: The loss at each, (B,).
+        """
         return loss
 
 
@@ -84,6 +101,9 @@ class LogNormal(Times):
     Arguments:
         mean, std: Of :math:`\ln(\sigma / \alpha)`; the defaults are for data of deviation 1/2.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), table 1.
         https://arxiv.org/abs/2206.00364
@@ -104,6 +124,9 @@ class LogitNormal(Times):
         mean: Of :math:`\ln \frac{t}{1 - t}`; above 0 looks more at noise.
         std: Its deviation.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Scaling Rectified Flow Transformers (Esser et al., 2024), section 3.1.
         https://arxiv.org/abs/2403.03206
@@ -122,6 +145,9 @@ class UniformLogSNR(Times):
 
     Arguments:
         logsnr_min, logsnr_max: The ends, no further than the schedule goes.
+
+    Raises:
+        ValueError: If a value lies outside its range.
     """
 
     logsnr_min: float = -10.0
@@ -147,6 +173,9 @@ class LossSecondMoment(nn.Module, Times):
         bins: n.
         history: How many losses each bin remembers.
         mixing: The part of the draws that stays uniform, which keeps the weights below 1 / mixing.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), section 3.3.

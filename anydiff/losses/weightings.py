@@ -35,7 +35,11 @@ class Weighting:
     """The weight of a squared error at a noise level. One of your own defines `common` and no more."""
 
     def common(self, at: Level) -> Any:
-        """The weight of e², (B,): alpha² times the weight of eps, sigma² times that of x0."""
+        """The weight of e², (B,): alpha² times the weight of eps, sigma² times that of x0.
+
+        Arguments:
+            at: A level of the schedule, of tensors (B,).
+        """
         raise NotImplementedError
 
     def of(self, prediction: str | Target, at: Level) -> Tensor:
@@ -50,7 +54,13 @@ class Weighting:
         return weight
 
     def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
-        """The loss, (B,), from the squared error of what the network predicts, (B,)."""
+        """The loss, (B,), from the squared error of what the network predicts, (B,).
+
+        Arguments:
+            error: The squared error of the output, per dimension, (B,).
+            at: The level of each item.
+            target: What the output is.
+        """
         return self.of(target, at).to(error.dtype) * error
 
 
@@ -122,6 +132,9 @@ class MinSNR(Weighting):
 
     .. math:: w_{x_0} = \min(\mathrm{SNR}, \gamma), \qquad w_\epsilon = \min(1, \gamma / \mathrm{SNR})
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Efficient Diffusion Training via Min-SNR Weighting Strategy (Hang et al., 2023).
         https://arxiv.org/abs/2303.09556
@@ -158,6 +171,9 @@ class P2(Weighting):
         k: Bounds the weight where there is only noise.
         gamma: How fast it falls; 0 is the simple loss.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Perception Prioritized Training of Diffusion Models (Choi et al., 2022).
         https://arxiv.org/abs/2204.00227
@@ -182,6 +198,9 @@ class KarrasWeighting(Weighting):
 
     Arguments:
         sigma_data: The data's deviation.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), table 1.
@@ -253,6 +272,9 @@ class LearnedUncertainty(nn.Module, Weighting):
     Arguments:
         weighting: What the loss L is weighted with; any weighting, a function of the log-SNR, or None.
         features: The number of Fourier features, even.
+
+    Raises:
+        ValueError: If features is not an even number above 0.
 
     References:
         Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024),

@@ -295,7 +295,11 @@ def _noisy(schedule: Schedule, at: Level, sigma_min: float) -> Level:
 
 
 def odeint() -> Callable[..., Any]:
-    """torchdiffeq's solver."""
+    """torchdiffeq's solver.
+
+    Raises:
+        ImportError: If torchdiffeq is not installed; the message names the extra.
+    """
     with extra("ode"):
         import torchdiffeq
     return torchdiffeq.odeint  # type: ignore[no-any-return]

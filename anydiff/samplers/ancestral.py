@@ -34,6 +34,9 @@ class DDIM(Sampler):
         variance: An :class:`OptimalVariance` replaces the variance of the noise, and with it
             eta = 0 draws noise too: Analytic-DDIM. The formula's own if None.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), eq. 12.
         https://arxiv.org/abs/2010.02502
@@ -79,6 +82,9 @@ class DDPM(Sampler):
             :math:`\log \nu^2 = v \log \nu_{large}^2 + (1 - v) \log \nu_{small}^2`, where 2 v − 1 is
             what the denoiser says besides. An :class:`OptimalVariance` is the best one for all
             entries, measured from data.
+
+    Raises:
+        ValueError: If the variance is not one of these.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 7 and section 3.2.

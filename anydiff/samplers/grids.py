@@ -59,6 +59,9 @@ class LogSNR:
         logsnr_min: Where the run begins, if the schedule goes further; a run from pure noise makes
             its first step from t = 1 all the same.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         DPM-Solver (Lu et al., 2022), section 3.3, with p = 1. https://arxiv.org/abs/2206.00927
     """
@@ -81,6 +84,9 @@ class KarrasGrid:
         rho: 7 is the published power.
         sigma_min, sigma_max: The last noise before the data and the first; no further
             than the schedule goes.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), eq. 5.

@@ -103,6 +103,9 @@ class AnnealedLangevin(Sampler):
         step_size: :math:`\epsilon / \bar\sigma_L^2`, the step in units of a level's variance; above 4
             it diverges. 0.2 is the published one, 2e-5 with :math:`\bar\sigma_L = 0.01`.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019),
         algorithm 1. https://arxiv.org/abs/1907.05600

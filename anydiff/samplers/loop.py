@@ -149,7 +149,16 @@ def follow(
     generator: Random = None,
     report: Report | None = None,
 ) -> Tensor:
-    """The loop: from x at the first level, one step after the other, to the last."""
+    """The loop: from x at the first level, one step after the other, to the last.
+
+    Arguments:
+        predictor: The model, bound to its batch.
+        x: The state at the first level.
+        sampler: The rule of one step.
+        levels: As :func:`plan` gives them, or a part of them.
+        generator: Where noise comes from.
+        report: Called after each step, see :func:`watched`.
+    """
     past: Past = ()
     with evaluating(predictor):
         for t, s in pairwise(levels):
@@ -162,7 +171,13 @@ def follow(
 
 @contextmanager
 def watched(steps: int, callback: Callback | None, progress: bool) -> Iterator[Report]:
-    """What to call after each of so many steps, for a callback and a progress bar."""
+    """What to call after each of so many steps, for a callback and a progress bar.
+
+    Arguments:
+        steps: How many there are in all.
+        callback: Given a :class:`Progress` after each.
+        progress: Show a bar.
+    """
     bar: Any = nullcontext()
     if progress:
         from tqdm.auto import tqdm
@@ -196,7 +211,14 @@ def evaluating(predictor: Predictor) -> Iterator[None]:
 
 
 def first_noise(at: Level, like: Tensor, predictor: Predictor, generator: Random) -> Tensor:
-    """A state at a level that holds nothing of the data, shaped like `like`."""
+    """A state at a level that holds nothing of the data, shaped like `like`.
+
+    Arguments:
+        at: The level.
+        like: Gives the shape, dtype and device.
+        predictor: Has the space.
+        generator: Where noise comes from.
+    """
     return predictor.space.noise(like, generator) * math.hypot(at.alpha, at.sigma)
 
 

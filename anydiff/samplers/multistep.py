@@ -52,6 +52,9 @@ class DPMSolver(Sampler):
             leaves it at order 2.
         eta: 0 is the ODE, 1 the reverse SDE.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         DPM-Solver++ (Lu et al., 2022), algorithm 2 and appendix. https://arxiv.org/abs/2211.01095
     """
@@ -99,6 +102,9 @@ class UniPC(Sampler):
             falls as steps ** -(p + 1). The first steps and the last are of a lower one.
         variant: ``"bh2"`` has :math:`B(h) = e^h - 1`, ``"bh1"`` :math:`B(h) = h`. It matters in steps
             through two levels alone, where :math:`B / 2` stands for the integral of the slope.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         UniPC (Zhao et al., 2023), algorithms 5 to 8. https://arxiv.org/abs/2302.04867
@@ -149,6 +155,9 @@ class AdamsBashforth(Sampler):
 
     Arguments:
         order: 1 to 4. The first steps are of a lower one.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Fast Sampling of Diffusion Models with Exponential Integrator (Zhang & Chen, 2023), section 3.

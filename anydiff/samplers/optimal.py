@@ -51,6 +51,9 @@ class OptimalVariance:
             :math:`((b - a) / 2)^2`, the paper's upper bound. The other bounds, between the posterior's
             variance and that of x0 = x_t / alpha, hold by themselves.
 
+    Raises:
+        ValueError: If the log-SNRs do not rise, or if a gamma lies outside [0, 1] or is missing.
+
     References:
         Analytic-DPM (Bao et al., 2022), theorems 1 and 2, eq. 8. https://arxiv.org/abs/2201.06503
     """
@@ -100,6 +103,10 @@ class OptimalVariance:
             span: See :class:`OptimalVariance`.
             generator: Where noise comes from.
 
+        Raises:
+            ValueError: If there are no data, if the network is not finite, or if nothing is
+                left of the range.
+
         References:
             Estimating the Optimal Covariance with Imperfect Mean (Bao et al., 2022), theorem 3.
             https://arxiv.org/abs/2206.07309
@@ -144,8 +151,12 @@ class OptimalVariance:
         return spread if self.span is None else min(spread, (self.span / 2) ** 2)
 
     def nu2(self, t: Level, s: Level, kept: float) -> float:
-        r"""The variance of the step from t to s whose mean is
-        :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`, c being `kept`."""
+        r"""The variance of the step from t to s of mean :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`.
+
+        Arguments:
+            t, s: Levels of floats.
+            kept: c.
+        """
         fresh = max(s.sigma**2 - kept**2, 0.0)
         return float(fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t))
 

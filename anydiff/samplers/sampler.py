@@ -74,7 +74,15 @@ class Sampler(ABC):
 
 
 def falling(sampler: Sampler, levels: Levels) -> Levels:
-    """The levels, whose times have to fall: for samplers that add noise."""
+    """The levels, whose times have to fall: for samplers that add noise.
+
+    Arguments:
+        sampler: What errors are about.
+        levels: Of a run.
+
+    Raises:
+        ValueError: If the sampler cannot run on them.
+    """
     if levels[0].t < levels[-1].t:
         raise ValueError(
             f"the times rise, and {sampler} adds noise; encode with DDIM() or the like."
@@ -83,7 +91,15 @@ def falling(sampler: Sampler, levels: Levels) -> Levels:
 
 
 def with_signal(sampler: Sampler, levels: Levels) -> Levels:
-    """The levels, none of which may be pure noise: for samplers that divide by alpha."""
+    """The levels, none of which may be pure noise: for samplers that divide by alpha.
+
+    Arguments:
+        sampler: What errors are about.
+        levels: Of a run.
+
+    Raises:
+        ValueError: If the sampler cannot run on them.
+    """
     if any(level.alpha == 0 for level in levels):
         raise ValueError(
             f"{sampler} has no drift where alpha is 0; begin at steps=[0.999, ...], or use DDPM()."
@@ -92,7 +108,15 @@ def with_signal(sampler: Sampler, levels: Levels) -> Levels:
 
 
 def gentle(sampler: Sampler, levels: Levels) -> Levels:
-    """The levels, from which steps along the rates of alpha and sigma may not go astray."""
+    """The levels, from which steps along the rates of alpha and sigma may not go astray.
+
+    Arguments:
+        sampler: What errors are about.
+        levels: Of a run.
+
+    Raises:
+        ValueError: If the sampler cannot run on them.
+    """
     for t, s in pairwise(levels):
         h = s.t - t.t
         ahead = math.hypot(t.alpha + h * t.rates[0], t.sigma + h * t.rates[1])

@@ -33,6 +33,9 @@ def log_variances(t: Level, s: Level) -> tuple[Any, Any]:
 
     Floats or tensors, as the levels are. A step onto the data itself, where sigma is 0, has the
     posterior variance 0, and its logarithm is -inf.
+
+    Arguments:
+        t, s: Levels of floats or of tensors; s is the cleaner one.
     """
     log_sigma_t, log_sigma_s = _log(t.sigma), _log(s.sigma)
     fall = 2 * (_log(t.alpha) - log_sigma_t) - 2 * (_log(s.alpha) - log_sigma_s)
@@ -61,7 +64,12 @@ def reverse_log_variance(t: Level, s: Level, extra: Tensor | None, space: Space 
 
 
 def between(small: Any, large: Any, extra: Tensor) -> Tensor:
-    """The share (extra + 1) / 2 of the way from one log-variance to the other."""
+    """The share (extra + 1) / 2 of the way from one log-variance to the other.
+
+    Arguments:
+        small, large: Log-variances, floats or tensors that broadcast with `extra`.
+        extra: From -1, the small one, to 1, the large one.
+    """
     return torch.add((extra + 1) / 2 * (large - small), small)
 
 
@@ -70,6 +78,10 @@ def tied(extra: Tensor | None, space: Space) -> Tensor:
 
     Only then does the projection commute with the variances, and a draw with them stays in the space.
     Where every entry is free, nothing changes.
+
+    Arguments:
+        extra: Of a prediction, shaped like x_t.
+        space: The batch's space.
 
     Raises:
         ValueError: If a denoiser gave none.

@@ -28,6 +28,9 @@ class Cosine(VariancePreserving):
     brings the terminal state nearer to pure noise, and with it the point where an `eps` prediction
     says nothing of x0.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), section 3.2.
         https://arxiv.org/abs/2102.09672
@@ -61,6 +64,9 @@ class Polynomial(VariancePreserving):
         power: p. 2 gives the published ``polynomial_2``.
         precision: s; keeps both ends away from 0, so that the state at t = 0 still has the noise
             :math:`\sigma_0 = \sqrt s`.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), appendix B.
@@ -99,6 +105,9 @@ class SigmoidAlphaBar(VariancePreserving):
         start, end, tau: As published; a lower tau is steeper.
         minimum: m, where :math:`\bar\alpha` ends. The publication cuts off there; here the whole is
             scaled to it, so that the SNR falls to the last.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Scalable Adaptive Computation for Iterative Generation (Jabri et al., 2023), algorithm 4.
@@ -143,6 +152,9 @@ class VE(Schedule):
 
     .. math:: \alpha_t = 1, \qquad \sigma_t = \sigma_{min} (\sigma_{max} / \sigma_{min})^t
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 31.
         https://arxiv.org/abs/2011.13456
@@ -165,6 +177,9 @@ class Karras(Schedule):
     .. math::
         \alpha_t = 1, \qquad
         \sigma_t = \bigl((1 - t)\, \sigma_{min}^{1/\rho} + t\, \sigma_{max}^{1/\rho}\bigr)^\rho
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), eq. 5.

@@ -39,6 +39,9 @@ class Learned(VariancePreserving, nn.Module):
             the publication's. ``learned.gamma_0.requires_grad_(False)`` keeps an end where it is.
         width: The number of sigmoids.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Variational Diffusion Models (Kingma et al., 2021), appendices H and I.
         https://arxiv.org/abs/2107.00630

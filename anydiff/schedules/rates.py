@@ -27,6 +27,9 @@ class Linear(VariancePreserving):
 
     .. math:: B_t = \tfrac12 t^2 (\beta_{max} - \beta_{min}) + t \beta_{min}
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 32.
         https://arxiv.org/abs/2011.13456
@@ -52,6 +55,9 @@ class ScaledLinear(VariancePreserving):
 
     It ends above pure noise, at :math:`\alpha_1 = 0.07`; see
     :class:`~anydiff.schedules.ZeroTerminalSNR`.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022), whose code
@@ -91,6 +97,9 @@ class SigmoidBeta(VariancePreserving):
         beta_min, beta_max: The rates between which the sigmoid rises.
         limit: c; the sigmoid is taken from -c to c. Above 300 it would be a step.
 
+    Raises:
+        ValueError: If a value lies outside its range.
+
     References:
         GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation (Xu et al., 2022),
         whose code has the rate. https://arxiv.org/abs/2203.02923
@@ -114,6 +123,9 @@ class SubVP(Schedule):
     .. math:: \alpha_t = e^{-B_t / 2}, \qquad \sigma_t = 1 - e^{-B_t}
 
     so that :math:`\sigma = 1 - \alpha^2`, never above the :math:`\sqrt{1 - \alpha^2}` of its namesake.
+
+    Raises:
+        ValueError: If a value lies outside its range.
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 29.

@@ -77,6 +77,9 @@ class Schedule(ABC):
     def clip(self, logsnr_min: float, logsnr_max: float) -> tuple[float, float]:
         """The range of log-SNR, cut to the schedule's own.
 
+        Arguments:
+            logsnr_min, logsnr_max: The ends of the range.
+
         Raises:
             ValueError: If nothing is left of it.
         """
@@ -142,7 +145,15 @@ class VariancePreserving(Schedule):
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A schedule at one time, or at one for each item: floats, or tensors (B,)."""
+    """A schedule at one time, or at one for each item: floats, or tensors (B,).
+
+    Arguments:
+        t: The time.
+        alpha, sigma: What x_t is there: alpha x0 + sigma eps.
+        schedule: Whose level it is.
+        raised: A noisier level, up to which a sampler adds noise first; None where it adds none.
+        planned: () -> the rates, of a level of floats that was made with others.
+    """
 
     # floats or tensors: typed loosely, so that formulas read the same for both
     t: Any
@@ -150,7 +161,6 @@ class Level:
     sigma: Any
     schedule: Schedule
     raised: Level | None = None
-    """A noisier level, up to which a sampler adds noise first; None where it adds none."""
     planned: Callable[[], tuple[Any, Any]] | None = field(default=None, repr=False)
 
     @cached_property

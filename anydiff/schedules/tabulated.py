@@ -24,6 +24,9 @@ class Tabulated(VariancePreserving):
 
     Arguments:
         alpha_bar: :math:`\bar\alpha_1 \dots \bar\alpha_T`, (T,), falling, in (0, 1).
+
+    Raises:
+        ValueError: If the values do not fall within (0, 1).
     """
 
     alpha_bar: Tensor
@@ -49,6 +52,13 @@ class Tabulated(VariancePreserving):
         Both rates are those of 1000 steps and are scaled by 1000 / steps for another number, so
         that every chain ends at nearly the same noise.
 
+        Arguments:
+            steps: T.
+            beta_min, beta_max: The first rate and the last, of a table of 1000 steps.
+
+        Raises:
+            ValueError: If the scaled rates do not rise within (0, 1).
+
         References:
             Denoising Diffusion Probabilistic Models (Ho et al., 2020), section 4.
             https://arxiv.org/abs/2006.11239
@@ -61,6 +71,13 @@ class Tabulated(VariancePreserving):
         cls, steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
     ) -> Tabulated:
         """Stable Diffusion's table, of rates whose roots rise linearly; scaled as :meth:`linear`.
+
+        Arguments:
+            steps: T.
+            beta_min, beta_max: The first rate and the last, of a table of 1000 steps.
+
+        Raises:
+            ValueError: If the scaled rates do not rise within (0, 1).
 
         References:
             High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022), whose
@@ -77,6 +94,14 @@ class Tabulated(VariancePreserving):
 
         It is not the table of Jabri et al., whose levels are a sigmoid:
         :class:`~anydiff.schedules.SigmoidAlphaBar`.
+
+        Arguments:
+            steps: T.
+            beta_min, beta_max: The first rate and the last, of a table of 1000 steps.
+            limit: Where the sigmoid begins and ends.
+
+        Raises:
+            ValueError: If the scaled rates do not rise within (0, 1).
 
         References:
             GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation (Xu et al.,

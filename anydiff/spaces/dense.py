@@ -23,7 +23,12 @@ class Dense(Space):
         return self
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x where the mask, which broadcasts with x, is True, and 0 elsewhere."""
+        """x where the mask, which broadcasts with x, is True, and 0 elsewhere.
+
+        Arguments:
+            x: A state, (B, \\*).
+            mask: Booleans that broadcast with it.
+        """
         return x * mask
 
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:

@@ -55,20 +55,42 @@ def at_least_float32(x: Tensor) -> torch.dtype:
 
 
 def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
-    """Standard normal numbers of like's dtype and device, drawn where the generator lives."""
+    """Standard normal numbers of like's dtype and device, drawn where the generator lives.
+
+    Arguments:
+        shape: Of what is drawn.
+        like: Gives the dtype and the device.
+        generator: Where the numbers come from; torch's own if None.
+    """
     device = like.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
 def rand(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
-    """Uniform numbers in [0, 1), float64, on like's device, drawn where the generator lives."""
+    """Uniform numbers in [0, 1), float64, on like's device, drawn where the generator lives.
+
+    Arguments:
+        shape: Of what is drawn.
+        like: Gives the device.
+        generator: Where the numbers come from; torch's own if None.
+    """
     device = like.device if generator is None else generator.device
     u = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
     return u.to(like.device)
 
 
 def uniforms(num: int, items: int, like: Tensor, generator: Random) -> Tensor:
-    """`num` uniform numbers in [0, 1) for each item, (num, B), each item's from its own generator."""
+    """`num` uniform numbers in [0, 1) for each item, (num, B), each item's from its own generator.
+
+    Arguments:
+        num: How many for each item.
+        items: B.
+        like: Gives the device.
+        generator: One, or one for each item.
+
+    Raises:
+        ValueError: If there is not one generator for each item.
+    """
     if generator is None or isinstance(generator, Generator):
         return rand((num, items), like, generator)
     check_count(generator, items)
@@ -82,6 +104,9 @@ def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Ten
         x: Gives the shape, dtype and device.
         generator: One, or one for each item.
         counts: () -> how many rows each item has; asked for only if it matters, since the host waits.
+
+    Raises:
+        ValueError: If there is not one generator for each item.
     """
     if generator is None or isinstance(generator, Generator):
         return randn(x.shape, x, generator)
@@ -93,6 +118,10 @@ def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Ten
 
 def check_count(generators: Sequence[object], items: int) -> None:
     """Raise where there is not one generator, or one seed, for each item.
+
+    Arguments:
+        generators: Generators or seeds.
+        items: B.
 
     Raises:
         ValueError: If the numbers differ.

@@ -26,6 +26,9 @@ class Masked(Space):
     Arguments:
         mask: (B, N), True where a row is valid.
         observed: (B, N, C), True where a value is known; all of a valid row's if None.
+
+    Raises:
+        ValueError: If a mask has another shape, or is not of booleans.
     """
 
     mask: Tensor
@@ -48,6 +51,9 @@ class Masked(Space):
 
         Arguments:
             size: The common length N; the longest item's if None.
+
+        Raises:
+            ValueError: If a length is below 1, or larger than the size.
         """
         lengths = counts(lengths, "lengths")
         check_range("[1, inf)", items=len(lengths))

@@ -54,6 +54,9 @@ class Packed(Space):
     Arguments:
         fields: The space and the shape of each, by name. All have the same items in the same order. An
             item may have nothing of a field, as a single node has no edges. Any space will do.
+
+    Raises:
+        ValueError: If there is no field, or if the fields have different numbers of items.
     """
 
     fields: Mapping[str, tuple[Space, tuple[int, ...]]]
@@ -122,12 +125,25 @@ class Packed(Space):
         return [torch.cat(parts) for parts in zip(*fields, strict=True)]
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Each field restricted to its part of a packed mask, (M,) booleans."""
+        """Each field restricted to its part of a packed mask, (M,) booleans.
+
+        Arguments:
+            x: A packed state, (M,).
+            mask: (M,) booleans.
+        """
         parts = zip(self._each(x), self._each(mask), strict=True)
         return torch.cat([space.restrict(part, m).flatten() for (space, part), (_, m) in parts])
 
     def pack(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """One tensor of a tensor for each field, (M,)."""
+        """One tensor of a tensor for each field, (M,).
+
+        Arguments:
+            fields: The tensor of each field, of the shape that the space has for it; all of one
+                floating dtype.
+
+        Raises:
+            ValueError: If the fields, a shape or a dtype are others.
+        """
         if fields.keys() != self.fields.keys():
             raise ValueError(
                 f"the fields are {', '.join(fields) or 'none'}; give {', '.join(self.fields)}."
@@ -141,7 +157,11 @@ class Packed(Space):
         return torch.cat([fields[name].flatten() for name in self.fields])
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
-        """The fields of a packed tensor, by name; they share its memory."""
+        """The fields of a packed tensor, by name; they share its memory.
+
+        Raises:
+            ValueError: If x is not (M,).
+        """
         if x.shape != self.shape:
             sizes = ", ".join(f"{name} {shape}" for name, (_, shape) in self.fields.items())
             raise ValueError(

@@ -39,7 +39,16 @@ class Ragged(Space):
     def from_sizes(
         cls, sizes: Tensor | Sequence[int], centered: int = 0, device: Device = None
     ) -> Ragged:
-        """The space of items that have `sizes` rows each."""
+        """The space of items that have `sizes` rows each.
+
+        Arguments:
+            sizes: Rows of each item, (B,), at least 1.
+            centered: How many columns are centred.
+            device: Where the index lives; that of the sizes if None.
+
+        Raises:
+            ValueError: If a size is below 1.
+        """
         sizes = counts(sizes, "sizes")
         index = torch.repeat_interleave(sizes).to(device or sizes.device)
         return cls(index, len(sizes), centered)

@@ -36,7 +36,12 @@ class Space(ABC):
 
     @abstractmethod
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
-        """One value per item, (B,), or a scalar, made broadcastable with x."""
+        """One value per item, (B,), or a scalar, made broadcastable with x.
+
+        Arguments:
+            c: (B,), or a scalar.
+            x: A state.
+        """
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
@@ -106,7 +111,12 @@ class Space(ABC):
         return torch.cat(tuple(states))
 
     def separate(self, x: Tensor, n: int) -> list[Tensor]:
-        """The inverse of `join`: n states."""
+        """The inverse of `join`: n states.
+
+        Arguments:
+            x: A state of the copies.
+            n: How many copies.
+        """
         return list(x.chunk(n))
 
     def to(self, device: torch.device | str) -> Self:
@@ -120,12 +130,21 @@ class Space(ABC):
 
 
 def by_row(c: Coefficient, x: Tensor) -> Coefficient:
-    """One value per row of x, (len(x),), or a scalar, made broadcastable with x."""
+    """One value per row of x, (len(x),), or a scalar, made broadcastable with x.
+
+    Arguments:
+        c: (len(x),), or a scalar.
+        x: A tensor of rows.
+    """
     return c.reshape(c.shape + (1,) * (x.ndim - 1)) if isinstance(c, Tensor) and c.ndim else c
 
 
 def counts(values: Tensor | Sequence[int], name: str) -> Tensor:
     """How many rows each item has, (B,), checked to be at least 1.
+
+    Arguments:
+        values: The counts.
+        name: What errors call them.
 
     Raises:
         ValueError: If they are not such a list.

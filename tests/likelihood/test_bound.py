@@ -455,7 +455,7 @@ def test_errors_name_the_value_and_the_way_out():
         variational_bound(model.predictor(), x0, 3, draws=0)
     with pytest.raises(ValueError, match="uniform is 'alpha'"):
         continuous_bound(model.predictor(), x0, uniform="alpha")
-    with pytest.raises(ValueError, match="logsnr_min"):
+    with pytest.raises(ValueError, match=r"logsnr_max is 1.0; give a number in \(5.0, inf\)"):
         continuous_bound(model.predictor(), x0, logsnr_min=5.0, logsnr_max=1.0)
     with pytest.raises(ValueError, match="bits is 0"):
         DiscretizedGaussian(bits=0)

@@ -134,11 +134,14 @@ def test_pure_noise_is_left_in_one_step():
     "call, message",
     [
         (lambda: LogSNR(power=0.0), "power is 0.0"),
-        (lambda: LogSNR(logsnr_max=-10.0), "give logsnr_min < logsnr_max"),
+        (lambda: LogSNR(logsnr_max=-10.0), r"logsnr_max is -10.0; give a number in \(-10.0, inf\)"),
         (lambda: LogSNR(float("nan")), "power is nan"),
         (lambda: KarrasGrid(rho=0.0), r"rho is 0.0; give a number in \(0, inf\)"),
         (lambda: KarrasGrid(sigma_min=0.0), r"sigma_min is 0.0; give a number in \(0, inf\)"),
-        (lambda: KarrasGrid(sigma_min=3.0, sigma_max=2.0), "give sigma_min < sigma_max"),
+        (
+            lambda: KarrasGrid(sigma_min=3.0, sigma_max=2.0),
+            r"sigma_max is 2.0; give a number in \(3.0, inf\)",
+        ),
         (lambda: LogSNR(logsnr_min=16.0, logsnr_max=20.0)(Cosine(), 5), "give a range, or a start"),
         (lambda: KarrasGrid(sigma_min=30.0)(VE(0.01, 20.0), 5), "give a range, or a start"),
         (lambda: plan(Cosine(), 0, grid=LogSNR()), r"steps is 0; give a number in \[1, inf\)"),

@@ -174,7 +174,7 @@ def test_noise_of_an_optimal_variance_has_that_variance():
     [
         (lambda: OptimalVariance([], []), "finite ones that rise"),
         (lambda: OptimalVariance([1.0, 0.0], [0.5, 0.5]), "finite ones that rise"),
-        (lambda: OptimalVariance([0.0, 1.0], [0.5]), "1 gammas and 2 log-SNRs; give one for each"),
+        (lambda: OptimalVariance([0.0, 1.0], [0.5]), "1 gammas for 2 log-SNRs; give as many"),
         (
             lambda: OptimalVariance([0.0, 1.0], [0.5, 1.5]),
             r"gamma\[1\] is 1.5; give a number in \[0, 1\]",

@@ -288,8 +288,11 @@ def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, predic
         (lambda: DDPM("medium"), "variance is 'medium'; choose one of 'small', 'large'"),
         (lambda: plan(Cosine(), 0), r"steps is 0; give a number in \[1, inf\)"),
         (lambda: plan(Cosine(), [0.2, 0.5, 0.0]), "fall, or rise"),
-        (lambda: plan(Cosine(), [1.0, -0.5]), "between 0 and 1"),
-        (lambda: plan(Cosine(), [0.1, 0.9], sampler=DDPM()), "encode with a deterministic"),
+        (lambda: plan(Cosine(), [1.0, -0.5]), r"give two or more in \[0, 1\]"),
+        (
+            lambda: plan(Cosine(), [0.1, 0.9], sampler=DDPM()),
+            r"the times rise, .*; encode with DDIM\(\)",
+        ),
         (lambda: DPMSolver(4), "order is 4; choose one of 1, 2, 3"),
         (lambda: model().sample((3, 2), seed=[1, 2]), "2 generators for 3 items"),
     ],

@@ -413,7 +413,7 @@ def test_a_step_reads_nothing_back_and_draws_no_noise_in_vain(sampler, most, noi
         (lambda: DDIM(0.0, "small"), "give an OptimalVariance"),
         (
             lambda: exact.gaussian(Cosine()).sample((2, 2), sampler=DDPM("learned"), steps=3),
-            "a denoiser that gives a pair",
+            "gives no variance; choose the variance 'small' or 'large'",
         ),
     ],
 )

@@ -538,7 +538,9 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path, monkeypatch):
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         file.writestr("points.npy", b"")
-    with pytest.raises(SketchError, match=r"points\.npy: compressed in a way that NumPy does not use"):
+    with pytest.raises(
+        SketchError, match=r"points\.npy: compressed in a way that NumPy does not use"
+    ):
         read_sketches(path)
 
 

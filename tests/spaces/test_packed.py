@@ -193,19 +193,25 @@ def test_to_moves_every_field():
         (lambda: Packed({"rows": (NODES, (14, 2))}), "field 'rows': .* centred"),
         (
             lambda: Packed({"a": (NODES, (14, 5)), "b": (Dense(), (3, 2))}),
-            "'b' has 3 items and 'a' has 4",
+            "field 'b' has 3 items, not 4; use one batch for all",
         ),
-        (lambda: Packed({"x": (Masked(MASK, OBSERVED), (4, 7, 2))}), "field 'x': .* observed"),
+        (
+            lambda: Packed({"x": (Masked(MASK, OBSERVED), (4, 7, 2))}),
+            r"field 'x': x is .* 2\) .*, not .* 3\)",
+        ),
         (lambda: PACKED.pack({"nodes": FIELDS["nodes"]}), "give nodes, edges, cell"),
         (lambda: PACKED.pack(FIELDS | {"extra": draw((4, 3))}), "give nodes, edges, cell"),
-        (lambda: PACKED.pack(FIELDS | {"edges": draw((55, 2))}), r"'edges' is \(55, 2\)"),
+        (
+            lambda: PACKED.pack(FIELDS | {"edges": draw((55, 2))}),
+            r"edges is \(55, 2\) .*, not \(56, 2\)",
+        ),
         (
             lambda: PACKED.pack(FIELDS | {"edges": FIELDS["edges"].float()}),
-            "'edges' is torch.float32",
+            "edges is .* of torch.float32, not .* of torch.float64",
         ),
         (
             lambda: PACKED.pack(FIELDS | {"nodes": torch.ones(14, 5).long()}),
-            "'nodes' is torch.int64",
+            "nodes is .* of torch.int64, .* one floating dtype",
         ),
         (lambda: PACKED.unpack(draw((193,))), r"x is \(193,\).* edges \(56, 2\)"),
         (lambda: PACKED.project(draw((14, 5))), "same batch"),

@@ -244,7 +244,7 @@ def test_an_item_without_rows_has_no_dimension():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: Ragged.from_sizes(SIZES, centered=3).dim(draw((14, 2))), "3 columns are centred"),
+        (lambda: Ragged.from_sizes(SIZES, centered=3).dim(draw((14, 2))), "the 3 centred columns"),
         (lambda: Ragged.from_sizes(SIZES, centered=1).project(draw((14, 2, 2))), "give rows"),
         (
             lambda: Ragged(torch.tensor([0, 1, 0]), 2).noise(draw((3, 2)), generators()[:2]),
@@ -253,16 +253,22 @@ def test_an_item_without_rows_has_no_dimension():
         (lambda: Ragged.from_sizes([3, 0]), "at least 1"),
         (
             lambda: Ragged.from_sizes(SIZES).project(draw((13, 5))),
-            "13 rows but the space indexes 14",
+            "x has 13 rows, not 14; build the space from the same batch",
         ),
-        (lambda: Masked(MASK.float()), "boolean"),
+        (lambda: Masked(MASK.float()), "mask is .* of torch.float32, not .* of torch.bool"),
         (lambda: Masked(MASK).project(draw((4, 6, 3))), "same batch"),
-        (lambda: Masked(MASK, OBSERVED.float()), "boolean"),
-        (lambda: Masked(MASK, OBSERVED[:, :6]), r"boolean tensor \(4, 7, C\)"),
-        (lambda: Masked(MASK, OBSERVED).noise(draw((4, 7, 2))), "observed is"),
+        (
+            lambda: Masked(MASK, OBSERVED.float()),
+            "observed is .* of torch.float32, not .* torch.bool",
+        ),
+        (lambda: Masked(MASK, OBSERVED[:, :6]), r"observed is \(4, 6, 3\) .*, not \(4, 7, \*\)"),
+        (
+            lambda: Masked(MASK, OBSERVED).noise(draw((4, 7, 2))),
+            r"not \(4, 7, 3\); build the space",
+        ),
         (lambda: Masked.from_lengths([3, 0]), "at least 1"),
-        (lambda: Masked.from_lengths([]), "at least 1"),
-        (lambda: Masked.from_lengths([3, 5], size=4), "size is 4 but the longest item has 5"),
+        (lambda: Masked.from_lengths([]), r"items is 0; give a number in \[1, inf\)"),
+        (lambda: Masked.from_lengths([3, 5], size=4), r"size is 4; give a number in \[5, inf\)"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(call, message):
