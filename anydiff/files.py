@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PathLike", "cache_folder", "whole"]
+__all__ = ["PathLike", "cache_folder", "free_folder", "whole"]
 
 PathLike = str | os.PathLike[str]
 
@@ -39,3 +39,18 @@ def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def free_folder(folder: PathLike, *markers: str) -> Path:
+    """The folder itself, or, where a run has left one of its `markers`, the next number after it.
+
+    Arguments:
+        folder: The folder wanted, say ``runs/first``; the next is then ``runs/first-2``.
+        markers: Names of files that say that a folder is taken.
+    """
+    wanted = folder = Path(folder)
+    number = 1
+    while any((folder / marker).exists() for marker in markers):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder

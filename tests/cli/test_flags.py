@@ -4,9 +4,6 @@ import sys
 
 import pytest
 import torch
-from torch import nn
-
-from anydiff import GaussianDiffusion
 from anydiff.cli.flags import (
     calls,
     draw_all,
@@ -19,6 +16,9 @@ from anydiff.cli.flags import (
     training_settings,
     which_finite,
 )
+from torch import nn
+
+from anydiff import GaussianDiffusion
 
 
 def given(monkeypatch, *flags, positive=()):

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from anydiff.cli.flags import parse, parser
 from PIL import Image
 
 from anydiff import GaussianDiffusion, Polynomial
-from anydiff.cli.flags import parse, parser
 from anydiff.cli.molecules import ask, begin, draw_molecules, write_molecules
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
