@@ -33,12 +33,13 @@ import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, Tabulated, sample
 from anydiff.data.sequences import LengthDistribution, Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
+from anydiff.files import free_folder
 from anydiff.sketches.evaluate import SketchReport, table
 from anydiff.sketches.pictures import draw_grid
 from anydiff.sketches.sketches import Sketches
 from anydiff.spaces import Generators
 from anydiff.training.module import DiffusionModule
-from anydiff.training.runs import fit, free_folder
+from anydiff.training.runs import fit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import sketch_bidirnn as example

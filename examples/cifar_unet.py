@@ -20,6 +20,7 @@ from pytorch_lightning import seed_everything
 from anydiff import DDPM, Cosine, GaussianDiffusion
 from anydiff.cli.main import run
 from anydiff.denoisers import UNet
+from anydiff.drawing import moments
 from anydiff.files import free_folder
 from anydiff.images import load_images, loader, split, to_uint8, unpack
 from anydiff.images.evaluate import compare_parts, table
@@ -101,8 +102,7 @@ def main(
     np.savez_compressed(out / "samples.npz", pixels=pixels.numpy())
     draw_grid(out / "samples.png", pixels[:100], columns=min(10, num))
     draw_strip(out / "strip.png", way)
-    later = [k for k in range(steps) if k % 5 == 0 or k > 0.8 * steps]
-    animate_denoising(out / "denoising.gif", way[later])
+    animate_denoising(out / "denoising.gif", way[moments(len(way))])
     text = table(compare_parts(pixels, images, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")

@@ -16,13 +16,13 @@ from pytorch_lightning import seed_everything
 
 from anydiff import DDPM, GaussianDiffusion, Polynomial, Ragged
 from anydiff.cli.main import run
+from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
 from anydiff.files import free_folder
 from anydiff.molecules import Atoms, Molecules, load_qm9, loader
 from anydiff.molecules.evaluate import table, to_rdkit
 from anydiff.molecules.files import write_sdf, write_xyz
 from anydiff.molecules.models import MoleculeModel, compare_parts
-from anydiff.molecules.molecules import SizeDistribution
 from anydiff.molecules.pictures import animate, draw_grid
 from anydiff.molecules.qm9 import split
 from anydiff.training.curve import plot_curve

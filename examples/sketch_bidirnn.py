@@ -19,6 +19,7 @@ from anydiff import DDPM, Cosine, GaussianDiffusion, Masked
 from anydiff.cli.main import run
 from anydiff.data.sequences import LengthDistribution, loader, unpack
 from anydiff.denoisers import BiRNN
+from anydiff.drawing import moments
 from anydiff.files import free_folder
 from anydiff.sketches.evaluate import table
 from anydiff.sketches.files import write_ndjson
@@ -103,8 +104,7 @@ def main(
     write_ndjson(out / "samples.ndjson", drawn)
     draw_grid(out / "samples.png", drawn.subset(range(min(64, num))), columns=16)
     write_animated_svg(out / "drawing.svg", drawn[0])
-    later = [path[k] for k in range(steps) if k % 5 == 0 or k > 0.8 * steps]
-    frames = [rows.decode(state, asked[:4]) for state in later]
+    frames = [rows.decode(path[k], asked[:4]) for k in moments(len(path))]
     animate_denoising(out / "denoising.gif", frames, size=180, fps=15)
     text = table(compare_parts(drawn, sketches, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")

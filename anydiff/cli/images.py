@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.cli.runs import moments
+from anydiff.drawing import moments
 from anydiff.files import whole
 from anydiff.images.evaluate import compare_parts, table
 from anydiff.images.features import InceptionFeatures

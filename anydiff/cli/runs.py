@@ -165,13 +165,3 @@ def say_files(folder: Path) -> None:
         folder: That of a run.
     """
     print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
-
-
-def moments(count: int, most: int = 40) -> list[int]:
-    """Numbers of the steps that a film shows: more towards the end, where things take shape.
-
-    Arguments:
-        count: Steps that there are.
-        most: Steps that are shown, at most.
-    """
-    return sorted({round((count - 1) * (1 - (1 - k / (most - 1)) ** 2)) for k in range(most)})

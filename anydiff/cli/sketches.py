@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.cli.runs import moments
+from anydiff.drawing import moments
 from anydiff.sketches.evaluate import table
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.films import animate_denoising, write_animated_svg

@@ -49,9 +49,11 @@ def molecules(
     from pytorch_lightning import seed_everything
 
     from anydiff import GaussianDiffusion, Polynomial
+    from anydiff.data.sizes import SizeDistribution
     from anydiff.denoisers import PairNet
+    from anydiff.molecules.batches import loader
     from anydiff.molecules.models import MoleculeModel
-    from anydiff.molecules.molecules import Atoms, SizeDistribution, loader
+    from anydiff.molecules.molecules import Atoms
     from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
     from anydiff.molecules.qm9 import load_qm9, split
     from anydiff.training.muon import Muon
