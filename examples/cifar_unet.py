@@ -23,8 +23,8 @@ from anydiff.denoisers import UNet
 from anydiff.drawing import moments
 from anydiff.files import free_folder
 from anydiff.images import load_images, loader, split, to_uint8, unpack
-from anydiff.images.evaluate import compare_parts, table
-from anydiff.images.models import ImageModel
+from anydiff.images.evaluate import table
+from anydiff.images.models import ImageModel, compare_parts
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
 from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule

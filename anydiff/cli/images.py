@@ -10,10 +10,10 @@ from torch import Tensor
 
 from anydiff.drawing import moments
 from anydiff.files import whole
-from anydiff.images.evaluate import compare_parts, table
+from anydiff.images.evaluate import table
 from anydiff.images.features import InceptionFeatures
 from anydiff.images.images import ImageError, Images
-from anydiff.images.models import ImageModel, left_half
+from anydiff.images.models import ImageModel, compare_parts, left_half
 from anydiff.images.named import load_images, split
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
 

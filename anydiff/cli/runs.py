@@ -10,7 +10,6 @@ from typing import Any, Literal
 __all__ = [
     "Run",
     "kind_of",
-    "moments",
     "open_model",
     "place",
     "positive",

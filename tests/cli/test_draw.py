@@ -71,7 +71,9 @@ def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsy
         ]
         assert pictures[0].shape == pictures[1].shape
     folder = models[kind].parents[1]
-    data = {"molecules": folder / "data.npz", "sketches": folder / "data.ndjson"}.get(kind, "digits")
+    data = {"molecules": folder / "data.npz", "sketches": folder / "data.ndjson"}.get(
+        kind, "digits"
+    )
     call("evaluate", tmp_path / "out" / DRAWN[kind], "--against", data)
     assert "drawn" in capsys.readouterr().out
 
@@ -116,7 +118,7 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong", "line"),
+    "kind,wrong,line",
     [
         (
             "molecules",

@@ -43,7 +43,7 @@ def test_help_explains_every_flag(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    "words,line",
     [
         ("dance", "dance is unknown; give one of train, sample, inpaint"),
         ("train", "give one of molecules, sketches, images (see anydiff train --help)"),

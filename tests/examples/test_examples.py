@@ -51,7 +51,7 @@ def test_an_example_is_two_screens_that_show_the_library(name):
     assert {arg.arg for arg in main.args.kwonlyargs} == FLAGS and not main.args.args
 
 
-@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+@pytest.mark.parametrize("name,kind", KINDS.items())
 def test_an_example_learns_what_the_command_learns(name, kind, tmp_path, monkeypatch):
     data, options = little(kind, tmp_path), {"epochs": 1, "seed": 3}
     written = []
