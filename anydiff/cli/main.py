@@ -20,7 +20,7 @@ from anydiff.extras import extra
 with extra("train"):
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-__all__ = ["build", "main", "run"]
+__all__ = ["build", "main", "parser", "run"]
 
 _NAMES: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH", Numbers: "N,N"}
 
@@ -146,8 +146,9 @@ def _show(parser: Parser, action: Any, hint: Any) -> None:
         action.metavar = _NAMES[kinds[0]]
 
 
-def _whole() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """The parser of the whole command line."""
+    made = Parser(
         prog="anydiff",
         description="Diffusion models of molecules, sketches and images: train them, draw with them, "
         "steer and measure what they draw.",
@@ -156,14 +157,14 @@ def _whole() -> Parser:
     )
     from anydiff import __version__
 
-    parser.add_argument("--version", action="version", version=f"anydiff {__version__}")
-    choice = parser.add_subcommands(dest="command", title="commands")
-    for name, made in commands().items():
-        if callable(made):
-            about = (made.__doc__ or "").split("\n")[0]
-            choice.add_subcommand(name, build(made, f"anydiff {name}"), help=about)
+    made.add_argument("--version", action="version", version=f"anydiff {__version__}")
+    choice = made.add_subcommands(dest="command", title="commands")
+    for name, command in commands().items():
+        if callable(command):
+            about = (command.__doc__ or "").split("\n")[0]
+            choice.add_subcommand(name, build(command, f"anydiff {name}"), help=about)
             continue
-        about, members = made
+        about, members = command
         group = Parser(
             prog=f"anydiff {name}",
             description=about,
@@ -177,7 +178,7 @@ def _whole() -> Parser:
             prog = f"anydiff {name} {member}"
             line = (function.__doc__ or "").split("\n")[0]
             inner.add_subcommand(member, build(function, prog), help=line)
-    return parser
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -187,11 +188,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Its words; those of the process if None.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    parser = _whole()
+    whole = parser()
     if not given:
-        parser.print_help(sys.stderr)
+        whole.print_help(sys.stderr)
         raise SystemExit(2)
-    asked, function = parser.parse_args(given).as_dict(), commands()
+    asked, function = whole.parse_args(given).as_dict(), commands()
     while (name := asked.get("command") or asked.get("kind")) in function:
         asked, made = asked[name], function[name]
         function = {} if callable(made) else made[1]
