@@ -1,10 +1,10 @@
 """Is the sketch example better than ChiroDiff's configuration, in the same minutes on the same data?
 
 Trains both for each seed, one after the other: the example's model (`anydiff train sketches`), and the
-published configuration on the same core: points 0.05 apart with a real-valued pen bit that is cut at 0.8, first
-point at the origin, 3 × 96 GRU without residuals, position and velocity, linear schedule of 35 steps,
-eps, AdamW 1e-3 with weight decay 1e-2, batches of 128, gradients cut at 0.1, ancestral sampling with
-0.75 of its noise. Prints every run and the medians, measured by the same code.
+published configuration on the same core: points 0.05 apart with a real-valued pen bit that is cut at
+0.8, first point at the origin, 3 × 96 GRU without residuals, position and velocity, linear schedule of
+35 steps, eps, AdamW 1e-3 with weight decay 1e-2, batches of 128, gradients cut at 0.1, ancestral
+sampling with 0.75 of its noise. Prints every run and the medians, measured by the same code.
 
     python benchmarks/chirodiff.py                         # three seeds, half an hour and more
     python benchmarks/chirodiff.py --minutes 0.2 --seeds 0 # to see that it runs

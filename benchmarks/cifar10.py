@@ -1,11 +1,11 @@
 """CIFAR-10 on two cores: the image example against diffusers, the same minutes, the same parameters.
 
-Trains the example's model (`anydiff train images`), and a `UNet2DModel` of diffusers of the same widths, so
-with the same number of parameters, with diffusers' own schedule, loss and averaging in the manner of its example
-for unconditional images: T = 1000 linear, mean squared error of eps, AdamW (betas 0.95, 0.999, weight
-decay 1e-6), 500 steps of warm-up and a cosine after them. Its rate is ten times that example's 1e-4,
-which is for runs of days; data, mirroring, batches and clipping are those of anydiff. Both draw as many
-pictures with as many network calls by DDIM, or DDPM, diffusers with its own scheduler.
+Trains the example's model (`anydiff train images`), and a `UNet2DModel` of diffusers of the same widths,
+so with the same number of parameters, with diffusers' own schedule, loss and averaging in the manner of
+its example for unconditional images: T = 1000 linear, mean squared error of eps, AdamW (betas 0.95,
+0.999, weight decay 1e-6), 500 steps of warm-up and a cosine after them. Its rate is ten times that
+example's 1e-4, which is for runs of days; data, mirroring, batches and clipping are those of anydiff.
+Both draw as many pictures with as many network calls by DDIM, or DDPM, diffusers with its own scheduler.
 
     python benchmarks/cifar10.py --root DIR --features weights.npz       # an hour and a half
     python benchmarks/cifar10.py --root DIR --features weights.npz --minutes 0.5 --num 60 --steps 5

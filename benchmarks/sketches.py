@@ -1,9 +1,9 @@
 """What editing does to drawn characters: completed, healed, redrawn and blended by one model.
 
-Trains the example's model (`anydiff train sketches`) for each seed, or goes on with the models that are in
-the folder, and edits characters of the validation part, which no model has learnt from. Fréchet distances
-are from the 360 characters of the test part, on the features of `anydiff.sketches.evaluate`; lengths are
-in units of a character's size, the longer side of its box.
+Trains the example's model (`anydiff train sketches`) for each seed, or goes on with the models that are
+in the folder, and edits characters of the validation part, which no model has learnt from. Fréchet
+distances are from the 360 characters of the test part, on the features of `anydiff.sketches.evaluate`;
+lengths are in units of a character's size, the longer side of its box.
 
     python benchmarks/sketches.py                                   # three seeds, half an hour and more
     python benchmarks/sketches.py --pictures docs/pictures          # and the pictures, of the first seed
