@@ -19,7 +19,7 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, inpaint
 from anydiff.guidance import classifier_free
 from anydiff.samplers import DDPM, Progress, Sampler, sample
-from anydiff.spaces import Space
+from anydiff.spaces import Space, child
 
 __all__ = ["Batch", "How", "Stopped", "calls", "draw_all"]
 
@@ -135,7 +135,7 @@ def draw_all(
             options: dict[str, Any] = {
                 "steps": steps,
                 # the same for an item in whatever batch it is
-                "seed": [1_000_003 * seed + k for k in range(some.start, some.stop)],
+                "seed": [child(seed, k) for k in range(some.start, some.stop)],
                 "progress": progress,
                 "callback": see,
             }

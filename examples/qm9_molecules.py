@@ -19,6 +19,7 @@ from anydiff.cli.main import run
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
 from anydiff.files import free_folder
+from anydiff.losses import Power
 from anydiff.molecules import Atoms, Molecules, load_qm9, loader
 from anydiff.molecules.evaluate import table, to_rdkit
 from anydiff.molecules.files import write_sdf, write_xyz
@@ -66,7 +67,7 @@ def main(
     # lengths are settled
     seed_everything(seed, verbose=False)
     network = PairNet(atoms.features - 3, hidden=128, layers=6)
-    diffusion = GaussianDiffusion(network, Polynomial(), "eps", times=lambda u: u**1.5)
+    diffusion = GaussianDiffusion(network, Polynomial(), "eps", times=Power(1.5))
 
     # training
     fit(

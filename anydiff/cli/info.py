@@ -18,13 +18,11 @@ def info(model: Path) -> None:
     from torch import Tensor
 
     from anydiff import checkpoints
-    from anydiff.cli.runs import open_model
+    from anydiff.cli.runs import model_of
+    from anydiff.losses import Mapped, Plain, SquaredError
 
     diffusion, extra = checkpoints.load(model)
-    try:
-        known = open_model(model)
-    except ValueError:
-        known = None
+    known = model_of(diffusion, extra)
     network = diffusion.denoiser
     weights = sum(p.numel() for p in network.parameters())
     given = getattr(network, "config", {}).items()
@@ -34,9 +32,10 @@ def info(model: Path) -> None:
     print(f"network      {type(network).__name__}, {weights:,} parameters")
     print(f"             {config}")
     print(f"schedule     {diffusion.schedule}")
-    print(f"prediction   {diffusion.prediction}")
-    for name in ("weighting", "times", "hybrid", "drop", "augment"):
-        if (value := getattr(diffusion, name, None)) and not _plain(value):
+    print(f"prediction   {diffusion.target.name}")
+    usual = {"weighting": Plain(), "times": Mapped(), "error": SquaredError()}
+    for name in (*usual, "drop", "augment"):
+        if (value := getattr(diffusion, name)) and value != usual.get(name):
             print(f"{name:12} {_short(value)}")
     if known is None:
         names = [
@@ -77,10 +76,6 @@ def _about(known: Any) -> dict[str, str]:
         about["draws"] = f"images of {' × '.join(map(str, known.shape))}"
         asked = f"--label, 0 to {known.classes - 1}; --guidance" if known.classes else "none"
     return about | {"conditions": asked}
-
-
-def _plain(value: Any) -> bool:
-    return type(value).__name__ == "UniformTimes"
 
 
 def _short(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 __all__ = [
     "Run",
     "kind_of",
+    "model_of",
     "open_model",
     "place",
     "positive",
@@ -123,19 +125,28 @@ def open_model(path: str | os.PathLike[str]) -> Any:
         ValueError: If it is of no kind that is known here.
     """
     from anydiff import checkpoints
+
+    if (model := model_of(*checkpoints.load(path))) is not None:
+        return model
+    raise ValueError(
+        f"{path} holds a diffusion, but not what it takes to draw molecules, sketches or images with "
+        "it; open it with anydiff.load."
+    )
+
+
+def model_of(diffusion: Any, extra: Mapping[str, Any]) -> Any:
+    """The model of a kind that a checkpoint holds, or None if it holds none that is known here.
+
+    Arguments:
+        diffusion: As :func:`anydiff.load` gives it.
+        extra: What was kept beside it.
+    """
     from anydiff.images.models import ImageModel
     from anydiff.molecules.models import MoleculeModel
     from anydiff.sketches.models import SketchModel
 
-    diffusion, extra = checkpoints.load(path)
     models: list[Any] = [MoleculeModel, SketchModel, ImageModel]
-    for model in models:
-        if model.made(extra):
-            return model.restore(diffusion, extra)
-    raise ValueError(
-        f"{path} holds a diffusion, but not what it takes to draw "
-        f"{', '.join(model.kind for model in models)} with it; open it with anydiff.load."
-    )
+    return next((m.restore(diffusion, extra) for m in models if m.made(extra)), None)
 
 
 def kind_of(kind: str) -> Any:

@@ -51,6 +51,7 @@ def molecules(
     from anydiff import GaussianDiffusion, Polynomial
     from anydiff.data.sizes import SizeDistribution
     from anydiff.denoisers import PairNet
+    from anydiff.losses import Power
     from anydiff.molecules.batches import loader
     from anydiff.molecules.models import MoleculeModel
     from anydiff.molecules.molecules import Atoms
@@ -76,7 +77,7 @@ def molecules(
     network = PairNet(atoms.features - 3, hidden, layers=layers, context=int(bool(property)))
     # more times at little noise, where bond lengths are settled
     diffusion = GaussianDiffusion(
-        network, Polynomial(), "eps", times=lambda u: u**1.5,
+        network, Polynomial(), "eps", times=Power(1.5),
         drop={"context": 0.1} if property else None,
     )  # fmt: skip
     sizes = SizeDistribution.from_sizes(known.sizes[parts.train])
