@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files atomically: completely, or not at all."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ def cache_folder() -> Path:
 
 @contextmanager
 def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
-    """A temporary file in the folder of `path`, which it replaces if the block raises no error.
+    """Write to a temporary file, which replaces `path` if the block raises no error.
 
     Arguments:
-        path: The file to write; its folder is made if it is missing.
-        suffix: The ending of the temporary file's name, for writers that look at it.
+        path: The file to write; its folder is created if it is missing.
+        suffix: The suffix of the temporary file, for writers that choose a format by it.
+
+    Yields:
+        The path of the temporary file, in the folder of `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
