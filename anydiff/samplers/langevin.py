@@ -39,8 +39,8 @@ class PredictorCorrector(Sampler):
     with the number of steps, is left out.
 
     The step to the data is not corrected. With a fixed ratio r the corrector leaves the variance too high
-    by at most :math:`r^2 \sigma_t^2`. This vanishes with the noise, but more slowly than an error of order
-    1: in the limit of many steps the order is a half.
+    by at most :math:`r^2 \sigma_t^2`. This vanishes with the noise, but more slowly than an error of
+    order 1: in the limit of many steps the order is a half.
 
     Arguments:
         predictor: The sampler for the steps between levels, which also gives the default grid and number
