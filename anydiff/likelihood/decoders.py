@@ -56,7 +56,7 @@ class DiscretizedGaussian:
     the bin in which it lies.
 
     Arguments:
-        bits: There are 2 ** bits levels, at equal distances from `low` to `high`.
+        bits: There are 2 ** bits levels, evenly spaced from `low` to `high`.
         low, high: The first level and the last.
         levels: The levels themselves, rising, in place of these three.
 
@@ -136,7 +136,7 @@ class Dequantize:
     On average over the noise, these bits are an upper bound of the bits of the levels.
 
     Arguments:
-        bits: There are 2 ** bits levels, at equal distances from `low` to `high`, the middles of the bins.
+        bits: There are 2 ** bits levels, evenly spaced from `low` to `high`, the middles of the bins.
         low, high: The first level and the last.
 
     Raises:
@@ -171,7 +171,7 @@ class Dequantize:
             ValueError: If the space mixes entries.
         """
         _check_free(space)
-        # space.noise takes all kinds of generators; the normal distribution function makes it uniform
+        # space.noise takes any kind of generator; the normal's CDF makes it uniform
         uniform = torch.special.ndtr(space.noise(x0, generator))
         return x0 + space.project(self.width * (uniform - 0.5))
 

@@ -10,9 +10,10 @@ objective is the expected squared distance to the true score, up to a constant,
 :func:`exact` computes the trace, :func:`sliced` estimates it along random directions, and
 :func:`denoising` needs no derivative of s and learns the score of the data with a little noise added. The
 norm, the trace and the directions are those of the space. Each function returns a loss per item, (B,),
-not divided by the dimension; minimise its mean. The score of an item must not depend on the other items of
-the batch: with batch norm these derivatives are wrong. Training with the first two needs a network that
-is twice differentiable, which fused layers and flash attention are not; the third trains any network.
+not divided by the dimension; minimise its mean. The score of an item must not depend on the other items
+of the batch: with batch norm these derivatives are wrong. Training with the first two needs a network
+that is twice differentiable, which fused layers and flash attention are not; the third trains any
+network.
 """
 
 from __future__ import annotations

@@ -99,10 +99,10 @@ def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
 
 @frozen(power="(0, inf)")
 class Power(Times):
-    r"""A power of uniform draws, :math:`t = u^p`, with the density :math:`t^{1/p - 1} / p`.
+    r"""A power of uniform times, :math:`t = u^p`, with the density :math:`t^{1/p - 1} / p`.
 
     Arguments:
-        power: p; above 1 looks more at little noise.
+        power: p; above 1 favours low noise.
 
     Raises:
         ValueError: If the power is not positive.
