@@ -95,12 +95,7 @@ class SketchModel:
         return load_sketches(self.data, skip_empty=self.skip_empty)
 
     def sample(
-        self,
-        num: int,
-        *,
-        length: int | None = None,
-        watch: Watch | None = None,
-        **how: Unpack[How],
+        self, num: int, *, length: int | None = None, watch: Watch | None = None, **how: Unpack[How]
     ) -> Sketches:
         """New sketches.
 
@@ -141,12 +136,7 @@ class SketchModel:
         return self._from(sketches, watch, how, kept=first.sizes, resamples=resamples)
 
     def edit(
-        self,
-        sketches: Sketches,
-        strength: float,
-        *,
-        watch: Watch | None = None,
-        **how: Unpack[How],
+        self, sketches: Sketches, strength: float, *, watch: Watch | None = None, **how: Unpack[How]
     ) -> Sketches:
         """Sketches that are noised up to a time and denoised.
 

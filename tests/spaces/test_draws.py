@@ -7,12 +7,7 @@ import torch
 from anydiff.spaces import child, generators
 from anydiff.spaces.draws import check_count, rand, randn, uniforms
 
-CHILDREN = [
-    3325833263181678374,
-    2327230056060148179,
-    6376957211144432179,
-    5807428094540669881,
-]
+CHILDREN = [3325833263181678374, 2327230056060148179, 6376957211144432179, 5807428094540669881]
 LIKE = torch.empty(0, dtype=torch.float64)
 
 

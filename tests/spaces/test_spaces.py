@@ -7,15 +7,7 @@ from anydiff import Cosine, exact, inpaint
 from anydiff.samplers import DDPM
 from anydiff.samplers.variances import tied
 from anydiff.spaces import Dense, Masked, Packed, Ragged, Space
-from tests.helpers.spaces import (
-    MASK,
-    OBSERVED,
-    SIZES,
-    Bare,
-    draw,
-    every_space,
-    generators,
-)
+from tests.helpers.spaces import MASK, OBSERVED, SIZES, Bare, draw, every_space, generators
 
 
 @every_space
