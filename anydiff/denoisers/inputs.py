@@ -25,20 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    "Conditioned",
-    "Conditions",
-    "CrossAttention",
-    "Tokens",
-    "added",
-    "check_context",
-    "check_counts",
-    "check_image",
-    "flagged",
-    "label_rows",
-    "read_image",
-    "read_tokens",
-    "zeroed",
-]
+    "Conditioned", "Conditions", "CrossAttention", "Tokens", "added", "check_context",
+    "check_counts", "check_image", "flagged", "label_rows", "read_image", "read_tokens", "zeroed",
+]  # fmt: skip
 
 Module = TypeVar("Module", bound=nn.Module)
 

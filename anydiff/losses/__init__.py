@@ -25,6 +25,6 @@ from anydiff.losses.weightings import (
 
 __all__ = [
     "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
-    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "Sigmoid", "SquaredError",
-    "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
+    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "Sigmoid",
+    "SquaredError", "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
 ]  # fmt: skip

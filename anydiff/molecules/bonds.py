@@ -20,15 +20,8 @@ import numpy as np
 from torch import Tensor
 
 __all__ = [
-    "Array",
-    "Stability",
-    "as_array",
-    "as_arrays",
-    "bond_orders",
-    "ratio",
-    "stability",
-    "stable",
-]
+    "Array", "Stability", "as_array", "as_arrays", "bond_orders", "ratio", "stability", "stable",
+]  # fmt: skip
 
 Array = Tensor | np.ndarray | Sequence[Any]
 
