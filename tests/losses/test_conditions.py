@@ -133,14 +133,20 @@ def test_joined_conditions_are_absent_where_they_are_lacking():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: GaussianDiffusion(Recorder(), drop=1.5), r"drop.* is 1\.5; give a number in \[0, 1\]"),
+        (
+            lambda: GaussianDiffusion(Recorder(), drop=1.5),
+            r"drop.* is 1\.5; give a number in \[0, 1\]",
+        ),
         (lambda: GaussianDiffusion(Recorder(), augment={"image": -1}), r"augment of image is -1"),
         (lambda: drop(given(3), {"lable": 0.1}, torch.ones(3), Dense()), "label, context, tokens"),
         (
             lambda: drop({}, {"label": 0.1}, torch.ones(3), Dense()),
             "conditions of this batch are none",
         ),
-        (lambda: drop({"context": torch.ones(5, 1)}, 0.1, torch.ones(3), Dense()), "3 rows, of items"),
+        (
+            lambda: drop({"context": torch.ones(5, 1)}, 0.1, torch.ones(3), Dense()),
+            "3 rows, of items",
+        ),
         (lambda: join([{"a": torch.ones(2, 3)}, {"a": torch.ones(2, 4)}]), "batched=False"),
     ],
 )
