@@ -92,7 +92,7 @@ class Quiet(Masked):
 def chirodiff(args: argparse.Namespace, folder: Path) -> tuple[Sketches, float]:
     """Train the published configuration and draw with it; sketches, and seconds for one."""
     sketches = example.read(args.data, args.skip_empty)
-    parts = example.split(len(sketches))
+    parts = example.split(sketches)
     seed_everything(args.seed, verbose=False)
     rows = ChiroRows()
     learn, check = (rows.encode(sketches.subset(p)) for p in (parts.train, parts.valid))
