@@ -54,8 +54,8 @@ def save(
         denoiser = inner
     if not hasattr(denoiser, "config"):
         raise ValueError(
-            f"{type(denoiser).__name__} has no attribute `config`; set it to the JSON-able arguments "
-            "of its constructor, so that the network can be built again."
+            f"{type(denoiser).__name__} has no attribute `config`, the arguments of its constructor, from "
+            "which it can be built again; decorate the class with anydiff.denoisers.configured."
         )
     tensors = {f"extra.{k}": v for k, v in extra.items() if isinstance(v, Tensor)}
     parts = {"denoiser": denoiser} | {k: getattr(diffusion, k) for k in ("schedule", *OBJECTIVE)}
@@ -220,13 +220,13 @@ def _build_target(path: PathLike, entry: dict[str, Any] | str) -> str | Target:
 def _build_denoiser(path: PathLike, entry: dict[str, Any]) -> nn.Module:
     from anydiff import denoisers
 
-    if entry["name"] not in denoisers.__all__:
+    known = getattr(denoisers, entry["name"]) if entry["name"] in denoisers.__all__ else None
+    if not (isinstance(known, type) and issubclass(known, nn.Module)):
         raise ValueError(
             f"{path} holds a {entry['name']}, which is not one of anydiff.denoisers; build the network "
             "and pass it as load(path, denoiser=...)."
         )
-    network: nn.Module = getattr(denoisers, entry["name"])(**entry["config"])
-    return network
+    return known(**entry["config"])
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

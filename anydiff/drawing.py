@@ -56,7 +56,11 @@ def tiled(tiles: np.ndarray, columns: int, gap: int = 0, ground: int = 255) -> n
 
 
 def text_width(captions: Iterable[str]) -> float:
-    """The width in pixels of the longest caption, as :func:`beside` writes them."""
+    """The width in pixels of the longest caption, as :func:`beside` writes them.
+
+    Arguments:
+        captions: One or more texts of one line.
+    """
     font = pillow()[2].load_default(_LETTERS)
     return float(max(font.getlength(words) for words in captions))
 

@@ -20,11 +20,11 @@ def cache_folder() -> Path:
 
 @contextmanager
 def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
-    """A temporary file beside `path` that takes its place when the block ends well.
+    """A temporary file in the folder of `path`, which it replaces if the block raises no error.
 
     Arguments:
-        path: The file.
-        suffix: Of the temporary name, for writers that look at it.
+        path: The file to write; its folder is made if it is missing.
+        suffix: The ending of the temporary file's name, for writers that look at it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

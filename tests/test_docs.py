@@ -84,16 +84,16 @@ def test_a_series_is_learned_from_the_page():
     assert sum(product) / len(product) < -0.2
 
 
-def test_strokes_are_drawn_as_on_the_page():
+def test_sketches_are_drawn_as_on_the_page():
     names = {}
-    for block in blocks("docs/strokes.md"):
+    for block in blocks("docs/sketches.md"):
         exec(block.replace("steps=100", "steps=3"), names)
     assert len(names["back"]) == len(names["kanji"]) and len(names["sketches"]) == 4
     assert names["loss"].isfinite()
     x0, known, mask = (names[name] for name in ("x0", "known", "mask"))
     for drawn in names["drawn"]:
         assert torch.equal(drawn[known], x0[known]) and not known[mask].all()
-    for name in ("healed", "redrawn"):
+    for name in ("repaired", "edited"):
         assert names[name].shape == x0.shape and names[name].isfinite().all()
     assert names["blended"].shape[:2] == (7, len(names["a"]))
 

@@ -80,7 +80,9 @@ class _Encode:
 
     def __new__(cls, text: str, encoding: str) -> Any:
         if encoding != "latin1":
-            raise _Refused(f"its pickle asks for the codec {encoding!r}; bytes should be in latin1.")
+            raise _Refused(
+                f"its pickle asks for the codec {encoding!r}; bytes should be in latin1."
+            )
         return text.encode("latin1")
 
     def __setstate__(self, state: Any) -> None:

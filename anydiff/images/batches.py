@@ -135,6 +135,10 @@ def loader(
 
 
 def unpack(batch: ImageBatch) -> tuple[Tensor, Dense, dict[str, Any]]:
-    """A batch -> (x0, space, cond): x0 (B, C, H, W) in [−1, 1], cond {} or {"label": (B,)}."""
+    """A batch -> (x0, space, cond): x0 (B, C, H, W) in [−1, 1], cond {} or {"label": (B,)}.
+
+    Arguments:
+        batch: From :func:`loader`.
+    """
     cond = {} if batch.labels is None else {"label": batch.labels}
     return from_uint8(batch.pixels), Dense(), cond

@@ -55,7 +55,11 @@ CIFAR10 = Source(
 
 
 def is_cifar10(path: PathLike) -> bool:
-    """Whether a path is CIFAR-10's archive, or a folder that contains it or any of its files."""
+    """Whether a path is CIFAR-10's archive, or a folder that contains it or any of its files.
+
+    Arguments:
+        path: A file or folder, which need not exist.
+    """
     path = Path(path)
     if path.name == _ARCHIVE and path.is_file():
         return True

@@ -123,7 +123,11 @@ def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def is_mnist(path: PathLike) -> bool:
-    """Whether a path is a folder with idx files named as MNIST's, or an idx file of images."""
+    """Whether a path is a folder with idx files named as MNIST's, or an idx file of images.
+
+    Arguments:
+        path: A file or folder, which need not exist.
+    """
     path = Path(path)
     if path.is_dir():
         return any(kind == "images" for _, kind in _idx_files(path))

@@ -25,7 +25,7 @@ Chain = list[tuple[int, Kernel]]  # channels and kernel of one convolution after
 
 
 class Inception(nn.Module):
-    """Features (M, 2048) of images (M, 3, H, W) with values 0 … 255."""
+    """The network from images to features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +57,11 @@ class Inception(nn.Module):
         self.Mixed_7c = _forked(2048, maxima=True)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Features (M, 2048).
+
+        Arguments:
+            images: (M, 3, H, W), values 0 … 255 of any type.
+        """
         x = (resize(images.float(), 299) - 128) / 128
         for layer in self.children():
             x = layer(x)

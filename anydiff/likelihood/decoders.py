@@ -106,7 +106,7 @@ class DiscretizedGaussian:
         # an outer bin's open side: any finite stand-in keeps the gradient of `where` finite
         below, above = torch.where(first, above - 1, below), torch.where(last, below + 1, above)
 
-        # where both lie above the mean, their mirror images have the digits
+        # where both lie above the mean, their reflections have the digits
         mirrored = below > 0
         lower, upper = torch.where(mirrored, -above, below), torch.where(mirrored, -below, above)
         log_lower, log_upper = torch.special.log_ndtr(lower), torch.special.log_ndtr(upper)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-__all__ = ["MATCHES", "Column", "aligned", "number", "rendered"]
+__all__ = ["MATCHES", "Column", "aligned", "rendered"]
 
 
 class Column(NamedTuple):
@@ -30,7 +30,8 @@ class Column(NamedTuple):
     def cell(self, report: object) -> str:
         """The figure of a report as text; – where it is None or nan."""
         value = attrgetter(self.attribute)(report)
-        return number(value if value is None or self.scale == 1 else self.scale * value, self.spec)
+        missing = value is None or value != value
+        return "–" if missing else format(value * self.scale, self.spec)
 
 
 # of reports that compare features of samples with those of data
@@ -80,8 +81,3 @@ def aligned(cells: Sequence[Sequence[str]], style: str = "text") -> str:
         return "\n".join([header, f"|{rule}|", *body])
     header, *body = map("  ".join, rows)
     return "\n".join([header, "-" * len(header), *body])
-
-
-def number(value: float | str | None, spec: str) -> str:
-    """The value formatted by `spec`; – for None and nan."""
-    return "–" if value is None or value != value else format(value, spec)

@@ -64,7 +64,11 @@ _ALLOWED[list(_VALENCE)] = list(_VALENCE.values())
 
 
 def as_array(values: Array) -> np.ndarray:
-    """A tensor, or nested sequences of numbers, as an array."""
+    """Values as an array.
+
+    Arguments:
+        values: A tensor, an array, or nested sequences of numbers.
+    """
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
@@ -172,7 +176,12 @@ class Stability:
 
 
 def ratio(part: float, whole: float) -> float:
-    """part / whole; nan if the whole is 0."""
+    """part / whole; nan if the whole is 0.
+
+    Arguments:
+        part: The numerator.
+        whole: The denominator.
+    """
     return part / whole if whole else float("nan")
 
 

@@ -48,7 +48,11 @@ NUMBERS = {name: z for z, name in enumerate(SYMBOLS) if z}
 
 
 def symbol(z: int) -> str:
-    """The symbol of the element with atomic number `z`; ``?(z)`` if there is none."""
+    """The symbol of an element; ``?(z)`` for other numbers.
+
+    Arguments:
+        z: An atomic number.
+    """
     return SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"?({z})"
 
 
@@ -165,7 +169,11 @@ class Molecules:
             )
 
     def place(self, row: int) -> str:
-        """The source, molecule and atom of a row, for error messages."""
+        """The source, molecule and atom of a row, for error messages.
+
+        Arguments:
+            row: The row, 0 to N − 1.
+        """
         m = int(np.searchsorted(self.offsets, row, side="right")) - 1
         return f"{self.name}: molecule {m}, atom {row - int(self.offsets[m])}"
 
@@ -303,6 +311,9 @@ class Atoms:
     def check(self, molecules: Molecules) -> Molecules:
         """Return the molecules unchanged, after a check of their elements.
 
+        Arguments:
+            molecules: The molecules to check.
+
         Raises:
             MoleculeError: An element is not among `elements`.
         """
@@ -340,6 +351,9 @@ class Atoms:
 
     def unpack(self, batch: Any) -> tuple[Tensor, Ragged, dict[str, Any]]:
         """A PyG batch with pos, z and batch -> (x0, space, cond): rows with centred positions, {}.
+
+        Arguments:
+            batch: From :func:`~anydiff.molecules.batches.loader`.
 
         Raises:
             MoleculeError: As for :meth:`encode`.

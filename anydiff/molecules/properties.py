@@ -135,7 +135,16 @@ class Properties:
 
 
 def columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
-    """The positions of the names among the known ones; `where` begins the error message."""
+    """The positions of names in a list.
+
+    Arguments:
+        names: What to look for.
+        known: The list.
+        where: The beginning of the error message.
+
+    Raises:
+        ValueError: A name is not in the list.
+    """
     for name in names:
         if name not in known:
             has = f"the properties {', '.join(known)}" if known else "no properties"
@@ -144,7 +153,15 @@ def columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]
 
 
 def molecules_values(molecules: Molecules, names: Sequence[str]) -> np.ndarray:
-    """The values of the named properties, (M, P) in float64; an error if one is missing."""
+    """The values of some properties, (M, P) in float64.
+
+    Arguments:
+        molecules: The molecules.
+        names: P names.
+
+    Raises:
+        ValueError: The molecules lack a property.
+    """
     known = () if molecules.props is None else molecules.prop_names
     picked = columns(names, known, molecules.name)
     assert molecules.props is not None

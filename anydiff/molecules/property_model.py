@@ -29,8 +29,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from anydiff.denoisers.configured import configured
 from anydiff.denoisers.points.pairnet import PairNet
 from anydiff.files import PathLike, whole
 from anydiff.molecules.bonds import Array, as_arrays
@@ -43,6 +46,7 @@ __all__ = ["PropertyModel"]
 _KEY = "property_model"  # in the file's header
 
 
+@configured
 class PropertyModel(nn.Module):
     """Predicts properties of molecules; invariant to motions, reflections and the atoms' order.
 
@@ -50,12 +54,17 @@ class PropertyModel(nn.Module):
         properties: The properties to predict, and their units in training.
         elements: Atomic numbers that may occur.
         pool: "sum" for extensive properties (alpha, Cv), "mean" for intensive ones (gap, mu).
-        hidden, pair, vectors, layers, bases: As for :class:`~anydiff.denoisers.PairNet`.
+        hidden: Channels of an atom, as for :class:`~anydiff.denoisers.PairNet`.
+        pair: Channels of a pair of atoms, as for `PairNet`.
+        vectors: Vectors of an atom, as for `PairNet`.
+        layers: Layers, as for `PairNet`.
+        bases: Gaussians that represent a distance, as for `PairNet`.
 
     Raises:
         ValueError: `pool` is not "sum" or "mean".
     """
 
+    config: dict[str, Any]
     composition: Tensor
     spread: Tensor
 
@@ -77,16 +86,6 @@ class PropertyModel(nn.Module):
         self.elements = tuple(int(z) for z in elements)
         self.pool = pool
         self.about: dict[str, Any] = {}  # notes from the file
-        self.config: dict[str, Any] = {
-            "properties": properties.config,
-            "elements": list(self.elements),
-            "pool": pool,
-            "hidden": hidden,
-            "pair": pair,
-            "vectors": vectors,
-            "layers": layers,
-            "bases": bases,
-        }
         E, P = len(self.elements), len(properties.names)
         self.net = PairNet(E + P, hidden, pair, vectors, layers, bases)
         self.register_buffer("composition", torch.zeros(E + 1, P))  # A and b
@@ -184,10 +183,9 @@ class PropertyModel(nn.Module):
             path: The file.
             about: Notes to store in it, as JSON.
         """
-        from safetensors.torch import save as to_bytes
-
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        header = json.dumps({"config": self.config, "about": dict(about or {})})
+        config = self.config | {"properties": self.properties.config}
+        header = json.dumps({"config": config, "about": dict(about or {})})
         with whole(path, ".safetensors") as temporary:
             Path(temporary).write_bytes(to_bytes(weights, {_KEY: header}))
 
@@ -202,8 +200,6 @@ class PropertyModel(nn.Module):
             FileNotFoundError: The file does not exist.
             ValueError: The file is of another kind, or damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         if not Path(path).is_file():
             raise FileNotFoundError(
                 f"{path}: no such file; scripts/train_property_model.py makes one."

@@ -121,6 +121,10 @@ class Shifted(Schedule):
         return self.schedule.time(logsnr - 2 * math.log(self.factor))
 
 
+def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return alpha
+
+
 def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
     """The length of (alpha, sigma) that is 1 at all times of a schedule."""
     if isinstance(schedule, nn.Module):
@@ -128,7 +132,7 @@ def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
             f"{schedule} has weights, which this would hide; give it other ends instead."
         )
     alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
-    for length in (torch.hypot, torch.add, lambda alpha, sigma: alpha):
+    for length in (torch.hypot, torch.add, _data):
         if torch.allclose(length(alpha, sigma), torch.ones_like(alpha), rtol=0, atol=1e-9):
             return length
     raise ValueError(

@@ -182,8 +182,7 @@ class Level:
     @property
     def noise_to_signal(self) -> Any:
         """sigma / alpha: the noise level of Karras et al. Infinite where alpha is 0."""
-        seen = isinstance(self.alpha, Tensor) or self.alpha > 0
-        return self.sigma / self.alpha if seen else math.inf
+        return self.sigma / self.alpha if torch.is_tensor(self.alpha) or self.alpha else math.inf
 
     @property
     def drift(self) -> Any:

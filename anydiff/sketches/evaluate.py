@@ -370,7 +370,7 @@ def table(reports: Sequence[SketchReport]) -> str:
     side = SketchFeatures.side
     caption = (
         f"features {SketchFeatures.sha256[:12]}, {side} × {side} pixels, pen 1/28; MMD × 1000; "
-        f"k = {_NEIGHBOURS}; near: 1 as unseen data, 0 copies;\n↓ lower is better, ↑ higher; calls of "
-        "the network and seconds for a sketch. Compare rows of equally many."
+        f"k = {_NEIGHBOURS}; near: 1 as for unseen data, 0 for copies;\n↓ lower is better, ↑ higher; "
+        "network evaluations and seconds are per sketch. Compare rows with equal n."
     )
     return "\n\n".join([rendered(reports, _FIGURES), rendered(reports, _STATISTICS), caption])

@@ -100,7 +100,7 @@ class Ragged(Space):
     def _counts(self) -> list[int]:  # read from the device once, not at every step
         if bool((self.index.diff() < 0).any()):
             raise ValueError(
-                "the index does not ascend; sort the rows by item, or give one generator for the batch."
+                "the index does not ascend; sort the rows, or give one generator for all."
             )
         return self.sizes.tolist()
 

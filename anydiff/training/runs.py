@@ -116,7 +116,7 @@ def free_folder(folder: str | os.PathLike[str], *markers: str) -> Path:
     """The folder itself, or, where a run has left one of its `markers`, the next number after it.
 
     Arguments:
-        folder: The folder wanted, say ``runs/molecules``; the next is then ``runs/molecules-2``.
+        folder: The folder wanted, say ``runs/model``; the next is then ``runs/model-2``.
         markers: Names of files that say that a folder is taken.
     """
     wanted = folder = Path(folder)

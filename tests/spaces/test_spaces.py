@@ -248,7 +248,7 @@ def test_an_item_without_rows_has_no_dimension():
         (lambda: Ragged.from_sizes(SIZES, centered=1).project(draw((14, 2, 2))), "give rows"),
         (
             lambda: Ragged(torch.tensor([0, 1, 0]), 2).noise(draw((3, 2)), generators()[:2]),
-            "sort the rows by item",
+            "the index does not ascend; sort the rows",
         ),
         (lambda: Ragged.from_sizes([3, 0]), "at least 1"),
         (

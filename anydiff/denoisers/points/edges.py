@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from anydiff.denoisers.points.rows import Bags, bags, once_per_space, total
+from anydiff.denoisers.points.sets import Bags, bags, once_per_space, total
 from anydiff.spaces import Ragged
 
 __all__ = ["EdgeScalar", "EdgeSum", "Graph", "graph_of"]

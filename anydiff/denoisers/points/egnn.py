@@ -35,7 +35,7 @@ from torch.autograd import Function
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.inputs import Conditions
 from anydiff.denoisers.points.edges import EdgeScalar, EdgeSum, Graph, graph_of
-from anydiff.denoisers.points.rows import PointDenoiser
+from anydiff.denoisers.points.sets import PointDenoiser
 from anydiff.spaces import Ragged
 
 __all__ = ["EGNN"]
@@ -101,7 +101,7 @@ class Coordinates(EdgeNetwork):
         return x.index_add(1, graph.i, u * (s / self.normalization_factor))
 
 
-class Block(nn.Module):
+class EquivariantBlock(nn.Module):
     """Messages, then new coordinates; both with the distances at the block's start."""
 
     def __init__(self, messages: list[Messages], coordinates: Coordinates) -> None:
@@ -183,7 +183,7 @@ class EGNN(PointDenoiser):
         columns = features + 1 + context
         self.embedding = nn.Linear(columns, hidden)
         self.blocks = nn.ModuleList(
-            Block(
+            EquivariantBlock(
                 [Messages(hidden, attention, normalization_factor) for _ in range(sublayers)],
                 Coordinates(hidden, tanh, coords_range, normalization_factor),
             )

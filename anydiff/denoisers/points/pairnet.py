@@ -34,7 +34,7 @@ from torch.autograd import Function
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import time_features
 from anydiff.denoisers.inputs import Conditions, zeroed
-from anydiff.denoisers.points.rows import Bags, PointDenoiser, once_per_space, total
+from anydiff.denoisers.points.sets import Bags, PointDenoiser, once_per_space, total
 from anydiff.spaces import Ragged
 
 __all__ = ["PairNet"]

@@ -40,7 +40,7 @@ from anydiff.spaces import Masked
 __all__ = ["BiRNN"]
 
 
-class Block(nn.Module):
+class RecurrentBlock(nn.Module):
     """One residual block; the module's docstring has the equations."""
 
     def __init__(self, hidden: int, cell: Literal["gru", "lstm"]) -> None:
@@ -126,7 +126,7 @@ class BiRNN(SequenceDenoiser):
         if residual:
             self.time = nn.Sequential(nn.Linear(25, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
             self.embedding = nn.Linear(inputs + 3, hidden)
-            self.layers.extend(Block(hidden, cell) for _ in range(layers))
+            self.layers.extend(RecurrentBlock(hidden, cell) for _ in range(layers))
             self.norm = nn.LayerNorm(hidden)
             self.head = zeroed(nn.Linear(hidden, channels))
             self.skip = zeroed(nn.Linear(hidden, channels))

@@ -6,7 +6,7 @@ import weakref
 from anydiff import Ragged
 from anydiff.denoisers.points.edges import graph_of
 from anydiff.denoisers.points.pairnet import pairs_of
-from anydiff.denoisers.points.rows import once_per_space, slots_of
+from anydiff.denoisers.points.sets import once_per_space, slots_of
 
 
 def test_once_for_each_space_and_no_longer_than_it():
