@@ -1,7 +1,7 @@
-"""Errors of values outside their range, in one wording: the value, and what to give.
+"""Checks of arguments, whose errors all have one form: the value that was given, and what to give.
 
-:func:`frozen` makes the small immutable objects that methods are, with the range of each argument beside
-its name; the checks are functions too, for arguments of functions.
+:func:`frozen` declares a small immutable class, such as a schedule or a sampler, with the range of each
+argument. The other functions check the arguments of functions.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Kind = TypeVar("Kind")
 
 @dataclass_transform(frozen_default=True)
 def frozen(**limits: str | Collection[Any]) -> Callable[[type[Kind]], type[Kind]]:
-    """A frozen dataclass whose values are checked when it is built.
+    """Decorate a class: a frozen dataclass whose field values are checked when it is built.
 
     Arguments:
-        limits: For a value, by its name, the interval that it has to lie in, or its choices. An end of an
-            interval is a number or the name of another value: ``high="(low, inf)"``. A value of None
-            lies in every interval.
+        limits: For each field to check, by its name, the interval in which its value has to lie, or a
+            collection of its choices. An end of an interval is a number or the name of another field:
+            ``high="(low, inf)"``. None is allowed in every interval.
 
     Raises:
-        ValueError: When one is built, if a value lies outside its limit.
+        ValueError: When an object is built with a value outside its limit.
     """
 
     def decorate(kind: type[Kind]) -> type[Kind]:
@@ -54,14 +54,14 @@ def frozen(**limits: str | Collection[Any]) -> Callable[[type[Kind]], type[Kind]
 
 
 def check_range(interval: str, **values: float) -> None:
-    """Raise unless all values lie in an interval.
+    """Raise an error unless all values lie in an interval.
 
     Arguments:
-        interval: As in mathematics: ``"[0, 1)"``, ``"(0, inf)"``.
-        values: By the names that the user knows.
+        interval: In mathematical notation: ``"[0, 1)"``, ``"(0, inf)"``.
+        values: The values, by the names of the arguments.
 
     Raises:
-        ValueError: If one lies outside, or is not a number.
+        ValueError: If a value lies outside, or is NaN.
     """
     low, high = map(float, interval[1:-1].split(","))
     for name, value in values.items():
@@ -72,10 +72,14 @@ def check_range(interval: str, **values: float) -> None:
 
 
 def check_choice(choices: Collection[Any], **values: Any) -> None:
-    """Raise unless each value is one of the choices.
+    """Raise an error unless each value is one of the choices.
+
+    Arguments:
+        choices: The values that are allowed.
+        values: The values, by the names of the arguments.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If a value is not one of the choices.
     """
     for name, value in values.items():
         if value not in choices:
@@ -85,16 +89,16 @@ def check_choice(choices: Collection[Any], **values: Any) -> None:
 def check_shape(
     shape: Sequence[int | None], hint: str, kind: dtype | None = None, **tensors: Tensor
 ) -> None:
-    """Raise unless all tensors have a shape, and a dtype.
+    """Raise an error unless all tensors have the given shape and dtype.
 
     Arguments:
-        shape: None stands for any length of an axis.
-        hint: What to do, the end of the message.
-        kind: The dtype; any if None.
-        tensors: By the names that the user knows.
+        shape: The length of each axis; None allows any.
+        hint: The end of the message: what to do.
+        kind: The dtype; None allows any.
+        tensors: The tensors, by the names of the arguments.
 
     Raises:
-        ValueError: If one has another shape or dtype.
+        ValueError: If a tensor has another shape or dtype.
     """
     for name, x in tensors.items():
         fits = len(shape) == x.ndim and all(k in (None, n) for k, n in zip(shape, x.shape))  # noqa: B905

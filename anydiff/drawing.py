@@ -16,7 +16,7 @@ import numpy as np
 from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 
-__all__ = ["beside", "pillow", "text_width", "tiled", "write_gif", "write_image"]
+__all__ = ["beside", "moments", "pillow", "text_width", "tiled", "write_gif", "write_image"]
 
 _LETTERS = 15  # the height of a caption in pixels
 
@@ -137,3 +137,13 @@ def write_gif(
             temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0,
             disposal=1, optimize=optimize,
         )  # fmt: skip
+
+
+def moments(count: int, most: int = 40) -> list[int]:
+    """Numbers of the steps that a film shows: more towards the end, where things take shape.
+
+    Arguments:
+        count: Steps that there are.
+        most: Steps that are shown, at most.
+    """
+    return sorted({round((count - 1) * (1 - (1 - k / (most - 1)) ** 2)) for k in range(most)})

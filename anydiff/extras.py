@@ -1,4 +1,4 @@
-"""Optional packages: an import that fails names the extra that installs the package."""
+"""Optional packages: when an import fails, the error names the extra that installs the package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["extra"]
 
 @contextmanager
 def extra(name: str, otherwise: str = "") -> Iterator[None]:
-    """A block of imports of packages that not every installation has.
+    """A context manager around imports of optional packages.
 
     Arguments:
         name: The extra that installs them, as in ``pip install "anydiff[molecules]"``.
-        otherwise: What else the caller can do, after "or".
+        otherwise: An alternative for the user, which the message adds after "or".
 
     Raises:
         ImportError: If one of the packages is not installed; the message names it and the extra.

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files atomically: completely, or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PathLike", "cache_folder", "whole"]
+__all__ = ["PathLike", "cache_folder", "free_folder", "whole"]
 
 PathLike = str | os.PathLike[str]
 
@@ -20,11 +20,14 @@ def cache_folder() -> Path:
 
 @contextmanager
 def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
-    """A temporary file in the folder of `path`, which it replaces if the block raises no error.
+    """Write to a temporary file, which replaces `path` if the block raises no error.
 
     Arguments:
-        path: The file to write; its folder is made if it is missing.
-        suffix: The ending of the temporary file's name, for writers that look at it.
+        path: The file to write; its folder is created if it is missing.
+        suffix: The suffix of the temporary file, for writers that choose a format by it.
+
+    Yields:
+        The path of the temporary file, in the folder of `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,3 +42,18 @@ def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def free_folder(folder: PathLike, *markers: str) -> Path:
+    """The folder itself, or, where a run has left one of its `markers`, the next number after it.
+
+    Arguments:
+        folder: The folder wanted, say ``runs/first``; the next is then ``runs/first-2``.
+        markers: Names of files that say that a folder is taken.
+    """
+    wanted = folder = Path(folder)
+    number = 1
+    while any((folder / marker).exists() for marker in markers):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder

@@ -1,9 +1,9 @@
-"""What the models of all kinds of data share: items are drawn batch after batch, each by its own seed.
+"""What the models of all kinds of data share: sampling in batches, with a seed for each item.
 
-A model of a kind (:mod:`anydiff.molecules.models`, :mod:`anydiff.sketches.models`,
-:mod:`anydiff.images.models`) holds a diffusion and what its data need beside it. It says how a batch is
-made and what becomes of the rows that were drawn; :func:`draw_all` does the rest. An item has the same
-seed in whatever batch it is drawn, so that a drawing that was broken off goes on where it stopped.
+A model of one kind (:mod:`anydiff.molecules.models`, :mod:`anydiff.sketches.models`,
+:mod:`anydiff.images.models`) holds a diffusion and whatever else its data need. It defines how a batch is
+built and how samples become data of its kind; :func:`draw_all` does the rest. The seed of an item does
+not depend on its batch, so that an interrupted run can continue where it stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, inpaint
 from anydiff.guidance import classifier_free
 from anydiff.samplers import DDPM, Progress, Sampler, sample
-from anydiff.spaces import Space
+from anydiff.spaces import Space, child
 
 __all__ = ["Batch", "How", "Stopped", "calls", "draw_all"]
 
@@ -27,17 +27,18 @@ Data = TypeVar("Data")
 
 
 class How(TypedDict, total=False):
-    """How items are drawn: keyword arguments of the models' methods.
+    """How items are sampled: keyword arguments of the models' methods.
 
     Arguments:
-        sampler: The rule of one step; ancestral, :class:`anydiff.DDPM`, by default.
-        steps: Steps of the sampler, 100 by default.
-        guidance: The scale of classifier-free guidance: 0 ignores a condition, 1, the default, follows
-            it as it was learned, more exaggerates it.
-        seed: Of the whole; every item has one of its own made of it. 0 by default.
-        skip: So many items were drawn by an earlier call with the same arguments and are left out.
-        batch: Items drawn at once.
-        progress: Show a bar for each batch.
+        sampler: The sampler; ancestral sampling, :class:`anydiff.DDPM`, by default.
+        steps: The number of sampling steps, 100 by default.
+        guidance: The scale of classifier-free guidance: 0 is unconditional, 1, the default, conditional,
+            above 1 stronger.
+        seed: The seed of the run, from which a seed for each item is derived. 0 by default.
+        skip: The number of items that an earlier call with the same arguments has sampled; these are
+            left out.
+        batch: The number of items sampled at once.
+        progress: Show a progress bar for each batch.
     """
 
     sampler: Sampler | None
@@ -51,14 +52,14 @@ class How(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Items that are drawn together.
+    """Items that are sampled together.
 
     Arguments:
-        shape: Of all of them, as the space has it.
-        space: Where their noise lives, on the device of the diffusion.
+        shape: The shape of the whole batch, as its space defines it.
+        space: The batch's space, on the device of the diffusion.
         cond: Conditions, by name.
-        x: Data to begin from, of this shape; None begins from noise.
-        known: Which entries of x are kept, as :func:`anydiff.inpaint` takes them.
+        x: Data to start from, of this shape; None starts from noise.
+        known: Which entries of x are kept: a mask, as :func:`anydiff.inpaint` takes it.
     """
 
     shape: Sequence[int]
@@ -69,11 +70,11 @@ class Batch:
 
 
 class Stopped(KeyboardInterrupt, Generic[Data]):
-    """A drawing was stopped by Ctrl-C, and whole batches had been drawn.
+    """Sampling was stopped by Ctrl-C after at least one complete batch.
 
     Arguments:
-        drawn: What there is, as the call would have returned it.
-        num: How many items that are, of those that were asked for, those skipped included.
+        drawn: The items sampled so far, in the form in which the call would have returned them.
+        num: The number of items that are done, including those that were skipped.
     """
 
     def __init__(self, drawn: Data, num: int) -> None:
@@ -98,21 +99,30 @@ def draw_all(
     batch: int = 100,
     progress: bool = False,
 ) -> Data:
-    """Items of one kind, drawn batch after batch.
+    """Sample items of one kind in batches.
 
     Arguments:
         diffusion: The model.
-        num: How many items there are in all.
-        make: The items of a range -> their batch.
-        finish: What was drawn, a tensor for each batch on the CPU -> data of the kind.
+        num: The number of items in all, including those that are skipped.
+        make: A slice of the items -> their batch.
+        finish: The samples, a CPU tensor for each batch -> data of the kind.
         watch: Called with the state of the first batch after each step.
-        strength: The time in (0, 1] to which x is noised before it is denoised.
-        resamples: How many times each step is repeated where a part is known.
-        sampler, steps, guidance, seed, skip, batch, progress: See :class:`How`.
+        strength: The time in (0, 1] up to which x is noised before it is denoised.
+        resamples: How many times each step is repeated when a part of x is known.
+        sampler: See :class:`How`.
+        steps: See :class:`How`.
+        guidance: See :class:`How`.
+        seed: See :class:`How`.
+        skip: See :class:`How`.
+        batch: See :class:`How`.
+        progress: See :class:`How`.
+
+    Returns:
+        What `finish` returns.
 
     Raises:
-        Stopped: After Ctrl-C, if whole batches are drawn by then. It is a ``KeyboardInterrupt``.
-        ValueError: If nothing is left to draw.
+        Stopped: After Ctrl-C, if at least one batch is complete. It is a ``KeyboardInterrupt``.
+        ValueError: If `skip` leaves no items to sample.
     """
     if not 0 <= skip < num:
         raise ValueError(
@@ -134,13 +144,13 @@ def draw_all(
                 predictor = classifier_free(predictor, diffusion.predictor(made.space), guidance)
             options: dict[str, Any] = {
                 "steps": steps,
-                # the same for an item in whatever batch it is
-                "seed": [1_000_003 * seed + k for k in range(some.start, some.stop)],
+                # an item's seed does not depend on its batch
+                "seed": [child(seed, k) for k in range(some.start, some.stop)],
                 "progress": progress,
                 "callback": see,
             }
             if made.x is not None and made.known is not None:
-                # the smaller variance falls short where steps are repeated
+                # the smaller variance is slightly too small, which adds up over repeated steps
                 options["sampler"] = sampler or DDPM("large")
                 x = inpaint(predictor, made.x, made.known, resamples=resamples, **options)
             elif made.x is not None and strength is not None:
@@ -156,12 +166,12 @@ def draw_all(
 
 
 def calls(steps: int, guidance: float = 1.0, conditions: bool = False, resamples: int = 1) -> int:
-    """Network calls for an item.
+    """The number of network calls for an item.
 
     Arguments:
-        steps: Of the sampler, with one call each.
-        guidance: The scale.
-        conditions: Whether there is a condition that guidance is about.
+        steps: The number of sampling steps, of one call each.
+        guidance: The guidance scale.
+        conditions: Whether there is a condition to guide with.
         resamples: How many times each step is repeated.
     """
     twice = conditions and guidance not in (0, 1)  # with the condition, and without
@@ -169,15 +179,15 @@ def calls(steps: int, guidance: float = 1.0, conditions: bool = False, resamples
 
 
 def finite(items: Sequence[Tensor], kind: str, all_of_them: bool = False) -> Tensor:
-    """Which of the items are finite, (M,) of booleans; a warning says how many are left out.
+    """Which of the items are finite, (M,), boolean; a warning states how many are left out.
 
     Arguments:
-        items: The rows or pixels of each.
-        kind: What they are, in the plural.
-        all_of_them: None may be left out, since each has its place.
+        items: The rows or pixels of each item.
+        kind: What the items are called in messages, in the plural.
+        all_of_them: Whether every item is needed, so that none may be left out.
 
     Raises:
-        ValueError: If none is finite, or not all where all are needed.
+        ValueError: If no item is finite, or if not all are where all are needed.
     """
     import warnings
 

@@ -1,10 +1,10 @@
 """Is the sketch example better than ChiroDiff's configuration, in the same minutes on the same data?
 
-Trains both for each seed, one after the other: `examples/sketch_bidirnn.py` as it is, and the published
-configuration on the same core: points 0.05 apart with a real-valued pen bit that is cut at 0.8, first
-point at the origin, 3 × 96 GRU without residuals, position and velocity, linear schedule of 35 steps,
-eps, AdamW 1e-3 with weight decay 1e-2, batches of 128, gradients cut at 0.1, ancestral sampling with
-0.75 of its noise. Prints every run and the medians, measured by the same code.
+Trains both for each seed, one after the other: the example's model (`anydiff train sketches`), and the
+published configuration on the same core: points 0.05 apart with a real-valued pen bit that is cut at
+0.8, first point at the origin, 3 × 96 GRU without residuals, position and velocity, linear schedule of
+35 steps, eps, AdamW 1e-3 with weight decay 1e-2, batches of 128, gradients cut at 0.1, ancestral
+sampling with 0.75 of its noise. Prints every run and the medians, measured by the same code.
 
     python benchmarks/chirodiff.py                         # three seeds, half an hour and more
     python benchmarks/chirodiff.py --minutes 0.2 --seeds 0 # to see that it runs
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,19 +28,20 @@ import numpy as np
 import torch
 from pytorch_lightning import seed_everything
 
-import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, Tabulated, sample
+from anydiff.cli import train
 from anydiff.data.sequences import LengthDistribution, Sequences, loader, unpack
 from anydiff.denoisers import BiRNN
+from anydiff.files import free_folder
 from anydiff.sketches.evaluate import SketchReport, table
+from anydiff.sketches.kanji import load_kanji
+from anydiff.sketches.models import SketchModel, compare_parts
+from anydiff.sketches.named import split
 from anydiff.sketches.pictures import draw_grid
 from anydiff.sketches.sketches import Sketches
 from anydiff.spaces import Random
 from anydiff.training.module import DiffusionModule
-from anydiff.training.runs import fit, free_folder
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-import sketch_bidirnn as example
+from anydiff.training.runs import fit
 
 STEPS = 35
 
@@ -91,8 +91,8 @@ class Quiet(Masked):
 
 def chirodiff(args: argparse.Namespace, folder: Path) -> tuple[Sketches, float]:
     """Train the published configuration and draw with it; sketches, and seconds for one."""
-    sketches = example.read(args.data, args.skip_empty)
-    parts = example.split(sketches)
+    sketches = load_kanji()
+    parts = split(sketches)
     seed_everything(args.seed, verbose=False)
     rows = ChiroRows()
     learn, check = (rows.encode(sketches.subset(p)) for p in (parts.train, parts.valid))
@@ -133,11 +133,10 @@ def chirodiff(args: argparse.Namespace, folder: Path) -> tuple[Sketches, float]:
     return drawn, (time.perf_counter() - start) / args.num
 
 
-def ours(args: argparse.Namespace, model: Path) -> tuple[Sketches, float]:
+def ours(args: argparse.Namespace, model: Path, steps: int) -> tuple[Sketches, float]:
     """Draw with the example's model; sketches, and seconds for one."""
-    diffusion, extra = anydiff.load(model)
     start = time.perf_counter()
-    drawn, _ = example.draw(args, diffusion, extra)
+    drawn = SketchModel.load(model).sample(args.num, steps=steps, seed=args.seed, progress=True)
     return drawn, (time.perf_counter() - start) / args.num
 
 
@@ -170,21 +169,19 @@ def main() -> None:
 
     found: dict[str, list[SketchReport]] = {"anydiff": [], f"anydiff, {STEPS}": [], "ChiroDiff": []}
     for seed in options.seeds:
-        sys.argv[1:] = [f"--seed={seed}", f"--minutes={options.minutes}", "--accelerator=cpu"]
-        args = example.arguments()
-        args.data = "kanji"
-        args.num = options.num
-        model = None
+        options.seed, model = seed, None
         for name in found:
             folder = out / f"{name.lower().replace(', ', '-')}-{seed}"
             if name == "ChiroDiff":
-                args.steps = STEPS
-                drawn, seconds = chirodiff(args, folder)
+                steps = STEPS
+                drawn, seconds = chirodiff(options, folder)
             else:
-                model = model or example.train(args, folder)
-                args.steps = STEPS if str(STEPS) in name else args.steps
-                drawn, seconds = ours(args, model)
-            floor, row, ceiling = example.measure(args, drawn, args.data, seconds)
+                model = model or train.sketches(
+                    minutes=options.minutes, seed=seed, out=folder, accelerator="cpu"
+                )
+                steps = STEPS if str(STEPS) in name else 100
+                drawn, seconds = ours(options, model, steps)
+            floor, row, ceiling = compare_parts(drawn, load_kanji(), nfe=steps, seconds=seconds)
             found[name].append(replace(row, name=f"{name}, seed {seed}"))
             draw_grid(folder / "samples.png", drawn.subset(range(min(64, len(drawn)))), columns=16)
         rows = [floor, *(row for of in found.values() for row in of)]

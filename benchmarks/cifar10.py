@@ -1,11 +1,11 @@
 """CIFAR-10 on two cores: the image example against diffusers, the same minutes, the same parameters.
 
-Trains `examples/cifar_unet.py` as it is, and a `UNet2DModel` of diffusers of the same widths, so with the
-same number of parameters, with diffusers' own schedule, loss and averaging in the manner of its example
-for unconditional images: T = 1000 linear, mean squared error of eps, AdamW (betas 0.95, 0.999, weight
-decay 1e-6), 500 steps of warm-up and a cosine after them. Its rate is ten times that example's 1e-4,
-which is for runs of days; data, mirroring, batches and clipping are those of anydiff. Both draw as many
-pictures with as many network calls by DDIM, or DDPM, diffusers with its own scheduler.
+Trains the example's model (`anydiff train images`), and a `UNet2DModel` of diffusers of the same widths,
+so with the same number of parameters, with diffusers' own schedule, loss and averaging in the manner of
+its example for unconditional images: T = 1000 linear, mean squared error of eps, AdamW (betas 0.95,
+0.999, weight decay 1e-6), 500 steps of warm-up and a cosine after them. Its rate is ten times that
+example's 1e-4, which is for runs of days; data, mirroring, batches and clipping are those of anydiff.
+Both draw as many pictures with as many network calls by DDIM, or DDPM, diffusers with its own scheduler.
 
     python benchmarks/cifar10.py --root DIR --features weights.npz       # an hour and a half
     python benchmarks/cifar10.py --root DIR --features weights.npz --minutes 0.5 --num 60 --steps 5
@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -31,12 +29,11 @@ from cifar_features import CifarFeatures
 from torch import Tensor
 from tqdm import tqdm
 
+from anydiff.cli import draw, train
 from anydiff.files import whole
 from anydiff.images import Images, load_images, loader, split, to_uint8, unpack
 from anydiff.images.evaluate import evaluate, noise_images, table
 from anydiff.images.pictures import draw_grid
-
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cifar_unet.py"
 
 
 def arguments() -> argparse.Namespace:
@@ -57,18 +54,20 @@ def arguments() -> argparse.Namespace:
 
 
 def anydiff(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Tensor, float]]:
-    """The example as it is, as a command; its pictures."""
+    """The example's model, trained unless it is there, and drawn with by the command; its pictures."""
     if (folder / "samples.npz").exists():
         with np.load(folder / "samples.npz") as file:
             return {"anydiff": (torch.from_numpy(file["pixels"]), math.nan)}
-    resume = ["--resume"] if (folder / "last.ckpt").exists() else []
-    command = [
-        sys.executable, str(EXAMPLE), "--data", "cifar10", "--root", args.root,
-        "--minutes", str(args.minutes), "--num", str(args.num), "--sampler", args.sampler,
-        "--steps", str(args.steps),
-        "--batch-size", str(args.batch_size), "--seed", str(args.seed), "--out", str(folder), *resume,
-    ]  # fmt: skip
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    model = folder / "model.safetensors"
+    if not model.exists():
+        train.images(
+            "cifar10", args.root, minutes=args.minutes, batch_size=args.batch_size, seed=args.seed,
+            out=folder,
+        )  # fmt: skip
+    draw.sample(
+        model, num=args.num, sampler=args.sampler, steps=args.steps, seed=args.seed, out=folder,
+        measure=False,
+    )  # fmt: skip
     return anydiff(args, folder)
 
 

@@ -377,79 +377,86 @@ def plain(text: str) -> str:
 
 
 def page() -> str:
-    return f"""# The methods, and what they were measured to do
+    return f"""# Methods and their accuracy
 
-What there is, which paper it is from, and how well it does where the truth is known. Formulas and
-sources are read from the docstrings, the figures measured by one command in about half a minute:
+All methods of anydiff, their papers, and their errors on data for which the exact result is known.
+Formulas and sources are read from the docstrings; the numbers are measured by one command in about
+half a minute:
 
 ```bash
 python benchmarks/methods.py --write docs/methods.md
 ```
 
-There is no clock in it, and no random number but in the table of the adaptive samplers: the data are
-normal, the denoiser is the exact one of `anydiff.exact`, and a run is then a linear map that can be
-asked for its coefficients. So the figures are the same on any machine, and what a sampler does wrong
-is its own doing, not the network's.
+The data are normal and the denoiser is the exact one of `anydiff.exact`, so a run of a sampler is a
+linear map, and its coefficients give the mean and the variance of the samples without sampling. No
+time is measured, and only the table of the adaptive samplers uses random numbers. So the numbers
+are the same on any machine, and every error is due to the sampler, not to a network.
 
 ## Samplers
 
-*calls* and *operations* are what one more step takes: network calls, and tensor operations beside the
-network's own, one of which makes the times that it is given. *order*: with steps half as long the
-error is 2 to the power of minus that; *declared* is what the class promises at the least, *observed* is
-measured here, from the mean and the deviation of what is drawn. A dash: the method has no such
-number; a variance that is known exactly makes no error, Langevin dynamics err by their step size,
-adaptive samplers by their tolerance. `AnnealedLangevin`'s step is a level.
+- *calls* and *operations* are the cost of one more step: network calls, and tensor operations other
+  than those of the network, including the one that creates the times passed to it.
+- *order* is p if halving the steps multiplies the error by 2^-p. *declared* is the least order that
+  the class guarantees; *observed* is measured here, from the mean and the standard deviation of the
+  samples.
+- A dash means that there is no such number: with the exact variance there is no error, the error of
+  Langevin dynamics depends on its step size, and that of adaptive samplers on their tolerance. A
+  step of `AnnealedLangevin` is one noise level.
 
 {samplers_table()}
 
-For comparison, in operations and in reads from the device, a step of diffusers' `DDIM` takes 36 and 6, of
-its `DPM++ 2M` 61 and none, of k-diffusion's `dpmpp_2m` 36 and 1, of Karras et al.'s own Heun 27 and 2.
-Here no sampler reads from the device but the adaptive ones.
+For comparison, the operations of a step and its reads from the device: 36 and 6 for `DDIM` of
+diffusers, 61 and 0 for its `DPM++ 2M`, 36 and 1 for `dpmpp_2m` of k-diffusion, 27 and 2 for the
+Heun sampler of Karras et al.'s code. In anydiff only the adaptive samplers read from the device.
 
-## How far a few calls lead
+## Accuracy at few calls
 
-The deviation of what is drawn, divided by that of the data, which is 0.3, 0.5 and 0.05 in turn: 1.00
-1.00 1.00 is perfect. The schedule is Ho et al.'s table of 1000 steps, the run starts from N(0, 1), and
-the times lie where the sampler's own grid has them. In italics: other libraries, the same data and
-table, in as many *steps*, of which some take two calls.
+Each cell has the standard deviation of the samples divided by that of the data, for data with
+standard deviations 0.3, 0.5 and 0.05: 1.00 1.00 1.00 is exact. The schedule is the table of Ho et
+al. with 1000 steps, the run starts from N(0, 1), and each sampler uses its own grid. Rows in
+italics are other libraries on the same data and table, with as many *steps*, some of which take two
+calls.
 
 {errors_table()}
 
-`DPMSolver(order=1)` takes the same steps as `DDIM()`, on another grid: even steps in t lose what is
-narrow in the data, even steps in the log-SNR do not. Give any sampler any grid with `grid=`.
+`DPMSolver(order=1)` takes the same steps as `DDIM()` on another grid: steps equal in t are
+inaccurate for narrow distributions, steps equal in the log-SNR are not. Any sampler takes any grid
+with `grid=`.
 
-The default, `DPMSolver()` on `LogSNR()`, was chosen on this table's schedule, by these three deviations
-and four more; the rows of other libraries were not chosen so. On other schedules it errs as little.
+The default, `DPMSolver()` on `LogSNR()`, was selected on the schedule of this table, by these three
+standard deviations and four others; the settings of the other libraries were not selected this way.
+On other schedules its error is as small.
 
-The adaptive samplers take the calls they need:
+Adaptive samplers choose the number of calls:
 
 {adaptive_table()}
 
 ## Schedules
 
-How much data and how much noise there is at a time t from 0 to 1. *predictions*: what a network may
-predict with it; one that says nothing of x0 where the schedule ends is refused when the model is built.
-Where B is given, it is the sum of the noise's rate β up to t, and $`\\alpha_t = e^{{-B_t / 2}}`$,
-$`\\sigma_t^2 = 1 - e^{{-B_t}}`$; where u is, the log-SNR runs along it from end to end.
+A schedule gives the scales α of the data and σ of the noise at a time t from 0 to 1. *predictions*
+are the targets that a network can have with it; a target that does not determine x0 where the
+schedule ends is refused when the model is constructed. B is the integral of the noise rate β from 0
+to t; unless σ is given, $`\\alpha_t = e^{{-B_t / 2}}`$ and $`\\sigma_t^2 = 1 - e^{{-B_t}}`$. The
+log-SNR of `Learned` is linear in u, from one end to the other.
 
 {schedules_table()}
 
 ## Predictions
 
-What the network's output y is: $`y = a\\, x_0 + b\\, \\epsilon`$. From y follow x0 and ε by one 2 × 2
+The network predicts $`y = a\\, x_0 + b\\, \\epsilon`$. x0 and ε follow from y and x_t by one 2 × 2
 system.
 
 {predictions_table()}
 
 ## Grids
 
-Where the times of a run lie.
+A grid places the times of a run.
 
 {grids_table()}
 
 ## Guidance and editing
 
-How to use them, and how near they come to what is known exactly: [steering](steering.md).
+[Steering](steering.md) shows their use and their errors on data with a known posterior.
 
 {steering_table()}
 

@@ -1,9 +1,9 @@
 """What editing does to drawn characters: completed, healed, redrawn and blended by one model.
 
-Trains `examples/sketch_bidirnn.py` as it is for each seed, or goes on with the models that are in the
-folder, and edits characters of the validation part, which no model has learnt from. Fréchet distances
-are from the 360 characters of the test part, on the features of `anydiff.sketches.evaluate`; lengths are
-in units of a character's size, the longer side of its box.
+Trains the example's model (`anydiff train sketches`) for each seed, or goes on with the models that are
+in the folder, and edits characters of the validation part, which no model has learnt from. Fréchet
+distances are from the 360 characters of the test part, on the features of `anydiff.sketches.evaluate`;
+lengths are in units of a character's size, the longer side of its box.
 
     python benchmarks/sketches.py                                   # three seeds, half an hour and more
     python benchmarks/sketches.py --pictures docs/pictures          # and the pictures, of the first seed
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from torch import Tensor
 
 import anydiff
 from anydiff import DDPM, GaussianDiffusion, Masked, edit, impute, interpolate, sample
+from anydiff.cli import train
 from anydiff.data.sequences import pad, pairs
 from anydiff.editing import denoise
 from anydiff.guidance import pigdm
@@ -35,9 +35,6 @@ from anydiff.sketches.named import split
 from anydiff.sketches.pictures import around, draw_grid, two_colors
 from anydiff.sketches.rows import StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-import sketch_bidirnn as example
 
 SIZE = 86.0  # of a character, in the mean, in the 109 units of its square
 JITTER = 0.05  # of it, on every coordinate
@@ -323,8 +320,7 @@ def model(args: argparse.Namespace, seed: int) -> tuple[GaussianDiffusion, Strok
     folder = args.folder / f"seed-{seed}"
     path = folder / "model.safetensors"
     if not path.exists():
-        sys.argv[1:] = [f"--seed={seed}", f"--minutes={args.minutes}", "--accelerator=cpu"]
-        example.train(example.arguments(), folder)
+        train.sketches(minutes=args.minutes, seed=seed, out=folder, accelerator="cpu")
     diffusion, extra = anydiff.load(path)
     rows = rows_from_config(extra["rows"])
     assert isinstance(rows, StrokeRows)

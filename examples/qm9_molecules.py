@@ -2,36 +2,29 @@
 
     python examples/qm9_molecules.py                       five minutes on 5,000 molecules
     python examples/qm9_molecules.py --data full --minutes 30
-    python examples/qm9_molecules.py --sample-only runs/qm9_molecules/model.safetensors --num 1000
-    python examples/qm9_molecules.py --property alpha --target 90 --guidance 2
-    python examples/qm9_molecules.py --inpaint --num 24    keep rings of held-out molecules
 
-Everything lands in one folder: the model, the molecules as SDF, a picture of them (and of those that were
-begun from), one denoising path as
+Everything lands in one folder: the model, the molecules as SDF, a picture of them, the path of one from
+noise as XYZ and GIF, the training curve and the table. Ctrl-C while it trains keeps what was learned; the
+same command goes on from there. `anydiff sample`, `inpaint` and `edit` draw more with the model.
 """
 
-import argparse
 import time
 from pathlib import Path
 
+import torch
 from pytorch_lightning import seed_everything
 
-import anydiff
-from anydiff import GaussianDiffusion, Polynomial
-from anydiff.cli.flags import (
-    TRAINER_FLAGS,
-    calls,
-    parse,
-    parser,
-    run_folder,
-    training_settings,
-)
-from anydiff.cli.molecules import ask, begin, draw_molecules, write_molecules
+from anydiff import DDPM, GaussianDiffusion, Polynomial, Ragged
+from anydiff.cli.main import run
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
-from anydiff.molecules import Atoms, load_qm9, loader
-from anydiff.molecules.evaluate import evaluate, smiles, table
-from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
+from anydiff.files import free_folder
+from anydiff.losses import Power
+from anydiff.molecules import Atoms, Molecules, load_qm9, loader
+from anydiff.molecules.evaluate import table, to_rdkit
+from anydiff.molecules.files import write_sdf, write_xyz
+from anydiff.molecules.models import MoleculeModel, compare_parts
+from anydiff.molecules.pictures import animate, draw_grid
 from anydiff.molecules.qm9 import split
 from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule
@@ -39,117 +32,86 @@ from anydiff.training.muon import Muon
 from anydiff.training.runs import fit
 
 
-def arguments() -> argparse.Namespace:
-    flags = parser(__doc__, out="runs/qm9_molecules", items="molecules", steps=250)
-    add = flags.add_argument
-    add(
-        "--data",
-        default="5k",
-        help="5k (shipped), full (130,831), or an .npz, .sdf or .xyz file, of H, C, N, O, F",
-    )
-    add("--root", help="folder of PyG's QM9 dataset, to take --data full from there")
-    add("--hidden", type=int, default=128, help="width of the network")
-    add("--layers", type=int, default=6, help="depth of the network")
-    add("--property", metavar="NAME", help="train with this property as a condition, alpha say")
-    add("--target", type=float, metavar="VALUE", help="its value to draw for, not those that occur")
-    return parse(flags, "hidden", "layers")
+def main(
+    *,
+    data: str = "5k",
+    minutes: float = 5.0,
+    epochs: int | None = None,
+    num: int = 100,
+    steps: int = 250,
+    seed: int = 0,
+    out: Path = Path("runs/qm9_molecules"),
+    resume: bool = False,
+) -> None:
+    """Train on QM9, draw new molecules, count what is stable, look at them.
 
+    Arguments:
+        data: 5k (shipped), full (130,831), or an .npz, .sdf or .xyz file, of H, C, N, O, F.
+        minutes: How long to train.
+        epochs: Train for so many passes over the data instead.
+        num: Molecules to draw.
+        steps: Network calls to draw them with.
+        seed: Of the weights, the noise and the drawing.
+        out: The folder for everything.
+        resume: Train the run in it on, to the minutes or epochs in all.
+    """
+    out = out if resume else free_folder(out, "model.safetensors")
 
-def train(args: argparse.Namespace, folder: Path) -> Path:
-    """Train, or go on training, and return the file of the model."""
-    molecules, atoms = load_qm9(args.data, args.root), Atoms(charge_scale=None)
+    # data: a row for each atom, its position beside its element
+    molecules, atoms = load_qm9(data), Atoms(charge_scale=None)
     parts = split(len(atoms.check(molecules)))
-    if not min(map(len, parts)):
-        raise ValueError(f"{args.data} holds {len(molecules)} molecules; give at least 10.")
-    learn, unpack, asked = molecules.subset(parts.train), atoms.unpack, {}
-    if args.property:
-        properties = Properties.from_molecules(learn, args.property)
-        unpack = with_properties(unpack, properties, learn.prop_names)
-        pairs = PropertyDistribution.from_molecules(learn, args.property)
-        asked = {"properties": properties.config, "values": pairs.values, "of_size": pairs.sizes}
-    seed_everything(args.seed, verbose=False)
-    network = PairNet(
-        atoms.features - 3, args.hidden, layers=args.layers, context=int(bool(args.property))
-    )
-    # more times at little noise, where bond lengths are settled
-    diffusion = GaussianDiffusion(
-        network, Polynomial(), "eps", times=lambda u: u**1.5,
-        drop={"context": 0.1} if args.property else None,
-    )  # fmt: skip
-    print(
-        f"{len(parts.train):,} molecules to learn from, {len(parts.valid):,} to check with; "
-        f"{sum(p.numel() for p in network.parameters()):,} parameters"
-    )
-    run = fit(
-        DiffusionModule(diffusion, unpack, lr=args.lr, warmup=200, seed=args.seed, optimizer=Muon),
-        folder,
-        loader(learn, args.batch_size, seed=args.seed),
-        loader(molecules.subset(parts.valid), args.batch_size, shuffle=False),
-        settings=training_settings(
-            args, "data", "hidden", "layers", *["property"] * bool(args.property)
-        ),
-        minutes=None if args.epochs else args.minutes,
-        epochs=args.epochs,
+    learn, check = molecules.subset(parts.train), molecules.subset(parts.valid)
+    print(f"{len(learn):,} molecules to learn from, {len(check):,} to check with")
+
+    # model: a network that predicts the noise in the rows; more times at little noise, where bond
+    # lengths are settled
+    seed_everything(seed, verbose=False)
+    network = PairNet(atoms.features - 3, hidden=128, layers=6)
+    diffusion = GaussianDiffusion(network, Polynomial(), "eps", times=Power(1.5))
+
+    # training
+    fit(
+        DiffusionModule(diffusion, atoms.unpack, lr=8e-3, warmup=200, seed=seed, optimizer=Muon),
+        out,
+        loader(learn, 64, seed=seed),
+        loader(check, 64, shuffle=False),
+        settings={"data": data, "seed": seed},
+        minutes=None if epochs else minutes,
+        epochs=epochs,
         ema=0.995,
         val_check_interval=500,
         check_val_every_n_epoch=None,
         limit_val_batches=20,
-        use_distributed_sampler=False,  # the loader shares its batches out itself
-        **{k: getattr(args, k) for k in TRAINER_FLAGS},
+        devices=1,
     )
-    if not run.is_global_zero:  # the other processes of several have done their part
-        raise SystemExit
-    sizes = SizeDistribution.from_sizes(molecules.sizes[parts.train])
-    extra = {"atoms": atoms.config, "sizes": sizes.counts, "data": args.data, "root": args.root}
-    extra |= asked
-    anydiff.save(folder / "model.safetensors", diffusion, extra)
-    try:
-        plot_curve(folder, folder / "curve.png")
-    except ValueError as error:  # a run of a few steps, or one that diverged
-        print(f"no curve: {error}")
-    return folder / "model.safetensors"
+    sizes = SizeDistribution.from_sizes(learn.sizes)
+    MoleculeModel(diffusion, atoms, sizes, data=data).save(out / "model.safetensors")
 
-
-def main() -> None:
-    args = arguments()
-    try:
-        folder = run_folder(args, "samples.sdf")
-        checkpoint = args.sample_only or train(args, folder)
-        diffusion, extra = anydiff.load(checkpoint)
-        before = kept = None
-        if args.inpaint or args.edit:
-            molecules = load_qm9(extra["data"], extra["root"])
-            before, kept = begin(args, molecules.subset(split(len(molecules)).test))
-        ask(args, extra, before)  # so that errors come before the drawing
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from None
-    num = args.num if before is None else len(before)
-    print(f"drawing {num} molecules with {checkpoint}")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    diffusion.to("cuda" if args.accelerator == "gpu" else "cpu")
-    start = time.perf_counter()
-    drawn, path = draw_molecules(args, diffusion, extra, before, kept)
+    # drawing: sizes as they occur, noise in the space of such molecules, denoised step by step
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    asked = sizes.sample(num, torch.Generator().manual_seed(seed))
+    space = Ragged.from_sizes(asked, centered=3, device=device)
+    path, start = [], time.perf_counter()
+    x = diffusion.to(device).eval().sample(
+        (len(space.index), atoms.features), space=space, sampler=DDPM(), steps=steps, seed=seed,
+        progress=True, callback=lambda p: path.append(atoms.decode(p.x_s[space.index == 0].cpu())),
+    )  # fmt: skip
     seconds = (time.perf_counter() - start) / num
+    pos, z = (rows.cpu().numpy() for rows in atoms.decode(x, space))
+    drawn = Molecules(z, pos, space.ptr.cpu().numpy())
 
-    write_molecules(folder, drawn, path, before, kept)
-    print("counting ...")
-    rows, of = [], {}
-    try:
-        molecules = load_qm9(extra["data"], extra["root"])
-        parts = split(len(molecules))
-        known, test = molecules.subset(parts.train), molecules.subset(parts.test[:1000])
-        of["train_smiles"] = smiles(known.pos, known.z, known.index)
-        rows.append(evaluate(test.pos, test.z, test.index, name="real, held out", **of))
-        of["reference"] = (test.pos, test.z, test.index)
-    except (ValueError, OSError, ImportError) as error:  # the model may have travelled without them
-        print(f"nothing to compare with: {error}")
-    nfe = calls(args, guided="properties" in extra)
-    rows.append(evaluate(*drawn, name="drawn", nfe=nfe, seconds=seconds, **of))
-    print("", table(rows), "", sep="\n")
-    (folder / "table.txt").write_text(table(rows) + "\n")
-    print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
+    # files, pictures, figures
+    write_sdf(out / "samples.sdf", to_rdkit(pos, z, drawn.index))
+    some = drawn.subset(range(min(24, num)))
+    draw_grid(out / "samples.png", some.pos, some.z, some.index, columns=min(8, num))
+    write_xyz(out / "path.xyz", path)
+    frames = [*path[:: max(1, steps // 125)], path[-1]]
+    animate(out / "path.gif", *zip(*frames, strict=True))
+    text = table(compare_parts(drawn, molecules, nfe=steps, seconds=seconds))
+    (out / "table.txt").write_text(text + "\n")
+    plot_curve(out, out / "curve.png")
+    print("", text, "", *sorted(out.glob("*.*")), sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -24,6 +24,7 @@ from anydiff.losses import (
     Mapped,
     MinSNR,
     Plain,
+    Power,
     Sigmoid,
     SquaredError,
     Times,
@@ -239,7 +240,7 @@ OBJECTIVES = {
         Likelihood(), Sigmoid(-1.0), learned_uncertainty(None), learned_uncertainty(MinSNR(2.0)),
     ],
     "times": [
-        Mapped(), LogNormal(-1.0, 0.5), LogitNormal(0.3),
+        Mapped(), Power(2.0), LogNormal(-1.0, 0.5), LogitNormal(0.3),
         UniformLogSNR(-5.0, 5.0), remembering(),
     ],
     "error": [

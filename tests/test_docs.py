@@ -3,11 +3,11 @@
 import importlib.util
 import re
 import shlex
-import sys
 
 import pytest
 import torch
 
+from anydiff.cli.main import build, parser
 from tests.helpers.paths import ROOT
 
 
@@ -154,19 +154,22 @@ def commands():
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "examples").glob("*.py"),
     ]:
-        for line in re.findall(r"^ *(python examples/.*)$", page.read_text(), re.M):
+        for line in re.findall(
+            r"^ *((?:python examples/|anydiff [a-z]).*)$", page.read_text(), re.M
+        ):
             yield re.split(r" {2,}| # ", line)[0].replace(" S", " 1")
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
-def test_the_examples_take_the_flags_of_the_pages(command, monkeypatch):
-    path, *flags = shlex.split(command)[1:]
-    spec = importlib.util.spec_from_file_location("example", ROOT / path)
+def test_the_commands_of_the_pages_have_their_flags(command):
+    program, *words = shlex.split(command)
+    if program == "anydiff":
+        assert parser().parse_args(words)
+        return
+    spec = importlib.util.spec_from_file_location("example", ROOT / words[0])
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    monkeypatch.setattr(sys, "argv", [path, *flags])
-    args = example.arguments()
-    assert args.num > 0 and args.accelerator in ("cpu", "gpu")
+    assert build(example.main, command).parse_args(words[1:]).num > 0
 
 
 def test_a_commit_is_checked_as_ci_checks_it():

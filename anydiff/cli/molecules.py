@@ -1,153 +1,91 @@
-"""What commands that draw molecules have in common, beside :mod:`anydiff.cli.flags`.
-
-Molecules that were held out are grown again from their rings (--inpaint) or redrawn (--edit). A model
-that was trained with a property is asked for one: for the value given (--target), for those that
-molecules have together with their sizes, or for those of the molecules that are begun from.
-"""
+"""Molecules on the command line: what to begin from, which files are written, what is measured."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from anydiff.cli.flags import draw
-from anydiff.data.sizes import SizeDistribution
-from anydiff.diffusion import GaussianDiffusion
-from anydiff.molecules.evaluate import to_rdkit
-from anydiff.molecules.files import write_sdf, write_xyz
+from anydiff.molecules.evaluate import table, to_rdkit
+from anydiff.molecules.files import read_molecules, write_sdf, write_xyz
 from anydiff.molecules.fragments import first_with, largest_ring
-from anydiff.molecules.molecules import Atoms, Molecules
+from anydiff.molecules.models import MoleculeModel, compare_parts
+from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.pictures import animate, draw_grid
-from anydiff.molecules.properties import Properties, PropertyDistribution
-from anydiff.samplers import Progress
-from anydiff.spaces import Ragged
+from anydiff.molecules.qm9 import load_qm9, split
 
-__all__ = ["ask", "begin", "draw_molecules", "write_molecules"]
-
-Drawn = tuple[Tensor, Tensor, Tensor]
+NUM, STEPS, DRAWN = 100, 250, "samples.sdf"
 
 
-def begin(args: argparse.Namespace, test: Molecules) -> tuple[Molecules, Tensor | None]:
-    """The held-out molecules that --inpaint and --edit begin from, --num or all there are; and the
-    atoms that --inpaint keeps, (N,): the largest ring system, of those that have one."""
-    if not args.inpaint:
-        return test.subset(range(min(args.num, len(test)))), None
-    chosen, kept = first_with(test, args.num, largest_ring)
-    return chosen, torch.from_numpy(kept)
+def read_data(data: str, root: str | None = None) -> Molecules:
+    """Molecules by name or path."""
+    return load_qm9(data, root)
 
 
-def ask(
-    args: argparse.Namespace, extra: Mapping[str, Any], before: Molecules | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The molecules' sizes, and the condition if the model has one.
-
-    Arguments:
-        extra: Of the checkpoint: `sizes`, counts; and of a model with properties `properties`, their
-            config, and `values` and `of_size`, a
-            :class:`~anydiff.molecules.properties.PropertyDistribution`.
-        before: Molecules to begin from.
-
-    Raises:
-        ValueError: --target or --guidance of a model without properties.
-    """
-    generator = torch.Generator().manual_seed(args.seed)
-    sizes = None if before is None else torch.from_numpy(before.sizes)
-    if "properties" not in extra:
-        if args.target is not None or args.guidance != 1:
-            flag = "guidance" if args.target is None else "target"
-            raise ValueError(
-                f"the model knows no property, which --{flag} is about; train one with --property, or "
-                f"leave --{flag} out."
-            )
-        if sizes is None:
-            sizes = SizeDistribution(extra["sizes"]).sample(args.num, generator)
-        return sizes, {}
-
-    properties = Properties.from_config(extra["properties"])
-    pairs = PropertyDistribution(extra["of_size"], extra["values"])
-    if args.target is not None:
-        value = torch.tensor([args.target])
-        sizes = pairs.sizes_near(value, args.num, generator) if sizes is None else sizes
-        values = value.expand(len(sizes), 1)
-    elif before is not None:
-        values = torch.from_numpy(before.property(properties.names[0])).float()[:, None]
-        assert sizes is not None
-    else:
-        sizes, values = pairs.sample(args.num, generator)
-    return sizes, {"context": properties.encode(values)}
+def read_items(path: str) -> Molecules:
+    """Molecules of a file."""
+    return read_molecules(path)
 
 
-def draw_molecules(
-    args: argparse.Namespace,
-    diffusion: GaussianDiffusion,
-    extra: Mapping[str, Any],
-    before: Molecules | None = None,
-    kept: Tensor | None = None,
-    batch: int = 100,
-) -> tuple[Drawn, list[tuple[Tensor, Tensor]]]:
-    """Molecules as the flags say, and the path of the first one.
-
-    Arguments:
-        extra: Of the checkpoint, as :func:`ask` has it, and `atoms`, the config.
-        before: Molecules that --edit and --inpaint begin from.
-        kept: Which of their atoms --inpaint keeps, (N,).
-        batch: Molecules drawn at once.
-
-    Returns:
-        Positions (N, 3), atomic numbers (N,) and index (N,); and positions and numbers after each step.
-    """
-    atoms, device = Atoms.from_config(extra["atoms"]), next(diffusion.parameters()).device
-    sizes, cond = ask(args, extra, before)
-    whole = Ragged.from_sizes(sizes, centered=3)
-    data = {}
-    if before is not None:
-        x = atoms.encode(torch.from_numpy(before.pos), torch.from_numpy(before.z))
-        data["x"] = whole.project(x)
-    if kept is not None:
-        data["known"] = kept
-    drawn: list[Tensor] = []
-    path: list[tuple[Tensor, Tensor]] = []
-
-    def keep(p: Progress) -> None:
-        if not drawn:  # the first molecule of the first batch
-            path.append(atoms.decode(p.x_s[: sizes[0]].cpu()))
-
-    for start in range(0, len(sizes), batch):
-        some = slice(start, start + batch)
-        space = Ragged.from_sizes(sizes[some], centered=3, device=device)
-        rows = slice(int(whole.ptr[start]), int(whole.ptr[start]) + len(space.index))
-        drawn.append(
-            draw(
-                args, diffusion, (len(space.index), atoms.features), space, start,
-                cond={name: c[some].to(device) for name, c in cond.items()},
-                **{name: value[rows].to(device) for name, value in data.items()}, callback=keep,
-            ).cpu()
-        )  # fmt: skip
-    return (*atoms.decode(torch.cat(drawn), whole), whole.index), path
+def begin(model: MoleculeModel, data: str | None) -> Molecules:
+    """Molecules to begin from: those of a file, or the test part of data."""
+    if data not in (None, "5k", "full"):
+        return load_qm9(data)
+    known = model.read_data() if data is None else load_qm9(data)
+    return known.subset(split(len(known)).test)
 
 
-def write_molecules(
+def first(items: Molecules, num: int) -> Molecules:
+    """The first of them, as far as there are."""
+    return items.subset(range(min(num, len(items))))
+
+
+def parts(model: MoleculeModel, items: Molecules, num: int) -> tuple[Molecules, np.ndarray]:
+    """The first of them that have a ring, and the atoms of the largest ring system of each, (N,)."""
+    return first_with(items, num, largest_ring)
+
+
+def cut(
+    before: Molecules | None, kept: np.ndarray | None, some: slice
+) -> tuple[Molecules | None, np.ndarray | None]:
+    """What those in a range were begun from."""
+    if before is None:
+        return None, None
+    rows = slice(before.offsets[some.start], before.offsets[some.stop])
+    return before.subset(range(some.start, some.stop)), None if kept is None else kept[rows]
+
+
+def conditional(model: MoleculeModel) -> bool:
+    """Whether there is a condition that guidance is about."""
+    return model.properties is not None
+
+
+def write(
     folder: Path,
-    drawn: Drawn,
-    path: list[tuple[Tensor, Tensor]],
+    drawn: Molecules,
+    frames: list[Molecules],
     before: Molecules | None = None,
-    kept: Tensor | None = None,
+    kept: np.ndarray | None = None,
 ) -> None:
-    """All molecules as SDF, a picture of the first 24, what they began from in the same order, and the
-    path as XYZ and GIF."""
-    write_sdf(folder / "samples.sdf", to_rdkit(*drawn))
-    first = drawn[2] < 24
-    columns = min(8, int(drawn[2].max()) + 1)
-    marked = None if kept is None else kept[first]
-    draw_grid(folder / "samples.png", *(d[first] for d in drawn), columns=columns, marked=marked)
+    """All molecules as SDF, a picture of the first 24 and of what they were begun from, and the path of
+    the first one as XYZ and GIF."""
+    write_sdf(folder / DRAWN, to_rdkit(drawn.pos, drawn.z, drawn.index))
+    shown = first(drawn, 24)
+    marked = None if kept is None else kept[: len(shown.z)]
+    columns = min(8, len(shown))
+    look: dict[str, Any] = {"columns": columns, "marked": marked}
+    draw_grid(folder / "samples.png", shown.pos, shown.z, shown.index, **look)
     if before is not None:
-        rows = (array[first.numpy()] for array in (before.pos, before.z, before.index))
-        draw_grid(folder / "before.png", *rows, columns=columns, marked=marked)
-    write_xyz(folder / "path.xyz", path)
-    frames = [*path[:: max(1, len(path) // 125)], path[-1]]
-    animate(folder / "path.gif", *zip(*frames, strict=True))
+        known = first(before, 24)
+        draw_grid(folder / "before.png", known.pos, known.z, known.index, **look)
+    write_xyz(folder / "path.xyz", [(f.pos, f.z) for f in frames])
+    some = [*frames[:: max(1, len(frames) // 125)], frames[-1]]
+    animate(folder / "path.gif", [f.pos for f in some], [f.z for f in some])
+
+
+def measure(
+    drawn: Molecules, data: Molecules, *, nfe: int | None = None, seconds: float | None = None
+) -> str:
+    """The table of figures, beside real molecules that were held out."""
+    return table(compare_parts(drawn, data, nfe=nfe, seconds=seconds))

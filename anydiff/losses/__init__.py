@@ -6,6 +6,7 @@ from anydiff.losses.times import (
     LogNormal,
     LossSecondMoment,
     Mapped,
+    Power,
     Times,
     UniformLogSNR,
 )
@@ -24,6 +25,6 @@ from anydiff.losses.weightings import (
 
 __all__ = [
     "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
-    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Sigmoid", "SquaredError",
+    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "Sigmoid", "SquaredError",
     "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
 ]  # fmt: skip

@@ -21,8 +21,8 @@ from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
 __all__ = [
-    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Times", "UniformLogSNR", "as_times",
-    "stratified",
+    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Power", "Times", "UniformLogSNR",
+    "as_times", "stratified",
 ]  # fmt: skip
 
 
@@ -90,6 +90,23 @@ class Mapped(Times):
 def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
     """A density: itself, or from a map of uniform draws, or from None for uniform times."""
     return times if isinstance(times, Times) else Mapped(times)
+
+
+@frozen(power="(0, inf)")
+class Power(Times):
+    r"""A power of uniform draws, :math:`t = u^p`, with the density :math:`t^{1/p - 1} / p`.
+
+    Arguments:
+        power: p; above 1 looks more at little noise.
+
+    Raises:
+        ValueError: If the power is not positive.
+    """
+
+    power: float = 1.5
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return u**self.power
 
 
 @frozen(std="(0, inf)")

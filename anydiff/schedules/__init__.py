@@ -1,4 +1,4 @@
-"""How much data and how much noise: t -> (alpha, sigma)."""
+"""Noise schedules: how much data and how much noise x_t holds, t -> (alpha, sigma)."""
 
 from anydiff.schedules.changed import Shifted, ZeroTerminalSNR
 from anydiff.schedules.formulas import VE, Cosine, Flow, Karras, Polynomial, SigmoidAlphaBar

@@ -1,8 +1,8 @@
-r"""Schedules made of another one.
+r"""Schedules that modify another schedule.
 
-Both changes act on the ratio of data and noise, and keep what their schedule preserves:
-:math:`\alpha^2 + \sigma^2 = 1`, :math:`\alpha + \sigma = 1` or :math:`\alpha = 1`. They are schedules
-like any other, and can be changed again.
+Both change the ratio of data to noise and preserve the constraint of the original schedule:
+:math:`\alpha^2 + \sigma^2 = 1`, :math:`\alpha + \sigma = 1` or :math:`\alpha = 1`. The results are
+ordinary schedules, and can be modified again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ __all__ = ["Shifted", "ZeroTerminalSNR"]
 
 @frozen()
 class ZeroTerminalSNR(Schedule):
-    r"""A variance-preserving schedule changed to end in pure noise.
+    r"""A variance-preserving schedule, rescaled to end in pure noise.
 
     .. math:: \alpha'_t = \alpha_0 \frac{\alpha_t - \alpha_1}{\alpha_0 - \alpha_1}, \qquad
         \sigma'^2_t = 1 - \alpha'^2_t
 
-    A model that was trained with it can draw what differs from noise in its mean, very bright and very
-    dark among others. At its end eps says nothing of x0, and a diffusion with that prediction is
-    refused: predict "v" or "x0".
+    A model trained with it can generate items whose mean differs strongly from that of noise, such as
+    very bright and very dark ones. At t = 1 eps does not determine x0, so that a diffusion with the
+    prediction "eps" raises an error: predict "v" or "x0".
 
-    The publication keeps the first row of a table as it is; here it is the data, t = 0, of a table as of
-    any other schedule, which for a table of 1000 steps is the same to some 1e-5.
+    The paper leaves the first row of a table unchanged. Here the state at t = 0 is left unchanged, for a
+    table as for any other schedule; for a table of 1000 steps the two differ by about 1e-5.
+
+    Arguments:
+        schedule: A schedule that preserves the variance.
 
     Raises:
         ValueError: If the schedule does not preserve the variance, or has weights.
@@ -52,12 +55,12 @@ class ZeroTerminalSNR(Schedule):
 
     @cached_property
     def _ends(self) -> tuple[float, float, float]:
-        """alpha at either end, and 1 - alpha at the clean one."""
+        """alpha at t = 0 and at t = 1, and 1 - alpha at t = 0."""
         clean, noisy = self.schedule.levels(torch.tensor([0.0, 1.0]))
         return clean.alpha, noisy.alpha, clean.sigma**2 / (1 + clean.alpha)
 
     def _change(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha, and 1 - alpha with the digits that a subtraction would lose near the data."""
+        """alpha and 1 - alpha, the latter without the cancellation of a subtraction near the data."""
         first, last, less = self._ends
         alpha, sigma = self.schedule._levels(t)
         lost = first * sigma**2 / (1 + alpha) - last * less
@@ -79,23 +82,24 @@ class ZeroTerminalSNR(Schedule):
 
 @frozen(factor="(0, inf)")
 class Shifted(Schedule):
-    r"""A schedule with its log-SNR moved by a constant, for data of another resolution.
+    r"""A schedule with its log-SNR shifted by a constant, for data of another resolution.
 
     .. math:: \alpha'_t / \sigma'_t = c\, \alpha_t / \sigma_t, \qquad
         \lambda'_t = \lambda_t + 2 \log c
 
-    with alpha' and sigma' of the length that the schedule preserves. With d times as many points along
-    each side the same noise hides less: c = 1 / d brings back the balance. For
+    where alpha' and sigma' keep the sum that the schedule preserves. With d times as many points along
+    each side, the same noise destroys less information: c = 1 / d compensates for that. For
     :class:`~anydiff.schedules.Flow` this is the time shift of Stable Diffusion 3,
     :math:`t' = s t / (1 + (s - 1) t)` with s = 1 / c.
 
     Arguments:
         schedule: One that preserves :math:`\alpha^2 + \sigma^2`, :math:`\alpha + \sigma` or
             :math:`\alpha`.
-        factor: c; below 1 is more noise.
+        factor: c, positive; below 1 means more noise.
 
     Raises:
-        ValueError: If the factor is not positive, or the schedule preserves none of these or has weights.
+        ValueError: If the factor is not positive, or if the schedule preserves none of these or has
+            weights.
 
     References:
         simple diffusion (Hoogeboom et al., 2023), section 2.1. https://arxiv.org/abs/2301.11093
@@ -126,10 +130,10 @@ def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
-    """The length of (alpha, sigma) that is 1 at all times of a schedule."""
+    """The function of (alpha, sigma) that is 1 at all times of a schedule."""
     if isinstance(schedule, nn.Module):
         raise ValueError(
-            f"{schedule} has weights, which this would hide; give it other ends instead."
+            f"{schedule} has weights, which a wrapper would hide; change its ends instead."
         )
     alpha, sigma = schedule(torch.linspace(0.05, 0.95, 7, dtype=torch.float64))
     for length in (torch.hypot, torch.add, _data):
@@ -142,5 +146,5 @@ def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _ratio(alpha: Tensor, lost: Tensor) -> Tensor:
-    """The log-SNR where 1 - alpha = lost, variance preserved."""
+    """The log-SNR of a variance-preserving schedule, from alpha and lost = 1 - alpha."""
     return 2 * torch.log(alpha) - torch.log(lost) - torch.log1p(alpha)

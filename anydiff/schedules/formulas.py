@@ -1,7 +1,7 @@
-r"""The schedules of the literature that are a formula for alpha and sigma themselves.
+r"""Schedules that the literature defines by a formula for alpha and sigma.
 
-Those that are given by a rate of noise are in :mod:`anydiff.schedules.rates`. The names of their
-arguments are those of the papers; t runs from 0 to 1 in all.
+Those defined by a noise rate are in :mod:`anydiff.schedules.rates`. Arguments are named as in the
+papers; t runs from 0 to 1 in all schedules.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ __all__ = ["VE", "Cosine", "Flow", "Karras", "Polynomial", "SigmoidAlphaBar"]
 
 @frozen(logsnr_max="(logsnr_min, inf)")
 class Cosine(VariancePreserving):
-    r"""The cosine schedule, cut off at a range of log-SNR.
+    r"""The cosine schedule, truncated to a range of log-SNR.
 
     .. math:: \alpha_u = \cos(\pi u / 2), \quad u = u_0 + t\,(u_1 - u_0)
 
     where u_0 and u_1 are the times at which the untruncated schedule has the log-SNR `logsnr_max`
-    and `logsnr_min`. The default minimum, -10, is where the table of Ho et al. ends; a lower one
-    brings the terminal state nearer to pure noise, and with it the point where an `eps` prediction
-    says nothing of x0.
+    and `logsnr_min`. The table of Ho et al. ends at a log-SNR of -10, the default minimum; a lower one
+    brings the terminal state closer to pure noise, where an `eps` prediction does not determine x0.
+
+    Arguments:
+        logsnr_min: The log-SNR at t = 1.
+        logsnr_max: The log-SNR at t = 0.
 
     Raises:
-        ValueError: If a value lies outside its range.
+        ValueError: If `logsnr_max` is not above `logsnr_min`.
 
     References:
         Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), section 3.2.
@@ -56,13 +59,13 @@ class Cosine(VariancePreserving):
 
 @frozen(power="(0, inf)", precision="(0, 0.5)")
 class Polynomial(VariancePreserving):
-    r"""A polynomial, kept off both ends: the schedule of EDM (Hoogeboom et al.).
+    r"""A polynomial schedule, bounded away from both ends: that of EDM (Hoogeboom et al.).
 
     .. math:: \alpha_t^2 = (1 - 2 s)\, (1 - t^p)^2 + s, \qquad \sigma_t^2 = 1 - \alpha_t^2
 
     Arguments:
-        power: p. 2 gives the published ``polynomial_2``.
-        precision: s; keeps both ends away from 0, so that the state at t = 0 still has the noise
+        power: The exponent p; 2 gives the published ``polynomial_2``.
+        precision: s, which bounds alpha and sigma away from 0: the state at t = 0 still has the noise
             :math:`\sigma_0 = \sqrt s`.
 
     Raises:
@@ -77,12 +80,12 @@ class Polynomial(VariancePreserving):
     precision: float = 1e-5
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        # The published table clips the ratio of neighbouring squares at 0.001, which acts on the
-        # last of its 1000 steps alone: the square there is 0.001 times the one before.
+        # The published table clips the ratio of successive alpha² at 0.001. Only the last of its
+        # 1000 steps is clipped: alpha² there is 0.001 times that of the step before.
         last = 1 - 1e-3**0.5 * (1 - (1 - 1e-3) ** self.power)
         s, u = self.precision, (t**self.power).clamp(max=last)
         alpha2 = (1 - 2 * s) * (1 - u) ** 2 + s
-        sigma2 = (1 - 2 * s) * u * (2 - u) + s  # 1 - alpha2, no digit lost
+        sigma2 = (1 - 2 * s) * u * (2 - u) + s  # 1 - alpha2, without cancellation
         return torch.log(alpha2) - torch.log(sigma2)
 
     def _time(self, logsnr: Tensor) -> Tensor:
@@ -93,18 +96,21 @@ class Polynomial(VariancePreserving):
 
 @frozen(minimum="(0, 1)", end="(start, inf)")
 class SigmoidAlphaBar(VariancePreserving):
-    r"""A level that is a sigmoid: the schedule of Jabri et al., ``"sigmoid"`` to many.
+    r"""The schedule of Jabri et al., whose :math:`\bar\alpha` is a sigmoid of t.
 
     .. math::
         \bar\alpha_t = (1 - m)\, \frac{S_1 - S_t}{S_1 - S_0} + m, \qquad
         S_t = \mathrm{sigmoid}\bigl((start + t\,(end - start)) / \tau\bigr)
 
-    Others call "sigmoid" the schedule whose rate is one: :class:`~anydiff.schedules.SigmoidBeta`.
+    Many libraries call it ``"sigmoid"``. Others use that name for the schedule whose noise rate is a
+    sigmoid: :class:`~anydiff.schedules.SigmoidBeta`.
 
     Arguments:
-        start, end, tau: As published; a lower tau is steeper.
-        minimum: m, where :math:`\bar\alpha` ends. The publication cuts off there; here the whole is
-            scaled to it, so that the SNR falls to the last.
+        start: The argument of the sigmoid at t = 0, before the division by tau.
+        end: That at t = 1.
+        tau: The temperature; a lower one is steeper.
+        minimum: m, the value of :math:`\bar\alpha` at t = 1. The paper clips :math:`\bar\alpha` there;
+            here the whole curve is rescaled, so that the SNR falls everywhere.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -120,14 +126,14 @@ class SigmoidAlphaBar(VariancePreserving):
     minimum: float = 1e-9
 
     def __post_init__(self) -> None:
-        # beyond, the sigmoid would be a step
+        # below this, the sigmoid would be a step function in floating point
         least = max(abs(self.start), abs(self.end)) / 300
         check_range(f"({least:g}, inf)", tau=self.tau)
 
     def _logsnr(self, t: Tensor) -> Tensor:
         low, high, _ = self._ends()
         x = low + t * (high - low)
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)), which loses no digit
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)), without cancellation
         noise = -x.sigmoid() * _sigmoid(-low) * torch.expm1(-t * (high - low))
         data = -(-x).sigmoid() * _sigmoid(high) * torch.expm1((t - 1) * (high - low))
         least = self.minimum / (1 - self.minimum) * (noise + data)
@@ -141,16 +147,20 @@ class SigmoidAlphaBar(VariancePreserving):
         return (x - low) / (high - low)
 
     def _ends(self) -> tuple[float, float, float]:
-        """The sigmoid's arguments at t = 0 and 1, and its rise between them."""
+        """The sigmoid's arguments at t = 0 and 1, and the difference of its values there."""
         low, high = self.start / self.tau, self.end / self.tau
         return low, high, -_sigmoid(high) * _sigmoid(-low) * math.expm1(low - high)
 
 
 @frozen(sigma_min="(0, inf)", sigma_max="(sigma_min, inf)")
 class VE(Schedule):
-    r"""The variance-exploding SDE: data that stay, noise that grows geometrically.
+    r"""The variance-exploding SDE: data at constant scale, noise that grows geometrically.
 
     .. math:: \alpha_t = 1, \qquad \sigma_t = \sigma_{min} (\sigma_{max} / \sigma_{min})^t
+
+    Arguments:
+        sigma_min: The noise at t = 0, in units of the data.
+        sigma_max: The noise at t = 1.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -172,11 +182,16 @@ class VE(Schedule):
 
 @frozen(sigma_min="(0, inf)", rho="(0, inf)", sigma_max="(sigma_min, inf)")
 class Karras(Schedule):
-    r"""The noise levels of Karras et al.: data that stay, noise that grows as a power of t.
+    r"""The noise levels of Karras et al.: data at constant scale, noise that grows as a power of t.
 
     .. math::
         \alpha_t = 1, \qquad
         \sigma_t = \bigl((1 - t)\, \sigma_{min}^{1/\rho} + t\, \sigma_{max}^{1/\rho}\bigr)^\rho
+
+    Arguments:
+        sigma_min: The noise at t = 0, in units of the data.
+        sigma_max: The noise at t = 1.
+        rho: The exponent.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -204,11 +219,11 @@ class Karras(Schedule):
 
 @frozen()
 class Flow(Schedule):
-    r"""The straight line from data to noise, of rectified flows and flow matching.
+    r"""The straight path from data to noise, as in rectified flow and flow matching.
 
     .. math:: \alpha_t = 1 - t, \qquad \sigma_t = t
 
-    It ends in pure noise, where eps says nothing of x0: predict velocity, v or x0.
+    It ends in pure noise, where eps does not determine x0: predict velocity, v or x0.
 
     References:
         Flow Straight and Fast (Liu et al., 2023). https://arxiv.org/abs/2209.03003

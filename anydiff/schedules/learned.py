@@ -1,13 +1,13 @@
-r"""A schedule that is learned with its denoiser.
+r"""A schedule that is learned together with its denoiser.
 
 .. math:: -\lambda_t = \gamma_t = \gamma_0 + (\gamma_1 - \gamma_0)\, u(t), \qquad u(0) = 0,\; u(1) = 1
 
-The bound on the likelihood in continuous time depends on the ends of the schedule alone. What lies
-between, the interior u, says only how the bound is spread over t, and so how much its estimate at
-a random t scatters. So the ends are learned from the bound and the interior from its variance.
+The bound on the likelihood in continuous time depends only on the ends of the schedule. The interior u
+determines how the bound is distributed over t, and thereby the variance of its estimate at a random t.
+So the ends are learned from the bound and the interior from its variance.
 
-That holds for a denoiser that goes by the log-SNR. One that goes by t has to learn anew what a time
-means whenever u has moved, and u feels nothing of it.
+This holds for a denoiser that takes the log-SNR as its time input. One that takes t itself has to adapt
+whenever u changes, and the gradient of u does not account for that.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ class Learned(VariancePreserving, nn.Module):
         \tilde u(t) = e^{a} t + \sum_j e^{w_j}\, \mathrm{sigmoid}\bigl(e^{s_j} (t - c_j)\bigr), \qquad
         u(t) = \frac{\tilde u(t) - \tilde u(0)}{\tilde u(1) - \tilde u(0)}
 
-    A module and a schedule: the :class:`~anydiff.GaussianDiffusion` that is given it has its weights
-    among its own. It starts near a straight line. Whatever the dtype of the weights, it is evaluated in
-    float64; what it says of a time, rates included, is differentiable with respect to weights and time.
+    It is both a module and a schedule: the :class:`~anydiff.GaussianDiffusion` that contains it has its
+    weights among its parameters. It is initialised close to a straight line. It is evaluated in float64
+    whatever the dtype of the weights; its levels and rates are differentiable with respect to the
+    weights and the time.
 
     Arguments:
-        logsnr_min, logsnr_max: Where the ends begin to learn, -gamma_1 and -gamma_0; the defaults are
-            the publication's. ``learned.gamma_0.requires_grad_(False)`` keeps an end where it is.
+        logsnr_min: The initial log-SNR at t = 1, -gamma_1; the default is that of the paper.
+        logsnr_max: The initial log-SNR at t = 0, -gamma_0; the default is that of the paper.
+            ``learned.gamma_0.requires_grad_(False)`` fixes it.
         width: The number of sigmoids.
 
     Raises:
@@ -58,7 +60,7 @@ class Learned(VariancePreserving, nn.Module):
         self.gamma_1 = nn.Parameter(torch.tensor(-float(logsnr_min)))
         self.line = nn.Parameter(torch.zeros(()))
         self.weight = nn.Parameter(torch.full((width,), -math.log(width)))
-        # the steps are from the whole interval to a fiftieth of it wide
+        # sigmoids of widths from the whole interval to a fiftieth of it
         self.slope = nn.Parameter(torch.empty(width).uniform_(math.log(2), math.log(100)))
         self.centre = nn.Parameter(torch.rand(width))
 
@@ -66,7 +68,7 @@ class Learned(VariancePreserving, nn.Module):
         return ", ".join(f"{name}={value}" for name, value in self.config.items())
 
     def interior(self) -> list[nn.Parameter]:
-        """The weights of u: all but the two ends."""
+        """The parameters of u: all but the two ends."""
         return [self.line, self.weight, self.slope, self.centre]
 
     def levels(self, times: Tensor) -> list[Level]:
@@ -110,28 +112,31 @@ class Learned(VariancePreserving, nn.Module):
         return u.view(t.shape).to(t.device), rate.view(t.shape).to(t.device)
 
     def variance_gradient(self, losses: Tensor) -> tuple[Tensor, ...]:
-        r"""The gradient of the losses' sample variance in the interior, one tensor for each weight.
+        r"""The gradient of the sample variance of the losses with respect to the interior.
 
-        The ends and the denoiser learn from the mean of the losses, the interior from their variance,
-        which estimates at random times are to have little of::
+        The ends and the denoiser learn from the mean of the losses. The interior learns from their
+        variance, which it minimises::
 
             gradients = schedule.variance_gradient(bound)
             bound.mean().backward()
             for weight, gradient in zip(schedule.interior(), gradients, strict=True):
                 weight.grad = gradient
 
-        The variance has another scale than the bound, which an optimizer like Adam does not mind.
+        The variance has another scale than the bound, to which an optimizer like Adam is insensitive.
 
         Arguments:
-            losses: The bound of each item, or any loss that the interior leaves unmoved, (B,), each from
-                a time of its own.
+            losses: The bound of each item, (B,), or any loss whose expectation does not depend on the
+                interior, each at its own random time.
+
+        Returns:
+            One tensor for each parameter of :meth:`interior`.
 
         Raises:
-            ValueError: If there are not two losses at least.
+            ValueError: If there are fewer than two losses.
 
         References:
             Variational Diffusion Models (Kingma et al., 2021), appendix I.2, which takes the second
-            moment: the same in expectation, with more noise. https://arxiv.org/abs/2107.00630
+            moment: the same in expectation, with more variance. https://arxiv.org/abs/2107.00630
         """
         if losses.ndim != 1 or len(losses) < 2:
             raise ValueError(f"losses are {tuple(losses.shape)}; give (B,) of two items or more.")

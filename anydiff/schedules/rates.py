@@ -1,11 +1,11 @@
-r"""Schedules that a rate of noise gives.
+r"""Schedules that are defined by a noise rate.
 
-A forward SDE loses its data at the rate :math:`\beta(t)`, and with
-:math:`B_t = \int_0^t \beta(u)\, du` all is said:
+The rate :math:`\beta(t)` of the forward SDE determines the schedule through its integral
+:math:`B_t = \int_0^t \beta(u)\, du`:
 
 .. math:: \alpha_t = e^{-B_t / 2}, \qquad \sigma_t^2 = 1 - e^{-B_t}
 
-The rates are those of the unit of time: a table of 1000 steps has a thousandth of them in each.
+The rates are per unit of time: each step of a table of 1000 steps has a thousandth of them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ __all__ = ["Linear", "ScaledLinear", "SigmoidBeta", "SubVP"]
 
 @frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
 class Linear(VariancePreserving):
-    r"""The variance-preserving SDE with a linear rate, the limit of the table of Ho et al.
+    r"""The variance-preserving SDE with a linear noise rate: the continuous limit of Ho et al.'s table.
 
     .. math:: B_t = \tfrac12 t^2 (\beta_{max} - \beta_{min}) + t \beta_{min}
+
+    Arguments:
+        beta_min: The rate at t = 0.
+        beta_max: The rate at t = 1.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -47,14 +51,18 @@ class Linear(VariancePreserving):
 
 @frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
 class ScaledLinear(VariancePreserving):
-    r"""A rate whose root is linear, the limit of the table of Stable Diffusion.
+    r"""A noise rate whose square root is linear: the continuous limit of Stable Diffusion's table.
 
     .. math::
         \beta(t) = (a + t d)^2, \quad a = \sqrt{\beta_{min}}, \quad d = \sqrt{\beta_{max}} - a,
         \qquad B_t = a^2 t + a d\, t^2 + \tfrac13 d^2 t^3
 
-    It ends above pure noise, at :math:`\alpha_1 = 0.07`; see
+    It does not end in pure noise, but at :math:`\alpha_1 = 0.07`; see
     :class:`~anydiff.schedules.ZeroTerminalSNR`.
+
+    Arguments:
+        beta_min: The rate at t = 0.
+        beta_max: The rate at t = 1.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -75,7 +83,7 @@ class ScaledLinear(VariancePreserving):
         a, d = self._roots()
         integral = _integral(logsnr)
         root = (a**3 + 3 * d * integral) ** (1 / 3)  # a + t d
-        return 3 * integral / (root**2 + a * root + a**2)  # (root - a) / d, no digit lost
+        return 3 * integral / (root**2 + a * root + a**2)  # (root - a) / d, without cancellation
 
     def _roots(self) -> tuple[float, float]:
         return sqrt(self.beta_min), sqrt(self.beta_max) - sqrt(self.beta_min)
@@ -83,19 +91,19 @@ class ScaledLinear(VariancePreserving):
 
 @frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)", limit="(0, 300)")
 class SigmoidBeta(VariancePreserving):
-    r"""A rate that is a sigmoid: the schedule of GeoDiff, and ``"sigmoid"`` in diffusers.
+    r"""A noise rate that is a sigmoid: the schedule of GeoDiff, and ``"sigmoid"`` in diffusers.
 
     .. math::
         \beta(t) = \beta_{min} + (\beta_{max} - \beta_{min})\, \mathrm{sigmoid}(c\,(2t - 1)), \qquad
         B_t = \beta_{min} t + \frac{\beta_{max} - \beta_{min}}{2c}
             \bigl[\mathrm{softplus}(c\,(2t - 1)) - \mathrm{softplus}(-c)\bigr]
 
-    Others call "sigmoid" the schedule whose :math:`\bar\alpha` is one:
+    Other libraries use the name "sigmoid" for the schedule whose :math:`\bar\alpha` is a sigmoid:
     :class:`~anydiff.schedules.SigmoidAlphaBar`.
 
     Arguments:
         beta_min, beta_max: The rates between which the sigmoid rises.
-        limit: c; the sigmoid is taken from -c to c. Above 300 it would be a step.
+        limit: c, below 300; the sigmoid is taken from -c to c.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -110,7 +118,7 @@ class SigmoidBeta(VariancePreserving):
     limit: float = 6.0
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        # the difference in one piece, which keeps its digits where t is small
+        # the difference of the softplus as one expression: no cancellation where t is small
         rise = torch.log1p(torch.expm1(2 * self.limit * t) / (1 + exp(self.limit)))
         slope = (self.beta_max - self.beta_min) / (2 * self.limit)
         return _logsnr(self.beta_min * t + slope * rise)
@@ -118,11 +126,16 @@ class SigmoidBeta(VariancePreserving):
 
 @frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
 class SubVP(Schedule):
-    r"""The sub-VP SDE: the data of :class:`Linear` with less noise.
+    r"""The sub-VP SDE: the alpha of :class:`Linear` with less noise.
 
     .. math:: \alpha_t = e^{-B_t / 2}, \qquad \sigma_t = 1 - e^{-B_t}
 
-    so that :math:`\sigma = 1 - \alpha^2`, never above the :math:`\sqrt{1 - \alpha^2}` of its namesake.
+    so that :math:`\sigma = 1 - \alpha^2`, which never exceeds the :math:`\sqrt{1 - \alpha^2}` of the
+    variance-preserving SDE.
+
+    Arguments:
+        beta_min: The rate at t = 0.
+        beta_max: The rate at t = 1.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -144,7 +157,7 @@ class SubVP(Schedule):
         return -integral - 2 * torch.log(-torch.expm1(-integral))
 
     def _time(self, logsnr: Tensor) -> Tensor:
-        # alpha / (1 - alpha²) = r, a quadratic; where alpha is nearly 1, sigma has the digits
+        # alpha / (1 - alpha²) = r, a quadratic; where alpha is nearly 1, use sigma's form
         r = torch.exp(logsnr / 2)
         root = 1 + torch.sqrt(1 + 4 * r * r)
         noisy, clean = 2 * torch.log(2 * r / root), torch.log1p(-2 / root)
@@ -152,12 +165,12 @@ class SubVP(Schedule):
 
 
 def _logsnr(integral: Tensor) -> Tensor:
-    """The log-SNR where the rate has summed up to B, variance preserved."""
+    """The log-SNR of a variance-preserving schedule, from the integral B of its rate."""
     return -integral - torch.log(-torch.expm1(-integral))
 
 
 def _integral(logsnr: Tensor) -> Tensor:
-    """B, the inverse of it: the softplus of -logsnr, with all its digits."""
+    """The inverse, from log-SNR to B: the softplus of -logsnr, in full precision."""
     return torch.logaddexp(torch.zeros_like(logsnr), -logsnr)
 
 

@@ -1,14 +1,15 @@
-r"""What a schedule is: how much data and how much noise there is at a time.
+r"""The interface of a noise schedule: how much data and how much noise x_t holds at time t.
 
 .. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad t \in [0, 1]
 
-t = 0 is data, t = 1 is noise. The log signal-to-noise ratio,
-:math:`\lambda_t = \log \alpha_t^2 - \log \sigma_t^2`, falls with t. All of it is computed in float64
-and returned in the dtype of t: in float32, :math:`1 - \alpha^2` has lost its digits long before t
-reaches 0.
+t = 0 is data, t = 1 is noise. The log signal-to-noise ratio (log-SNR),
+:math:`\lambda_t = \log \alpha_t^2 - \log \sigma_t^2`, falls with t. Everything is computed in float64
+and returned in the dtype of t: in float32, :math:`1 - \alpha^2` loses all precision to cancellation
+long before t reaches 0.
 
-A schedule is frozen and knows neither the data nor the number of sampling steps. A :class:`Level` is
-a schedule at one time: with it go its rates, from which the drift and the diffusion of its SDE follow.
+A schedule is frozen and depends neither on the data nor on the number of sampling steps. A
+:class:`Level` is a schedule at one time; its time derivatives give the drift and the diffusion of the
+SDE.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ __all__ = ["Level", "Schedule", "VariancePreserving"]
 
 
 class Schedule(ABC):
-    """t -> (alpha, sigma), with a log-SNR that falls."""
+    """A noise schedule t -> (alpha, sigma), whose log-SNR falls with t."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at the times t, both shaped like t and of its dtype."""
+        """alpha and sigma at the times t, both with the shape and dtype of t."""
         alpha, sigma = self._levels(t.double())
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
@@ -48,9 +49,10 @@ class Schedule(ABC):
         return self._logsnr(t.double()).to(t.dtype)
 
     def time(self, logsnr: Tensor) -> Tensor:
-        """The t at which the log-SNR has the given value: the inverse of :meth:`logsnr`.
+        """The time t at which the log-SNR has the given value: the inverse of :meth:`logsnr`.
 
-        Values outside the schedule's range give its nearest end.
+        Arguments:
+            logsnr: Log-SNRs, of any shape; values outside the schedule's range give the nearest end.
         """
         target = logsnr.double()
         clean = self._logsnr(torch.zeros_like(target))
@@ -61,11 +63,11 @@ class Schedule(ABC):
 
     @torch.no_grad()
     def _time(self, logsnr: Tensor) -> Tensor:
-        """The inverse at float64 values within the range: by bisection, to the last digit."""
+        """The inverse at float64 values within the range, by bisection to full precision."""
         low, high = torch.zeros_like(logsnr), torch.ones_like(logsnr)
         for _ in range(60):
             middle = (low + high) / 2
-            noisier = self._logsnr(middle) < logsnr  # then the time sought is earlier
+            noisier = self._logsnr(middle) < logsnr  # so the solution is an earlier time
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return low
 
@@ -75,13 +77,14 @@ class Schedule(ABC):
 
     @torch.no_grad()
     def clip(self, logsnr_min: float, logsnr_max: float) -> tuple[float, float]:
-        """The range of log-SNR, cut to the schedule's own.
+        """The intersection of a range of log-SNR with the schedule's own.
 
         Arguments:
-            logsnr_min, logsnr_max: The ends of the range.
+            logsnr_min: The lower end of the range.
+            logsnr_max: The upper end.
 
         Raises:
-            ValueError: If nothing is left of it.
+            ValueError: If the two ranges do not overlap.
         """
         clean, noisy = self.ends().tolist()
         low, high = max(logsnr_min, noisy), min(logsnr_max, clean)
@@ -93,9 +96,11 @@ class Schedule(ABC):
         return low, high
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The time derivatives of alpha and sigma, both shaped like t, of which they are not a function
-        for autograd; of a learned schedule's weights they are."""
-        # in reverse mode: forward mode's state is global, and threads may sample at once
+        """The time derivatives of alpha and sigma, both shaped like t.
+
+        They are detached from t; those of a learned schedule are differentiable in its weights.
+        """
+        # reverse mode: the state of forward mode is global, and several threads may sample at once
         learned = isinstance(self, nn.Module) and torch.is_grad_enabled()
         with torch.enable_grad():
             t64 = t.detach().double().requires_grad_()
@@ -108,17 +113,17 @@ class Schedule(ABC):
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
     def at(self, t: Tensor) -> Level:
-        """The levels at the times t, tensors shaped like t."""
+        """The level at the times t, of tensors shaped like t."""
         return Level(t, *self(t), self)
 
     def levels(self, times: Tensor) -> list[Level]:
-        """A level of floats for each of the times (n,), float64: what a run of n - 1 steps needs."""
+        """One level of floats for each of the times (n,), as a run of n - 1 steps needs them."""
         t = times.detach().double().cpu()
         with torch.no_grad():
             columns = [c.tolist() for c in (t, *self(t))]
 
         @cache
-        def rates() -> list[tuple[Any, Any]]:  # of all at once, when one of them is asked for
+        def rates() -> list[tuple[Any, Any]]:  # of all levels at once, on the first access
             with torch.no_grad():
                 return list(zip(*(c.tolist() for c in self.rates(t)), strict=True))
 
@@ -126,13 +131,13 @@ class Schedule(ABC):
         return [Level(*row, self, planned=lambda k=k: rates()[k]) for k, *row in rows]  # type: ignore
 
     def at_logsnr(self, logsnr: float) -> Level:
-        """The level of floats with a log-SNR, or the schedule's nearest end."""
+        """The level of floats with the given log-SNR; outside the schedule's range, its nearest end."""
         with torch.no_grad():
             return self.levels(self.time(torch.tensor([logsnr], dtype=torch.float64)))[0]
 
 
 class VariancePreserving(Schedule):
-    r"""A schedule with :math:`\alpha^2 + \sigma^2 = 1`, which its log-SNR says everything about."""
+    r"""A schedule with :math:`\alpha^2 + \sigma^2 = 1`, which is determined by its log-SNR."""
 
     @abstractmethod
     def _logsnr(self, t: Tensor) -> Tensor:
@@ -145,14 +150,15 @@ class VariancePreserving(Schedule):
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A schedule at one time, or at one for each item: floats, or tensors (B,).
+    """A schedule at one time, as floats; or at one time for each item, as tensors (B,).
 
     Arguments:
         t: The time.
-        alpha, sigma: What x_t is there: alpha x0 + sigma eps.
-        schedule: Whose level it is.
-        raised: A noisier level, up to which a sampler adds noise first; None where it adds none.
-        planned: () -> the rates, of a level of floats that was made with others.
+        alpha: The coefficient of x0 in x_t = alpha x0 + sigma eps.
+        sigma: The coefficient of eps.
+        schedule: The schedule.
+        raised: A noisier level, up to which a sampler adds noise before its step; None if it adds none.
+        planned: () -> the rates, for a level of floats that was computed together with others.
     """
 
     # floats or tensors: typed loosely, so that formulas read the same for both
@@ -165,14 +171,14 @@ class Level:
 
     @cached_property
     def rates(self) -> tuple[Any, Any]:
-        """The time derivatives of alpha and sigma."""
+        """The time derivatives of alpha and sigma, shaped like t."""
         if self.planned is None and not isinstance(self.t, Tensor):
             return self.schedule.levels(torch.tensor([self.t], dtype=torch.float64))[0].rates
         return self.planned() if self.planned else self.schedule.rates(self.t)
 
     @property
     def logsnr(self) -> Any:
-        r""":math:`\log(\alpha^2 / \sigma^2)`; infinite at either end of some schedules."""
+        r""":math:`\log(\alpha^2 / \sigma^2)`; infinite at the ends of some schedules."""
         if isinstance(self.alpha, Tensor):
             return self.schedule.logsnr(self.t)
         if self.alpha == 0 or self.sigma == 0:

@@ -1,4 +1,4 @@
-r"""Schedules that are a table of steps."""
+r"""Schedules that are defined by a table of discrete steps."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["Tabulated"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tabulated(VariancePreserving):
-    r"""The chain of T steps that a table describes: row k is the time t = k / T.
+    r"""A discrete chain of T steps, given by a table: row k is the time t = k / T.
 
-    Row 0 is the data, :math:`\bar\alpha_0 = 1`. Between the rows :math:`\log \bar\alpha` is linear,
-    which is the diffusion at constant rate that leads from one row to the next. Ancestral sampling
-    of the whole chain takes ``steps=T``; fewer steps respace it.
+    Row 0 is the data, :math:`\bar\alpha_0 = 1`. Between the rows :math:`\log \bar\alpha` is linear:
+    the diffusion from one row to the next has a constant rate. Ancestral sampling of the whole chain
+    takes ``steps=T``; fewer steps respace it.
 
     Arguments:
         alpha_bar: :math:`\bar\alpha_1 \dots \bar\alpha_T`, (T,), falling, in (0, 1).
 
     Raises:
-        ValueError: If the values do not fall within (0, 1).
+        ValueError: If the values do not fall, or do not lie in (0, 1).
     """
 
     alpha_bar: Tensor
@@ -47,17 +47,18 @@ class Tabulated(VariancePreserving):
 
     @classmethod
     def linear(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Tabulated:
-        """Ho et al.'s table of linearly rising rates.
+        """Ho et al.'s table: rates that rise linearly.
 
-        Both rates are those of 1000 steps and are scaled by 1000 / steps for another number, so
-        that every chain ends at nearly the same noise.
+        Both rates are given for a table of 1000 steps. For another number of steps they are scaled by
+        1000 / steps, so that every chain ends at nearly the same noise.
 
         Arguments:
-            steps: T.
-            beta_min, beta_max: The first rate and the last, of a table of 1000 steps.
+            steps: The number of steps T.
+            beta_min: The first rate, of a table of 1000 steps.
+            beta_max: The last rate, of a table of 1000 steps.
 
         Raises:
-            ValueError: If the scaled rates do not rise within (0, 1).
+            ValueError: If the scaled rates do not rise, or do not lie in (0, 1).
 
         References:
             Denoising Diffusion Probabilistic Models (Ho et al., 2020), section 4.
@@ -70,14 +71,15 @@ class Tabulated(VariancePreserving):
     def scaled_linear(
         cls, steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
     ) -> Tabulated:
-        """Stable Diffusion's table, of rates whose roots rise linearly; scaled as :meth:`linear`.
+        """Stable Diffusion's table: rates whose square roots rise linearly, scaled as in :meth:`linear`.
 
         Arguments:
-            steps: T.
-            beta_min, beta_max: The first rate and the last, of a table of 1000 steps.
+            steps: The number of steps T.
+            beta_min: The first rate, of a table of 1000 steps.
+            beta_max: The last rate, of a table of 1000 steps.
 
         Raises:
-            ValueError: If the scaled rates do not rise within (0, 1).
+            ValueError: If the scaled rates do not rise, or do not lie in (0, 1).
 
         References:
             High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022), whose
@@ -90,18 +92,19 @@ class Tabulated(VariancePreserving):
     def sigmoid(
         cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, limit: float = 6.0
     ) -> Tabulated:
-        """GeoDiff's table, of rates that rise as a sigmoid between ±limit; scaled as :meth:`linear`.
+        """GeoDiff's table: rates that rise as a sigmoid, scaled as in :meth:`linear`.
 
-        It is not the table of Jabri et al., whose levels are a sigmoid:
+        It differs from the schedule of Jabri et al., whose :math:`\\bar\\alpha` is a sigmoid:
         :class:`~anydiff.schedules.SigmoidAlphaBar`.
 
         Arguments:
-            steps: T.
-            beta_min, beta_max: The first rate and the last, of a table of 1000 steps.
-            limit: Where the sigmoid begins and ends.
+            steps: The number of steps T.
+            beta_min: The lower end of the rates, of a table of 1000 steps.
+            beta_max: The upper end of the rates, of a table of 1000 steps.
+            limit: The sigmoid is taken from -limit to limit.
 
         Raises:
-            ValueError: If the scaled rates do not rise within (0, 1).
+            ValueError: If the scaled rates do not rise, or do not lie in (0, 1).
 
         References:
             GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation (Xu et al.,
@@ -115,17 +118,20 @@ class Tabulated(VariancePreserving):
     def cosine(
         cls, steps: int = 1000, offset: float = 0.008, beta_limit: float = 0.999
     ) -> Tabulated:
-        r"""Nichol & Dhariwal's table, whose levels are a squared cosine.
+        r"""Nichol & Dhariwal's table, whose :math:`\bar\alpha` is a squared cosine.
 
         .. math:: \bar\alpha_t = f(t) / f(0), \qquad
             f(t) = \cos^2\Bigl(\frac{t + s}{1 + s} \cdot \frac{\pi}{2}\Bigr)
 
-        It ends in pure noise, and would do so at a rate of 1: that is cut off.
+        The last rate would be 1, which leads to pure noise; the rates are clipped at `beta_limit`.
 
         Arguments:
-            steps: T, any number.
-            offset: s; keeps the first rates from vanishing.
-            beta_limit: The largest rate, which acts on the last steps.
+            steps: The number of steps T; any number works.
+            offset: s, which keeps the first rates from vanishing.
+            beta_limit: The largest rate, which clips the last steps.
+
+        Raises:
+            ValueError: If the resulting table does not fall within (0, 1).
 
         References:
             Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 17.
@@ -137,7 +143,14 @@ class Tabulated(VariancePreserving):
 
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float]) -> Tabulated:
-        """The chain with the rates :math:`\\beta_1 \\dots \\beta_T`."""
+        """The chain with the rates :math:`\\beta_1 \\dots \\beta_T`, (T,).
+
+        Arguments:
+            betas: The rates, in (0, 1).
+
+        Raises:
+            ValueError: If a rate does not lie in (0, 1).
+        """
         return cls(torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0))
 
     def _logsnr(self, t: Tensor) -> Tensor:
@@ -151,13 +164,13 @@ class Tabulated(VariancePreserving):
     def _time(self, logsnr: Tensor) -> Tensor:
         rows = self._log_rows.to(logsnr.device)
         log_alpha2 = torch.nn.functional.logsigmoid(logsnr)
-        k = torch.searchsorted(-rows, -log_alpha2).clamp(1, len(rows) - 1)  # the row it lies above
+        k = torch.searchsorted(-rows, -log_alpha2).clamp(1, len(rows) - 1)  # the first row below it
         above = (rows[k - 1] - log_alpha2) / (rows[k - 1] - rows[k])
         return (k - 1 + above) / (len(rows) - 1)
 
 
 def _scaled(steps: int, beta_min: float, beta_max: float, continuous: str) -> tuple[float, float]:
-    """The rates of a table of 1000 steps for one of another number."""
+    """Scale the rates of a table of 1000 steps to another number of steps."""
     scale = 1000 / steps
     if not 0 < scale * beta_min <= scale * beta_max < 1:
         raise ValueError(

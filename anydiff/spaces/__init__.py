@@ -1,4 +1,4 @@
-"""Where the data live, and with them the noise."""
+"""Spaces: where the data and the noise live, and which entries belong to which item."""
 
 from anydiff.spaces.dense import DENSE, Dense
 from anydiff.spaces.draws import Random, Seed, child, generators

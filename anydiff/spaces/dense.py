@@ -15,7 +15,7 @@ __all__ = ["DENSE", "Dense"]
 
 @dataclass(frozen=True)
 class Dense(Space):
-    """(B, \\*): every entry is free. Grids of values, latents, vectors."""
+    """(B, \\*): arrays of one shape, in which every entry is valid. Grids of values, latents, vectors."""
 
     free = True
 
@@ -23,11 +23,11 @@ class Dense(Space):
         return self
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x where the mask, which broadcasts with x, is True, and 0 elsewhere.
+        """x where the mask is True, 0 elsewhere.
 
         Arguments:
             x: A state, (B, \\*).
-            mask: Booleans that broadcast with it.
+            mask: Booleans that broadcast with x.
         """
         return x * mask
 
@@ -51,4 +51,4 @@ class Dense(Space):
 
 
 DENSE = Dense()
-"""The space of a batch of arrays, the default wherever a space is asked for."""
+"""The space of a batch of arrays, the default wherever a function takes a space."""

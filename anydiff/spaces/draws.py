@@ -1,7 +1,8 @@
 """Where random numbers come from: one generator for a batch, or one for each item.
 
-With one per item, an item's numbers depend neither on the batch it is in nor on how work is split over
-machines. Seeds of parts of a run are children of one seed, independent of each other by construction.
+With one generator per item, an item's numbers depend neither on the batch it is in nor on how the work
+is split over machines. The parts of a run are seeded by children of one seed, which are independent by
+construction.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ __all__ = [
 ]  # fmt: skip
 
 Random = Generator | Sequence[Generator] | None
-"""One generator for the batch, one for each item, or None: torch's own."""
+"""One generator for the batch, one for each item, or None for torch's global generator."""
 
 Seed = int | Sequence[int] | Random
-"""One for the batch, or a list with one for each item, whose draw then does not depend on its batch."""
+"""One seed for the batch; or a list with one per item, whose numbers then do not depend on the batch."""
 
 
 def generators(seed: Seed, device: torch.device | str = "cpu") -> Random:
-    """One generator from one seed, or a list of them from a list; generators stay as they are.
+    """One generator from one seed, a list of them from a list; generators and None are returned as given.
 
     Arguments:
         seed: An int, a generator, a sequence of either with one for each item, or None.
-        device: Where new generators live.
+        device: The device of new generators.
     """
     if seed is None or isinstance(seed, Generator):
         return seed
@@ -39,26 +40,30 @@ def generators(seed: Seed, device: torch.device | str = "cpu") -> Random:
 
 
 def child(seed: int, *key: int) -> int:
-    """A seed for a part of what `seed` determines, such as draw k of an item: child(seed, k).
+    """A new seed derived from a seed and a key: child(seed, k) seeds sample k of an item, for example.
 
-    Children of different seeds, or with different keys, are independent (NumPy's `SeedSequence`);
-    sums and multiples of seeds are not, for those of neighbouring seeds coincide.
+    Children of different seeds, or with different keys, are independent (NumPy's `SeedSequence`). Sums
+    and multiples of seeds are not: those of neighbouring seeds coincide.
+
+    Arguments:
+        seed: The parent seed.
+        key: Integers that identify the child.
     """
-    # of fixed width and with their number: zeros at the end say nothing to NumPy, and 2**32 is (0, 1)
+    # fixed width, and the key's length first: NumPy ignores trailing zeros and reads 2**32 as (0, 1)
     words = np.array([k % 2**64 for k in (len(key), seed, *key)], np.uint64).view(np.uint32)
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
 def at_least_float32(x: Tensor) -> torch.dtype:
-    """x's dtype, or float32 where that is shorter: for times, shares and sums of squares."""
+    """The dtype of x, or float32 if x has fewer bits: for times, shares and sums of squares."""
     return x.dtype if x.dtype.itemsize >= 4 else torch.float32
 
 
 def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
-    """Standard normal numbers of like's dtype and device, drawn where the generator lives.
+    """Standard normal numbers with the dtype and device of `like`, drawn on the generator's device.
 
     Arguments:
-        shape: Of what is drawn.
+        shape: The shape of the result.
         like: Gives the dtype and the device.
         generator: Where the numbers come from; torch's own if None.
     """
@@ -67,10 +72,10 @@ def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Te
 
 
 def rand(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
-    """Uniform numbers in [0, 1), float64, on like's device, drawn where the generator lives.
+    """Uniform float64 numbers in [0, 1) on the device of `like`, drawn on the generator's device.
 
     Arguments:
-        shape: Of what is drawn.
+        shape: The shape of the result.
         like: Gives the device.
         generator: Where the numbers come from; torch's own if None.
     """
@@ -80,13 +85,13 @@ def rand(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Ten
 
 
 def uniforms(num: int, items: int, like: Tensor, generator: Random) -> Tensor:
-    """`num` uniform numbers in [0, 1) for each item, (num, B), each item's from its own generator.
+    """`num` uniform numbers in [0, 1) for each item, (num, B), float64.
 
     Arguments:
-        num: How many for each item.
-        items: B.
+        num: How many numbers each item gets.
+        items: The number of items B.
         like: Gives the device.
-        generator: One, or one for each item.
+        generator: One, or one for each item, which then draws that item's numbers.
 
     Raises:
         ValueError: If there is not one generator for each item.
@@ -98,12 +103,13 @@ def uniforms(num: int, items: int, like: Tensor, generator: Random) -> Tensor:
 
 
 def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Tensor:
-    """Standard normal numbers shaped like x; with a generator for each item, the rows of each in turn.
+    """Standard normal numbers shaped like x; with a generator per item, each draws its item's rows.
 
     Arguments:
         x: Gives the shape, dtype and device.
         generator: One, or one for each item.
-        counts: () -> how many rows each item has; asked for only if it matters, since the host waits.
+        counts: () -> the number of rows of each item. Called only with a generator per item, since
+            it may wait for the device.
 
     Raises:
         ValueError: If there is not one generator for each item.
@@ -117,14 +123,14 @@ def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Ten
 
 
 def check_count(generators: Sequence[object], items: int) -> None:
-    """Raise where there is not one generator, or one seed, for each item.
+    """Raise an error unless there is one generator, or one seed, for each item.
 
     Arguments:
         generators: Generators or seeds.
-        items: B.
+        items: The number of items B.
 
     Raises:
-        ValueError: If the numbers differ.
+        ValueError: If their number is not B.
     """
     if len(generators) != items:
         raise ValueError(

@@ -19,16 +19,17 @@ __all__ = ["Masked"]
 
 @dataclass(frozen=True, eq=False)
 class Masked(Space):
-    """(B, N, C): items padded to a common length; padding is zero and does not count.
+    """(B, N, C): items padded to a common length; padding is zero and belongs to no item.
 
-    A value that was never observed is zero and doesn't count either, but its row stays a row in time.
+    A value that was never observed is zero and does not count either, but its row keeps its position in
+    the sequence.
 
     Arguments:
         mask: (B, N), True where a row is valid.
-        observed: (B, N, C), True where a value is known; all of a valid row's if None.
+        observed: (B, N, C), True where a value is known. None: all values of the valid rows.
 
     Raises:
-        ValueError: If a mask has another shape, or is not of booleans.
+        ValueError: If a mask has the wrong shape, or is not boolean.
     """
 
     mask: Tensor
@@ -47,10 +48,12 @@ class Masked(Space):
     def from_lengths(
         cls, lengths: Tensor | Sequence[int], size: int | None = None, device: Device = None
     ) -> Masked:
-        """The space of items that are valid in their first `lengths` rows.
+        """The space of items whose first `lengths` rows are valid.
 
         Arguments:
-            size: The common length N; the longest item's if None.
+            lengths: Valid rows of each item, (B,), at least 1.
+            size: The common length N; that of the longest item if None.
+            device: The device of the mask; that of the lengths if None.
 
         Raises:
             ValueError: If a length is below 1, or larger than the size.
@@ -59,7 +62,7 @@ class Masked(Space):
         check_range("[1, inf)", items=len(lengths))
         longest = int(lengths.max())
         size = longest if size is None else size
-        check_range(f"[{longest}, inf)", size=size)  # room for the longest item
+        check_range(f"[{longest}, inf)", size=size)  # the longest item has to fit
         lengths = lengths.to(device or lengths.device)
         return cls(torch.arange(size, device=lengths.device) < lengths[:, None])
 
@@ -71,13 +74,14 @@ class Masked(Space):
         """x where it is valid and the mask is True, 0 elsewhere.
 
         Arguments:
+            x: A state, (B, N, C).
             mask: (B, N) or (B, N, C) booleans.
         """
         return self.project(x) * (mask[..., None] if mask.ndim == 2 else mask)
 
     @cached_property
     def lengths(self) -> Tensor:
-        """Valid rows of each item, (B,)."""
+        """The number of valid rows of each item, (B,)."""
         return self.mask.sum(1)
 
     @cached_property
@@ -90,7 +94,7 @@ class Masked(Space):
 
     @cached_property
     def valid(self) -> Tensor:
-        """What belongs to the space, (B, N, C), or (B, N, 1) where all values are observed."""
+        """True where an entry is valid, (B, N, C), or (B, N, 1) if all values are observed."""
         rows = self.mask[..., None]
         return rows if self.observed is None else rows & self.observed
 
@@ -113,7 +117,7 @@ class Masked(Space):
         return self.valid.expand_as(x).sum((1, 2)).to(x.dtype)
 
     def diagonal(self, x: Tensor) -> Tensor:
-        """1 where an entry counts, 0 elsewhere, shaped like x."""
+        """1 where an entry is valid, 0 elsewhere, shaped like x."""
         self._check(x)
         return self.valid.expand_as(x).to(x.dtype)
 
@@ -121,7 +125,7 @@ class Masked(Space):
         self._check(x)
         if generator is None or isinstance(generator, Generator):
             return self.project(normal(x, generator, lambda: self._counts))
-        # drawn for the valid rows alone, so that the padding of a batch changes nothing
+        # drawn for the valid rows only: an item's noise must not depend on the padding of its batch
         noise = x.new_zeros(self.mask.numel(), x.shape[-1])
         drawn = normal(x[0], generator, lambda: self._counts)
         return self.project(noise.index_copy_(0, self._rows, drawn).view_as(x))

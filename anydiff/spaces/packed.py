@@ -1,12 +1,11 @@
 r"""Several fields of one item in one tensor: nodes and edges, points and the cell they lie in.
 
-The state of a diffusion is one tensor, flattened at the door as ODE solvers do with a tuple of states:
-a step of a sampler, a guidance or a loss is then the same few operations as for one field, and nothing
-of it knows that there are several. The fields come apart only where their difference matters, in
-the denoiser, which is given the space.
+The fields are flattened and concatenated into one tensor, as ODE solvers do with a tuple of states. A
+step of a sampler, a guidance or a loss is then the same few operations as for one field, and needs no
+knowledge of the fields. Only the denoiser, which is given the space, takes them apart again.
 
-The tensor has no batch axis, because the fields have none in common: an item has as many rows of nodes
-as it has nodes, and of edges as it has edges. All of the first field comes first, then all of the second.
+The tensor has no batch axis, because the fields have none in common: an item has one row for each of its
+nodes, and one for each of its edges. The whole first field comes first, then the whole second.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = ["Packed"]
 
 @dataclass(frozen=True, eq=False)
 class Packed(Space):
-    """(M,): fields with spaces of their own, flattened one after the other.
+    """(M,): several fields, each with its own space, flattened one after the other.
 
     .. code-block:: python
 
@@ -39,7 +38,7 @@ class Packed(Space):
         space = Packed({"nodes": (nodes, (N, 8)), "edges": (edges, (E, 2)), "cell": (Dense(), (B, 6))})
 
         loss = diffusion.loss(space.pack({"nodes": x, "edges": e, "cell": c}), space=space)
-        drawn = space.unpack(diffusion.sample(space.shape, space=space))["nodes"]
+        samples = space.unpack(diffusion.sample(space.shape, space=space))["nodes"]
 
         def forward(self, x_t, t, space):                            # of the denoiser
             fields = space.unpack(x_t)                               # "nodes": (N, 8), …
@@ -47,13 +46,14 @@ class Packed(Space):
             …
             return space.pack({"nodes": …, "edges": …, "cell": …})
 
-    An item's dimension is the sum of its fields', so that an entry of any field weighs the same in a
-    loss; scale the data of a field to say otherwise. A learned variance is packed like the prediction:
-    ``return space.pack(means), space.pack(variances)``.
+    The dimension of an item is the sum over its fields, so that entries of all fields have the same
+    weight in a loss; to weight a field differently, scale its data. A learned variance is packed like
+    the prediction: ``return space.pack(means), space.pack(variances)``.
 
     Arguments:
-        fields: The space and the shape of each, by name. All have the same items in the same order. An
-            item may have nothing of a field, as a single node has no edges. Any space will do.
+        fields: The space and the shape of each field, by name. All fields have the same items in the
+            same order. An item may have no entries in a field, as a single node has no edges. Spaces
+            of all kinds are allowed.
 
     Raises:
         ValueError: If there is no field, or if the fields have different numbers of items.
@@ -65,9 +65,9 @@ class Packed(Space):
         if not self.fields:
             raise ValueError("there is no field; give each a name, a space and a shape.")
         fields = {name: (space, tuple(shape)) for name, (space, shape) in self.fields.items()}
-        object.__setattr__(self, "fields", fields)  # a copy: the caller's may change
+        object.__setattr__(self, "fields", fields)  # a copy, since the caller may change the dict
         for name, (space, shape) in fields.items():
-            with _named(name):  # whatever the space itself finds wrong with the shape
+            with _named(name):  # errors of the field's own space about the shape
                 items = len(space.dim(torch.empty(shape)))
             if items != self.num_items:
                 raise ValueError(
@@ -76,7 +76,7 @@ class Packed(Space):
 
     @property
     def shape(self) -> tuple[int]:
-        """(M,), of the packed tensor."""
+        """The shape of the packed tensor, (M,)."""
         return (sum(self._counts),)
 
     @cached_property
@@ -90,7 +90,7 @@ class Packed(Space):
         return [math.prod(shape) for _, shape in self.fields.values()]
 
     def __getitem__(self, name: str) -> Any:
-        """The space of a field; typed loosely, for what only its kind has: a mask, edges."""
+        """The space of a field. Typed as Any, for attributes of one kind of space: a mask, edges."""
         if name not in self.fields:
             raise KeyError(f"there is no field {name!r}; there are {', '.join(self.fields)}.")
         return self.fields[name][0]
@@ -135,14 +135,14 @@ class Packed(Space):
         return torch.cat([space.restrict(part, m).flatten() for (space, part), (_, m) in parts])
 
     def pack(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """One tensor of a tensor for each field, (M,).
+        """Flatten and concatenate the fields into one tensor, (M,).
 
         Arguments:
-            fields: The tensor of each field, of the shape that the space has for it; all of one
-                floating dtype.
+            fields: The tensor of each field, by name, with the shape given to the space; all of one
+                floating-point dtype.
 
         Raises:
-            ValueError: If the fields, a shape or a dtype are others.
+            ValueError: If the names, a shape or a dtype do not match the space.
         """
         if fields.keys() != self.fields.keys():
             raise ValueError(
@@ -157,7 +157,10 @@ class Packed(Space):
         return torch.cat([fields[name].flatten() for name in self.fields])
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
-        """The fields of a packed tensor, by name; they share its memory.
+        """The fields of a packed tensor, by name, as views of it.
+
+        Arguments:
+            x: A packed tensor, (M,).
 
         Raises:
             ValueError: If x is not (M,).
@@ -200,13 +203,13 @@ class Packed(Space):
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         if not (generator is None or isinstance(generator, Generator)):
             check_count(generator, self.num_items)
-        # field after field from the same generators: an item's are its own, whatever the batch
+        # all fields use the same generators: an item's noise is its own, whatever the batch
         return torch.cat([space.noise(part, generator).flatten() for space, part in self._each(x)])
 
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """An error that says which field it is about."""
+    """Name the field in errors about it."""
     try:
         yield
     except ValueError as error:

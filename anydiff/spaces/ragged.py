@@ -1,4 +1,4 @@
-"""Items of different sizes, row after row."""
+"""Items of different sizes, concatenated along the rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Ragged(Space):
         index: (N,), the item that each row belongs to: 0, 0, 0, 1, 1, 2, … in ascending order.
         num_items: The number of items B.
         centered: The first `centered` columns have zero mean over each item's rows, as positions do
-            when nothing depends on where an item is. Such an item has `centered` dimensions less.
+            when the data are independent of translations. This removes `centered` dimensions from
+            every item.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 3.1.
@@ -44,7 +45,7 @@ class Ragged(Space):
         Arguments:
             sizes: Rows of each item, (B,), at least 1.
             centered: How many columns are centred.
-            device: Where the index lives; that of the sizes if None.
+            device: The device of the index; that of the sizes if None.
 
         Raises:
             ValueError: If a size is below 1.
@@ -55,7 +56,7 @@ class Ragged(Space):
 
     def to(self, device: torch.device | str) -> Ragged:
         space = super().to(device)
-        for name in {"sizes", "ptr", "edge_index"} & self.__dict__.keys():  # what is already built
+        for name in {"sizes", "ptr", "edge_index"} & self.__dict__.keys():  # those already computed
             space.__dict__[name] = getattr(self, name).to(device)
         return space
 
@@ -72,12 +73,13 @@ class Ragged(Space):
         return Ragged(index, n * self.num_items, self.centered)
 
     def restrict(self, x: Tensor, mask: Tensor) -> Tensor:
-        """What the rows (or entries) where the mask is True say by themselves; 0 elsewhere.
+        """x where the mask is True, 0 elsewhere; centred columns are centred over the masked rows.
 
-        Of a centred column that is where they are relative to one another: x less its mean over the
-        item's rows in the mask. Where they are relative to the rest is left to the rest.
+        A centred column keeps the positions of the masked rows relative to one another: x minus its mean
+        over the item's masked rows. Their position relative to the other rows is not kept.
 
         Arguments:
+            x: A state, (N, F).
             mask: (N,) or (N, F) booleans.
         """
         self._check(x)
@@ -93,7 +95,7 @@ class Ragged(Space):
 
     @cached_property
     def sizes(self) -> Tensor:
-        """Rows of each item, (B,)."""
+        """The number of rows of each item, (B,)."""
         return torch.bincount(self.index, minlength=self.num_items)
 
     @cached_property
@@ -141,7 +143,7 @@ class Ragged(Space):
         return c
 
     def center(self, x: Tensor) -> Tensor:
-        """x less its mean over each item's rows, column by column."""
+        """x minus its mean over each item's rows, column by column."""
         mean = self._total(x) / self.sizes.to(x.dtype)[:, None]
         return x - mean[self.index]
 
@@ -158,7 +160,7 @@ class Ragged(Space):
     def dim(self, x: Tensor) -> Tensor:
         self._check(x)
         rows = self.sizes * x.shape[1]
-        return (rows - self.centered).clamp(min=0).to(x.dtype)  # an item may have no row: no edges
+        return (rows - self.centered).clamp(min=0).to(x.dtype)  # an item may have no rows: no edges
 
     def diagonal(self, x: Tensor) -> Tensor:
         """1 - 1 / n in a centred column, 1 elsewhere, shaped like x."""

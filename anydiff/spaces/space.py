@@ -1,13 +1,13 @@
-r"""Where the data live, and with them the noise.
+r"""The interface of a space: where the data and the noise live.
 
-A space is an orthogonal projection P together with the knowledge of which entries belong to which
-item of the batch. Masking padded positions and subtracting each item's centre are such projections.
-Projected standard normal noise is the standard normal of the subspace, and the subspace's dimension
-is the trace of P. When data, noise and the denoiser's output lie in the space, every linear update
-of a sampler stays in it, so the rest of the library needs only the five abstract methods below.
+A space is an orthogonal projection P, together with which entries belong to which item of the batch.
+Masking padded positions and subtracting each item's centre are such projections. Standard normal noise,
+projected, is standard normal in the subspace, and the subspace's dimension is the trace of P. When data,
+noise and the denoiser's output lie in the space, every linear update of a sampler stays in it, so the
+rest of the library needs only the five abstract methods below.
 
-A space is made from a batch and holds its structure (a mask, an index), never its values. It is
-frozen: move it with ``space.to(device)``.
+A space is built from a batch and holds its structure (a mask, an index), never its values. It is frozen;
+``space.to(device)`` gives a copy on another device.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Coefficient = TypeVar("Coefficient", Tensor, float)
 
 
 class Space(ABC):
-    """What the core asks of a space: five methods to write, and others that have a default.
+    """The base class of spaces: five methods to implement, and others that have a default.
 
-    B is the number of items in the batch. `restrict` is needed for editing and `diagonal` for densities
-    and learned variances; without `copied`, several draws are made one after the other.
+    B is the number of items in the batch. Editing needs `restrict`; densities and learned variances need
+    `diagonal`. Without `copied`, several samples of one item are computed one after the other.
     """
 
     @abstractmethod
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
-        """One value per item, (B,), or a scalar, made broadcastable with x.
+        """One value per item, (B,), or a scalar, reshaped to broadcast with x.
 
         Arguments:
             c: (B,), or a scalar.
@@ -57,7 +57,7 @@ class Space(ABC):
 
     @abstractmethod
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
-        """A standard normal draw in the space, shaped like x.
+        """Standard normal noise in the space, shaped like x.
 
         Arguments:
             x: Gives the shape, dtype and device.
@@ -66,16 +66,19 @@ class Space(ABC):
         """
 
     def items(self, x: Tensor) -> int:
-        """The number of items B; the length of x unless a space has another index."""
+        """The number of items B; by default the length of x."""
         return len(x)
 
     @property
     def free(self) -> bool:
-        """Whether the projection keeps or drops each entry by itself and mixes none, as far as known."""
+        """Whether the projection keeps or zeroes each entry and mixes none; False if unknown."""
         return False
 
     def diagonal(self, x: Tensor) -> Tensor:
-        """The diagonal of the projection's matrix, shaped like x: the share of each entry in dim.
+        """The diagonal of the projection's matrix, shaped like x: each entry's contribution to `dim`.
+
+        Arguments:
+            x: Gives the shape, dtype and device.
 
         Raises:
             NotImplementedError: If the space does not define it.
@@ -96,31 +99,31 @@ class Space(ABC):
 
     def copies(self, n: int) -> Self | None:
         """The space of n copies of the batch, the same object each time; None if it is not known."""
-        # remembered, so that predictors of one batch stay predictors of one
+        # cached: predictors are combined only if they share one space object
         known: dict[int, Self | None] = self.__dict__.setdefault("_copies", {})
         if n not in known:
-            known.setdefault(n, self.copied(n))  # of two threads the first one's
+            known.setdefault(n, self.copied(n))  # the first of two threads wins
         return known[n]
 
     def copied(self, n: int) -> Self | None:
-        """Make the space of n copies of the batch; None, the default, if it is not known."""
+        """Build the space of n copies of the batch; the default is None, for a space that cannot."""
         return None
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
-        """The states of n copies of the batch as one, in the space of ``copies(n)``."""
+        """Concatenate the states of n copies of the batch into one state of ``copies(n)``."""
         return torch.cat(tuple(states))
 
     def separate(self, x: Tensor, n: int) -> list[Tensor]:
         """The inverse of `join`: n states.
 
         Arguments:
-            x: A state of the copies.
-            n: How many copies.
+            x: A state of ``copies(n)``.
+            n: The number of copies.
         """
         return list(x.chunk(n))
 
     def to(self, device: torch.device | str) -> Self:
-        """The space with its tensors, the fields of a dataclass, on a device."""
+        """The space with its tensors, the fields of the dataclass, moved to a device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)  # type: ignore[type-var]
@@ -130,7 +133,7 @@ class Space(ABC):
 
 
 def by_row(c: Coefficient, x: Tensor) -> Coefficient:
-    """One value per row of x, (len(x),), or a scalar, made broadcastable with x.
+    """One value per row of x, (len(x),), or a scalar, reshaped to broadcast with x.
 
     Arguments:
         c: (len(x),), or a scalar.
@@ -140,14 +143,14 @@ def by_row(c: Coefficient, x: Tensor) -> Coefficient:
 
 
 def counts(values: Tensor | Sequence[int], name: str) -> Tensor:
-    """How many rows each item has, (B,), checked to be at least 1.
+    """The number of rows of each item as a tensor, (B,), checked to be at least 1.
 
     Arguments:
-        values: The counts.
-        name: What errors call them.
+        values: The counts, (B,).
+        name: What error messages call them.
 
     Raises:
-        ValueError: If they are not such a list.
+        ValueError: If they are not a list of counts of at least 1.
     """
     rows = torch.as_tensor(values, dtype=torch.long)
     if rows.ndim != 1 or bool((rows < 1).any()):

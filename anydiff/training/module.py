@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anydiff.extras import extra
-from anydiff.spaces import Random, Space
+from anydiff.spaces import Random, Space, child
 from anydiff.training.callbacks import done
 
 with extra("train"):
@@ -94,10 +94,7 @@ class DiffusionModule(LightningModule):
         self.optimizer = optimizer
 
     def _generator(self, *key: int) -> torch.Generator:
-        seed = self.seed
-        for k in (*key, self.global_rank):
-            seed = (seed * 1_000_003 + k + 1) % 2**63
-        return torch.Generator(self.device).manual_seed(seed)
+        return torch.Generator(self.device).manual_seed(child(self.seed, *key, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x0, space, cond = self.unpack(batch)

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anydiff.extras import extra
 from anydiff.training.callbacks import AtTheEnd, Averaged, PutBack, RunBar
 from anydiff.training.module import DiffusionModule
@@ -27,7 +29,7 @@ with extra("train"):
     from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-__all__ = ["Interrupted", "fit", "free_folder", "trainer"]
+__all__ = ["Interrupted", "fit", "trainer"]
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ def trainer(
         enable_version_counter=False,
     )
     options: dict[str, Any] = {
+        "accelerator": "gpu" if torch.cuda.is_available() else "cpu",  # MPS has no float64
         "max_epochs": -1 if epochs is None else epochs,
         "max_time": None if minutes is None else timedelta(minutes=minutes),
         "gradient_clip_val": clip,
@@ -110,21 +113,6 @@ def trainer(
     if flags.get("enable_progress_bar", True):
         ready.append(RunBar())
     return Trainer(callbacks=[*ready, *(callbacks or [])], **(options | flags))
-
-
-def free_folder(folder: str | os.PathLike[str], *markers: str) -> Path:
-    """The folder itself, or, where a run has left one of its `markers`, the next number after it.
-
-    Arguments:
-        folder: The folder wanted, say ``runs/model``; the next is then ``runs/model-2``.
-        markers: Names of files that say that a folder is taken.
-    """
-    wanted = folder = Path(folder)
-    number = 1
-    while any((folder / marker).exists() for marker in markers):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
 
 
 def fit(

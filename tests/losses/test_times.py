@@ -13,6 +13,7 @@ from anydiff.losses.times import (
     LogNormal,
     LossSecondMoment,
     Mapped,
+    Power,
     UniformLogSNR,
     as_times,
     stratified,
@@ -33,6 +34,7 @@ DENSITIES = {
     "lognormal": (LogNormal, Karras(1e-4, 1e3), lambda t, s: normal((ln_sigma(t, s) + 1.2) / 1.2)),
     "lognormal of flow": (LogNormal, Flow(), lambda t, s: normal((ln_sigma(t, s) + 1.2) / 1.2)),
     "logitnormal": (LogitNormal, Cosine(), lambda t, s: normal(torch.logit(t))),
+    "power": (Power, Cosine(), lambda t, s: t ** (1 / 1.5)),
     "logsnr": (UniformLogSNR, Flow(), lambda t, s: (10 - s.logsnr(t)) / 20),
     "logsnr of all": (UniformLogSNR, VE(0.1, 10), lambda t, s: t),
     "moments": (LossSecondMoment, Cosine(), lambda t, s: t),
@@ -252,5 +254,7 @@ def test_errors_say_what_to_give():
         LogitNormal(std=-1)
     with pytest.raises(ValueError, match=r"logsnr_max is 2; give a number in \(3, inf\)"):
         UniformLogSNR(3, 2)
+    with pytest.raises(ValueError, match="power is 0"):
+        Power(0)
     with pytest.raises(ValueError, match="mixing is 0"):
         LossSecondMoment(mixing=0)

@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anydiff import Cosine, Dense, GaussianDiffusion
+from anydiff.files import free_folder
 from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule
-from anydiff.training.runs import Interrupted, free_folder, trainer
+from anydiff.training.runs import Interrupted, trainer
 from anydiff.training.runs import fit as fit_in_folder
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

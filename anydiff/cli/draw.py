@@ -1,0 +1,261 @@
+"""`anydiff sample`, `inpaint`, `edit` and `interpolate`: what a trained model draws, as files.
+
+A model file says what it is of, and so which files are written: molecules as SDF, sketches as ndjson and
+SVG, images as one array, each with pictures. What was drawn is written before it is measured; after
+Ctrl-C there are the files of what was drawn until then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from anydiff.cli.numbers import Numbers
+from anydiff.cli.runs import kind_of, open_model, place, positive, say_files
+
+__all__ = ["edit", "inpaint", "interpolate", "sample"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How items are drawn, whatever they are.
+
+    Arguments:
+        num: Items to draw; if not given 100 molecules, 360 sketches or 400 images.
+        steps: Steps of the sampler; if not given 250 for molecules, 100 for the others.
+        sampler: The rule of a step: ddpm is ancestral and needs the most steps, dpm the fewest.
+        guidance: How much a condition counts: 0 not at all, 1 as it was learned, more exaggerates it.
+        label: Of a model with labels: draw these in turn, 3,8 for instance; if not given all of them.
+        target: Of a model with a property: its value; if not given, values that occur.
+        seed: Of the noise; each item has one of its own made of it.
+        skip: Leave so many items out, which were drawn before drawing was stopped.
+        batch_size: Items drawn at once; by the kind if not given.
+        out: The folder for the files; if not given, one beside the model, named as the command. A new
+            number is added to it if there are such files in it already.
+        measure: Measure what was drawn against held-out data.
+        accelerator: Where to run; auto takes a GPU if there is one.
+    """
+
+    num: int | None = None
+    steps: int | None = None
+    sampler: Literal["ddpm", "ddim", "dpm"] = "ddpm"
+    guidance: float = 1.0
+    label: Numbers | None = None
+    target: float | None = None
+    seed: int = 0
+    skip: int = 0
+    batch_size: int | None = None
+    out: Path | None = None
+    measure: bool = True
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        positive(num=self.num, steps=self.steps, batch_size=self.batch_size)
+
+
+def sample(model: Path, *, length: int | None = None, **drawing: Any) -> None:
+    """Draw new items with a model.
+
+    Arguments:
+        model: The file that was written when it was trained, model.safetensors.
+        length: Of a model of sketches: strokes (or points) of each sketch; as in the data if not given.
+        drawing: See :class:`Drawing`.
+
+    Raises:
+        ValueError: If the model is asked for what it does not know.
+    """
+    asked = Drawing(**drawing)
+    positive(length=length)
+    known = open_model(model)
+    draw = _asked(known, model, asked, length=length)
+    _run("sample", model, known, asked, lambda num, how: known.sample(num, **draw, **how))
+
+
+def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawing: Any) -> None:
+    """Keep a part of items, and draw the rest anew.
+
+    Kept are the largest ring system of molecules, the first half of the strokes of sketches, the left
+    half of images. before.png shows what was begun from.
+
+    Arguments:
+        model: The file that was written when it was trained, model.safetensors.
+        data: What to begin from: a file of items; or data by name, of which the held-out part is taken.
+            If not given, the held-out part of what the model was trained on.
+        resamples: How many times each step is repeated, so that what is drawn fits what is kept.
+        drawing: See :class:`Drawing`.
+
+    Raises:
+        ValueError: If the model is asked for what it does not know, or there is nothing to begin from.
+    """
+    asked = Drawing(**drawing)
+    positive(resamples=resamples)
+    known = open_model(model)
+    draw, kind = _asked(known, model, asked), kind_of(known.kind)
+    before, kept = kind.parts(known, kind.begin(known, data), asked.num or kind.NUM)
+    _run(
+        "inpaint", model, known, asked,
+        lambda num, how: known.inpaint(before, kept, resamples=resamples, **draw, **how),
+        before=before, kept=kept, repeats=resamples,
+    )  # fmt: skip
+
+
+def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawing: Any) -> None:
+    """Noise items up to a time and denoise them: variations, or something rough made finer.
+
+    before.png shows what was begun from.
+
+    Arguments:
+        model: The file that was written when it was trained, model.safetensors.
+        strength: The time in (0, 1] up to which is noised: the more, the less is left.
+        data: What to begin from: a file of items; or data by name, of which the held-out part is taken.
+            If not given, the held-out part of what the model was trained on.
+        drawing: See :class:`Drawing`.
+
+    Raises:
+        ValueError: If the model is asked for what it does not know, or there is nothing to begin from.
+    """
+    asked = Drawing(**drawing)
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}; it is a time, above 0 and at most 1.")
+    known = open_model(model)
+    draw, kind = _asked(known, model, asked), kind_of(known.kind)
+    before = kind.first(kind.begin(known, data), asked.num or kind.NUM)
+    _run(
+        "edit", model, known, asked,
+        lambda num, how: known.edit(before, strength, **draw, **how),
+        before=before,
+    )  # fmt: skip
+
+
+def interpolate(
+    model: Path,
+    *,
+    data: str | None = None,
+    num: int | None = None,
+    steps: int | None = None,
+    sampler: Literal["ddim", "dpm"] = "dpm",
+    out: Path | None = None,
+    measure: bool = True,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+) -> None:
+    """Blend pairs of sketches or images, eight from one to the other.
+
+    before.png shows the pairs.
+
+    Arguments:
+        model: The file that was written when it was trained, model.safetensors.
+        data: What to begin from: a file of items; or data by name, of which the held-out part is taken.
+            If not given, the held-out part of what the model was trained on.
+        num: Items to draw; if not given 360 sketches or 400 images.
+        steps: Steps of the sampler, there and back; 100 if not given.
+        sampler: The rule of a step.
+        out: The folder for the files; if not given, one beside the model, named as the command.
+        measure: Measure what was drawn against held-out data.
+        accelerator: Where to run; auto takes a GPU if there is one.
+
+    Raises:
+        ValueError: If the model is one of molecules, or there is nothing to begin from.
+    """
+    asked = Drawing(num=num, steps=steps, out=out, measure=measure, accelerator=accelerator)
+    known = open_model(model)
+    kind = kind_of(known.kind)
+    if not hasattr(known, "interpolate"):
+        raise ValueError(
+            f"{model} draws {known.kind}, between which there is no way: their atoms have no order; "
+            "blend sketches or images."
+        )
+    before = kind.begin_pairs(known, kind.begin(known, data), max((num or kind.NUM) // 8, 1))
+    _run(
+        "interpolate", model, known, asked,
+        lambda _, how: known.interpolate(
+            before, 8, sampler=_sampler(sampler), steps=how["steps"]
+        ),
+        before=before, num=len(before) // 2 * 8,
+    )  # fmt: skip
+
+
+def _sampler(name: str) -> Any:
+    from anydiff import DDIM, DDPM, DPMSolver
+
+    return {"ddpm": DDPM, "ddim": DDIM, "dpm": DPMSolver}[name]()
+
+
+def _asked(known: Any, path: Path, asked: Drawing, length: int | None = None) -> dict[str, Any]:
+    """The flags that only one kind knows, as its methods take them."""
+    given = {
+        "label": ("images", None if asked.label is None else list(asked.label)),
+        "target": ("molecules", asked.target),
+        "length": ("sketches", length),
+    }
+    found = {}
+    for name, (kind, value) in given.items():
+        if value is None:
+            continue
+        if kind != known.kind:
+            raise ValueError(
+                f"{name} is about {kind}, and {path} draws {known.kind}; leave --{name} out."
+            )
+        found[name] = value
+    return found
+
+
+def _run(
+    command: str,
+    path: Path,
+    known: Any,
+    asked: Drawing,
+    draw: Callable[[int, dict[str, Any]], Any],
+    *,
+    before: Any = None,
+    kept: Any = None,
+    repeats: int = 1,
+    num: int | None = None,
+) -> None:
+    """Draw, write, measure."""
+    from anydiff.files import free_folder
+    from anydiff.kinds import Stopped, calls
+
+    kind = kind_of(known.kind)
+    num = num or (asked.num or kind.NUM if before is None else len(before))
+    steps = asked.steps or kind.STEPS
+    folder = free_folder(asked.out or path.parent / command, kind.DRAWN)
+    known.diffusion.to(place(asked.accelerator))
+    print(f"drawing {num - asked.skip:,} {known.kind} with {path}", flush=True)
+    frames: list[Any] = []
+    how: dict[str, Any] = {
+        "steps": steps, "guidance": asked.guidance, "seed": asked.seed, "skip": asked.skip,
+        "progress": True, "watch": frames.append,
+    }  # fmt: skip
+    # the ancestral variance that suits is known better where it is used
+    how["sampler"] = None if asked.sampler == "ddpm" else _sampler(asked.sampler)
+    if asked.batch_size:
+        how["batch"] = asked.batch_size
+    start, stopped = time.perf_counter(), None
+    try:
+        drawn = draw(num, how)
+    except Stopped as stop:
+        drawn, stopped = stop.drawn, stop
+    seconds = (time.perf_counter() - start) / max(len(drawn), 1)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    first = slice(asked.skip, asked.skip + len(drawn))
+    kind.write(folder, drawn, frames, *kind.cut(before, kept, first))
+    if stopped:
+        say_files(folder)
+        raise KeyboardInterrupt(
+            f"{stopped.num} of {num} {known.kind} are drawn; the same command with "
+            f"--skip {stopped.num} draws the others."
+        )
+    if asked.measure:
+        print("measuring ...", flush=True)
+        guided = calls(steps, asked.guidance, kind.conditional(known), repeats)
+        try:
+            text = kind.measure(drawn, known.read_data(), nfe=guided, seconds=seconds)
+            print("", text, "", sep="\n")
+            (folder / "table.txt").write_text(text + "\n")
+        except (ValueError, OSError, ImportError) as error:  # the model may have travelled alone
+            print(f"nothing to compare with: {error}")
+    say_files(folder)

@@ -1,0 +1,134 @@
+"""Images on the command line: what to begin from, which files are written, what is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anydiff.drawing import moments
+from anydiff.files import whole
+from anydiff.images.evaluate import table
+from anydiff.images.features import InceptionFeatures
+from anydiff.images.images import ImageError, Images
+from anydiff.images.models import ImageModel, compare_parts, left_half
+from anydiff.images.named import load_images, split
+from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
+
+NUM, STEPS, DRAWN = 400, 100, "samples.npz"
+_GREY = 160
+
+
+def read_data(data: str, root: str | None = None, size: int | None = None) -> Images:
+    """Images by name or path."""
+    return load_images(data, root, size=size)
+
+
+def read_items(path: str, shape: tuple[int, int, int] | None = None) -> Images:
+    """Images of a file that was written here, or of a folder.
+
+    Arguments:
+        path: An .npz with `pixels` (M, C, H, W) of uint8, and perhaps `labels`; or a folder.
+        shape: What those of a folder are brought to.
+    """
+    if not str(path).endswith(".npz"):
+        size, channels = (None, None) if shape is None else (shape[1:], shape[0])
+        return load_images(path, size=size, channels=channels)
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files if name in ("pixels", "labels")}
+    if "pixels" not in arrays:
+        raise ImageError(f"{path}: there are no pixels in it; give a file that was written here.")
+    labels = None if "labels" not in arrays else torch.from_numpy(arrays["labels"])
+    return Images(torch.from_numpy(arrays["pixels"]), labels, name=str(path))
+
+
+def begin(model: ImageModel, data: str | None) -> Images:
+    """Images to begin from: those of a file or a folder, or the test part of data."""
+    if data not in (None, "digits", "cifar10"):
+        return read_items(data, model.shape)
+    known = model.read_data() if data is None else load_images(data, size=model.size)
+    return known.subset(split(known).test)
+
+
+def begin_pairs(model: ImageModel, items: Images, num: int) -> Images:
+    """Pairs of them, one after the other."""
+    if len(items) < 2:
+        raise ImageError(f"{items.name}: there is one picture; blending needs two.")
+    return first(items, min(2 * num, len(items) // 2 * 2))
+
+
+def first(items: Images, num: int) -> Images:
+    """The first of them, as far as there are."""
+    return items.subset(range(min(num, len(items))))
+
+
+def parts(model: ImageModel, items: Images, num: int) -> tuple[Images, Tensor]:
+    """The first of them, and the left half of each, (M, 1, H, W)."""
+    before = first(items, num)
+    return before, left_half(model.shape).expand(len(before), 1, *model.shape[1:])
+
+
+def cut(
+    before: Images | None, kept: Tensor | None, some: slice
+) -> tuple[Images | None, Tensor | None]:
+    """What those in a range were begun from."""
+    chosen = range(some.start, some.stop)
+    if before is None or chosen.stop > len(before):  # of blends, all of them
+        return before, kept
+    return before.subset(chosen), None if kept is None else kept[some]
+
+
+def conditional(model: ImageModel) -> bool:
+    """Whether there is a condition that guidance is about."""
+    return model.classes > 0
+
+
+def write(
+    folder: Path,
+    drawn: Images,
+    frames: list[Images],
+    before: Images | None = None,
+    kept: Tensor | None = None,
+) -> None:
+    """All images as one array, a picture of the first 100 and of what they were begun from, and the way
+    of the first eight from noise. What was not kept of an image is grey."""
+    shown = None if before is None else before.pixels
+    if shown is not None and kept is not None:
+        shown = torch.where(kept, shown, _GREY)
+    arrays = {"pixels": drawn.pixels, "labels": drawn.labels, "before": shown}
+    given = {name: value.numpy() for name, value in arrays.items() if value is not None}
+    with whole(folder / DRAWN, ".npz") as temporary:
+        np.savez_compressed(temporary, **given)  # type: ignore[arg-type]
+    for name, pixels in (("samples", drawn.pixels), ("before", shown)):
+        if pixels is not None:
+            draw_grid(folder / f"{name}.png", pixels[:100], columns=min(10, len(pixels)))
+    if frames:  # blends have none
+        path = torch.stack([frame.pixels for frame in frames])
+        draw_strip(folder / "strip.png", path)
+        animate_denoising(folder / "denoising.gif", path[moments(len(path))])
+
+
+def measure(
+    drawn: Images,
+    data: Images,
+    *,
+    nfe: int | None = None,
+    seconds: float | None = None,
+    inception: str | None = None,
+) -> str:
+    """The table of figures, between real images and noise.
+
+    Arguments:
+        drawn: What was drawn, with the labels it was drawn for.
+        data: All parts of the data.
+        nfe: Network calls for an image.
+        seconds: Seconds for an image.
+        inception: A file of Inception's weights, to measure FID.
+    """
+    features = None if inception is None else InceptionFeatures(inception)
+    rows = compare_parts(
+        drawn.pixels, data, features=features, labels=drawn.labels, nfe=nfe, seconds=seconds
+    )
+    return table(rows)

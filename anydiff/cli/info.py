@@ -1,0 +1,83 @@
+"""`anydiff info`: what a model file is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["info"]
+
+
+def info(model: Path) -> None:
+    """Print what a model file is: its network, its diffusion, its data, the conditions it takes.
+
+    Arguments:
+        model: The file that was written when it was trained, model.safetensors.
+    """
+    from torch import Tensor
+
+    from anydiff import checkpoints
+    from anydiff.cli.runs import model_of
+    from anydiff.losses import Mapped, Plain, SquaredError
+
+    diffusion, extra = checkpoints.load(model)
+    known = model_of(diffusion, extra)
+    network = diffusion.denoiser
+    weights = sum(p.numel() for p in network.parameters())
+    given = getattr(network, "config", {}).items()
+    config = ", ".join(f"{k} {_short(v)}" for k, v in given if v not in (None, False, 0))
+    print(f"file         {model}, {model.stat().st_size / 1e6:.2f} MB")
+    print(f"kind         {'of its own' if known is None else known.kind}")
+    print(f"network      {type(network).__name__}, {weights:,} parameters")
+    print(f"             {config}")
+    print(f"schedule     {diffusion.schedule}")
+    print(f"prediction   {diffusion.target.name}")
+    usual = {"weighting": Plain(), "times": Mapped(), "error": SquaredError()}
+    for name in (*usual, "drop", "augment"):
+        if (value := getattr(diffusion, name)) and value != usual.get(name):
+            print(f"{name:12} {_short(value)}")
+    if known is None:
+        names = [
+            f"{k} {tuple(v.shape) if isinstance(v, Tensor) else _short(v)}"
+            for k, v in extra.items()
+        ]
+        print(f"beside it    {', '.join(names) or 'nothing'}")
+        return
+    for name, value in _about(known).items():
+        print(f"{name:12} {value}")
+
+
+def _about(known: Any) -> dict[str, str]:
+    """What a model of a kind was trained on, what it draws and what it can be asked for."""
+    data = " ".join(
+        str(v) for v in (known.data, known.root if hasattr(known, "root") else None) if v
+    )
+    about = {"trained on": data or "unknown"}
+    if known.kind == "molecules":
+        from anydiff.molecules.molecules import symbol
+
+        sizes = known.sizes.counts.nonzero()[:, 0].tolist()
+        elements = ", ".join(map(symbol, known.atoms.elements))
+        about["draws"] = f"molecules of {elements}, {sizes[0]} to {sizes[-1]} atoms"
+        asked = "none"
+        if known.properties is not None and known.pairs is not None:
+            values = known.pairs.values
+            low, high = (float(v) for v in values[values.isfinite()].aminmax())
+            asked = (
+                f"--target, {', '.join(known.properties.names)}, {low:g} to {high:g}; --guidance"
+            )
+    elif known.kind == "sketches":
+        lengths = known.lengths.counts.nonzero()[:, 0].tolist()
+        rows = known.rows.config
+        about["draws"] = f"sketches of {lengths[0]} to {lengths[-1]} {rows['kind']}"
+        asked = "none; --length says how many"
+    else:
+        about["draws"] = f"images of {' × '.join(map(str, known.shape))}"
+        asked = f"--label, 0 to {known.classes - 1}; --guidance" if known.classes else "none"
+    return about | {"conditions": asked}
+
+
+def _short(value: Any) -> str:
+    """A value as text, without the quotes and spaces of JSON."""
+    return json.dumps(value, default=repr).replace('"', "")

@@ -1,0 +1,177 @@
+"""What the commands have in common: the flags of a run, its folder, and models of whatever kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = [
+    "Run",
+    "kind_of",
+    "model_of",
+    "open_model",
+    "place",
+    "positive",
+    "run_folder",
+    "say_files",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a model is trained, whatever it is of.
+
+    Arguments:
+        minutes: How long to train.
+        epochs: Train for so many passes over the data instead.
+        batch_size: Items in a batch.
+        lr: The learning rate at its height.
+        seed: Of the weights and the noise.
+        out: The folder for everything. A new number is added to it if there is a model in it already.
+        resume: Train the model in the folder on, to the given minutes or epochs in all.
+        accelerator: Where to run; auto takes a GPU if there is one.
+        devices: How many, or which, as Lightning has them.
+        precision: Of the training, bf16-mixed for instance.
+        strategy: For several devices, ddp for instance.
+    """
+
+    out: Path
+    minutes: float = 5.0
+    epochs: int | None = None
+    batch_size: int = 64
+    lr: float = 8e-3
+    seed: int = 0
+    resume: bool = False
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: str = "auto"
+    precision: str = "32-true"
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        positive(
+            minutes=self.minutes, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr
+        )  # fmt: skip
+
+    def trainer(self) -> dict[str, Any]:
+        """The arguments for :func:`anydiff.training.runs.trainer`."""
+        return {
+            "minutes": None if self.epochs else self.minutes,
+            "epochs": self.epochs,
+            "accelerator": "gpu" if place(self.accelerator) == "cuda" else "cpu",
+            "devices": self.devices,
+            "precision": self.precision,
+            "strategy": self.strategy,
+            "check_val_every_n_epoch": None,
+            "use_distributed_sampler": False,  # the loader shares its batches out itself
+        }
+
+
+def positive(**values: Any) -> None:
+    """Check that all that is given is above zero.
+
+    Arguments:
+        values: Numbers by name, or lists of them; None is not given.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, given in values.items():
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be positive.")
+
+
+def place(accelerator: str) -> str:
+    """The device: "cuda" or "cpu".
+
+    Arguments:
+        accelerator: "auto", "cpu" or "gpu".
+    """
+    import torch
+
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if accelerator == "gpu" else "cpu"
+
+
+def run_folder(run: Run) -> Path:
+    """The folder to train in: a fresh one, that of a run that was broken off, or that to go on with.
+
+    Arguments:
+        run: Of which `out` and `resume` count.
+
+    Raises:
+        ValueError: If there is nothing to go on with.
+    """
+    from anydiff.files import free_folder
+
+    if not run.resume:
+        return free_folder(run.out, "model.safetensors")
+    if not (run.out / "last.ckpt").exists():
+        raise ValueError(f"{run.out} holds no last.ckpt to go on from; leave resume out.")
+    return run.out
+
+
+def open_model(path: str | os.PathLike[str]) -> Any:
+    """The model in a file, of whatever kind it is.
+
+    Arguments:
+        path: What `anydiff train` or a model's `save` wrote.
+
+    Raises:
+        ValueError: If it is of no kind that is known here.
+    """
+    from anydiff import checkpoints
+
+    if (model := model_of(*checkpoints.load(path))) is not None:
+        return model
+    raise ValueError(
+        f"{path} holds a diffusion, but not what it takes to draw molecules, sketches or images with "
+        "it; open it with anydiff.load."
+    )
+
+
+def model_of(diffusion: Any, extra: Mapping[str, Any]) -> Any:
+    """The model of a kind that a checkpoint holds, or None if it holds none that is known here.
+
+    Arguments:
+        diffusion: As :func:`anydiff.load` gives it.
+        extra: What was kept beside it.
+    """
+    from anydiff.images.models import ImageModel
+    from anydiff.molecules.models import MoleculeModel
+    from anydiff.sketches.models import SketchModel
+
+    models: list[Any] = [MoleculeModel, SketchModel, ImageModel]
+    return next((m.restore(diffusion, extra) for m in models if m.made(extra)), None)
+
+
+def kind_of(kind: str) -> Any:
+    """The module that reads, writes and measures items of a kind.
+
+    Arguments:
+        kind: "molecules", "sketches" or "images".
+    """
+    if kind == "molecules":
+        from anydiff.cli import molecules
+
+        return molecules
+    if kind == "sketches":
+        from anydiff.cli import sketches
+
+        return sketches
+    from anydiff.cli import images
+
+    return images
+
+
+def say_files(folder: Path) -> None:
+    """Print the files in a folder.
+
+    Arguments:
+        folder: That of a run.
+    """
+    print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")

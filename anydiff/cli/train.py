@@ -1,0 +1,338 @@
+"""`anydiff train`: a model of molecules, sketches or images, with everything in one folder.
+
+What the examples do step by step, with all choices as flags. The folder gets the model, the training
+curve, logs and a checkpoint to go on from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from anydiff.cli.numbers import Numbers
+from anydiff.cli.runs import Run, positive, run_folder, say_files
+
+__all__ = ["images", "molecules", "sketches"]
+
+
+def molecules(
+    data: str = "5k",
+    root: str | None = None,
+    *,
+    hidden: int = 128,
+    layers: int = 6,
+    property: str | None = None,
+    out: Path = Path("runs/molecules"),
+    **run: Any,
+) -> Path:
+    """Train a model of molecules.
+
+    The shipped data are 5,000 molecules of QM9.
+
+    Arguments:
+        data: 5k (shipped), full (all 130,831 of QM9), or an .npz, .sdf or .xyz file, of H, C, N, O, F.
+        root: The folder of PyG's QM9 dataset, to take the full data from there.
+        hidden: Width of the network.
+        layers: Depth of the network.
+        property: Train with this property as a condition, alpha for instance.
+        out: The folder for everything. A new number is added to it if there is a model in it already.
+        run: See :class:`~anydiff.cli.runs.Run`.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        ValueError: If the data cannot be learned from.
+    """
+    from pytorch_lightning import seed_everything
+
+    from anydiff import GaussianDiffusion, Polynomial
+    from anydiff.data.sizes import SizeDistribution
+    from anydiff.denoisers import PairNet
+    from anydiff.losses import Power
+    from anydiff.molecules.batches import loader
+    from anydiff.molecules.models import MoleculeModel
+    from anydiff.molecules.molecules import Atoms
+    from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
+    from anydiff.molecules.qm9 import load_qm9, split
+    from anydiff.training.muon import Muon
+
+    asked = Run(out=out, **run)
+    positive(hidden=hidden, layers=layers)
+    folder = run_folder(asked)
+    known, atoms = load_qm9(data, root), Atoms(charge_scale=None)
+    parts = split(len(atoms.check(known)))
+    if not min(map(len, parts)):
+        raise ValueError(f"{data} holds {len(known)} molecules; give at least 10.")
+    learn = known.subset(parts.train)
+    unpack: Callable[[Any], Any] = atoms.unpack
+    properties = pairs = None
+    if property:
+        properties = Properties.from_molecules(learn, property)
+        pairs = PropertyDistribution.from_molecules(learn, property)
+        unpack = with_properties(unpack, properties, learn.prop_names)
+    seed_everything(asked.seed, verbose=False)
+    network = PairNet(atoms.features - 3, hidden, layers=layers, context=int(bool(property)))
+    # more times at little noise, where bond lengths are settled
+    diffusion = GaussianDiffusion(
+        network, Polynomial(), "eps", times=Power(1.5),
+        drop={"context": 0.1} if property else None,
+    )  # fmt: skip
+    sizes = SizeDistribution.from_sizes(known.sizes[parts.train])
+    model = MoleculeModel(diffusion, atoms, sizes, properties, pairs, data, root)
+    say_size(model, len(parts.train), len(parts.valid))
+    settings = {"data": data, "hidden": hidden, "layers": layers}
+    return fit_model(
+        asked, folder, model, unpack,
+        loader(learn, asked.batch_size, seed=asked.seed),
+        loader(known.subset(parts.valid), asked.batch_size, shuffle=False),
+        settings | ({"property": property} if property else {}),
+        {"warmup": 200, "optimizer": Muon},
+        {"ema": 0.995, "val_check_interval": 500, "limit_val_batches": 20},
+    )  # fmt: skip
+
+
+def sketches(
+    data: str = "kanji",
+    *,
+    skip_empty: bool = False,
+    rows: Literal["strokes", "points"] = "strokes",
+    hidden: int = 128,
+    layers: int = 3,
+    cell: Literal["gru", "lstm"] = "gru",
+    batch_size: int = 128,
+    out: Path = Path("runs/sketches"),
+    **run: Any,
+) -> Path:
+    """Train a model of sketches, drawn stroke by stroke.
+
+    The shipped data are 3,600 Chinese characters of KanjiVG.
+
+    Arguments:
+        data: kanji (shipped), kanjivg (all of it), an .ndjson, .npz, .svg or .inkml file, or a folder.
+        skip_empty: Leave sketches without a point out.
+        rows: What is a row of the data.
+        hidden: Width of the network.
+        layers: Depth of the network.
+        cell: The recurrent cell.
+        batch_size: Sketches in a batch.
+        out: The folder for everything. A new number is added to it if there is a model in it already.
+        run: See :class:`~anydiff.cli.runs.Run`.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        ValueError: If the data cannot be learned from.
+    """
+    from pytorch_lightning import seed_everything
+
+    from anydiff import Cosine, GaussianDiffusion
+    from anydiff.data.sequences import LengthDistribution, loader, unpack
+    from anydiff.denoisers import BiRNN
+    from anydiff.sketches.models import SketchModel
+    from anydiff.sketches.named import load_sketches, split
+    from anydiff.sketches.rows import PointRows, StrokeRows
+    from anydiff.training.muon import Muon
+
+    asked = Run(out=out, batch_size=batch_size, **run)
+    positive(hidden=hidden, layers=layers)
+    folder = run_folder(asked)
+    known = load_sketches(data, skip_empty=skip_empty)
+    parts = split(known)
+    if not min(map(len, parts)):
+        raise ValueError(f"{data} holds {len(known)} sketches; give at least 10.")
+    seed_everything(asked.seed, verbose=False)
+    learn = known.subset(parts.train)
+    made = (StrokeRows if rows == "strokes" else PointRows).fit(learn)
+    items, check = made.encode(learn), made.encode(known.subset(parts.valid))
+    network = BiRNN(made.channels, hidden, layers, cell)
+    lengths = LengthDistribution.from_sizes(items.sizes)
+    diffusion = GaussianDiffusion(network, Cosine(), "v")
+    model = SketchModel(diffusion, made, lengths, data, skip_empty)
+    say_size(model, len(items), len(check))
+    return fit_model(
+        asked, folder, model, unpack,
+        loader(items, asked.batch_size, seed=asked.seed),
+        loader(check, asked.batch_size, shuffle=False),
+        {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell},
+        {"warmup": 100, "optimizer": Muon},
+        {"ema": 0.995, "val_check_interval": 200},
+    )  # fmt: skip
+
+
+def images(
+    data: str = "cifar10",
+    root: str | None = None,
+    *,
+    size: int | None = None,
+    flip: bool | None = None,
+    classes: bool = False,
+    widths: Numbers | None = None,
+    blocks: int = 1,
+    attention: Numbers | None = None,
+    groups: int = 8,
+    dropout: float = 0.0,
+    prediction: Literal["v", "eps", "x0"] = "v",
+    schedule: Literal["cosine", "linear"] = "cosine",
+    optimizer: Literal["muon", "adam"] = "muon",
+    constant: bool = False,
+    ema: float = 0.998,
+    minutes: float = 3.0,
+    batch_size: int | None = None,
+    lr: float = 3e-3,
+    out: Path = Path("runs/images"),
+    **run: Any,
+) -> Path:
+    """Train a model of images.
+
+    The shipped data are 1,797 handwritten digits of 8 × 8 pixels; CIFAR-10 is fetched if it is not there.
+
+    Arguments:
+        data: digits (shipped), cifar10, or the path of a folder of pictures, or of files as MNIST or
+            CIFAR-10 have them.
+        root: Where CIFAR-10 is, or is to be put; in the user's cache if not given.
+        size: Bring the pictures to so many pixels a side.
+        flip: Learn from mirrored pictures as well; if not given, of all data but digits.
+        classes: Learn the labels too.
+        widths: Channels of each level, 32,64,128 for instance; by the size of the pictures if not given.
+        blocks: Residual blocks of a level.
+        attention: Levels with attention, counted from 0, [] for none; the last if not given.
+        groups: Groups of the norms.
+        dropout: The share of activations that is dropped in training.
+        prediction: What the network predicts.
+        schedule: How the noise grows.
+        optimizer: How the weights are moved.
+        constant: Keep the learning rate, once it has risen.
+        ema: The decay of the averaged weights.
+        minutes: How long to train.
+        batch_size: Pictures in a batch; by their size if not given, 64 or 32.
+        lr: The learning rate at its height.
+        out: The folder for everything. A new number is added to it if there is a model in it already.
+        run: See :class:`~anydiff.cli.runs.Run`.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        ValueError: If the data cannot be learned from.
+    """
+    from pytorch_lightning import seed_everything
+
+    from anydiff import Cosine, GaussianDiffusion, Tabulated
+    from anydiff.denoisers import UNet
+    from anydiff.images.batches import loader, unpack
+    from anydiff.images.files import is_mnist
+    from anydiff.images.models import ImageModel
+    from anydiff.images.named import load_images, split
+    from anydiff.training.muon import Muon
+
+    positive(size=size, widths=widths, blocks=blocks, groups=groups, batch_size=batch_size)
+    known = load_images(data, root, size=size)
+    small = max(known.shape[1:]) <= 16
+    asked = Run(
+        out=out, minutes=minutes, batch_size=batch_size or (64 if small else 32), lr=lr, **run
+    )
+    folder = run_folder(asked)
+    parts = split(known)
+    seed_everything(asked.seed, verbose=False)
+    channels = list(widths) if widths else ([32, 64] if small else [32, 64, 128])
+    if classes and known.labels is None:
+        raise ValueError(f"{known.name} has no labels; leave classes out.")
+    labels = int(known.labels.max()) + 1 if classes and known.labels is not None else 0
+    network = UNet(
+        known.shape[0], channels, blocks, None if attention is None else list(attention),
+        groups=groups, dropout=dropout, classes=labels,
+    )  # fmt: skip
+    noise = Cosine() if schedule == "cosine" else Tabulated.linear()
+    drop = 0.1 if labels else None  # to know what images are without a label, for guidance
+    diffusion = GaussianDiffusion(network, noise, prediction, drop=drop)
+    model = ImageModel(diffusion, known.shape, data, root, size)
+    say_size(model, len(parts.train), len(parts.valid))
+    if flip is None:  # digits have a left and a right
+        flip = data not in ("digits", "mnist") and not is_mnist(data)
+    return fit_model(
+        asked, folder, model, unpack,
+        loader(
+            known.subset(parts.train), asked.batch_size, seed=asked.seed, labels=classes, flip=flip
+        ),
+        loader(known.subset(parts.valid), asked.batch_size, shuffle=False, labels=classes),
+        {
+            "data": data, "size": size, "flip": flip, "classes": classes, "widths": channels,
+            "blocks": blocks, "attention": attention, "groups": groups, "dropout": dropout,
+            "prediction": prediction, "schedule": schedule, "optimizer": optimizer,
+            "constant": constant, "ema": ema,
+        },
+        {
+            "warmup": 100, "decay": not constant,
+            "optimizer": Muon if optimizer == "muon" else None,
+        },
+        {"ema": ema, "val_check_interval": 500},
+    )  # fmt: skip
+
+
+def say_size(model: Any, learn: int, check: int) -> None:
+    """Print how much there is to learn from, and how large the network is.
+
+    Arguments:
+        model: A model of a kind.
+        learn: Items of the training part.
+        check: Items of the validation part.
+    """
+    parameters = sum(p.numel() for p in model.diffusion.denoiser.parameters())
+    print(
+        f"{learn:,} {model.kind} to learn from, {check:,} to check with; {parameters:,} parameters",
+        flush=True,
+    )
+
+
+def fit_model(
+    run: Run,
+    folder: Path,
+    model: Any,
+    unpack: Callable[[Any], Any],
+    train: Any,
+    valid: Any,
+    settings: Mapping[str, Any],
+    module: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+) -> Path:
+    """Train a model, and write it and its curve.
+
+    Arguments:
+        run: The flags of the run.
+        folder: Where everything goes.
+        model: A model of a kind.
+        unpack: batch -> (x0, space, cond).
+        train, valid: Loaders.
+        settings: What must be the same when the run goes on, beside the flags of the run.
+        module: Options of :class:`~anydiff.training.module.DiffusionModule`.
+        trainer: Options of :func:`~anydiff.training.runs.trainer`.
+
+    Returns:
+        The file of the model.
+    """
+    from anydiff.training.curve import plot_curve
+    from anydiff.training.module import DiffusionModule
+    from anydiff.training.runs import fit
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its import sets it to INFO
+    result = folder / "model.safetensors"
+    trained = fit(
+        DiffusionModule(model.diffusion, unpack, lr=run.lr, seed=run.seed, **module),
+        folder, train, valid,
+        settings={**settings, "batch_size": run.batch_size, "lr": run.lr, "seed": run.seed},
+        **run.trainer(), **trainer,
+    )  # fmt: skip
+    if not trained.is_global_zero:  # the first of several processes does the rest
+        return result
+    model.save(result)
+    try:
+        plot_curve(folder, folder / "curve.png")
+    except ValueError as error:  # a run of a few steps, or one that diverged
+        print(f"no curve: {error}")
+    say_files(folder)
+    print(f"To draw with it: anydiff sample {result}")
+    return result

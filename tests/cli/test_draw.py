@@ -1,0 +1,204 @@
+"""The commands from training to figures, with small networks and little data."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import anydiff
+from anydiff.cli import train
+from anydiff.cli.main import main
+from anydiff.denoisers import UNet
+from anydiff.images.named import load_images
+from anydiff.kinds import draw_all
+from anydiff.molecules.files import read_molecules, write_npz
+from anydiff.molecules.qm9 import load_qm9
+from anydiff.sketches.files import read_sketches, write_ndjson
+from anydiff.sketches.kanji import load_kanji
+
+DRAWN = {"molecules": "samples.sdf", "sketches": "samples.ndjson", "images": "samples.npz"}
+PICTURES = {
+    "molecules": {"samples.png", "path.xyz", "path.gif"},
+    "sketches": {"samples.png", "drawing.svg", "denoising.gif"},
+    "images": {"samples.png", "strip.png", "denoising.gif"},
+}
+
+
+def made(kind, folder):
+    """Train a small model of a kind for one pass; its file."""
+    common = {"epochs": 1, "out": folder / kind, "accelerator": "cpu"}
+    if kind == "molecules":
+        write_npz(folder / "data.npz", load_qm9().subset(range(100)))
+        data = str(folder / "data.npz")
+        return train.molecules(data, hidden=8, layers=1, property="alpha", **common)
+    if kind == "sketches":
+        write_ndjson(folder / "data.ndjson", load_kanji().subset(range(100)))
+        return train.sketches(str(folder / "data.ndjson"), hidden=8, layers=1, **common)
+    return train.images("digits", widths=[4], groups=2, classes=True, batch_size=512, **common)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: made(kind, folder) for kind in DRAWN}
+
+
+def call(*words):
+    main([str(word) for word in words])
+
+
+def flags(tmp_path, *more):
+    return ["--out", tmp_path / "out", "--steps", 3, "--accelerator", "cpu", *more]
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize(
+    "how", [["sample"], ["inpaint", "--resamples", 2], ["edit", "--strength", 0.2]]
+)
+def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsys):
+    call(how[0], models[kind], *how[1:], *flags(tmp_path, "--num", 7))
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    wanted = {DRAWN[kind], "table.txt"} | PICTURES[kind]
+    assert files == (wanted if how[0] == "sample" else wanted | {"before.png"})
+    out = capsys.readouterr().out
+    assert "drawing 7" in out or kind == "molecules"  # fewer of them have a ring
+    assert "drawn" in (tmp_path / "out/table.txt").read_text()
+    if "before.png" in files:
+        pictures = [
+            np.asarray(Image.open(tmp_path / f"out/{n}.png")) for n in ("before", "samples")
+        ]
+        assert pictures[0].shape == pictures[1].shape
+    folder = models[kind].parents[1]
+    data = {"molecules": folder / "data.npz", "sketches": folder / "data.ndjson"}.get(
+        kind, "digits"
+    )
+    call("evaluate", tmp_path / "out" / DRAWN[kind], "--against", data)
+    assert "drawn" in capsys.readouterr().out
+
+
+def test_models_say_what_they_are(models, capsys):
+    told = {}
+    for kind, model in models.items():
+        call("info", model)
+        told[kind] = capsys.readouterr().out
+        assert re.search(rf"kind +{kind}\nnetwork .* parameters\n", told[kind])
+        assert "schedule" in told[kind] and "prediction" in told[kind]
+    assert re.search("conditions +--target, alpha, .*--guidance", told["molecules"])
+    assert re.search("draws +sketches of .* strokes", told["sketches"])
+    assert re.search(r"trained on +digits\n", told["images"])
+    assert re.search(r"draws .*1 × 8 × 8\nconditions +--label, 0 to 9", told["images"])
+
+
+def test_a_model_of_one_s_own_has_some_information_too(tmp_path, capsys):
+    diffusion = anydiff.GaussianDiffusion(UNet(1, [4], groups=2))
+    anydiff.save(tmp_path / "m.safetensors", diffusion, {"mean": torch.ones(3), "unit": "m"})
+    call("info", tmp_path / "m.safetensors")
+    out = capsys.readouterr().out
+    assert re.search(r"kind +of its own\n(.*\n)+beside it +", out)
+    assert "mean (3,)" in out and "unit m" in out
+    with pytest.raises(SystemExit):
+        call("sample", tmp_path / "m.safetensors")
+    assert "not what it takes to draw" in capsys.readouterr().err
+
+
+def test_what_is_asked_for_is_drawn(models, tmp_path):
+    some = ["--num", 5, "--measure", "false"]
+    call(
+        "sample", models["images"], *flags(tmp_path, *some, "--label", "3,8", "--guidance", 2)
+    )  # fmt: skip
+    with np.load(tmp_path / "out/samples.npz") as file:
+        assert file["labels"].tolist() == [3, 8, 3, 8, 3]
+    call("sample", models["sketches"], *flags(tmp_path, *some, "--length", 3))
+    drawn = read_sketches(tmp_path / "out/samples.ndjson")
+    assert np.diff(drawn.offsets).tolist() == [3] * 5
+    call("sample", models["molecules"], *flags(tmp_path, *some, "--target", 75))
+    assert len(read_molecules(tmp_path / "out/samples.sdf")) == 5
+
+
+@pytest.mark.parametrize(
+    "kind,wrong,line",
+    [
+        (
+            "molecules",
+            ["--label", 3],
+            "label is about images, and .* draws molecules; leave --label",
+        ),
+        ("sketches", ["--target", 3], "target is about molecules"),
+        ("images", ["--length", 3], "length is about sketches"),
+        ("sketches", ["--guidance", 2], "guidance is 2.0, which is about a condition"),
+        ("images", ["--label", 12], "label is 12; the model knows the labels 0 to 9"),
+        ("images", ["--skip", 9], "skip is 9 of 4 items"),
+    ],
+)
+def test_what_a_model_does_not_know(kind, wrong, line, models, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call("sample", models[kind], *flags(tmp_path, "--num", 4, *wrong))
+    assert stop.value.code == 2 and re.search(line, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["sketches", "images"])
+def test_pairs_are_blended(kind, models, tmp_path):
+    call("interpolate", models[kind], *flags(tmp_path, "--num", 16, "--measure", "false"))
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {DRAWN[kind], "samples.png", "before.png"} <= files and "table.txt" not in files
+
+
+def test_there_is_no_way_between_molecules(models, capsys):
+    with pytest.raises(SystemExit):
+        call("interpolate", models["molecules"])
+    assert "their atoms have no order" in capsys.readouterr().err
+
+
+def test_files_of_one_s_own_are_begun_from(models, tmp_path):
+    digits = load_images("digits").subset(range(5))
+    (tmp_path / "mine").mkdir()
+    for m, pixels in enumerate(digits.pixels.numpy()):
+        Image.fromarray(pixels[0]).save(tmp_path / f"mine/{m}.png")
+    some = flags(tmp_path, "--measure", "false")
+    call("inpaint", models["images"], "--data", tmp_path / "mine", *some)
+    with np.load(tmp_path / "out/samples.npz") as file:
+        assert np.array_equal(file["pixels"][..., :4], digits.pixels[..., :4].numpy())
+        assert (file["before"][..., 4:] == 160).all()
+    call("edit", models["images"], "--data", tmp_path / "out/samples.npz", *some)
+    assert (tmp_path / "out-2/before.png").exists()
+
+
+def test_what_was_drawn_before_a_stop_is_kept(models, tmp_path, capsys, monkeypatch):
+    asked = ["--num", 8, "--batch-size", 2, "--measure", "false"]
+    call("sample", models["images"], *flags(tmp_path, *asked))
+
+    def tired(diffusion, num, make, finish, **how):
+        def once(some):
+            if some.start == 4:
+                raise KeyboardInterrupt
+            return make(some)
+
+        return draw_all(diffusion, num, once, finish, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("anydiff.images.models.draw_all", tired)
+        with pytest.raises(SystemExit) as stop:
+            call("sample", models["images"], *flags(tmp_path, *asked))
+    assert stop.value.code == 130
+    assert "4 of 8 images are drawn; the same command with --skip 4" in capsys.readouterr().err
+    call("sample", models["images"], *flags(tmp_path, *asked, "--skip", 4))
+    parts = [np.load(tmp_path / f"{name}/samples.npz") for name in ("out", "out-2", "out-3")]
+    for name in ("pixels", "labels"):
+        assert np.array_equal(parts[0][name], np.concatenate([p[name] for p in parts[1:]]))
+
+
+def test_a_run_goes_on_unless_its_settings_differ(tmp_path, capsys):
+    write_npz(tmp_path / "data.npz", load_qm9().subset(range(60)))
+    words = ["train", "molecules", "--data", tmp_path / "data.npz", "--layers", 1]
+    words += ["--out", tmp_path / "run", "--accelerator", "cpu", "--hidden"]
+    call(*words, 8, "--epochs", 1)
+    out = capsys.readouterr().out
+    assert "going on" not in out and "anydiff sample" in out
+    call(*words, 8, "--epochs", 2, "--resume")
+    assert "going on from" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        call(*words, 16, "--epochs", 3, "--resume")
+    assert "hidden 8 there and 16 here" in capsys.readouterr().err

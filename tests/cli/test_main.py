@@ -1,0 +1,157 @@
+"""From a function to flags, and from what goes wrong to one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from anydiff.cli.main import main, run
+from anydiff.cli.numbers import Numbers
+from anydiff.cli.runs import Run, positive, run_folder
+
+COMMANDS = ["sample", "inpaint", "edit", "interpolate", "evaluate", "info"]
+COMMANDS += ["train molecules", "train sketches", "train images"]
+
+
+def told(*words, of=main, code=2):
+    """A call that ends with this status."""
+    with pytest.raises(SystemExit) as stop:
+        of(list(map(str, words)))
+    assert stop.value.code == code
+
+
+def test_help_names_every_command(capsys):
+    told("--help", code=0)
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("train", *COMMANDS[:6]))
+    told()  # no command at all
+    assert capsys.readouterr().err == text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_flag(command, capsys):
+    told(*command.split(), "--help", code=0)
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: anydiff {command} ")
+    described = text.split("options:")[1].replace("\n                          ", " ")
+    flags = [line.split() for line in described.splitlines() if line.strip().startswith("-")]
+    assert len(flags) > 2 and all(len(words) > 3 for words in flags), flags
+    names = [words[0] for words in flags if words[0] != "--print_config"]
+    assert not [name for name in names if "_" in name]
+
+
+@pytest.mark.parametrize(
+    "words,line",
+    [
+        ("dance", "dance is unknown; give one of train, sample, inpaint"),
+        ("train", "give one of molecules, sketches, images (see anydiff train --help)"),
+        ("train cats", "cats is unknown; give one of molecules, sketches, images"),
+        ("train molecules --lr x", "--lr is x; give a number (see anydiff train molecules --help)"),
+        ("train images --widths 8,a", "--widths is 8,a; give numbers such as 3,8"),
+        ("train images --classes maybe", "--classes is maybe; give true or false"),
+        ("train sketches --cell rnn", "--cell is rnn; give gru or lstm"),
+        ("train sketches --num 3", "unrecognized arguments: --num 3 (see anydiff train sketches"),
+        ("train molecules --lr 0", "lr is 0.0; it must be positive"),
+        ("train images --widths 8,0", "widths is 0; it must be positive"),
+        ("train molecules --data no.sdf --out {0}/a", "no.sdf: there is no such file"),
+        (
+            "train molecules --resume --out {0}",
+            "holds no last.ckpt to go on from; leave resume out",
+        ),
+        ("train molecules --config no.yaml", "--config: File does not exist"),
+        ("sample", "model is missing (see anydiff sample --help)"),
+        ("sample no.safetensors", "no.safetensors: no such file"),
+        ("sample m --sampler euler", "--sampler is euler; give ddpm or ddim or dpm"),
+        ("sample m --num 2.5", "--num is 2.5; give a whole number"),
+        ("edit m --strength 2", "strength is 2.0; it is a time, above 0 and at most 1"),
+        ("evaluate no.sdf", "against is missing (see anydiff evaluate --help)"),
+        ("evaluate no.sdf --against 5k", "no.sdf: no such file"),
+        ("evaluate {1} --against 5k", "what it holds is not plain from its name; give --kind"),
+        ("evaluate {1} --against 5k --kind molecules --size 8", "--size is not about molecules"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(words, line, capsys, tmp_path):
+    told(*words.format(tmp_path, __file__).split())
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and line in lines[0]
+
+
+def example(
+    *, num: int = 3, at_least: float | None = None, label: Numbers | None = None,
+    how: Literal["well", "badly"] = "well", quiet: bool = False, out: Path = Path("runs/x"),
+) -> None:  # fmt: skip
+    """Do a thing.
+
+    Arguments:
+        num: How many.
+        at_least: A bound.
+        label: Labels.
+        how: In which way.
+        quiet: Say less.
+        out: Where.
+    """
+    if how == "badly":
+        raise ValueError("it went\n  badly.")
+    if num == 0:
+        raise KeyboardInterrupt("nothing is lost.")
+    print(num, at_least, label, quiet, out)
+
+
+def test_a_function_of_one_s_own_has_flags(capsys, tmp_path):
+    run(example, ["--num", "5", "--at-least", "2", "--label", "3,8", "--quiet", "--out", "q"])
+    assert capsys.readouterr().out == "5 2.0 [3, 8] True q\n"
+    run(example, ["--at_least", "2.5", "--label", "3", "--quiet", "false"])
+    assert capsys.readouterr().out == "3 2.5 [3] False runs/x\n"
+    told("--print_config", of=lambda words: run(example, words), code=0)
+    config = capsys.readouterr().out
+    assert "num: 3" in config and "at_least: null" in config
+    config = config.replace("num: 3", "num: 7").replace("label: null", "label: [1, 2]")
+    (tmp_path / "run.yaml").write_text(config)
+    run(example, ["--config", str(tmp_path / "run.yaml"), "--quiet"])
+    assert capsys.readouterr().out == "7 None [1, 2] True runs/x\n"
+
+
+def test_errors_and_stops_have_their_status(capsys):
+    told("--how", "badly", of=lambda words: run(example, words))
+    assert capsys.readouterr().err == "error: it went badly.\n"
+    told("--num", "0", of=lambda words: run(example, words), code=130)
+    assert capsys.readouterr().err.strip() == "Stopped: nothing is lost."
+
+
+def test_the_flags_of_a_run_are_those_of_lightning():
+    run = Run(out=Path("x"), epochs=3, accelerator="cpu", precision="bf16-mixed")
+    options = run.trainer()
+    assert (options["minutes"], options["epochs"], options["accelerator"]) == (None, 3, "cpu")
+    assert options["precision"] == "bf16-mixed" and options["devices"] == "auto"
+    with pytest.raises(ValueError, match=r"batch_size is -1; it must be positive\."):
+        Run(out=Path("x"), batch_size=-1)
+    positive(a=None, b=[1, 2], c=0.5)
+
+
+def test_the_folder_of_a_run(tmp_path):
+    out = tmp_path / "run"
+    assert run_folder(Run(out=out)) == out
+    out.mkdir()
+    (out / "last.ckpt").touch()  # broken off: the same command goes on there
+    assert run_folder(Run(out=out)) == out == run_folder(Run(out=out, resume=True))
+    (out / "model.safetensors").touch()  # there is a model, which nothing overwrites
+    assert run_folder(Run(out=out)) == tmp_path / "run-2"
+    assert run_folder(Run(out=out, resume=True)) == out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom anydiff.cli.main import main\n"
+        "try: main(['train', 'molecules', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'pytorch_lightning', 'rdkit', 'torch_geometric', 'matplotlib', 'torchmetrics'}\n"
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_module_is_the_command():
+    words = [sys.executable, "-m", "anydiff", "--version"]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("anydiff ")
