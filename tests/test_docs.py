@@ -154,9 +154,10 @@ def commands():
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "examples").glob("*.py"),
     ]:
-        for line in re.findall(
-            r"^ *((?:python examples/|anydiff [a-z]).*)$", page.read_text(), re.M
-        ):
+        text = page.read_text()
+        if page.suffix == ".md":
+            text = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S))
+        for line in re.findall(r"^ *((?:python examples/|anydiff [a-z]).*)$", text, re.M):
             yield re.split(r" {2,}| # ", line)[0].replace(" S", " 1")
 
 

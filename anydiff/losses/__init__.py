@@ -1,4 +1,4 @@
-"""What training minimises: errors, their weightings, densities of times, and what conditions undergo."""
+"""The training objective: errors, weightings, distributions of times, and dropout of conditions."""
 
 from anydiff.losses.errors import Hybrid, SquaredError
 from anydiff.losses.times import (
