@@ -126,9 +126,7 @@ class Ragged(Space):
 
     def _check(self, x: Tensor, columns: bool = True) -> None:
         if len(x) != len(self.index):
-            raise ValueError(
-                f"x has {len(x)} rows, not {len(self.index)}; build the space from the same batch."
-            )
+            raise ValueError(f"x has {len(x)} rows, not {len(self.index)}; use one batch for both.")
         if columns and self.centered and (x.ndim != 2 or x.shape[1] < self.centered):
             raise ValueError(
                 f"x is {tuple(x.shape)}; give rows (N, F) with the {self.centered} centred columns."

@@ -245,7 +245,7 @@ def test_an_item_without_rows_has_no_dimension():
         (lambda: Ragged.from_sizes([3, 0]), "at least 1"),
         (
             lambda: Ragged.from_sizes(SIZES).project(draw((13, 5))),
-            "x has 13 rows, not 14; build the space from the same batch",
+            "x has 13 rows, not 14; use one batch for both",
         ),
         (lambda: Masked(MASK.float()), "mask is .* of torch.float32, not .* of torch.bool"),
         (lambda: Masked(MASK).project(draw((4, 6, 3))), "same batch"),
