@@ -150,7 +150,14 @@ def _parts(sizes: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
 
 @dataclass(frozen=True)
 class Stability:
-    """Numbers of atoms and molecules, and how many of each are stable."""
+    """Numbers of atoms and molecules, and how many of each are stable.
+
+    Arguments:
+        atoms: The number of atoms.
+        stable_atoms: How many of them are stable.
+        molecules: The number of molecules.
+        stable_molecules: How many of them are stable.
+    """
 
     atoms: int
     stable_atoms: int

@@ -251,6 +251,11 @@ def first_half(sketches: Sketches) -> Sketches:
 def of_one_length(sketches: Sketches, rows: StrokeRows | PointRows, num: int) -> Sketches:
     """The first `num` pairs of sketches with as many rows, one pair after the other.
 
+    Arguments:
+        sketches: To choose from.
+        rows: How sketches become rows.
+        num: How many pairs at most.
+
     Raises:
         ValueError: If there is no such pair.
     """
