@@ -54,8 +54,8 @@ def save(
         denoiser = inner
     if not hasattr(denoiser, "config"):
         raise ValueError(
-            f"{type(denoiser).__name__} has no attribute `config`, the arguments of its constructor, from "
-            "which it can be built again; decorate the class with anydiff.denoisers.configured."
+            f"{type(denoiser).__name__} has no attribute `config` with the arguments of its constructor, "
+            "from which it can be built again; decorate the class with anydiff.denoisers.configured."
         )
     tensors = {f"extra.{k}": v for k, v in extra.items() if isinstance(v, Tensor)}
     parts = {"denoiser": denoiser} | {k: getattr(diffusion, k) for k in ("schedule", *OBJECTIVE)}

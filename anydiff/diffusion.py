@@ -1,10 +1,10 @@
-r"""Gaussian diffusion over any data: noising, loss and sampling around one denoiser.
+r"""Gaussian diffusion for any data: noising, loss and sampling with one denoiser.
 
 .. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad y = a\, x_0 + b\, \epsilon, \qquad
     L = \frac{w_t}{\dim} \lVert y - \hat y \rVert^2
 
-The schedule gives alpha and sigma, the target a and b, the space the noise, the norm and the dimension,
-the denoiser :math:`\hat y`. Nothing here knows what the data are.
+The schedule defines alpha and sigma, the target a and b, the space the noise, the norm and the dimension,
+the denoiser :math:`\hat y`. Nothing here depends on the kind of data.
 """
 
 from __future__ import annotations
@@ -28,33 +28,35 @@ __all__ = ["GaussianDiffusion"]
 
 
 class GaussianDiffusion(nn.Module):
-    """A diffusion model: a denoiser, a schedule and what the one predicts under the other.
+    """A diffusion model: a denoiser, a schedule and a prediction target, with a training objective.
 
     Arguments:
-        denoiser: Any module with ``forward(x_t, t, **cond)``, t being (B,) in [0, 1], that answers with a
-            tensor shaped like x_t, or with a pair of such, the prediction and a learned variance. If
-            its forward has a parameter ``space``, it is given the batch's space.
+        denoiser: Any module with ``forward(x_t, t, **cond)``, where t is (B,) in [0, 1], that returns a
+            tensor shaped like x_t, or a pair of such tensors: the prediction and a learned variance. If
+            its forward has a parameter ``space``, the batch's space is passed to it.
         schedule: t -> (alpha, sigma).
-        prediction: What the denoiser's output is: ``"eps"``, ``"x0"``, ``"v"``, ``"score"``,
+        prediction: What the denoiser predicts: ``"eps"``, ``"x0"``, ``"v"``, ``"score"``,
             ``"velocity"`` or ``"karras"``, the network of Karras et al.; or a
             :class:`~anydiff.predictions.Target`.
-        weighting: How much a level counts: a :class:`~anydiff.losses.Weighting`, which means the same
-            whatever is predicted, as ``MinSNR()``; or a function of the log-SNR, (B,) -> (B,), that
-            multiplies the error of the denoiser's own output. None counts that error as it is.
-        times: Where training looks: a density, :class:`~anydiff.losses.Times`, as ``LogNormal()``; or
-            a rising map of [0, 1] onto itself that turns uniform draws into times, (B,) -> (B,), as
-            ``lambda u: u**1.5``, which looks more at little noise. None is uniform.
-        error: What an item's loss is made of: the squared error, or :class:`~anydiff.losses.Hybrid`,
-            which trains a learned variance too.
-        drop: The share of items that go without a condition in training, each condition by itself: one
-            share for all, or one for each by name, as ``{"label": 0.1}``. It is what classifier-free
-            guidance needs; see :mod:`anydiff.losses.conditions` for what the denoiser sees.
-        augment: Noise on conditions in training, by name: up to which time, as ``{"coarse": 0.5}``.
-            The denoiser is told the time as ``coarse_t``.
+        weighting: The weight of a noise level in the loss: a :class:`~anydiff.losses.Weighting` such as
+            ``MinSNR()``, which defines the same loss for every prediction; or a function of the log-SNR,
+            (B,) -> (B,), that multiplies the error of the denoiser's output. None leaves that error
+            unweighted.
+        times: The distribution of training times: a :class:`~anydiff.losses.Times` such as
+            ``LogNormal()``; or an increasing map of [0, 1] onto itself, (B,) -> (B,), applied to uniform
+            draws. ``lambda u: u**1.5``, for example, favours low noise. None is uniform.
+        error: The loss of an item: the squared error, or :class:`~anydiff.losses.Hybrid`, which also
+            trains a learned variance.
+        drop: The fraction of items whose condition is left out in training, independently for each
+            condition: one fraction for all, or one for each by name, as in ``{"label": 0.1}``.
+            Classifier-free guidance needs this; :mod:`anydiff.losses.conditions` defines what the
+            denoiser gets in place of the condition.
+        augment: Noise added to conditions in training: the largest time of the noise for each, by name,
+            as in ``{"coarse": 0.5}``. The denoiser gets the time as ``coarse_t``.
 
     Raises:
-        ValueError: If the prediction does not determine x0 where the schedule ends, or if a share
-            lies outside [0, 1].
+        ValueError: If the prediction does not determine x0 at the schedule's noisy end, or if a fraction
+            of `drop` or a time of `augment` lies outside [0, 1].
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020). https://arxiv.org/abs/2006.11239
@@ -96,17 +98,17 @@ class GaussianDiffusion(nn.Module):
         """The weighted squared error of each item, divided by the item's dimension, (B,).
 
         Arguments:
-            x0: Data; the part outside the space is dropped.
-            t: Times in [0, 1], (B,). Drawn from the density `times` if None.
+            x0: Data, which are projected onto the space first.
+            t: Times in [0, 1], (B,). Drawn from `times` if None.
             space: The batch's space.
             noise: The eps to use, in the space. Drawn if None.
-            generator: Where noise and times come from; one per item needs `t` too.
-            cond: Conditions, passed on to the denoiser; in training mode some are dropped, or get
-                noise, as `drop` and `augment` say.
+            generator: The source of noise and times. With one generator per item, t has to be given.
+            cond: Conditions, passed to the denoiser by their names. In training mode some are dropped or
+                noised, as `drop` and `augment` define.
 
         Raises:
-            ValueError: If there is one generator per item and no t, or if the denoiser's output has
-                another shape than x0.
+            ValueError: If there is one generator per item and no t, or if the denoiser's output does not
+                have the shape of x0.
         """
         drawn = t is None
         if t is None:
@@ -119,7 +121,7 @@ class GaussianDiffusion(nn.Module):
         x0 = space.project(x0)
         eps = space.noise(x0, generator) if noise is None else noise
         if self.training:
-            # first, so that no condition that is there goes without its time
+            # drop first: a condition that is kept then always gets its noise and its time
             cond = conditions.drop(cond, self.drop, x0, space, generator)
             cond = conditions.augment(cond, self.augment, self.schedule, x0, space, generator)
         at = self.schedule.at(self.error.times(t))
@@ -127,9 +129,8 @@ class GaussianDiffusion(nn.Module):
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 
         squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
-        error = squares / space.dim(x0).clamp(
-            min=1
-        )  # an item of no dimension has no error, not 0 / 0
+        # an item of dimension 0 has an error of 0, not 0 / 0
+        error = squares / space.dim(x0).clamp(min=1)
         loss = self.weighting.weigh(error, at, self.target)
         loss = loss + self.error.term(p, x0, eps, at, space)
         return self.times.reweigh(t, loss) if drawn else loss
@@ -139,10 +140,10 @@ class GaussianDiffusion(nn.Module):
 
         Arguments:
             space: The batch's space.
-            cond: Conditions, passed on to the denoiser by their names.
+            cond: Conditions, passed to the denoiser by their names.
 
         Raises:
-            ValueError: If the space has a structure and the denoiser does not take it.
+            ValueError: If the space is not Dense and the denoiser has no parameter `space`.
         """
 
         def copies(n: int) -> Predictor | None:
@@ -162,13 +163,16 @@ class GaussianDiffusion(nn.Module):
         cond: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Tensor:
-        """Draw data: :func:`anydiff.sample` of the predictor.
+        """Generate samples: :func:`anydiff.sample` with the predictor of this model.
 
         Arguments:
-            shape: The shape of what is drawn, batch included: (B, \\*) or, in a ragged space, (N, F).
+            shape: The shape of the samples, batch included: (B, \\*) or, in a ragged space, (N, F).
             space: The batch's space.
-            cond: Conditions by name, passed on to the denoiser.
-            options: sampler, steps, grid, seed, callback, progress, as of :func:`anydiff.sample`.
+            cond: Conditions, passed to the denoiser by their names.
+            options: sampler, steps, grid, seed, callback, progress: see :func:`anydiff.sample`.
+
+        Returns:
+            The samples, of the given shape.
 
         Raises:
             ValueError: As :func:`anydiff.sample`.

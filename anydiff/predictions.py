@@ -1,19 +1,19 @@
-r"""What a network predicts, and how x0 and eps follow from it.
+r"""What a network predicts, and how x0 and eps follow from its output.
 
-With :math:`x_t = \alpha x_0 + \sigma \epsilon`, every target of a network is a pair of coefficients,
+With :math:`x_t = \alpha x_0 + \sigma \epsilon`, every prediction target is a pair of coefficients,
 
 .. math:: y = a\, x_0 + b\, \epsilon,
 
-so that one 2 x 2 system gives x0 and eps from any output y:
+so that x0 and eps follow from any output y by solving one 2 x 2 system:
 
 .. math::
     \Delta = \alpha b - \sigma a, \qquad
     \hat x_0 = (b\, x_t - \sigma\, y) / \Delta, \qquad
     \hat \epsilon = (\alpha\, y - a\, x_t) / \Delta.
 
-A :class:`Predictor` is a network bound to its batch, to its space and conditions, that answers with
-a :class:`Prediction`; or several of them, guided. Samplers, guidance, editing and likelihoods see
-nothing else of a model.
+A :class:`Predictor` is a network bound to the space and the conditions of a batch, which returns a
+:class:`Prediction`; or several of these, combined by guidance. Samplers, guidance, editing and
+likelihoods use a model only through this interface.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ __all__ = [
 
 @frozen()
 class Target:
-    """What a network is trained to predict, y = a x0 + b eps: two coefficients at a level.
+    """What a network is trained to predict, y = a x0 + b eps: two coefficients at each level.
 
     Arguments:
-        name: As it is asked for and saved.
-        pair: The level -> (a, b).
+        name: Its name, for the argument `prediction` and in checkpoints.
+        pair: level -> (a, b).
     """
 
     name: str
     pair: Callable[[Level], tuple[Any, Any]]
 
     def coefficients(self, at: Level) -> tuple[Any, Any]:
-        """(a, b) at a level, floats or (B,) as the level is."""
+        """(a, b) at a level: floats or (B,), like the level."""
         return self.pair(at)
 
     def input_scale(self, at: Level) -> Any:
-        """What the state is multiplied with before the network sees it."""
+        """The factor by which x_t is multiplied before it is passed to the network."""
         return 1.0
 
 
 @frozen(sigma_data="(0, inf)")
 class Preconditioned(Target):
-    r"""The network F of Karras et al., whose input and target have unit variance at every noise level.
+    r"""The network F of Karras et al., with inputs and targets of unit variance at every noise level.
 
     .. math::
         \hat x_0 = c_{skip}\, x_t + c_{out}\, F(c_{in}\, x_t), \qquad
@@ -69,7 +69,7 @@ class Preconditioned(Target):
         c_{out} = \frac{\sigma \sigma_d}{\sqrt{\alpha^2 \sigma_d^2 + \sigma^2}}, \quad
         c_{in} = \frac{1}{\sqrt{\alpha^2 \sigma_d^2 + \sigma^2}}
 
-    at any alpha; with alpha = 1 these are the published ones. For unit variance data and a
+    for any alpha; with alpha = 1 these are the published formulas. For data of unit variance and a
     variance-preserving schedule F is −v.
 
     Arguments:
@@ -88,8 +88,8 @@ class Preconditioned(Target):
     sigma_data: float = 0.5
 
     def coefficients(self, at: Level) -> tuple[Any, Any]:
-        # 1 - c_skip alpha and c_skip sigma / c_out, as what they are: written so, the one has no digits
-        # near the data and the other divides by sigma
+        # (1 - c_skip alpha) / c_out and -c_skip sigma / c_out, simplified: as written here, the first
+        # suffers from cancellation near the data and the second divides by sigma
         c_in = self.input_scale(at)
         return at.sigma * c_in / self.sigma_data, -at.alpha * self.sigma_data * c_in
 
@@ -115,7 +115,7 @@ def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Tar
 
     Arguments:
         prediction: A name, one of `TARGETS`, or a target.
-        schedule: Whose noisy end is looked at.
+        schedule: The schedule at whose noisy end, t = 1, the target has to determine x0; None skips this.
 
     Raises:
         ValueError: If the name is unknown, or the target does not determine x0 where the schedule ends.
@@ -150,8 +150,11 @@ def _combine(c: Tensor | float, x: Tensor, d: Tensor | float, y: Tensor) -> Tens
 
 
 class _once:
-    """A property that is computed when it is first asked for. Without the lock of functools', which a
-    compiler cannot trace: two threads do not share a prediction."""
+    """A property that is computed on first access and cached.
+
+    Unlike functools.cached_property in older Pythons it has no lock, which a compiler cannot trace; no
+    lock is needed, since two threads do not share a prediction.
+    """
 
     def __init__(self, function: Callable[[Any], Tensor]) -> None:
         self.function, self.__doc__ = function, function.__doc__
@@ -165,17 +168,17 @@ class _once:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A network's output y at x_t with its coefficients, from which x0, eps and the rest follow.
+    """A network's output y at x_t with its coefficients, which determine x0, eps, v and the score.
 
-    alpha, sigma, a and b are floats, or tensors that broadcast with x_t. Nothing is computed until
-    it is asked for.
+    alpha, sigma, a and b are floats, or tensors that broadcast with x_t. Each quantity is computed only
+    when it is accessed.
 
     Arguments:
         x_t: The noisy state.
-        y: The output, shaped like x_t.
-        a, b: What y is: a x0 + b eps.
-        alpha, sigma: What x_t is: alpha x0 + sigma eps.
-        extra: A learned variance, shaped like x_t, if the network gives one.
+        y: The output of the network, shaped like x_t.
+        a, b: The coefficients of the output, y = a x0 + b eps.
+        alpha, sigma: The coefficients of the state, x_t = alpha x0 + sigma eps.
+        extra: The second output of a network with a learned variance, shaped like x_t; else None.
     """
 
     x_t: Tensor
@@ -185,13 +188,14 @@ class Prediction:
     alpha: Any
     sigma: Any
     extra: Tensor | None = None
-    """What the network gives besides y, shaped like x_t: a learned variance."""
+    """The network's second output, shaped like x_t: a learned variance."""
 
     def at(self, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """The predicted state at another noise level, alpha x0 + sigma eps.
 
         Arguments:
-            alpha, sigma: The other level; floats, or tensors that broadcast with x_t.
+            alpha: The coefficient of x0; a float, or a tensor that broadcasts with x_t.
+            sigma: The coefficient of eps, likewise.
 
         Raises:
             ValueError: If the output does not determine both x0 and eps.
@@ -206,12 +210,12 @@ class Prediction:
         return _combine(c, self.x_t, d, self.y)
 
     def shifted(self, score: Tensor) -> Prediction:
-        """The prediction at the same x_t whose score is ``self.score + score``: guidance.
+        """The prediction at the same x_t whose score is ``self.score + score``, as guidance needs it.
 
-        Where alpha is 0, x_t holds no information on the data and nothing changes.
+        Where alpha is 0, x_t holds no information about the data, and the prediction is not changed.
 
         Arguments:
-            score: The term to add, shaped like x_t.
+            score: The term to add to the score, shaped like x_t.
         """
         move = (self.sigma / self.alpha) * (self.alpha * self.b - self.sigma * self.a)
         if isinstance(move, Tensor):
@@ -219,9 +223,12 @@ class Prediction:
         return replace(self, y=self.y - move * score)
 
     def with_x0(self, x0: Tensor) -> Prediction:
-        """The prediction at the same x_t with other data, shaped like x_t; eps follows.
+        """The prediction at the same x_t whose x0 is the given one; eps follows from both.
 
-        Without noise, sigma = 0, x_t is the data and nothing changes.
+        Where sigma is 0, x_t is the data itself, and the prediction is not changed.
+
+        Arguments:
+            x0: The new x0, shaped like x_t.
         """
         if not isinstance(self.sigma, Tensor) and self.sigma == 0:
             return self
@@ -251,19 +258,19 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """What samplers, guidance, editing and likelihoods see of a model: (x_t, level) -> x0 and eps.
+    """A model bound to a batch: the interface for samplers, guidance, editing and likelihoods.
 
-    A model bound to its batch, ``diffusion.predictor(space, **cond)``; or several, guided.
+    ``diffusion.predictor(space, **cond)`` makes one from a model; guidance combines several into one.
 
     Arguments:
-        answer: (x_t, level) -> Prediction. The level is of floats where a sampler asks, and of one
-            value for each item, (B,), elsewhere.
+        answer: (x_t, level) -> Prediction. The level holds floats when a sampler calls it, and one value
+            for each item, (B,), otherwise.
         schedule: The schedule of the levels.
         space: The batch's space.
-        models: The modules behind it. Sampling puts them in eval mode, and draws noise of the dtype and
-            on the device of the first one's parameters.
-        copies: n -> the predictor of n copies of the batch, one after the other in
-            ``space.copies(n)``, or None if that is not known.
+        models: The modules that it calls. Sampling puts them in eval mode, and takes the dtype and the
+            device of the noise from the parameters of the first one.
+        copies: n -> the predictor of n copies of the batch, concatenated in ``space.copies(n)``; or
+            None if there is no such predictor.
     """
 
     answer: Callable[[Tensor, Level], Prediction]
@@ -277,8 +284,8 @@ class Predictor:
 
         Arguments:
             x_t: The noisy state, in the space.
-            t: The time, (B,) or one for all; or a level of the schedule, as a sampler plans it, whose
-                floats then need no operation on the device.
+            t: The time, (B,) or one for all; or a level of the schedule. A level of floats, as a
+                sampler plans it, needs no operation on the device.
         """
         if not isinstance(t, Level):
             t = self.schedule.at(item_times(x_t, t, self.space))
@@ -287,20 +294,18 @@ class Predictor:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The answer of one denoiser, bound to its batch.
+    """The function (x_t, level) -> Prediction of one denoiser, bound to a batch.
 
     Arguments:
-        denoiser: (x_t, t, **cond) -> y, where t is (B,) and y shaped like x_t; or -> (y, extra), see
+        denoiser: (x_t, t, **cond) -> y, where t is (B,) and y is shaped like x_t; or -> (y, extra), see
             :class:`Prediction`.
-        target: What y is.
-        space: The batch's space, passed on as ``space`` to a denoiser that takes it.
-        cond: Conditions, passed on to the denoiser by their names.
-        takes: space -> whether the denoiser is to be given it; found out by :func:`takes_space` if
-            None.
+        target: What y predicts.
+        space: The batch's space, passed as ``space`` to a denoiser that takes it.
+        cond: Conditions, passed to the denoiser by their names.
+        takes: space -> whether to pass it to the denoiser; if None, :func:`takes_space` decides.
 
     Raises:
-        ValueError: If a denoiser that takes no space meets a space other than
-            :class:`~anydiff.spaces.Dense`.
+        ValueError: If the denoiser takes no space and the space is not :class:`~anydiff.spaces.Dense`.
     """
 
     denoiser: Callable[..., Tensor | tuple[Tensor, Tensor | None]]
@@ -316,7 +321,7 @@ class Network:
         if not (told or isinstance(self.space, Dense)):
             raise ValueError(
                 f"the batch is in {type(self.space).__name__} and the denoiser does not take its space, "
-                "which says what belongs together; give its forward a parameter `space`, used or not."
+                "which defines the items; give its forward a parameter `space`, used or not."
             )
 
     def __call__(self, x_t: Tensor, at: Level) -> Prediction:
@@ -333,7 +338,7 @@ class Network:
         return Prediction(x_t, self.space.project(y).to(x_t.dtype), a, b, alpha, sigma, extra)
 
     def coefficients(self, x_t: Tensor, at: Level) -> tuple[Any, Any, Any, Any]:
-        """a, b, alpha and sigma: floats, or tensors that broadcast with x_t, as the level is.
+        """a, b, alpha and sigma: floats, or tensors that broadcast with x_t, like the level.
 
         Arguments:
             x_t: A state.
@@ -358,12 +363,15 @@ class Network:
 
 
 def takes_space(denoiser: Callable[..., Any]) -> Callable[[Space], bool]:
-    """space -> whether a denoiser is to be given it, by the signature of its forward.
+    """Decide by a denoiser's signature which spaces to pass to it: space -> bool.
 
-    One with a parameter ``space`` always is. Of one with ``**kwargs`` alone the module that it wraps
-    decides, as ``torch.compile``, data parallel and averaged modules keep it; if it keeps none it passes
-    on what it is given, and is given every space but :class:`~anydiff.spaces.Dense`, in which there is
-    nothing to be told.
+    A denoiser with a parameter ``space`` gets every space. If its forward has ``**kwargs`` instead, the
+    module that it wraps decides, as with ``torch.compile``, data parallel and averaged modules. If it
+    wraps no module, it gets every space except :class:`~anydiff.spaces.Dense`, which has no structure to
+    tell.
+
+    Arguments:
+        denoiser: A module, or a function with the same arguments.
     """
     function = denoiser.forward if isinstance(denoiser, nn.Module) else denoiser
     parameters = inspect.signature(function).parameters
@@ -377,16 +385,16 @@ def takes_space(denoiser: Callable[..., Any]) -> Callable[[Space], bool]:
 
 
 def wrapped(module: Any) -> nn.Module | None:
-    """What a module wraps, as ``torch.compile`` and data parallel modules do; None if nothing."""
+    """The module inside a compiled or data parallel module; None if it wraps no module."""
     inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
     return inner if isinstance(inner, nn.Module) else None
 
 
 def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
-    """One time for each item, (B,), of at least float32, which tells a chain's steps apart.
+    """One time for each item, (B,), of at least float32, which resolves the steps of a long chain.
 
     Arguments:
-        x_t: A state.
+        x_t: A state, which gives the device and the dtype.
         t: (B,), or one for all.
         space: The batch's space.
     """

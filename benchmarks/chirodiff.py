@@ -39,7 +39,7 @@ from anydiff.sketches.models import SketchModel, compare_parts
 from anydiff.sketches.named import split
 from anydiff.sketches.pictures import draw_grid
 from anydiff.sketches.sketches import Sketches
-from anydiff.spaces import Generators
+from anydiff.spaces import Random
 from anydiff.training.module import DiffusionModule
 from anydiff.training.runs import fit
 
@@ -85,7 +85,7 @@ class ChiroRows:
 class Quiet(Masked):
     """The space of the steps' noise, of which the published sampler takes three quarters."""
 
-    def noise(self, x: torch.Tensor, generator: Generators = None) -> torch.Tensor:
+    def noise(self, x: torch.Tensor, generator: Random = None) -> torch.Tensor:
         return 0.75 * super().noise(x, generator)
 
 
@@ -127,7 +127,7 @@ def chirodiff(args: argparse.Namespace, folder: Path) -> tuple[Sketches, float]:
         x_T = space.noise(torch.empty(*space.mask.shape, 3), generator)
         with torch.no_grad():
             predictor = diffusion.predictor(Quiet(space.mask))
-            x = sample(predictor, x_T, DDPM(), STEPS, generator=generator, progress=True)
+            x = sample(predictor, x_T, DDPM(), STEPS, seed=generator, progress=True)
         parts.append(x[space.mask])
     drawn = rows.decode(torch.cat(parts).numpy(), lengths.numpy())
     return drawn, (time.perf_counter() - start) / args.num

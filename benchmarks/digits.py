@@ -19,6 +19,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,10 @@ def bilinear(x: Tensor) -> Tensor:
 def stages(m: Models, b: Batch, noise: float = 0.0) -> list[Tensor]:
     """A label -> 2 × 2 means -> 8 × 8 pixels."""
     first, second = (len(b.x0), 1, 2, 2), tuple(b.x0.shape)
-    told: Any = {"cond": {"label": b.label}, "options": {"steps": STEPS}}
+    small, large = (partial(d.predictor, label=b.label) for d in (m.coarse, m.superres))
     both = [
-        Stage(m.coarse, first, **told),
-        Stage(m.superres, second, name="image", noise=noise, **told),
+        Stage(small, first, options={"steps": STEPS}),
+        Stage(large, second, "image", noise, {"steps": STEPS}),
     ]
     return cascade(both, seed=b.seed)
 

@@ -31,12 +31,7 @@ from anydiff.molecules.bonds import stability
 from anydiff.molecules.evaluate import smiles
 from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
 from anydiff.molecules.pictures import draw_grid
-from anydiff.molecules.properties import (
-    Properties,
-    PropertyDistribution,
-    halves,
-    with_properties,
-)
+from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
 from anydiff.molecules.property_model import PropertyModel
 from anydiff.molecules.qm9 import split
 from anydiff.samplers import DDPM, DPMSolver, Sampler

@@ -24,9 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 import anydiff
-from anydiff import DDPM, GaussianDiffusion, Masked, denoise, edit, impute, interpolate, sample
+from anydiff import DDPM, GaussianDiffusion, Masked, edit, impute, interpolate, sample
 from anydiff.cli import train
 from anydiff.data.sequences import pad, pairs
+from anydiff.editing import denoise
 from anydiff.guidance import pigdm
 from anydiff.sketches.evaluate import chamfer, evaluate
 from anydiff.sketches.kanji import load_kanji

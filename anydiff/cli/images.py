@@ -32,6 +32,9 @@ def read_items(path: str, shape: tuple[int, int, int] | None = None) -> Images:
     Arguments:
         path: An .npz with `pixels` (M, C, H, W) of uint8, and perhaps `labels`; or a folder.
         shape: What those of a folder are brought to.
+
+    Raises:
+        ImageError: If the file has no pixels, or is faulty.
     """
     if not str(path).endswith(".npz"):
         size, channels = (None, None) if shape is None else (shape[1:], shape[0])
@@ -53,7 +56,16 @@ def begin(model: ImageModel, data: str | None) -> Images:
 
 
 def begin_pairs(model: ImageModel, items: Images, num: int) -> Images:
-    """Pairs of them, one after the other."""
+    """Pairs of them, one after the other.
+
+    Arguments:
+        model: Not needed; every kind takes its model here.
+        items: Images.
+        num: How many pairs.
+
+    Raises:
+        ImageError: If there is only one image.
+    """
     if len(items) < 2:
         raise ImageError(f"{items.name}: there is one picture; blending needs two.")
     return first(items, min(2 * num, len(items) // 2 * 2))

@@ -56,6 +56,9 @@ class Parser(ArgumentParser):
         Arguments:
             message: As jsonargparse has it.
             ex: Where it came from.
+
+        Raises:
+            SystemExit: Always, with status 2.
         """
         command, text = self._plain(message)
         print(f"error: {text} (see {command} --help)", file=sys.stderr)
@@ -186,6 +189,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Arguments:
         argv: Its words; those of the process if None.
+
+    Raises:
+        SystemExit: With status 2 for what cannot be done, and after Ctrl-C.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     whole = parser()

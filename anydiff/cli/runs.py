@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
-    "Run",
-    "kind_of",
-    "model_of",
-    "open_model",
-    "place",
-    "positive",
-    "run_folder",
-    "say_files",
-]
+    "Run", "kind_of", "model_of", "open_model", "place", "positive", "run_folder", "say_files",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
 __all__ = [
-    "EpochBatches",
-    "LengthBatchSampler",
-    "ResumableLoader",
-    "Split",
-    "as_made",
-    "rank_and_size",
-]
+    "EpochBatches", "LengthBatchSampler", "ResumableLoader", "Split", "as_made", "rank_and_size",
+]  # fmt: skip
 
 
 class Split(NamedTuple):

@@ -56,7 +56,11 @@ class PickledArray:
         _, self.shape, self.dtype, self.fortran, self.raw = state
 
     def numbers(self) -> np.ndarray:
-        """The array, if it is one of numbers; otherwise an exception of any kind."""
+        """The array, if it is one of numbers; otherwise an exception of any kind.
+
+        Raises:
+            ValueError: If the array is not of numbers.
+        """
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
         dtype = np.dtype(str(self.dtype.order).replace("|", "=") + self.dtype.spec)
         if dtype.kind not in "iufb":

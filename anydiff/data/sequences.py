@@ -28,18 +28,9 @@ from anydiff.data.sizes import SizeDistribution
 from anydiff.spaces import Masked
 
 __all__ = [
-    "LengthDistribution",
-    "Scaling",
-    "SequenceBatch",
-    "SequenceDataset",
-    "SequenceError",
-    "Sequences",
-    "loader",
-    "pad",
-    "pairs",
-    "split_items",
-    "unpack",
-]
+    "LengthDistribution", "Scaling", "SequenceBatch", "SequenceDataset", "SequenceError",
+    "Sequences", "loader", "pad", "pairs", "split_items", "unpack",
+]  # fmt: skip
 
 LengthDistribution = SizeDistribution  # of a sequence, the length is the size
 Array = TypeVar("Array", np.ndarray, Tensor)

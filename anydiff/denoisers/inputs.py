@@ -25,20 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    "Conditioned",
-    "Conditions",
-    "CrossAttention",
-    "Tokens",
-    "added",
-    "check_context",
-    "check_counts",
-    "check_image",
-    "flagged",
-    "label_rows",
-    "read_image",
-    "read_tokens",
-    "zeroed",
-]
+    "Conditioned", "Conditions", "CrossAttention", "Tokens", "added", "check_context",
+    "check_counts", "check_image", "flagged", "label_rows", "read_image", "read_tokens", "zeroed",
+]  # fmt: skip
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -130,6 +119,12 @@ def flagged(
     """The context with 0 in place of unknown numbers, and its flags, 1 where a number is unknown.
 
     Both are shaped like the context; (items, columns) if it is None, that is wholly unknown.
+
+    Arguments:
+        context: (…, columns), NaN where a number is unknown; None if all are.
+        items: B.
+        columns: Of the context.
+        like: Gives the dtype and the device.
     """
     if context is None:
         return like.new_zeros(items, columns), like.new_ones(items, columns)
@@ -139,10 +134,15 @@ def flagged(
 
 
 class Tokens(NamedTuple):
-    """What the rows of each item may attend to."""
+    """What the rows of each item may attend to.
 
-    rows: Tensor  # (B, L, W), zero where a token is ignored
-    mask: Tensor  # (B, 1, 1, 1 + L), True where a token is valid; the first is the null token
+    Arguments:
+        rows: (B, L, W), zero where a token is ignored.
+        mask: (B, 1, 1, 1 + L), True where a token is valid; the first is the null token.
+    """
+
+    rows: Tensor
+    mask: Tensor
 
 
 def read_tokens(
@@ -235,11 +235,18 @@ class CrossAttention(nn.Module):
 
 
 class Conditions(NamedTuple):
-    """The conditions of a batch as a network on rows reads them."""
+    """The conditions of a batch as a network on rows reads them.
 
-    label: Tensor | None  # (B, hidden), the labels' embeddings
-    context: Tensor  # (…, columns), one row for each row of x_t, 0 where unknown
-    flags: Tensor | None  # (…, F), what is added to the first features where context is unknown
+    Arguments:
+        label: (B, hidden), the embeddings of the labels.
+        context: (…, columns), one row for each row of x_t, 0 where unknown.
+        flags: (…, F), what is added to the first features where the context is unknown.
+        tokens: What rows may attend to.
+    """
+
+    label: Tensor | None
+    context: Tensor
+    flags: Tensor | None
     tokens: Tokens | None
 
 
@@ -247,6 +254,14 @@ class Conditioned(nn.Module, ABC):
     """A network on rows that takes labels, context and tokens: the modules that read them.
 
     A subclass calls `_build_readers` in its constructor, and `_read` in its forward.
+
+    Arguments:
+        context: Columns of the context; 0 for none.
+        classes: Number of labels; 0 for none.
+        tokens: Width of the tokens; 0 for none.
+
+    Raises:
+        ValueError: If a number is below 0.
     """
 
     embed_label: nn.Embedding | None

@@ -13,13 +13,6 @@ from anydiff.images.images import ImageError, Images, from_uint8, to_uint8
 from anydiff.images.named import held_out, load_images, split
 
 __all__ = [
-    "ImageError",
-    "Images",
-    "from_uint8",
-    "held_out",
-    "load_images",
-    "loader",
-    "split",
-    "to_uint8",
+    "ImageError", "Images", "from_uint8", "held_out", "load_images", "loader", "split", "to_uint8",
     "unpack",
-]
+]  # fmt: skip

@@ -40,7 +40,13 @@ _MOST = 2**28  # bytes of a file in the archive; the true ones are an eighth of 
 
 
 class Source(NamedTuple):
-    """A file to download, with its size in bytes and its MD5 to recognise it by."""
+    """A file to download, with its size in bytes and its MD5 to recognise it by.
+
+    Arguments:
+        url: Where the file is.
+        size: Its size in bytes.
+        md5: Its MD5 sum.
+    """
 
     url: str
     size: int

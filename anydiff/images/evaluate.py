@@ -30,15 +30,7 @@ from anydiff.images.images import Images
 from anydiff.metrics.distances import nearest_ratio, precision_recall
 from anydiff.metrics.tables import MATCHES, Column, rendered
 
-__all__ = [
-    "Classifier",
-    "Features",
-    "ImageReport",
-    "compare",
-    "evaluate",
-    "noise_images",
-    "table",
-]
+__all__ = ["Classifier", "Features", "ImageReport", "compare", "evaluate", "noise_images", "table"]
 
 AnyImages = Images | Tensor
 

@@ -1,4 +1,4 @@
-"""How likely data are under a model: bounds, the probability-flow ODE, learned variances."""
+"""The likelihood of data under a model: bounds, the probability-flow ODE, learned variances."""
 
 from anydiff.likelihood.bound import Bound, continuous_bound, variational_bound
 from anydiff.likelihood.decoders import (

@@ -1,15 +1,16 @@
-r"""How many nats a model needs for an item, at most: the variational bound of -log p(x0).
+r"""The variational bound: an upper bound of -log p(x0), in nats.
 
-Of the chain of T steps, term by term (:func:`variational_bound`), or of the diffusion in continuous time
-(:func:`continuous_bound`),
+It is computed for a chain of T steps, term by term (:func:`variational_bound`), or for the diffusion in
+continuous time (:func:`continuous_bound`),
 
 .. math::
     L_\infty = KL(q(x_1 | x_0) \| p(x_1)) - E \log p(x_0 | x_{first})
         + \tfrac12 \int_0^1 -\lambda'_t\, E \lVert \epsilon - \hat\epsilon \rVert^2 dt
 
-Every term is an estimate from one draw of noise for each item; means over data or over repeated calls are
-what is reported. The prior is what :meth:`anydiff.GaussianDiffusion.sample` starts from, a normal with
-the variance alpha² + sigma² of t = 1. Gradients flow: evaluate under ``torch.no_grad()``.
+Every term is estimated with one draw of noise per item; report the mean over data, or over repeated
+calls. The prior p(x_1) is the distribution from which :meth:`anydiff.GaussianDiffusion.sample` starts: a
+normal with the variance alpha² + sigma² of t = 1. The bounds are differentiable: evaluate them under
+``torch.no_grad()``.
 """
 
 from __future__ import annotations
@@ -33,31 +34,35 @@ __all__ = ["Bound", "continuous_bound", "variational_bound"]
 
 
 class Bound(NamedTuple):
-    """An upper bound of -log p(x0) in nats, in its parts; all are (B,) but the last two."""
+    """An upper bound of -log p(x0) in nats, in its parts.
+
+    Attributes:
+        prior: The KL divergence of the last state from the noise that sampling starts from, (B,).
+        diffusion: The sum of the KL divergences of the reverse steps, (B,).
+        reconstruction: -log p(x0 | x_t) at the first level, (B,).
+        dim: The dimension of each item, (B,).
+        steps: The divergence of each step, (K, B); in continuous time, estimates whose mean is
+            `diffusion`.
+        times: The time t of each of these, (K, B).
+    """
 
     prior: Tensor
-    """How far the last state is from the noise that sampling starts with."""
     diffusion: Tensor
-    """What the reverse steps cost together."""
     reconstruction: Tensor
-    """What is left to say of x0 at the first level."""
     dim: Tensor
-    """The dimension of each item."""
     steps: Tensor
-    """(K, B): the divergence of each step; in continuous time, estimates whose mean is `diffusion`."""
     times: Tensor
-    """(K, B): the times t that those belong to."""
 
     @property
     def total(self) -> Tensor:
-        """The bound, (B,)."""
+        """The bound in nats, (B,)."""
         return self.prior + self.diffusion + self.reconstruction
 
     def bits_per_dim(self, width: float = 1.0) -> Tensor:
         """The bound in bits per dimension, (B,).
 
         Arguments:
-            width: The distance of neighbouring levels if the decoder is a density, see
+            width: The distance of neighbouring data levels if the decoder is a density, see
                 :func:`~anydiff.likelihood.bits_per_dim`.
         """
         return bits_per_dim(-self.total, self.dim, width)
@@ -79,19 +84,24 @@ def variational_bound(
         L = KL(q(x_T | x_0) \| p(x_T)) + \sum_{t > s} KL(q(x_s | x_t, x_0) \| p(x_s | x_t))
           - \log p(x_0 | x_{first})
 
-    Where the schedule begins in the data, as a table does, the first step is the decoder, a normal around
-    the predicted x0 with the step's variance. Where it begins at some noise, the first step has its
-    divergence like the others, and the decoder is a normal around :math:`x_0 / \alpha_0`.
+    If the schedule starts at the data, as a table does, the first step is the decoder: a normal around
+    the predicted x0 with the variance of the step. If it starts with some noise, the first step has its
+    divergence like the others, and the decoder is a normal around :math:`x_{first} / \alpha`.
 
     Arguments:
         predictor: The model, bound to its batch.
-        x0: Data; the part outside the space is dropped.
-        steps: T, even steps in t; or the times, falling or rising.
+        x0: Data, which are projected onto the space first.
+        steps: T, for equal steps in t; or the times, falling or rising.
         decoder: The likelihood of the data: a density, or :class:`DiscretizedGaussian`.
-        variance: Of the reverse steps: ``"small"``, ``"large"`` or ``"learned"``, as of :class:`DDPM`.
-        draws: Estimate the sum from this many random steps of each item; None takes all.
-        generator: Where noise and steps come from; one per item makes an item's bound independent of
-            the batch that it is in.
+        variance: The variance of the reverse steps: ``"small"``, ``"large"`` or ``"learned"``, as in
+            :class:`~anydiff.samplers.DDPM`.
+        draws: The number of random steps per item from which the sum is estimated; None takes all steps.
+        generator: The source of noise and random steps; with one generator per item, the bound of an item
+            does not depend on its batch.
+
+    Raises:
+        ValueError: If the steps, the variance or the number of draws are not allowed, or if the variance
+            is ``"learned"`` and the denoiser has no second output.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 5 and section 3.3.
@@ -104,7 +114,7 @@ def variational_bound(
     chain = Chain.of(schedule, steps, variance, x0.device)
 
     def visit(k: Tensor) -> tuple[Prediction, Tensor]:
-        """What is predicted at the rows k (B,), and the noise there."""
+        """The prediction at the rows k, (B,), and the noise there."""
         at = schedule.at(chain.knots[k].to(x0.dtype))
         eps = space.noise(x0, generator)
         return predictor.predict(_noisy(x0, eps, at, space), at), eps
@@ -159,17 +169,23 @@ def continuous_bound(
         L_\infty = KL(q(x_1 | x_0) \| p(x_1)) - \log p(x_0 | x_{first})
             + \tfrac12 E_t \bigl[ -\lambda'_t \lVert \epsilon - \hat\epsilon \rVert^2 \bigr]
 
-    The decoder is a normal around :math:`x_{first} / \alpha`. Differentiable with respect to the denoiser
-    and, with ``uniform="time"``, to the schedule: the sum is the loss of a learned schedule's ends and
-    of its denoiser, the variance of `steps` that of its shape.
+    The decoder is a normal around :math:`x_{first} / \alpha`. The bound is differentiable with respect to
+    the denoiser and, with ``uniform="time"``, to the schedule: its total is the loss of the denoiser and
+    of the ends of a learned schedule, the variance of `steps` that of the schedule's interior.
 
     Arguments:
-        predictor, x0, decoder, generator: As of :func:`variational_bound`.
-        u: Uniform draws in [0, 1], (B,) or (draws, B), which become times. Stratified draws if None.
-        draws: How many times for each item, if u is None.
-        uniform: What the draws are uniform in: ``"time"``, or ``"logsnr"``, whose estimates vary less
-            for a schedule that was not learned.
-        logsnr_min, logsnr_max: Where the bound is cut if the schedule goes further.
+        predictor: The model, bound to its batch.
+        x0: Data, which are projected onto the space first.
+        decoder: The likelihood of the data: a density, or :class:`DiscretizedGaussian`.
+        u: Uniform numbers in [0, 1], (B,) or (draws, B), which are mapped to times. Stratified random
+            numbers if None.
+        draws: The number of times per item, if u is None.
+        uniform: The variable in which the times are uniform: ``"time"``, or ``"logsnr"``, whose estimates
+            have less variance for a schedule that is not learned.
+        logsnr_min: The log-SNR below which the bound is truncated, if the schedule goes further.
+        logsnr_max: The log-SNR above which it is truncated, likewise.
+        generator: The source of noise and times; with one generator per item, the bound of an item does
+            not depend on its batch.
 
     Raises:
         ValueError: If an argument is not one of its choices or lies outside its range.
@@ -222,7 +238,7 @@ def _prior(x0: Tensor, at: Level, space: Space) -> Tensor:
     """KL(q(x_t | x0) || N(0, alpha² + sigma²)) at the noisy end, (B,)."""
     scale2 = at.alpha**2 + at.sigma**2
     away = space.expand(at.alpha * scale2**-0.5, x0) * x0
-    # log sigma² / (sigma² + alpha²); near pure noise the quotient has no digits
+    # log sigma² / (sigma² + alpha²); near pure noise the quotient loses precision
     ratio = space.expand(-torch.log1p((at.alpha / at.sigma) ** 2), x0)
     return kl(away, torch.zeros_like(ratio), ratio, space)
 
@@ -230,14 +246,14 @@ def _prior(x0: Tensor, at: Level, space: Space) -> Tensor:
 def _reconstruction(
     x0: Tensor, at: Level, decoder: Decoder, space: Space, generator: Random
 ) -> Tensor:
-    """-log p(x0 | x_t) at the clean end, (B,), by the normal that x_t / alpha is around x0."""
+    """-log p(x0 | x_t) at the clean end, (B,); the decoder's mean is x_t / alpha."""
     eps = space.noise(x0, generator)
     mean = x0 + space.expand(at.noise_to_signal, x0) * eps
     return -decoder(x0, mean, space.expand(-at.logsnr, x0), space)
 
 
 def _strata(draws: int, x0: Tensor, items: int, generator: Random) -> Tensor:
-    """Uniform draws in [0, 1], one of each item in each of `draws` strata, (draws, B)."""
+    """Uniform numbers in [0, 1], (draws, B): for each item, one in each of `draws` strata."""
     check_range("[1, inf)", draws=draws)
     u = uniforms(draws, items, x0, generator)
     return (torch.arange(draws, device=x0.device)[:, None] + u) / draws

@@ -5,10 +5,11 @@ r"""The chain of T steps, and the terms of its variational bound.
       + \sum_t \underbrace{KL(q(x_s | x_t, x_0) \| p(x_s | x_t))}_{diffusion}
       \underbrace{- \log p(x_0 | x_1)}_{reconstruction}
 
-Any rising times are a chain, of any schedule. Where the schedule begins in the data itself, as a table
-does, the first step decodes them (Ho et al.); where it begins at some noise, that step has its divergence
-too, and the decoder sees the state there (VDM). With the second rule the bound has a limit for T ->
-infinity; with the first it has one where steps near the data stay proportionate.
+Any rising times define a chain, for any schedule. If the schedule starts at the data itself, as a table
+does, the first step is the decoder (Ho et al.). If it starts with some noise, the first step has its
+divergence too, and the decoder is applied to the state there (VDM). With the second rule the bound
+converges for T -> infinity; with the first it does if steps near the data shrink in proportion to the
+noise.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ __all__ = ["Chain", "mistake"]
 
 
 def mistake(p: Prediction, x0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """x0 and eps less what is predicted for them, both shaped like x0.
+    """The errors of the predicted x0 and eps, true minus predicted, both shaped like x0.
 
-    Both follow from the error of the output itself: near the data, or near noise, a difference of
-    predicted x0 or eps has lost digits.
+    Both are computed from the error of the network's output: near the data or near noise, the difference
+    of x0 or eps and its prediction suffers from cancellation.
 
     Arguments:
         p: A prediction at x_t = alpha x0 + sigma eps.
-        x0, eps: What x_t was made of.
+        x0: The data in x_t.
+        eps: The noise in x_t.
     """
     error = p.a * x0 + p.b * eps - p.y
     det = p.alpha * p.b - p.sigma * p.a
@@ -47,7 +49,7 @@ def mistake(p: Prediction, x0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Times of a schedule, and what a reverse step may have for a variance.
+    """A chain: times of a schedule, and the variance of its reverse steps.
 
     Arguments:
         schedule: t -> (alpha, sigma).
@@ -74,16 +76,16 @@ class Chain:
         variance: str,
         device: torch.device,
     ) -> Chain:
-        """The chain of T even steps, or of given times, rising or falling.
+        """The chain of T equal steps, or of given times, rising or falling.
 
         Arguments:
             schedule: t -> (alpha, sigma).
-            steps: T; or the times.
-            variance: As of the chain.
-            device: Where the times are kept.
+            steps: T, at least 1; or the times, at least two.
+            variance: The variance of the reverse steps, see :class:`Chain`.
+            device: The device of the times.
 
         Raises:
-            ValueError: If there is not one step, or if the times neither rise nor fall.
+            ValueError: If there is no step, or if the times neither rise nor fall.
         """
         if isinstance(steps, int):
             check_range("[1, inf)", steps=steps)
@@ -101,7 +103,7 @@ class Chain:
         return len(self.knots) - 1
 
     def level(self, k: Tensor | int) -> Level:
-        """The level of row k in float64, tensors shaped like k."""
+        """The level of row k in float64, as tensors shaped like k."""
         return self.schedule.at(self.knots[k])
 
     def log_variances(self, k: Tensor, p: Prediction, space: Space) -> tuple[Tensor, Tensor]:
@@ -114,8 +116,8 @@ class Chain:
         """
         t, s = self.level(k), self.level(k - 1)
         small, large = log_variances(t, s)
-        # The step onto the data: the posterior's variance is 0 there, and the next row's stands in,
-        # for "large" as well, as in the code of the papers.
+        # The posterior variance of the step to the data is 0. It is replaced by that of the next row,
+        # for "large" too, as in the code of the papers.
         first = large
         if len(self) > 1:
             first = log_variances(self.level(2), self.level(1))[0]
@@ -136,13 +138,16 @@ class Chain:
         """KL(q(x_s | x_t, x0) || p(x_s | x_t)) of the step from row k to row k - 1, in nats, (B,).
 
         Arguments:
-            p: What was predicted at row k, of alpha x0 + sigma eps there.
+            p: The prediction at row k, at x_t = alpha x0 + sigma eps.
+            x0: Data, in the space.
+            eps: Noise, in the space.
             k: Rows, (B,), from 1 to T.
-            stop: Keep the gradient from the mean.
+            space: The batch's space.
+            stop: Detach the mean, so that only the variance gets a gradient.
         """
         posterior, log_variance = self.log_variances(k, p, space)
         t, s = self.level(k), self.level(k - 1)
-        # the means are alpha_s (1 - e^(logsnr_t - logsnr_s)) (x0 - x0_hat) apart
+        # the difference of the means is alpha_s (1 - e^(logsnr_t - logsnr_s)) (x0 - x0_hat)
         share = s.alpha * torch.exp(log_variances(t, s)[1]) / t.sigma**2
         away = space.expand(share.to(x0.dtype), x0) * mistake(p, x0, eps)[0]
         away = away.detach() if stop else away
@@ -158,7 +163,7 @@ class Chain:
         *,
         stop: bool = False,
     ) -> Tensor:
-        """-log p(x0 | x_t) of the step from row k onto the data, in nats, (B,).
+        """-log p(x0 | x_t) of the step from row k to the data, in nats, (B,).
 
         Arguments:
             p: The prediction at row k.
@@ -166,7 +171,7 @@ class Chain:
             k: Rows, (B,).
             decoder: The likelihood of the data given a mean and a variance.
             space: The batch's space.
-            stop: Keep the gradient from the mean.
+            stop: Detach the mean, so that only the variance gets a gradient.
         """
         mean = p.x0.detach() if stop else p.x0
         log_variance = self.log_variances(k, p, space)[1]

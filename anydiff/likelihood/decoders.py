@@ -1,10 +1,10 @@
-r"""From a density to the probability of what was measured: the last step of a bound.
+r"""The likelihood of the data in the last step of a bound: densities, and probabilities of levels.
 
 A decoder is (x0, mean, log_variance, space) -> log p(x0), in nats, (B,): a density for real-valued data
 (:class:`ContinuousGaussian`), probabilities for data on a grid of levels (:class:`DiscretizedGaussian`).
-A likelihood that only a density has, that of the probability-flow ODE, is made comparable by
-:class:`Dequantize`: uniform noise over the bins turns levels into real numbers, and the log-density of
-those, plus the log-volume of a bin, is on average no more than the log-probability of the levels.
+The probability-flow ODE only gives a density. :class:`Dequantize` makes it comparable: uniform noise over
+the bins turns levels into real numbers, whose mean log-density plus the log-volume of a bin is a lower
+bound of the log-probability of the levels.
 """
 
 from __future__ import annotations
@@ -25,15 +25,22 @@ __all__ = ["ContinuousGaussian", "Decoder", "Dequantize", "DiscretizedGaussian",
 
 
 class Decoder(Protocol):
-    """How likely x0 is, given a mean and a variance for it."""
+    """The likelihood of x0 under a distribution with a given mean and variance."""
 
     def __call__(self, x0: Tensor, mean: Tensor, log_variance: Tensor, space: Space) -> Tensor:
-        """log p(x0) in nats, (B,); log_variance broadcasts with x0."""
+        """log p(x0) in nats, (B,).
+
+        Arguments:
+            x0: Data, in the space.
+            mean: The mean of the distribution, shaped like x0.
+            log_variance: Its log-variance; broadcasts with x0.
+            space: The batch's space.
+        """
 
 
 @frozen()
 class ContinuousGaussian:
-    """The density of a normal, for real-valued data in any space."""
+    """The density of a normal distribution, for real-valued data in any space."""
 
     def __call__(self, x0: Tensor, mean: Tensor, log_variance: Tensor, space: Space) -> Tensor:
         return log_normal(x0 - mean, log_variance, space)
@@ -41,20 +48,20 @@ class ContinuousGaussian:
 
 @frozen()
 class DiscretizedGaussian:
-    r"""The probability that a normal gives the bin of each level; the outer bins are open.
+    r"""The probability of each level's bin under a normal distribution; the outer bins are unbounded.
 
     .. math:: p(x_0) = \int_{lower(x_0)}^{upper(x_0)} N(x; \mu, \sigma^2)\, dx
 
-    Bins meet half-way between neighbouring levels. A value beside the levels has the bin that it
-    lies in.
+    The edges of the bins lie half-way between neighbouring levels. A value between the levels belongs to
+    the bin in which it lies.
 
     Arguments:
-        bits: The levels are 2 ** bits numbers, evenly from `low` to `high`.
+        bits: There are 2 ** bits levels, evenly spaced from `low` to `high`.
         low, high: The first level and the last.
-        levels: The levels themselves, rising, in place of the three.
+        levels: The levels themselves, rising, in place of these three.
 
     Raises:
-        ValueError: If the levels do not rise, or if bits lie outside [1, 16].
+        ValueError: If the levels do not rise, or if `bits` lies outside [1, 16].
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 13.
@@ -77,7 +84,7 @@ class DiscretizedGaussian:
 
     @property
     def edges(self) -> Tensor:
-        """Where bins meet, rising, (number of levels - 1,), float64."""
+        """The edges between bins, rising, (number of levels - 1,), float64."""
         if self.levels is None:
             levels = torch.linspace(self.low, self.high, 2**self.bits, dtype=torch.float64)
         else:
@@ -93,20 +100,20 @@ class DiscretizedGaussian:
 
         Arguments:
             x0: Data.
-            mean: Of the normal, shaped like x0.
-            log_variance: Of the normal; broadcasts with x0.
+            mean: The mean of the normal distribution, shaped like x0.
+            log_variance: Its log-variance; broadcasts with x0.
         """
         edges = self.edges.to(x0.device)
         bins = torch.bucketize(x0.detach().double(), edges)
-        # float64: a narrow bin is the small difference of two nearly equal probabilities
+        # float64: the probability of a narrow bin is a difference of two nearly equal numbers
         scale = torch.exp(-0.5 * log_variance.double())
         below = (edges[(bins - 1).clamp(min=0)] - mean.double()) * scale
         above = (edges[bins.clamp(max=len(edges) - 1)] - mean.double()) * scale
         first, last = bins == 0, bins == len(edges)
-        # an outer bin's open side: any finite stand-in keeps the gradient of `where` finite
+        # a finite value for the unbounded side of an outer bin keeps the gradient of `where` finite
         below, above = torch.where(first, above - 1, below), torch.where(last, below + 1, above)
 
-        # where both lie above the mean, their reflections have the digits
+        # above the mean, reflect both edges: the difference of upper tails avoids cancellation
         mirrored = below > 0
         lower, upper = torch.where(mirrored, -above, below), torch.where(mirrored, -below, above)
         log_lower, log_upper = torch.special.log_ndtr(lower), torch.special.log_ndtr(upper)
@@ -118,7 +125,7 @@ class DiscretizedGaussian:
 
 @frozen()
 class Dequantize:
-    r"""Uniform noise over the bins of a grid of levels, and the bits that go with it.
+    r"""Uniform dequantisation of data on a grid of levels, and the resulting bits per dimension.
 
     .. code-block:: python
 
@@ -126,14 +133,14 @@ class Dequantize:
         log_p = log_prob(diffusion.predictor(), grid(x0))
         bits = grid.bits_per_dim(log_p, space.dim(x0))
 
-    On average over the noise these bits are an upper bound of those of the levels.
+    On average over the noise, these bits are an upper bound of the bits of the levels.
 
     Arguments:
-        bits: The levels are 2 ** bits numbers, evenly from `low` to `high`, the middles of the bins.
+        bits: There are 2 ** bits levels, evenly spaced from `low` to `high`, the middles of the bins.
         low, high: The first level and the last.
 
     Raises:
-        ValueError: If the levels do not rise, or if bits lie outside [1, 16].
+        ValueError: If `low` is not below `high`, or if `bits` lies outside [1, 16].
 
     References:
         A note on the evaluation of generative models (Theis et al., 2016), section 3.1.
@@ -153,18 +160,27 @@ class Dequantize:
         return (self.high - self.low) / (2.0**self.bits - 1)
 
     def __call__(self, x0: Tensor, *, space: Space = DENSE, generator: Random = None) -> Tensor:
-        """Levels -> real numbers, shaped like x0."""
+        """Add uniform noise over the bin of each level; shaped like x0.
+
+        Arguments:
+            x0: Data on the grid of levels, in the space.
+            space: The batch's space.
+            generator: The source of noise: one generator, or one per item.
+
+        Raises:
+            ValueError: If the space mixes entries.
+        """
         _check_free(space)
-        # the space draws, for whichever generators; a normal's distribution function makes it uniform
+        # space.noise takes any kind of generator; the normal's CDF makes it uniform
         uniform = torch.special.ndtr(space.noise(x0, generator))
         return x0 + space.project(self.width * (uniform - 0.5))
 
     def bits_per_dim(self, log_prob: Tensor, dim: Tensor) -> Tensor:
-        """Bits per dimension of the levels, of the log-density of their dequantised data, (B,).
+        """The bits per dimension of the levels, from the log-density of the dequantised data, (B,).
 
         Arguments:
-            log_prob: The log-density of dequantised data in nats, (B,).
-            dim: (B,), ``space.dim(x0)``.
+            log_prob: The log-density of the dequantised data in nats, (B,).
+            dim: The dimension of each item, ``space.dim(x0)``, (B,).
         """
         return bits_per_dim(log_prob, dim, self.width)
 
@@ -175,10 +191,10 @@ def bits_per_dim(log_prob: Tensor, dim: Tensor, width: float = 1.0) -> Tensor:
     .. math:: - \frac{\log p}{\dim \log 2} - \log_2 width
 
     Arguments:
-        log_prob: (B,), of discrete values, or the log-density of dequantised ones.
-        dim: (B,), ``space.dim(x0)``.
-        width: For a density: the distance of neighbouring levels in the units of the data, 2 / 255 for
-            256 levels in [-1, 1]. A bin's probability is its density times its volume.
+        log_prob: The log-probability of discrete data, or the log-density of dequantised data, (B,).
+        dim: The dimension of each item, ``space.dim(x0)``, (B,).
+        width: For a density, the distance of neighbouring levels in the units of the data: 2 / 255 for
+            256 levels in [-1, 1]. The probability of a bin is its density times its volume.
     """
     return -log_prob / (dim.clamp(min=1) * math.log(2)) - math.log2(width)
 
@@ -191,6 +207,6 @@ def _check_grid(bits: int, low: float, high: float) -> None:
 def _check_free(space: Space) -> None:
     if not space.free:
         raise ValueError(
-            f"{type(space).__name__} mixes entries, as centred columns are, and what is mixed lies on no "
-            "grid of levels; take the density of those, ContinuousGaussian()."
+            f"{type(space).__name__} mixes entries, as centring does, and mixed entries lie on no grid "
+            "of levels; use a density for these, ContinuousGaussian()."
         )

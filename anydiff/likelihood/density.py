@@ -1,16 +1,16 @@
-r"""The exact log-probability of data under a model, by its probability-flow ODE.
+r"""The log-density of data under a model, by its probability-flow ODE.
 
-The state is scaled to :math:`\alpha^2 + \sigma^2 = 1` and followed in the log-SNR :math:`\lambda`,
+The state is scaled to :math:`\alpha^2 + \sigma^2 = 1` and integrated over the log-SNR :math:`\lambda`,
 
 .. math::
     \frac{du}{d\lambda} = - \tfrac12 \alpha \sigma\, \hat v(u, \lambda), \qquad
     \log p(u_{data}) = \log N(u_{noise}; 0, P)
         + \int_{data}^{noise} \mathrm{tr}\, \frac{\partial}{\partial u} \frac{du}{d\lambda}\, d\lambda
 
-which is regular at both ends whatever the schedule, and depends on no schedule but through its ends. The
-data are taken for the state at the clean end, divided by its alpha: what the model says of data that are
-blurred by that end's sigma / alpha, and what :meth:`anydiff.GaussianDiffusion.sample` draws in the limit
-of many steps.
+which is regular at both ends for every schedule, and depends on the schedule only through its ends. The
+data are taken as the state at the clean end, divided by its alpha. The result is therefore the density of
+data with noise of that end's sigma / alpha, which is also the density of the samples of
+:meth:`anydiff.GaussianDiffusion.sample` in the limit of many steps.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from anydiff.spaces import Random, Space
 
 __all__ = ["log_prob"]
 
-EXACT = 64  # up to so many directions, trace="auto" takes them all
-CHUNK = 64  # directions that are differentiated at once
+EXACT = 64  # trace="auto" is exact up to this number of directions
+CHUNK = 64  # directions per backward pass
 FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 
 Directions = Callable[[], Iterator[Tensor]]
@@ -55,27 +55,30 @@ def log_prob(
 ) -> Tensor:
     """The log-density of data in nats, with respect to the volume of the space, (B,).
 
-    Data on a grid of levels need :class:`~anydiff.likelihood.Dequantize` first. Items share the steps of
-    an adaptive method and nothing else: with `steps`, an item's result does not depend on its batch, a
-    denoiser without batch norm provided. Where x0 requires a gradient, the result is differentiable
-    with respect to x0 and to the weights, through the solver.
+    Data on a grid of levels need :class:`~anydiff.likelihood.Dequantize` first. Items only share the step
+    sizes of an adaptive method: with `steps`, the result of an item does not depend on its batch, if the
+    denoiser has no batch norm. If x0 requires a gradient, the result is differentiable through the solver
+    with respect to x0 and the weights.
 
     Arguments:
-        predictor: The model, bound to its batch, guided or not; its modules are in eval mode meanwhile.
-        x0: Data; the part outside the space is dropped.
+        predictor: The model, bound to its batch, with or without guidance; its modules are in eval mode
+            during the call.
+        x0: Data, which are projected onto the space first.
         trace: ``"exact"`` differentiates along every direction of an item, ``"hutchinson"`` estimates
-            the trace without bias from random ones, ``"auto"`` is exact up to 64 directions.
-        probes: Random directions for each item, kept along the way.
-        generator: Where they come from: one generator, or one per item.
+            the trace without bias from random directions, ``"auto"`` is exact up to 64 directions.
+        probes: The number of random directions per item, which are kept during the integration.
+        generator: The source of the directions: one generator, or one per item.
         method: A solver of torchdiffeq.
-        steps: How many equal steps in the log-SNR, for solvers of fixed steps: ``"rk4"``, ``"midpoint"``,
-            ``"euler"``.
-        rtol, atol: Tolerances, for the adaptive solvers.
-        logsnr_min, logsnr_max: Where the ODE is cut if the schedule goes further.
+        steps: The number of equal steps in the log-SNR, for fixed-step solvers: ``"rk4"``,
+            ``"midpoint"``, ``"euler"``.
+        rtol: The relative tolerance, for adaptive solvers.
+        atol: The absolute tolerance, for adaptive solvers.
+        logsnr_min: The log-SNR below which the ODE is truncated, if the schedule goes further.
+        logsnr_max: The log-SNR above which it is truncated, likewise.
 
     Raises:
-        ImportError: Without torchdiffeq: ``pip install "anydiff[ode]"``.
-        ValueError: If the method, the steps, the trace or the range of log-SNR is not possible.
+        ImportError: If torchdiffeq is not installed: ``pip install "anydiff[ode]"``.
+        ValueError: If the method, the steps, the trace or the range of log-SNR is not allowed.
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), section 4.3 and appendix D.2.
@@ -118,7 +121,7 @@ def _velocity(predictor: Predictor, u: Tensor, at: Level) -> Tensor:
 def _directions(
     x: Tensor, space: Space, trace: str, probes: int, generator: Random
 ) -> tuple[Directions, int]:
-    """The directions to differentiate along, in chunks (n, …), and what their sum is divided by."""
+    """The directions to differentiate along, in chunks (n, …), and the divisor of their sum."""
     check_choice(("auto", "exact", "hutchinson"), trace=trace)
     if trace != "hutchinson":
         rank, count = ranks(x, space)
@@ -128,19 +131,19 @@ def _directions(
     check_range("[1, inf)", probes=probes)
     drawn = torch.stack([space.noise(x, generator) for _ in range(probes)])
     if space.free:
-        drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no noise
+        drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no variance
     return lambda: iter(torch.split(drawn, CHUNK)), probes
 
 
 def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
-    """What torchdiffeq is told of the steps."""
+    """The step options of torchdiffeq."""
     if method not in (ADAPTIVE if steps is None else FIXED):
         raise ValueError(
             f"method is {method!r} and steps {steps}; give steps to a solver of fixed steps "
             f"({', '.join(FIXED)}), and tolerances to an adaptive one ({', '.join(ADAPTIVE)})."
         )
     if steps is None:
-        # its own first step would depend on the state, and a gradient would go astray through it
+        # torchdiffeq's own first step depends on the state, which would corrupt gradients
         return {"first_step": length / 100}
     check_range("[1, inf)", steps=steps)
-    return {"step_size": length / steps * (1 + 1e-9)}  # never a step more, by rounding
+    return {"step_size": length / steps * (1 + 1e-9)}  # rounding must not add a step

@@ -1,8 +1,8 @@
-r"""Normal distributions in a space: their density and their divergence.
+r"""Normal distributions in a space: log-density and KL divergence.
 
-A covariance is diagonal, and equal over entries that the projection P mixes, so that it commutes with
-P. What counts the entries of a dense item, a sum or the power of :math:`2 \pi`, then counts with the
-diagonal of P, whose sum is the dimension.
+Covariances are diagonal, and equal for entries that the projection P mixes, so that they commute with P.
+Sums over entries, such as the log-determinant, are then weighted with the diagonal of P, whose sum is
+the dimension.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ def trace(values: Tensor | float, x: Tensor, space: Space) -> Tensor:
     """The trace of P diag(values) P, (B,): the values, summed over the space's dimensions.
 
     Arguments:
-        values: Broadcasts with x.
+        values: A scalar, or a tensor that broadcasts with x.
         x: Gives the shape.
+        space: The batch's space.
     """
     return space.sum(space.diagonal(x) * values)
 
 
 def log_normal(away: Tensor, log_variance: Tensor, space: Space) -> Tensor:
-    """The log-density of a normal at its mean + `away`, in nats, (B,).
+    """The log-density of a normal distribution at its mean + `away`, in nats, (B,).
 
     Arguments:
-        away: In the space.
-        log_variance: Broadcasts with it.
+        away: The distance from the mean, in the space.
+        log_variance: The log-variance of each entry; broadcasts with `away`.
+        space: The batch's space.
     """
     squares = space.sum(away.square() * torch.exp(-log_variance))
     return -0.5 * (squares + trace(log_variance + math.log(2 * math.pi), away, space))
@@ -45,8 +47,9 @@ def kl(away: Tensor, log_variance: Tensor, log_ratio: Tensor, space: Space) -> T
 
     Arguments:
         away: The difference of the means, in the space.
-        log_variance: log p; broadcasts with it.
-        log_ratio: log q / p; broadcasts with it.
+        log_variance: log p; broadcasts with `away`.
+        log_ratio: log q / p; broadcasts with `away`.
+        space: The batch's space.
     """
     squares = space.sum(away.square() * torch.exp(-log_variance))
     return 0.5 * (squares + trace(torch.expm1(log_ratio) - log_ratio, away, space))

@@ -1,18 +1,19 @@
-r"""Objectives for models that are given as a score: x -> s(x), the gradient of log p(x).
+r"""Score matching: objectives that train a function s(x) to be the score, the gradient of log p(x).
 
-No noise level, schedule or prediction type is needed: data from p and a function that is to become its
-score. Hyvärinen's objective is the squared distance to the true score less a constant,
+They need only samples of p and the function s: no noise level, schedule or prediction target. Hyvärinen's
+objective is the expected squared distance to the true score, up to a constant,
 
 .. math::
     J = \mathbb E_p\bigl[\tfrac12 \lVert s(x) \rVert^2 + \operatorname{tr} \nabla s(x)\bigr]
       = \tfrac12 \mathbb E_p \lVert s(x) - \nabla \log p(x) \rVert^2 + \text{const}
 
-:func:`exact` takes the trace, :func:`sliced` estimates it along random directions, :func:`denoising`
-needs no derivative and learns the score of data with a little noise added. The norm, the trace and the
-directions are those of the space. Each returns (B,), not divided by the dimension, to be minimised in
-the mean. A score has to treat the items of a batch apart: with batch norm these derivatives are wrong.
-To train by the first two it has to be differentiable twice, which fused layers and flash attention are
-not; the third trains any network.
+:func:`exact` computes the trace, :func:`sliced` estimates it along random directions, and
+:func:`denoising` needs no derivative of s and learns the score of the data with a little noise added. The
+norm, the trace and the directions are those of the space. Each function returns a loss per item, (B,),
+not divided by the dimension; minimise its mean. The score of an item must not depend on the other items
+of the batch: with batch norm these derivatives are wrong. Training with the first two needs a network
+that is twice differentiable, which fused layers and flash attention are not; the third trains any
+network.
 """
 
 from __future__ import annotations
@@ -45,15 +46,16 @@ def denoising(
 
     .. math:: L = \tfrac12 \Bigl\lVert s(x + \sigma \epsilon) + \frac{\epsilon}{\sigma} \Bigr\rVert^2
 
-    Its scale goes as sigma⁻²; multiply by sigma² to let several levels count alike.
+    The loss scales as sigma⁻²; multiply by sigma² to give several levels the same weight.
 
     Arguments:
         score: x -> score, or (x, t) -> score, shaped like x.
-        x: Data; the part outside the space is dropped.
-        sigma: The noise's deviation, positive, one for all or (B,).
-        t: Given to the score if not None, (B,).
+        x: Data, which are projected onto the space first.
+        sigma: The standard deviation of the noise, positive; one for all, or (B,).
+        t: Times that are passed to the score if not None, (B,).
+        space: The batch's space.
         noise: The eps to use, in the space. Drawn if None.
-        generator: Where noise comes from: one generator, or one per item.
+        generator: The source of noise: one generator, or one per item.
 
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011), section 4.
@@ -76,18 +78,19 @@ def sliced(
     space: Space = DENSE,
     generator: Random = None,
 ) -> Tensor:
-    r"""Sliced score matching: an unbiased estimate of :func:`exact` for one backward pass, (B,).
+    r"""Sliced score matching: an unbiased estimate of :func:`exact` from one backward pass, (B,).
 
     .. math:: L = \tfrac12 \lVert s(x) \rVert^2 + v^\top \nabla s(x)\, v, \qquad v \sim N(0, I)
 
     Arguments:
-        score: x -> score, or (x, t) -> score, shaped like x; differentiable twice if it is trained.
-        x: Data; the part outside the space is dropped.
-        t: Given to the score if not None, (B,).
-        projections: Directions v for each item, whose estimates are averaged.
-        variance_reduced: With the norm of s itself, as above; without, :math:`\tfrac12 (v^\top s)^2`
-            stands in its place, as in the general form.
-        generator: Where the directions come from: one generator, or one per item.
+        score: x -> score, or (x, t) -> score, shaped like x; twice differentiable if it is trained.
+        x: Data, which are projected onto the space first.
+        t: Times that are passed to the score if not None, (B,).
+        projections: The number of directions v per item, over which the estimate is averaged.
+        variance_reduced: Use the norm of s, as above. If False, the first term is
+            :math:`\tfrac12 (v^\top s)^2`, the general form of the paper.
+        space: The batch's space.
+        generator: The source of the directions: one generator, or one per item.
 
     Raises:
         ValueError: If projections is below 1.
@@ -110,18 +113,19 @@ def sliced(
 def exact(
     score: Score, x: Tensor, t: Tensor | None = None, *, space: Space = DENSE, chunk_size: int = 1
 ) -> Tensor:
-    r"""Score matching with the whole trace: one backward pass for each entry of the largest item, (B,).
+    r"""Score matching with the exact trace: one backward pass per entry of the largest item, (B,).
 
     .. math:: L = \tfrac12 \lVert s(x) \rVert^2 + \operatorname{tr}(P\, \nabla s(x)\, P)
 
     where P is the projection onto the space.
 
     Arguments:
-        score: x -> score, or (x, t) -> score, shaped like x; differentiable twice if it is trained.
-        x: Data; the part outside the space is dropped.
-        t: Given to the score if not None, (B,).
-        chunk_size: How many directions go back through the score at once, where autograd can vectorise
-            each of the network's operations; one after the other where it cannot.
+        score: x -> score, or (x, t) -> score, shaped like x; twice differentiable if it is trained.
+        x: Data, which are projected onto the space first.
+        t: Times that are passed to the score if not None, (B,).
+        space: The batch's space.
+        chunk_size: The number of directions per backward pass. They are batched if autograd can vectorise
+            all operations of the network, and computed one after the other if not.
 
     Raises:
         ValueError: If chunk_size is below 1.

@@ -1,7 +1,8 @@
-r"""The trace of a Jacobian within a space, by reverse mode.
+r"""The trace of a Jacobian within a space, by reverse-mode differentiation.
 
-One direction touches the k-th entry of every item at once, since items do not influence one another: a
-batch takes as many directions as its largest item has entries, and any number of random ones.
+Since items do not influence one another, one direction covers the k-th entry of every item at once: the
+exact trace of a batch takes as many directions as its largest item has entries. An estimate takes any
+number of random directions.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ __all__ = ["basis", "divergence", "ranks"]
 def divergence(
     f: Callable[[Tensor], Tensor], x: Tensor, directions: Iterable[Tensor], graph: bool
 ) -> tuple[Tensor, Tensor]:
-    """f(x), and the entries of the sum of d * (J^T d) over the directions d, both shaped like x.
+    """f(x), and the sum of d * (J^T d) over the directions d, entry by entry; both shaped like x.
 
-    In reverse mode, which every network that trains has: the network runs once.
+    Reverse mode works for every network that can be trained, and calls f once.
 
     Arguments:
-        f: x -> y, both of one shape.
-        x: Where.
+        f: x -> y, of the same shape.
+        x: The point at which to differentiate.
         directions: Chunks of directions d, each (n, \\*).
-        graph: Keep the result differentiable.
+        graph: Whether the result has to be differentiable.
     """
     with torch.enable_grad():
         x = x if graph and x.requires_grad else x.detach().requires_grad_()
-        y = f(x) + 0 * x  # of x even where the network's answer is not
+        y = f(x) + 0 * x  # depends on x even if the network's output does not
         total = torch.zeros_like(x)
         for d in directions:
             total = total + (d * _backward(y, x, d, graph)).sum(0)
@@ -40,25 +41,25 @@ def divergence(
 
 
 def _backward(y: Tensor, x: Tensor, d: Tensor, graph: bool) -> Tensor:
-    """J^T d for each of the directions d, (n, …), at once where the network's kernels allow it."""
+    """J^T d for each of the directions d, (n, …), batched where the network's kernels allow it."""
     once = partial(torch.autograd.grad, y, x, retain_graph=True, create_graph=graph)
     if len(d) > 1:
         try:
             return once(d, is_grads_batched=True)[0]
-        except RuntimeError:  # kernels of one's own, such as EGNN's, have no batching rule
+        except RuntimeError:  # custom kernels, such as those of EGNN, have no batching rule
             pass
     return torch.stack([once(direction)[0] for direction in d])
 
 
 def ranks(x: Tensor, space: Space) -> tuple[Tensor, int]:
-    """The place of each entry among those of its item, shaped like x, -1 for padding; and how many.
-
-    One direction touches the k-th entry of every item at once: items do not influence one another, so
-    that the batch takes as many directions as its largest item.
+    """The rank of each entry among the entries of its item, and the number of ranks.
 
     Arguments:
         x: Gives the shape.
         space: The batch's space.
+
+    Returns:
+        The ranks, from 0, shaped like x, -1 for padding; and the number of entries of the largest item.
     """
     num = space.items(x)
     items = space.expand(torch.arange(num, device=x.device), x).expand_as(x).flatten()
@@ -77,8 +78,9 @@ def basis(x: Tensor, space: Space, rank: Tensor, count: int, chunk: int) -> Iter
     Arguments:
         x: Gives the shape and the dtype.
         space: The batch's space.
-        rank, count: What :func:`ranks` gives.
-        chunk: How many directions at once.
+        rank: The first result of :func:`ranks`.
+        count: The second.
+        chunk: The number of directions per chunk.
     """
     for k in torch.split(torch.arange(count, device=x.device), chunk) if count else ():
         units = (rank == k.reshape(-1, *(1,) * x.ndim)).to(x.dtype)

@@ -1,4 +1,4 @@
-"""What training minimises: errors, their weightings, densities of times, and what conditions undergo."""
+"""The training objective: errors, weightings, distributions of times, and dropout of conditions."""
 
 from anydiff.losses.errors import Hybrid, SquaredError
 from anydiff.losses.times import (
@@ -25,6 +25,6 @@ from anydiff.losses.weightings import (
 
 __all__ = [
     "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
-    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "Sigmoid", "SquaredError",
-    "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
+    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "Sigmoid",
+    "SquaredError", "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
 ]  # fmt: skip

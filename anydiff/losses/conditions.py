@@ -1,15 +1,16 @@
-r"""Conditions: what a model is told besides x_t and t, and how it learns to do without.
+r"""Conditions: inputs of a denoiser besides x_t and t, and how a model learns to do without them.
 
 A condition is a tensor that is passed to the denoiser by its name: a label, values, tokens, arrays. It
-has one row for each item, or one for each row of x. That there is none is written into it, item by item
-or entry by entry: -1 for integers, NaN for floating numbers. So one batch holds items with and without; a
-model that was trained with a share of them dropped knows p(x | c) and p(x) alike, which is what
-classifier-free guidance asks for; and guidance asks for both in one call.
+has one row for each item, or one for each row of x. Where an item has no condition, the tensor holds a
+special value, by item or by entry: -1 for integers, NaN for floating-point numbers. One batch can
+therefore hold items with and without a condition. A model trained with a fraction of its conditions
+dropped learns both p(x | c) and p(x), as classifier-free guidance requires, and can evaluate both in one
+call.
 
 References:
     Classifier-Free Diffusion Guidance (Ho & Salimans, 2022), algorithm 1.
     https://arxiv.org/abs/2207.12598
-    Cascaded Diffusion Models (Ho et al., 2022), section 4.2, of noise on a condition.
+    Cascaded Diffusion Models (Ho et al., 2022), section 4.2, on noise in a condition.
     https://arxiv.org/abs/2106.15282
 """
 
@@ -32,24 +33,27 @@ Shares = float | Mapping[str, float] | None
 
 
 def absent(value: Tensor) -> Tensor:
-    """A condition like this one that says nothing: -1 or NaN throughout; booleans stay as they are.
+    """The absent form of a condition: -1 or NaN in all entries; booleans are returned unchanged.
+
+    Arguments:
+        value: A condition.
 
     Raises:
-        ValueError: For unsigned integers, which have no -1.
+        ValueError: If the condition is of unsigned integers, which cannot hold -1.
     """
     if value.dtype == torch.bool:
         return value
     if value.dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
-        raise ValueError(f"a condition is of {value.dtype}, which has no -1 for none; give int64.")
+        raise ValueError(f"a condition is of {value.dtype}, with no -1 for absence; give int64.")
     return torch.full_like(value, torch.nan if value.is_floating_point() else -1)
 
 
 def shares(values: Shares, what: str) -> Any:
-    """Shares of items, checked: one for every condition, or one for each by name.
+    """Check that fractions lie in [0, 1], and return them.
 
     Arguments:
-        values: One for all conditions, one for each by name, or None.
-        what: What errors call them.
+        values: One fraction for all conditions, one for each by name, or None.
+        what: What error messages call them.
 
     Raises:
         ValueError: If one lies outside [0, 1].
@@ -62,15 +66,19 @@ def shares(values: Shares, what: str) -> Any:
 def drop(
     cond: Mapping[str, Any], share: Shares, x: Tensor, space: Space, generator: Random = None
 ) -> dict[str, Any]:
-    """The conditions, each absent from its share of the items, independently of the others.
+    """The conditions, each dropped from a random fraction of the items, independently of the others.
 
     Arguments:
-        share: In [0, 1]: one for all conditions, or one for each by name; the others stay.
+        cond: The conditions, by name.
+        share: The fraction in [0, 1]: one for all conditions, or one for each by name, which leaves
+            conditions without a fraction unchanged.
         x: A state of the batch.
-        generator: Where the choice comes from: one, or one for each item.
+        space: The batch's space.
+        generator: The source of the choice: one generator, or one per item.
 
     Raises:
-        ValueError: A share for a condition that is not there.
+        ValueError: If a fraction is given for a condition that the batch does not have, or if a condition
+            has neither a row per item nor a row per row of x.
     """
     if share is None:
         return dict(cond)
@@ -92,21 +100,21 @@ def augment(
     space: Space,
     generator: Random = None,
 ) -> dict[str, Any]:
-    r"""The conditions, with noise on those named, and how much it is: conditioning augmentation.
+    r"""The conditions, with noise added to some of them: conditioning augmentation.
 
-    A condition c becomes :math:`\alpha_s c + \sigma_s \epsilon` with s uniform in [0, most], and the
-    denoiser is told s, (B,), as the condition ``{name}_t``.
+    A condition c becomes :math:`\alpha_s c + \sigma_s \epsilon` with s uniform in [0, most]. The
+    denoiser gets s, (B,), as an additional condition ``{name}_t``.
 
     Arguments:
-        cond: The conditions.
+        cond: The conditions, by name.
         most: For each condition that gets noise, by its name, the largest time.
-        schedule: Of the noise.
+        schedule: The schedule of the noise.
         x: A state of the batch.
         space: The batch's space.
-        generator: Where times and noise come from: one, or one for each item.
+        generator: The source of times and noise: one generator, or one per item.
 
     Raises:
-        ValueError: For a condition that is not there, or has not one row for each item.
+        ValueError: If the batch does not have a condition, or if it does not have one row per item.
     """
     _check_names(most, cond, "augment")
     noised = dict(cond)
@@ -129,35 +137,42 @@ def noise(
     space: Space = DENSE,
     generator: Random = None,
 ) -> dict[str, Tensor]:
-    """A condition in a space with noise of the levels s, (B,), and the levels, by their names.
+    """A condition noised to the times s, and the times as a second condition.
 
     Arguments:
-        name: What the condition is called.
-        value: The condition, in the space.
-        s: Times, one for each item, (B,).
-        schedule: Of the noise.
-        space: The condition's own space.
-        generator: Where noise comes from.
+        name: The name of the condition.
+        value: The condition, in its space.
+        s: The time of each item, (B,).
+        schedule: The schedule of the noise.
+        space: The space of the condition.
+        generator: The source of noise.
+
+    Returns:
+        The noised condition under `name`, and s under ``{name}_t``.
     """
     alpha, sigma = (space.expand(c.detach().to(value.dtype), value) for c in schedule(s))
     return {name: alpha * value + sigma * space.noise(value, generator), f"{name}_t": s}
 
 
 def joinable(cond: Mapping[str, Any]) -> bool:
-    """Whether copies of a batch can have these conditions: tensors by item or row, and single values."""
+    """Whether copies of a batch can have these conditions: tensors of rows, or single values."""
     return all(v is None or isinstance(v, _SINGLE) or _is_rows(v) for v in cond.values())
 
 
-_SINGLE = (bool, int, float, str)  # what is the same for the whole batch
+_SINGLE = (bool, int, float, str)  # one value for the whole batch
 
 
 def join(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The conditions of several copies of a batch as one batch's: tensors one after the other.
+    """Concatenate the conditions of several copies of a batch.
 
-    One that some of them lack is absent from those.
+    A condition that some of the copies do not have becomes absent there.
+
+    Arguments:
+        conditions: The conditions of each copy, by name.
 
     Raises:
-        ValueError: For one that is not of rows and not the same for all, or for booleans that some lack.
+        ValueError: If a condition is neither a tensor of rows nor the same for all copies, if shapes
+            differ, or if some copies do not have a boolean condition.
     """
     names = dict.fromkeys(name for cond in conditions for name in cond)
     return {name: _joined(name, conditions) for name in names}
@@ -166,7 +181,7 @@ def join(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
     def refuse(why: str) -> NoReturn:
         raise ValueError(
-            f"the condition {name!r} {why}, or ask one after the other, with batched=False."
+            f"the condition {name!r} {why}, or call the model once for each, with batched=False."
         )
 
     values = [cond.get(name) for cond in conditions]
@@ -175,13 +190,13 @@ def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
         if not (known is None or isinstance(known, _SINGLE)) or any(v != known for v in values):
             refuse(f"is {known!r} or the like; give rows, or one value for all")
         return known
-    # {name}_mask says which entries of {name} count, and nothing where that is absent as well
+    # {name}_mask marks the valid entries of {name}, and is not needed where {name} is absent too
     masked = name.removesuffix("_mask")
     lacking = [cond for cond in conditions if cond.get(name) is None]
     if known.dtype == torch.bool and any(
         masked == name or cond.get(masked) is not None for cond in lacking
     ):
-        refuse("is of booleans, which have no value for none, and some lack it; give it to all")
+        refuse("is boolean, which has no value for absence, and some lack it; give it to all")
     shapes = {tuple(v.shape) for v in values if v is not None}
     if len(shapes) > 1:
         refuse(f"is {', '.join(map(str, shapes))}; give one shape")
@@ -204,11 +219,11 @@ def _check_names(given: Mapping[str, float], cond: Mapping[str, Any], what: str)
 
 
 def _rows(choice: Tensor, value: Tensor, x: Tensor, space: Space) -> Tensor:
-    """One value per item, (B,), for a condition of one row for each item, or one for each row of x."""
+    """One value per item, (B,), reshaped for a condition with a row per item or per row of x."""
     if len(value) == len(choice):
         return choice.reshape(-1, *(1,) * (value.ndim - 1))
     if len(value) == len(x):
         return space.expand(choice, x).reshape(-1, *(1,) * (value.ndim - 1))
     raise ValueError(
-        f"a condition is {tuple(value.shape)}; give {len(choice)} rows, of items, or {len(x)}, as x0."
+        f"a condition is {tuple(value.shape)}; give {len(choice)} rows, one per item, or {len(x)}, as x0."
     )

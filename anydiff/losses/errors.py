@@ -1,9 +1,9 @@
-r"""What a network is trained by: the squared error, alone or with a term for a learned variance.
+r"""The loss of an item: the squared error, alone or with a term for a learned variance.
 
 .. math:: L_{hybrid} = L_{simple} + weight \cdot T \cdot L_{t-1}
 
-where :math:`L_{t-1}` is the item's term of the variational bound, with the gradient kept from the mean:
-the mean learns from the one, the variance from the other.
+where :math:`L_{t-1}` is the item's term of the variational bound, in which the predicted mean is
+detached: the mean learns from the first term, the variance from the second.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ __all__ = ["Hybrid", "SquaredError"]
 
 @frozen()
 class SquaredError:
-    r"""The weighted squared error of the output: what a diffusion is trained by unless told otherwise.
+    r"""The weighted squared error of the output, the default loss of a diffusion.
 
     .. math:: L = w(t)\, \lVert y - \hat y \rVert^2 / \dim
     """
 
     def times(self, t: Tensor) -> Tensor:
-        """The times that the loss is taken at in place of t, shaped like t."""
+        """The times at which the loss is evaluated in place of t, shaped like t."""
         return t
 
     def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
-        """What is added to the weighted squared error of each item, (B,) or 0.
+        """The term that is added to the weighted squared error of each item, (B,) or 0.
 
         Arguments:
-            p: What was predicted of alpha x0 + sigma eps.
-            x0, eps: Data and noise, in the space.
-            at: The level there, of `times`, (B,).
+            p: The prediction at x_t = alpha x0 + sigma eps.
+            x0: Data, in the space.
+            eps: Noise, in the space.
+            at: The level of `times`, of tensors (B,).
             space: The batch's space.
         """
         return 0.0
@@ -49,16 +50,16 @@ class SquaredError:
 
 @frozen(steps="[1, inf)", weight="(0, inf)")
 class Hybrid(SquaredError):
-    r"""The squared error and the bound's term, which trains a learned variance.
+    r"""The squared error plus the term of the variational bound, which trains a learned variance.
 
-    The denoiser gives a pair: the prediction, and where its log-variance lies between the smallest and
-    the largest, see :func:`~anydiff.samplers.variances.reverse_log_variance`. The bound's term is in
-    bits per dimension, as in the published code.
+    The denoiser returns a pair: the prediction, and the position of its log-variance between the smallest
+    and the largest, see :func:`~anydiff.samplers.variances.reverse_log_variance`. The term of the bound
+    is in bits per dimension, as in the published code.
 
     Arguments:
-        steps: T. Training times are rounded up to a row of the chain, k / T.
+        steps: The number of steps T of the chain. Training times are rounded up to its rows, k / T.
         weight: The weight of the whole bound.
-        decoder: The likelihood in the first step;
+        decoder: The likelihood of the data in the first step; use
             :class:`~anydiff.likelihood.DiscretizedGaussian` for data on a grid of levels.
 
     Raises:
@@ -74,18 +75,18 @@ class Hybrid(SquaredError):
     decoder: Decoder = ContinuousGaussian()
 
     def times(self, t: Tensor) -> Tensor:
-        """The times rounded up to a row of the chain, in (0, 1], shaped like t."""
+        """t rounded up to a row of the chain, in (0, 1], shaped like t."""
         return (self._rows(t) / self.steps).to(t.dtype)
 
     def _rows(self, t: Tensor) -> Tensor:
-        # a time that is a row already, but for a rounding error, stays
+        # the margin keeps a time that is a row up to rounding error
         return torch.ceil(t.double() * self.steps - 1e-3).clamp(1, self.steps).long()
 
     def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
-        """weight T L_{t-1}, (B,), whose gradient is the variance's alone."""
+        """weight T L_{t-1}, (B,), with a gradient for the variance only."""
         chain, k = Chain.of(at.schedule, self.steps, "learned", x0.device), self._rows(at.t)
         nats = torch.where(
-            chain.level(k - 1).sigma == 0,  # onto the data
+            chain.level(k - 1).sigma == 0,  # the step to the data
             chain.decode(p, x0, k, self.decoder, space, stop=True),
             chain.divergence(p, x0, eps, k, space, stop=True),
         )

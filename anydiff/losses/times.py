@@ -1,12 +1,12 @@
-r"""Where training looks: the density of the times that a loss is taken at.
+r"""The distribution of training times.
 
-A rule for times is an inverse distribution function, a rising map of uniform draws u in [0, 1] to
-times. It is applied to one draw from each of B equal strata, so that a batch covers the density evenly,
-which takes most of the noise of t out of its loss.
+A distribution is given by its inverse distribution function, an increasing map of uniform numbers u in
+[0, 1] to times. It is applied to one number from each of B equal strata, so that a batch covers the
+distribution evenly. This removes most of the variance that random times cause in the loss.
 
-A density weighs too: the expected loss is :math:`\int p(t)\, w(t)\, L_t\, dt`, and the weightings of the
-literature are meant for uniform times, or for those of their paper. :class:`LossSecondMoment` alone
-divides its density out again.
+The density p(t) acts as a weight too: the expected loss is :math:`\int p(t)\, w(t)\, L_t\, dt`. The
+weightings of the literature assume uniform times, or those of their paper. Only
+:class:`LossSecondMoment` divides the loss by its density.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = [
 
 
 def stratified(items: int, like: Tensor, generator: Generator | None = None) -> Tensor:
-    """Numbers in [0, 1), one in each of so many equal strata, in random order, (B,), float64.
+    """Stratified uniform numbers in [0, 1): one in each of B equal strata, in random order, float64.
 
-    Each is uniform by itself, and together they cover the interval evenly.
+    Each is uniformly distributed, and together they cover the interval evenly.
 
     Arguments:
-        items: B.
+        items: The number of items B.
         like: Gives the device.
-        generator: Where they come from.
+        generator: The source of random numbers.
     """
     device = like.device if generator is None else generator.device
     order = torch.randperm(items, generator=generator, device=device).to(like.device)
@@ -42,43 +42,48 @@ def stratified(items: int, like: Tensor, generator: Generator | None = None) -> 
 
 
 class Times:
-    """A density of times."""
+    """The base class of distributions of times; a subclass defines `__call__`."""
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
-        """The times of quantiles u, shaped like u, rising with it; float64."""
+        """The inverse distribution function: increasing times, shaped like u, float64.
+
+        Arguments:
+            u: Quantiles in [0, 1].
+            schedule: The schedule of the model.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
     def draw(
         self, items: int, schedule: Schedule, *, like: Tensor, generator: Generator | None = None
     ) -> Tensor:
-        """Times in [0, 1], (B,), of the dtype and on the device of `like`, one from each stratum.
+        """Random times in [0, 1], (B,), stratified.
 
         Arguments:
-            items: B.
-            schedule: Of the model.
+            items: The number of items B.
+            schedule: The schedule of the model.
             like: Gives the dtype and the device.
-            generator: Where they come from.
+            generator: The source of random numbers.
         """
-        # rounding to float32 may reach 1 itself, which every schedule allows
+        # rounding to float32 may give 1 itself, which every schedule allows
         return self(stratified(items, like, generator), schedule).clamp(0, 1).to(like.dtype)
 
     def reweigh(self, t: Tensor, loss: Tensor) -> Tensor:
-        """The loss (B,) of times that were drawn here, divided by their density if that is to cancel.
+        """The loss, (B,), divided by the density of its times in a distribution that corrects for it.
 
         Arguments:
-            t: Times that :meth:`draw` gave, (B,).
-            loss: The loss at each, (B,).
+            t: Times from :meth:`draw`, (B,).
+            loss: The loss at these times, (B,).
         """
         return loss
 
 
 @frozen()
 class Mapped(Times):
-    """Every time alike; or a function of uniform draws.
+    """Uniform times, or a function of uniform times.
 
     Arguments:
-        function: (B,) -> (B,), float64, rising from 0 to 1; None is the identity.
+        function: (B,) -> (B,), float64, increasing from 0 to 1; None is the identity.
     """
 
     function: Callable[[Tensor], Tensor] | None = None
@@ -88,16 +93,16 @@ class Mapped(Times):
 
 
 def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
-    """A density: itself, or from a map of uniform draws, or from None for uniform times."""
+    """Return a distribution unchanged; wrap a map of uniform numbers, or None for uniform times."""
     return times if isinstance(times, Times) else Mapped(times)
 
 
 @frozen(power="(0, inf)")
 class Power(Times):
-    r"""A power of uniform draws, :math:`t = u^p`, with the density :math:`t^{1/p - 1} / p`.
+    r"""A power of uniform times, :math:`t = u^p`, with the density :math:`t^{1/p - 1} / p`.
 
     Arguments:
-        power: p; above 1 looks more at little noise.
+        power: p; above 1 favours low noise.
 
     Raises:
         ValueError: If the power is not positive.
@@ -111,12 +116,13 @@ class Power(Times):
 
 @frozen(std="(0, inf)")
 class LogNormal(Times):
-    r"""The density of Karras et al.: the logarithm of sigma / alpha is normal.
+    r"""The distribution of Karras et al.: ln(sigma / alpha) is normally distributed.
 
-    Levels outside the schedule's range become its ends.
+    Levels outside the schedule's range are replaced by its ends.
 
     Arguments:
-        mean, std: Of :math:`\ln(\sigma / \alpha)`; the defaults are for data of deviation 1/2.
+        mean: The mean of :math:`\ln(\sigma / \alpha)`; the default is for data of standard deviation 1/2.
+        std: Its standard deviation.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -135,11 +141,11 @@ class LogNormal(Times):
 
 @frozen(std="(0, inf)")
 class LogitNormal(Times):
-    r"""The logit of t is normal: more of the middle, where the task is hardest.
+    r"""The logit of t is normally distributed, which favours the middle, where denoising is hardest.
 
     Arguments:
-        mean: Of :math:`\ln \frac{t}{1 - t}`; above 0 looks more at noise.
-        std: Its deviation.
+        mean: The mean of :math:`\ln \frac{t}{1 - t}`; above 0 favours high noise.
+        std: Its standard deviation.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -158,10 +164,11 @@ class LogitNormal(Times):
 
 @frozen(logsnr_max="(logsnr_min, inf)")
 class UniformLogSNR(Times):
-    """Every log-SNR between two ends alike, and so every ln(sigma / alpha).
+    """The log-SNR is uniformly distributed between two ends, and so is ln(sigma / alpha).
 
     Arguments:
-        logsnr_min, logsnr_max: The ends, no further than the schedule goes.
+        logsnr_min: The lower end, limited to the schedule's range.
+        logsnr_max: The upper end, limited likewise.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -176,20 +183,20 @@ class UniformLogSNR(Times):
 
 
 class LossSecondMoment(nn.Module, Times):
-    r"""Look most where the loss is largest and most uncertain, without changing what is learned.
+    r"""Importance sampling by the second moment of the loss, which leaves the expected loss unchanged.
 
     .. math::
         p_k \propto \sqrt{\mathbb E[L_k^2]}, \qquad
         \mathbb E_{k \sim p}\Bigl[\frac{L_k}{n\, p_k}\Bigr] = \frac1n \sum_k L_k
 
-    The second moments are those of the last losses in each of n equal bins of t. Until every bin has
-    its `history`, and in eval mode, times are uniform. The losses are buffers: they move and are saved
-    with the diffusion, and nothing is read from the device.
+    The second moments are estimated from the last losses in each of n equal bins of t. Times are uniform
+    until every bin has `history` losses, and in eval mode. The losses are buffers, which are moved and
+    saved with the diffusion; nothing is read from the device.
 
     Arguments:
-        bins: n.
-        history: How many losses each bin remembers.
-        mixing: The part of the draws that stays uniform, which keeps the weights below 1 / mixing.
+        bins: The number of bins n.
+        history: The number of losses that each bin stores.
+        mixing: The fraction of times that is drawn uniformly, which bounds the weights by 1 / mixing.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -212,7 +219,7 @@ class LossSecondMoment(nn.Module, Times):
 
     @property
     def probabilities(self) -> Tensor:
-        """What each bin is drawn with, (bins,), float64."""
+        """The probability of each bin, (bins,), float64."""
         moments = self.losses.double().square().mean(1).sqrt()
         total = moments.sum()
         p = (1 - self.mixing) * moments / total + self.mixing / self.bins
@@ -234,17 +241,17 @@ class LossSecondMoment(nn.Module, Times):
         return weight.to(loss.dtype) * loss
 
     def _remember(self, k: Tensor, loss: Tensor) -> None:
-        """Write losses (B,) over the oldest of their bins k (B,)."""
+        """Store losses (B,) in place of the oldest ones of their bins k (B,)."""
         k, order = k.sort(stable=True)
         loss = loss[order].to(self.losses.dtype)
         items = torch.arange(len(k), device=k.device)
-        rank = items - torch.searchsorted(k, k)  # how many of the batch its bin has had already
+        rank = items - torch.searchsorted(k, k)  # earlier losses of the batch in the same bin
         cell = k * self.history + (self.count[k] + rank) % self.history
 
-        # where more than one loss falls into a cell the last one stays, on any device
+        # if several losses fall into one cell, the last one is stored, on any device
         last = torch.full_like(self.losses, -1, dtype=torch.long).flatten()
         last = last.scatter_reduce(0, cell, items, "amax").view_as(self.losses)
         new = loss[last.clamp(min=0)]
-        # a loss that overflowed would be remembered for ever: nothing could be drawn any more
+        # a loss that is not finite would make all probabilities NaN
         self.losses.copy_(torch.where((last >= 0) & new.isfinite(), new, self.losses))
         self.count.index_add_(0, k, torch.ones_like(k))

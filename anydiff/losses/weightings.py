@@ -1,15 +1,16 @@
-r"""How much a noise level counts in the loss.
+r"""The weight of a noise level in the loss.
 
-Once x_t is given, x0 and eps determine each other, and all errors of a network are one error e:
+Given x_t, x0 and eps determine each other, so all errors of a network are multiples of one error e:
 
 .. math::
     \epsilon - \hat\epsilon = \alpha\, e, \qquad x_0 - \hat x_0 = -\sigma\, e, \qquad
     y - \hat y = \Delta\, e, \qquad \Delta = \alpha b - \sigma a
 
-A weighting says how much :math:`e^2` counts. With the weight w of eps, as the literature gives it, that
-is :math:`\alpha^2 w`; with the weight of x0, :math:`\sigma^2 w`; and :math:`\Delta^2 w` with that of any
-output. So one object means the same loss for every prediction type, and nothing in it divides by an
-alpha or a sigma that is zero. Without a weighting, the error of the network's own output counts.
+A weighting defines the weight of :math:`e^2`. In terms of the weight w of eps, as the literature gives
+it, that is :math:`\alpha^2 w`; in terms of that of x0, :math:`\sigma^2 w`; in terms of that of any
+output, :math:`\Delta^2 w`. One object thus defines the same loss for every prediction target, and never
+divides by an alpha or a sigma that is zero. Without a weighting, the error of the network's output is not
+weighted.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ __all__ = [
 
 
 class Weighting:
-    """The weight of a squared error at a noise level. One of your own defines `common` and no more."""
+    """The base class of weightings; a subclass only has to define `common`."""
 
     def common(self, at: Level) -> Any:
-        """The weight of e², (B,): alpha² times the weight of eps, sigma² times that of x0.
+        """The weight of e², (B,): alpha² times the weight of eps, or sigma² times the weight of x0.
 
         Arguments:
             at: A level of the schedule, of tensors (B,).
@@ -46,7 +47,7 @@ class Weighting:
         """The weight of the squared error of a target, (B,), float64.
 
         Arguments:
-            prediction: What is predicted: ``"eps"``, ``"x0"``, ``"v"``, ...
+            prediction: The target: ``"eps"``, ``"x0"``, ``"v"``, ...
             at: A level of the schedule, ``schedule.at(t)``.
         """
         at = _inside(at)
@@ -54,22 +55,22 @@ class Weighting:
         return weight
 
     def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
-        """The loss, (B,), from the squared error of what the network predicts, (B,).
+        """The weighted loss of each item, (B,).
 
         Arguments:
-            error: The squared error of the output, per dimension, (B,).
+            error: The squared error of the network's output, per dimension, (B,).
             at: The level of each item.
-            target: What the output is.
+            target: The target of the network.
         """
         return self.of(target, at).to(error.dtype) * error
 
 
 @frozen()
 class Plain(Weighting):
-    """The error of the network's own output, as it is or times a function of the log-SNR.
+    """The error of the network's output, unweighted or multiplied by a function of the log-SNR.
 
     Arguments:
-        function: log-SNR -> weight, (B,) -> (B,); None is 1.
+        function: log-SNR -> weight, (B,) -> (B,); None is a weight of 1.
     """
 
     function: Callable[[Tensor], Tensor] | None = None
@@ -79,12 +80,12 @@ class Plain(Weighting):
 
 
 def as_weighting(weighting: Weighting | Callable[[Tensor], Tensor] | None) -> Weighting:
-    """A weighting: itself, or from a function of the log-SNR, or from None for none."""
+    """Return a weighting unchanged; wrap a function of the log-SNR, or None for no weighting."""
     return weighting if isinstance(weighting, Weighting) else Plain(weighting)
 
 
 def _inside(at: Level) -> Level:
-    """The level in float64 and off both ends of [0, 1], where a weight is a limit."""
+    """The level in float64, moved off the ends of [0, 1], where some weights are limits."""
     t = torch.as_tensor(at.t, dtype=torch.float64)
     return at.schedule.at(t.clamp(1e-12, 1 - 1e-12))
 
@@ -102,14 +103,18 @@ def _turn(at: Level) -> Any:
 
 @frozen()
 class Unit(Weighting):
-    """The plain squared error of one output, whatever the network predicts.
+    """The unweighted squared error of one target, whatever the network predicts.
 
-    ``Unit("eps")`` is the simple loss of DDPM, an x0 error times the SNR; ``Unit("v")`` that of x0 times
-    SNR + 1, where the schedule preserves the variance; ``Unit("velocity")`` the loss of flow matching.
+    ``Unit("eps")`` is the simple loss of DDPM: the error of x0 times the SNR. ``Unit("v")`` is the error
+    of x0 times SNR + 1, if the schedule preserves the variance. ``Unit("velocity")`` is the loss of flow
+    matching.
 
     Arguments:
-        prediction: The output whose error counts, by name or as a
+        prediction: The target whose error has weight 1, by name or as a
             :class:`~anydiff.predictions.Target`.
+
+    Raises:
+        ValueError: If the name is unknown.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 14.
@@ -128,12 +133,15 @@ class Unit(Weighting):
 
 @frozen(gamma="(0, inf)")
 class MinSNR(Weighting):
-    r"""x0's error times the SNR, which is cut off at gamma.
+    r"""The error of x0 times the SNR, clipped at gamma.
 
     .. math:: w_{x_0} = \min(\mathrm{SNR}, \gamma), \qquad w_\epsilon = \min(1, \gamma / \mathrm{SNR})
 
+    Arguments:
+        gamma: The largest weight of x0.
+
     Raises:
-        ValueError: If a value lies outside its range.
+        ValueError: If gamma is not positive.
 
     References:
         Efficient Diffusion Training via Min-SNR Weighting Strategy (Hang et al., 2023).
@@ -148,7 +156,7 @@ class MinSNR(Weighting):
 
 @frozen()
 class TruncatedSNR(Weighting):
-    r"""x0's error times the SNR, which never falls below 1.
+    r"""The error of x0 times the SNR, but at least 1.
 
     .. math:: w_{x_0} = \max(\mathrm{SNR}, 1)
 
@@ -163,13 +171,13 @@ class TruncatedSNR(Weighting):
 
 @frozen(k="(0, inf)")
 class P2(Weighting):
-    r"""Less of the levels where the noise is too faint to hide anything one sees.
+    r"""P2 weighting: a smaller weight for low noise, which only hides imperceptible detail.
 
     .. math:: w_\epsilon = (k + \mathrm{SNR})^{-\gamma}
 
     Arguments:
-        k: Bounds the weight where there is only noise.
-        gamma: How fast it falls; 0 is the simple loss.
+        k: Bounds the weight at high noise.
+        gamma: How fast the weight falls with the SNR; 0 is the simple loss of DDPM.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -188,7 +196,7 @@ class P2(Weighting):
 
 @frozen(sigma_data="(0, inf)")
 class KarrasWeighting(Weighting):
-    r"""Every level counts the same for the network F of Karras et al., whatever is predicted.
+    r"""The weighting of Karras et al.: the unweighted error of their network F, whatever is predicted.
 
     .. math::
         w_{x_0} = \frac{\bar\sigma^2 + \sigma_d^2}{(\bar\sigma\, \sigma_d)^2}, \qquad
@@ -197,7 +205,7 @@ class KarrasWeighting(Weighting):
     With the prediction ``"karras"`` of the same sigma_data this is 1.
 
     Arguments:
-        sigma_data: The data's deviation.
+        sigma_data: The standard deviation of the data.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -222,7 +230,7 @@ class Likelihood(Weighting):
     With times drawn uniformly, the mean of the loss times the item's dimension is the diffusion term of
     the bound on -log p(x0), in nats.
 
-    It grows without bound where sigma goes to 0: train with a schedule that keeps some noise at t = 0.
+    It diverges where sigma goes to 0: train with a schedule that has some noise at t = 0.
 
     References:
         Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021), theorem 1.
@@ -236,16 +244,17 @@ class Likelihood(Weighting):
 
 @frozen()
 class Sigmoid(Weighting):
-    r"""The variational bound of data with noise added to them, most of it below a log-SNR of `bias`.
+    r"""The variational bound of noisy data: most of the weight lies below a log-SNR of `bias`.
 
     .. math::
         w_\epsilon = -\frac12 \frac{d\lambda}{dt} \operatorname{sigmoid}(b - \lambda), \qquad
         w_{x_0} = -\frac12 \frac{d\lambda}{dt}\, e^b \operatorname{sigmoid}(\lambda - b)
 
-    With times drawn uniformly, the rate of the log-SNR makes the loss the same for every schedule.
+    With uniform times, the factor :math:`d\lambda / dt` makes the expected loss independent of the
+    schedule.
 
     Arguments:
-        bias: b. The finer the detail that matters, the higher.
+        bias: b, a log-SNR; higher values give more weight to fine detail.
 
     References:
         Understanding Diffusion Objectives as the ELBO (Kingma & Gao, 2023).
@@ -261,16 +270,16 @@ class Sigmoid(Weighting):
 
 
 class LearnedUncertainty(nn.Module, Weighting):
-    r"""A weighting divided by the loss that is still to be expected at each level, which it learns.
+    r"""Divide a weighted loss by its expected value at each noise level, which is learned.
 
     .. math:: L' = \frac{L}{\exp u(\lambda)} + u(\lambda)
 
-    u is linear in Fourier features of the log-SNR and begins as 0. L' is least where exp(u) is the
-    expected L, so that every level's loss becomes 1 and none outshouts the others. u belongs to the
-    diffusion's parameters, and is of no use after training.
+    u is linear in Fourier features of the log-SNR and starts as 0. L' is minimal where exp(u) is the
+    expected L, so that the loss of every level approaches 1 and no level dominates the others. u is part
+    of the diffusion's parameters, and is not needed after training.
 
     Arguments:
-        weighting: What the loss L is weighted with; any weighting, a function of the log-SNR, or None.
+        weighting: The weighting of the loss L: any weighting, a function of the log-SNR, or None.
         features: The number of Fourier features, even.
 
     Raises:
@@ -309,5 +318,5 @@ class LearnedUncertainty(nn.Module, Weighting):
         # some schedules end at infinity
         u = self(_inside(at).logsnr.clamp(-40, 40)).to(error.dtype)
         loss = self.weighting.weigh(error, at, target)
-        # an item of no dimension has no error, and says nothing of its level
+        # an item of dimension 0 has an error of 0 and carries no information about its level
         return torch.where(error == 0, 0.0, loss * torch.exp(-u) + u)

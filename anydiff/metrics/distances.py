@@ -20,13 +20,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "PrecisionRecall",
-    "frechet",
-    "jensen_shannon",
-    "mmd",
-    "nearest_ratio",
-    "precision_recall",
-]
+    "PrecisionRecall", "frechet", "jensen_shannon", "mmd", "nearest_ratio", "precision_recall",
+]  # fmt: skip
 
 
 def frechet(x: Tensor, y: Tensor) -> float:

@@ -20,15 +20,8 @@ import numpy as np
 from torch import Tensor
 
 __all__ = [
-    "Array",
-    "Stability",
-    "as_array",
-    "as_arrays",
-    "bond_orders",
-    "ratio",
-    "stability",
-    "stable",
-]
+    "Array", "Stability", "as_array", "as_arrays", "bond_orders", "ratio", "stability", "stable",
+]  # fmt: skip
 
 Array = Tensor | np.ndarray | Sequence[Any]
 
@@ -157,7 +150,14 @@ def _parts(sizes: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
 
 @dataclass(frozen=True)
 class Stability:
-    """Numbers of atoms and molecules, and how many of each are stable."""
+    """Numbers of atoms and molecules, and how many of each are stable.
+
+    Arguments:
+        atoms: The number of atoms.
+        stable_atoms: How many of them are stable.
+        molecules: The number of molecules.
+        stable_molecules: How many of them are stable.
+    """
 
     atoms: int
     stable_atoms: int

@@ -43,16 +43,9 @@ from anydiff.molecules.bonds import (
 )
 
 __all__ = [
-    "MoleculeReport",
-    "bond_lengths_distance",
-    "element_distance",
-    "evaluate",
-    "smiles",
-    "strict",
-    "table",
-    "to_rdkit",
-    "wasserstein",
-]
+    "MoleculeReport", "bond_lengths_distance", "element_distance", "evaluate", "smiles", "strict",
+    "table", "to_rdkit", "wasserstein",
+]  # fmt: skip
 
 # RDKit --------------------
 

@@ -1,4 +1,4 @@
-"""From noise to data."""
+"""Samplers: numerical methods that generate data from noise."""
 
 from anydiff.samplers.adaptive import AdaptiveODE, AdaptiveSDE
 from anydiff.samplers.ancestral import DDIM, DDPM

@@ -1,8 +1,8 @@
-r"""Solvers that choose their own steps, so that the error stays under a tolerance.
+r"""Adaptive solvers, which choose their step sizes to keep the error under a tolerance.
 
-Within one step of the sampling loop, of which a run has one by default, each takes as many of its own as
-it needs. Whether a step was good enough is known on the device, and the loop depends on it: these two
-samplers read from the device once or more per step, which no other does.
+Within one step of the sampling loop (a run has one by default), each takes as many internal steps as it
+needs. Whether to accept an internal step is decided from an error on the device: these two samplers read
+from the device at least once per internal step, which no other sampler does.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from anydiff.spaces.draws import at_least_float32
 __all__ = ["AdaptiveODE", "AdaptiveSDE"]
 
 NO_STEP = (
-    "{} found no step with an error under its tolerance; look for values of the network that are not "
-    "finite, or raise rtol and atol."
+    "{} found no step with an error under its tolerance; check that the network's output is finite, or "
+    "raise rtol and atol."
 )
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 
 
 @frozen(rtol="(0, inf)", atol="(0, inf)", sigma_min="(0, inf)", method=ADAPTIVE)
 class AdaptiveODE(Sampler):
-    r"""The probability flow by an adaptive Runge–Kutta method of torchdiffeq.
+    r"""The probability-flow ODE, solved by an adaptive Runge–Kutta method of torchdiffeq.
 
     With :math:`\tan \phi = \sigma / \alpha` and the state :math:`x / \sqrt{\alpha^2 + \sigma^2}`,
 
@@ -41,22 +41,22 @@ class AdaptiveODE(Sampler):
         \hat x = \cos\phi\; x_0 + \sin\phi\; \epsilon, \qquad
         \frac{d \hat x}{d \phi} = \cos\phi\; \hat\epsilon - \sin\phi\; \hat x_0,
 
-    which is regular from pure noise, :math:`\phi = \pi / 2`, to the data, :math:`\phi = 0`, whatever the
-    schedule. From the noise `sigma_min` the run lands on x0. Rising times encode.
+    which is regular from pure noise, :math:`\phi = \pi / 2`, to the data, :math:`\phi = 0`, for every
+    schedule. At the noise level `sigma_min` the run ends with a step to x0. Rising times encode data.
 
-    It reads the error of each of its steps from the device. All items take the same ones, as small as
-    the worst item needs: another batch changes a sample by no more than the tolerance. Every step of
-    the sampling loop begins anew: more than the one that is the default cost more.
+    All items take the same internal steps, as small as the worst item needs, so that the batch changes a
+    sample by no more than the tolerance. The solver restarts at each step of the sampling loop: more
+    steps than one, the default, only increase the cost.
 
     Arguments:
-        rtol, atol: The relative and the absolute tolerance of :math:`\hat x`, per step.
+        rtol, atol: The relative and the absolute tolerance of :math:`\hat x`, per internal step.
         method: ``"dopri5"``, ``"dopri8"``, ``"bosh3"``, ``"fehlberg2"`` or ``"adaptive_heun"``.
-        sigma_min: The least noise, relative to the data, that the network is asked about; the
-            schedule's own if that is more.
+        sigma_min: The smallest sigma / alpha at which the network is called; that of the schedule if it
+            is larger.
 
     Raises:
         ImportError: If torchdiffeq is not installed.
-        ValueError: If no step is small enough, as with a network that is not finite.
+        ValueError: If no step is small enough, as when the network's output is not finite.
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), section 4.3.
@@ -72,7 +72,7 @@ class AdaptiveODE(Sampler):
     steps = 1
 
     def prepare(self, levels: Levels) -> Levels:
-        odeint()  # raises at once where it is missing
+        odeint()  # raises an error before the run if it is missing
         return levels
 
     def step(
@@ -80,17 +80,17 @@ class AdaptiveODE(Sampler):
     ) -> Stepped:
         schedule, space = predictor.schedule, predictor.space
         first, last = (_noisy(schedule, level, self.sigma_min) for level in (t, s))
-        if s.sigma == 0 and last.t > first.t:  # there is no way to go before the landing
+        if s.sigma == 0 and last.t > first.t:  # only the final step to x0 is left
             last = first
         start, stop = (math.atan2(level.sigma, level.alpha) for level in (first, last))
         dim = space.dim(x_t).clamp(min=1)
-        calls: list[Prediction] = []  # the first
+        calls: list[Prediction] = []  # only the first call is kept
 
         def norm(x: Tensor) -> Tensor:  # the root mean square of the worst item
             return (space.sum(x.square()) / dim).max().sqrt()
 
         def slope(phi: Tensor, x: Tensor) -> Tensor:
-            # in float32 phi may lie beyond the ends, as the nearest number to pi / 2 does
+            # rounded to float32, phi may lie beyond the ends: the nearest number to pi / 2 does
             angle = min(max(phi.item(), min(start, stop)), max(start, stop))
             level = schedule.at_logsnr(-2 * math.log(math.tan(angle)))
             size = math.hypot(level.alpha, level.sigma)
@@ -99,7 +99,7 @@ class AdaptiveODE(Sampler):
             del calls[1:]
             return p.at(-level.sigma / size, level.alpha / size)
 
-        # a run that begins at the data begins a little above it, where x / alpha is the same
+        # a run from the data starts at a slightly higher level with the same x / alpha
         scale = first.alpha / t.alpha if t.sigma == 0 else 1.0
         x = x_t * (scale / math.hypot(first.alpha, first.sigma))
         if start != stop:
@@ -109,7 +109,7 @@ class AdaptiveODE(Sampler):
                     slope, x, phi, rtol=self.rtol, atol=self.atol, method=self.method,
                     options={"norm": norm},
                 )[-1]  # fmt: skip
-            except AssertionError as error:  # of a step too small, or not finite
+            except AssertionError as error:  # raised if a step is too small, or not finite
                 raise ValueError(NO_STEP.format(self)) from error
         x = x * math.hypot(last.alpha, last.sigma)
         if s.sigma == 0:
@@ -123,38 +123,39 @@ class AdaptiveODE(Sampler):
     safety="(0, 1)", exponent="[0.5, 1]", first="(0, 1]",
 )  # fmt: skip
 class AdaptiveSDE(Sampler):
-    r"""The reverse SDE by steps of adaptive size, one size for each item.
+    r"""The reverse SDE, solved with adaptive steps, of a separate size for each item.
 
-    Each step is made twice with the same noise, by Euler–Maruyama, x', and with the drift and the
-    diffusion at the point so reached, :math:`\tilde x`. With :math:`x'' = (x' + \tilde x) / 2`,
+    Each step is computed twice with the same noise: by Euler–Maruyama, x', and with the drift and the
+    diffusion at x', :math:`\tilde x`. With :math:`x'' = (x' + \tilde x) / 2`,
 
     .. math::
         \delta = \max\bigl(\epsilon_{abs},\, \epsilon_{rel} \max(|x'|, |x'_{prev}|)\bigr), \quad
         E = \Bigl\lVert \frac{x' - x''}{\delta} \Bigr\rVert \Big/ \sqrt{\dim}, \quad
         h \leftarrow h \min(\theta E^{-r}, 5),
 
-    x'' is accepted where E is at most 1. From the noise `sigma_min` the run lands on x0. The published
-    algorithm draws the noise of a rejected step anew. Then large noise is rejected more often than
-    small, and in few dimensions what is accepted has too little of it; so here a Brownian bridge splits
-    the noise that there was, and each item follows one path, whatever its steps.
+    x'' is accepted if E is at most 1. At the noise level `sigma_min` the run ends with a step to x0. The
+    published algorithm draws new noise after a rejected step. Since large noise is rejected more often
+    than small noise, the accepted noise then has too small a variance in low dimensions. Here a Brownian
+    bridge splits the noise of the rejected step instead, so that each item follows one Brownian path,
+    whatever its step sizes.
 
-    It reads from the device, once per step, whether there are items still on their way; the others
-    wait and do not change. An item's steps and noise are its own: with a generator per item its
-    sample does not depend on the batch. The network is called twice per step, with a time for each
-    item.
+    Once per step it reads from the device whether any item is unfinished; finished items do not change.
+    Step sizes and noise belong to each item: with a generator per item, a sample does not depend on its
+    batch. The network is called twice per step, with a separate time for each item.
 
     Arguments:
-        rtol: :math:`\epsilon_{rel}`; 0.01 to 0.05 for quality, more for speed; items of one or two
-            dimensions want the smaller ones, their errors are the most uncertain.
-        atol: :math:`\epsilon_{abs}`, in units of the data; the default is one of 256 levels in [−1, 1].
+        rtol: :math:`\epsilon_{rel}`; 0.01 to 0.05 for quality, more for speed. Items of one or two
+            dimensions need the smaller values, since their error estimates are the least reliable.
+        atol: :math:`\epsilon_{abs}`, in units of the data; the default is the distance of 256 levels in
+            [−1, 1].
         safety: :math:`\theta`.
         exponent: r.
         first: The size of the first step, in t.
-        sigma_min: The noise, relative to the data, from which the last step goes to x0; the schedule's
-            own if that is more.
+        sigma_min: The sigma / alpha from which the last step goes to x0; that of the schedule if it is
+            larger.
 
     Raises:
-        ValueError: If no step is small enough, as with a network that is not finite.
+        ValueError: If no step is small enough, as when the network's output is not finite.
 
     References:
         Gotta Go Fast When Generating Data with Score-Based Models (Jolicoeur-Martineau et al., 2021),
@@ -180,12 +181,12 @@ class AdaptiveSDE(Sampler):
     ) -> Stepped:
         schedule, space = predictor.schedule, predictor.space
         last = _noisy(schedule, s, self.sigma_min)
-        if last.t > t.t:  # there is no way to go before the landing
+        if last.t > t.t:  # only the final step to x0 is left
             last = t
         dim = space.dim(x_t).clamp(min=1)
         dtype = at_least_float32(x_t)
 
-        # times are float64 whatever the state is: a small step must not vanish in a large time
+        # times are float64 whatever the dtype of x: a small step must not be lost to rounding
         time = torch.full_like(dim, t.t, dtype=torch.float64)
         h = (time - last.t).clamp(max=self.first)
         x, euler_before = x_t, x_t
@@ -211,9 +212,9 @@ class AdaptiveSDE(Sampler):
             euler_before = torch.where(chosen, euler, euler_before)
             path.follow(accepted)
             time = torch.where(accepted, ahead, time)
-            # what rounding leaves is no way to go
+            # a remainder of this size is rounding error
             time = torch.where(time - last.t < 1e-12, last.t, time)
-            # of few dimensions an error is small by chance, and the next step would be anything
+            # in low dimensions an error may be small by chance: bound the growth of the step
             growth = (self.safety * error.clamp(min=1e-10) ** -self.exponent).clamp(max=5)
             h = torch.minimum(time - last.t, growth * h)
 
@@ -233,18 +234,19 @@ class AdaptiveSDE(Sampler):
 def _increment(
     predictor: Predictor, x: Tensor, at: Level, h: Tensor, w: Tensor
 ) -> tuple[Prediction, Tensor]:
-    """What one Euler–Maruyama step of the reverse SDE adds to a state: h per item, w of variance h."""
+    """The increment of one Euler–Maruyama step of the reverse SDE: h is (B,), w has the variance h."""
     p, space = predictor.predict(x, at), predictor.space
-    f, g2 = at.drift, at.diffusion2.clamp(min=0)  # rounding may leave less
+    f, g2 = at.drift, at.diffusion2.clamp(min=0)  # rounding may make it negative
     h, f, g2 = (space.expand(c.to(x.dtype), x) for c in (h, f, g2))
     drift = p.at(-h * f * p.alpha, -h * (f * p.sigma + g2 / p.sigma))
     return p, drift.addcmul(g2.sqrt(), w)
 
 
 class _Path:
-    """The Brownian path of each item, as far ahead as a step that was rejected has looked.
+    """The Brownian path of each item, as far ahead as rejected steps have drawn it.
 
-    A stack for each item of the lengths that were drawn and the moves over them, the next on top.
+    For each item, a stack of intervals (`lengths`) and of the increments over them (`moves`), with the
+    next interval on top.
     """
 
     def __init__(self, space: Space, x: Tensor, items: int) -> None:
@@ -262,12 +264,12 @@ class _Path:
         self.moves = torch.cat([self.moves, torch.zeros_like(self.moves)])
 
     def ahead(self, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The next step of each item, at most h long (B,), and the move over it; z is fresh noise."""
+        """The next interval of each item, at most h (B,), and the increment over it; z is new noise."""
         top, expand = (self.depth - 1).clamp(min=0), self.space.expand
         slot = expand(top, z).expand_as(z)[None]
         length, move = self.lengths.gather(0, top[None])[0], self.moves.gather(0, slot)[0]
 
-        # where nothing is known ahead the path is new; else a bridge leads to the end of what is known
+        # with an empty stack the path is drawn anew; else a Brownian bridge splits the top interval
         new = self.depth == 0
         whole = ~new & (h >= length * (1 - 1e-12))
         h = torch.where(new, h, torch.minimum(h, length))
@@ -275,7 +277,7 @@ class _Path:
         spread = torch.where(new, h, h * (1 - share)).sqrt()
         w = expand(share.to(z.dtype), z) * move + expand(spread.to(z.dtype), z) * z
 
-        # the rest stays where it was, and the step comes on top of it
+        # the rest of the interval keeps its place in the stack, and the step goes on top of it
         self.lengths.scatter_(0, top[None], (length - h)[None])
         self.moves.scatter_(0, slot, (move - w)[None])
         top = torch.where(whole, top, self.depth)
@@ -285,17 +287,17 @@ class _Path:
         return h, w
 
     def follow(self, accepted: Tensor) -> None:
-        """Go on, the items where a step was accepted."""
+        """Remove the top interval of the items whose step was accepted."""
         self.depth = self.depth - accepted.long()
 
 
 def _noisy(schedule: Schedule, at: Level, sigma_min: float) -> Level:
-    """A level, or in place of the data the one with the noise sigma_min, or the schedule's least."""
+    """The level itself; for the data, that with sigma / alpha = sigma_min, limited to the schedule."""
     return at if at.sigma > 0 else schedule.at_logsnr(-2 * math.log(sigma_min))
 
 
 def odeint() -> Callable[..., Any]:
-    """torchdiffeq's solver.
+    """The function `odeint` of torchdiffeq.
 
     Raises:
         ImportError: If torchdiffeq is not installed; the message names the extra.

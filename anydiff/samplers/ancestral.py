@@ -1,4 +1,4 @@
-r"""The samplers of the discrete chain: ancestral steps, and the family that DDIM makes of them."""
+r"""The samplers of the discrete chain: ancestral sampling (DDPM) and the DDIM family."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["DDIM", "DDPM"]
 
 @frozen(eta="[0, 1]")
 class DDIM(Sampler):
-    r"""Deterministic or stochastic DDIM step.
+    r"""DDIM, deterministic or stochastic.
 
     .. math::
         \tau = \eta^2 \left(1 - \frac{\alpha_t^2 \sigma_s^2}{\alpha_s^2 \sigma_t^2}\right), \qquad
         x_s = \alpha_s \hat x_0 + \sigma_s \sqrt{1 - \tau}\, \hat\epsilon + \sigma_s \sqrt{\tau}\, z
 
-    With rising times and eta = 0 it encodes data as noise. On a table's own rows, every n-th
-    (:class:`Uniform`) or a square law of them (:class:`Quadratic`), it is FastDPM with
+    With rising times and eta = 0 it encodes data as noise. On a tabulated schedule, with every n-th row
+    (:class:`Uniform`) or quadratically spaced rows (:class:`Quadratic`), it is FastDPM with
     :math:`\kappa = \eta`.
 
     Arguments:
         eta: Stochasticity in [0, 1]; 0 is the probability-flow ODE, 1 is DDPM.
-        variance: An :class:`OptimalVariance` replaces the variance of the noise, and with it
-            eta = 0 draws noise too: Analytic-DDIM. The formula's own if None.
+        variance: An :class:`OptimalVariance`, which replaces the variance :math:`\sigma_s^2 \tau` of the
+            noise, and adds noise for eta = 0 too: Analytic-DDIM. None keeps the formula.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -68,7 +68,7 @@ class DDIM(Sampler):
 
 @frozen()
 class DDPM(Sampler):
-    r"""Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
+    r"""Ancestral sampling: x_s is drawn from q(x_s | x_t, x0) with the predicted x0.
 
     .. math::
         \alpha_{ts} = \alpha_t / \alpha_s, \quad
@@ -76,12 +76,12 @@ class DDPM(Sampler):
         x_s = \alpha_s \hat x_0 + \frac{\alpha_{ts} \sigma_s^2}{\sigma_t} \hat\epsilon + \nu z
 
     Arguments:
-        variance: ``"small"`` is the posterior's, :math:`\nu = \sigma_{ts} \sigma_s / \sigma_t`, right
-            for data at a point; ``"large"`` is the forward step's, :math:`\nu = \sigma_{ts}`, right
-            for data that are standard normal. ``"learned"`` is between the two, entry by entry,
-            :math:`\log \nu^2 = v \log \nu_{large}^2 + (1 - v) \log \nu_{small}^2`, where 2 v − 1 is
-            what the denoiser says besides. An :class:`OptimalVariance` is the best one for all
-            entries, measured from data.
+        variance: ``"small"`` is that of the posterior, :math:`\nu = \sigma_{ts} \sigma_s / \sigma_t`,
+            exact for data at a single point; ``"large"`` is that of the forward step,
+            :math:`\nu = \sigma_{ts}`, exact for standard normal data. ``"learned"`` interpolates for
+            each entry, :math:`\log \nu^2 = v \log \nu_{large}^2 + (1 - v) \log \nu_{small}^2`, where
+            2 v − 1 is the denoiser's second output. An :class:`OptimalVariance` is the optimal variance
+            common to all entries, estimated from data.
 
     Raises:
         ValueError: If the variance is not one of these.
@@ -122,7 +122,7 @@ class DDPM(Sampler):
 
 
 def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Random) -> Tensor:
-    """The mean of x_s with noise, but for the step that lands on the data."""
+    """The mean of x_s with noise; without noise for the step to the data."""
     if s.sigma == 0 or nu2 <= 0:
         return mean
     return mean.add(space.noise(mean, generator), alpha=sqrt(nu2))
@@ -131,7 +131,7 @@ def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Random)
 def _learned(
     space: Space, mean: Tensor, p: Prediction, t: Level, s: Level, generator: Random
 ) -> Tensor:
-    if s.sigma == 0 or t.sigma == 0:  # at the data, where there is no logarithm to learn
+    if s.sigma == 0 or t.sigma == 0:  # the log-variance is infinite at the data
         return mean
     nu = (reverse_log_variance(t, s, p.extra, space) / 2).exp_()
     return mean.add(space.project(nu.mul_(space.noise(mean, generator))))

@@ -1,9 +1,9 @@
-r"""Where the times of a sampling run lie.
+r"""Grids: the times of a sampling run.
 
-A grid is a frozen object, (schedule, steps, start) -> the falling times, (steps + 1,), the last one 0.
-Runs that begin amid the noise, as edits do, have a start below 1. How the times are spaced matters more
-than the solver: near the data and near pure noise a state hardly changes, and equal steps in t spend
-themselves there.
+A grid is a frozen object, (schedule, steps, start) -> falling times, (steps + 1,), the last one 0. Runs
+that start at an intermediate noise level, as edits do, have a start below 1. The spacing of the times
+matters more than the solver: near the data and near pure noise the state hardly changes, so that equal
+steps in t waste most network calls there.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ __all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform"]
 
 
 class Grid(Protocol):
-    """A rule for the times of a run."""
+    """A rule for the times of a run; any function with these arguments is one."""
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
-        """Falling times, (steps + 1,), float64, from `start` to 0."""
+        """Falling times, (steps + 1,), float64, from `start` to 0.
+
+        Arguments:
+            schedule: The schedule of the model.
+            steps: The number of steps, at least 1.
+            start: The first time, in (0, 1].
+        """
 
 
 @frozen()
 class Uniform:
-    """Equal steps in t. A table's own chain, and every n-th row of it."""
+    """Equal steps in t: the chain of a table, or every n-th row of it."""
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
         return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
@@ -53,11 +59,10 @@ class LogSNR:
     r"""Steps in the log-SNR, :math:`\lambda_k = \lambda_T + (\lambda_{max} - \lambda_T) (k / (n-1))^p`.
 
     Arguments:
-        power: p. 1 is equal steps; below 1 the first steps, out of pure noise, are longer.
-        logsnr_max: Where the last but one time lies; then comes the data. No further than the
-            schedule goes.
-        logsnr_min: Where the run begins, if the schedule goes further; a run from pure noise makes
-            its first step from t = 1 all the same.
+        power: p. 1 gives equal steps; below 1 the first steps, near pure noise, are longer.
+        logsnr_max: The log-SNR of the last time before the data, limited to the schedule's range.
+        logsnr_min: The log-SNR of the first time, limited to the schedule's range. A run from pure noise
+            still starts at t = 1.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -81,9 +86,10 @@ class KarrasGrid:
     r"""The steps of Karras et al., equal in :math:`(\sigma / \alpha)^{1 / \rho}`.
 
     Arguments:
-        rho: 7 is the published power.
-        sigma_min, sigma_max: The last noise before the data and the first; no further
-            than the schedule goes.
+        rho: The exponent; 7 is the published one.
+        sigma_min: The noise-to-signal ratio of the last time before the data, limited to the schedule's
+            range.
+        sigma_max: That of the first time, limited likewise.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -106,7 +112,7 @@ class KarrasGrid:
 
 
 def _range(schedule: Schedule, low: float, high: float, start: float) -> tuple[float, float]:
-    """The log-SNRs of a grid: within the schedule's own, and from where the run starts."""
+    """The range of log-SNR of a grid: limited to that of the schedule and to the start of the run."""
     if start < 1:
         with torch.no_grad():
             low = max(low, float(schedule.logsnr(torch.tensor(start, dtype=torch.float64))))
@@ -114,8 +120,8 @@ def _range(schedule: Schedule, low: float, high: float, start: float) -> tuple[f
 
 
 def _closed(schedule: Schedule, logsnr: Tensor, start: float) -> Tensor:
-    """The times of log-SNRs, from the start to 0."""
-    # the schedule's own clean end is a level with noise; the data after it are another
+    """The times of the log-SNRs, with the start in place of the first, and 0 at the end."""
+    # t = 0 is the data; the schedule's clean end, which has some noise, is a separate level before it
     times = schedule.time(logsnr).clamp(min=1e-15)
     times[0] = start
     return torch.cat([times, times.new_zeros(1)])

@@ -1,10 +1,10 @@
-r"""Langevin dynamics: steps that stay at one noise level and draw from it.
+r"""Langevin dynamics: steps that sample the distribution at one noise level.
 
 .. math:: x \leftarrow x + \tfrac{c}{2} \sigma^2\, \nabla \log p_t(x) + \sqrt{c}\, \sigma\, z
 
-A step is measured in the level's own variance, c of it: then it means the same at every level and for
-every schedule (in :math:`x / \alpha` the formula is unchanged), and the variance it leaves too high
-dies out with the noise. Nothing is averaged over a batch: no item sees another.
+The step size c is in units of the level's noise variance. It then has the same effect at every level and
+for every schedule (the formula is the same in :math:`x / \alpha`), and the excess variance that it causes
+vanishes with the noise. Nothing is averaged over the batch, so that items are independent.
 """
 
 from __future__ import annotations
@@ -27,25 +27,27 @@ __all__ = ["AnnealedLangevin", "PredictorCorrector"]
 
 @frozen(snr="(0, 1)", corrector_steps="[0, inf)")
 class PredictorCorrector(Sampler):
-    r"""Steps of any sampler, each followed by Langevin steps at the level that it reached.
+    r"""Predictor-corrector sampling: each step of a sampler is followed by Langevin steps.
 
     .. math::
         \epsilon = 2 \left(r\, \frac{\lVert z \rVert}{\lVert \nabla \log p_t(x) \rVert}\right)^2,
         \qquad x \leftarrow x + \epsilon\, \nabla \log p_t(x) + \sqrt{2 \epsilon}\, z
 
-    Where the published algorithm averages both norms over the batch, an item here takes what they are
-    expected to be, :math:`\sqrt{\dim}` and :math:`\sqrt{\dim} / \sigma`, so that
+    The published algorithm averages both norms over the batch. Here they are replaced by their expected
+    values for an item, :math:`\sqrt{\dim}` and :math:`\sqrt{\dim} / \sigma`, so that
     :math:`\epsilon = 2 r^2 \sigma^2`. The factor :math:`1 - \beta_i` of algorithm 5, which tends to 1
     with the number of steps, is left out.
 
-    The step onto the data is not corrected. With a fixed ratio r the corrector leaves the variance
-    too high by at most :math:`r^2 \sigma_t^2`, which dies out with the noise, but more slowly than an
-    error of order 1: refined without end, the order is a half.
+    The step to the data is not corrected. With a fixed ratio r the corrector leaves the variance too high
+    by at most :math:`r^2 \sigma_t^2`. This vanishes with the noise, but more slowly than an error of
+    order 1: in the limit of many steps the order is a half.
 
     Arguments:
-        predictor: The sampler that goes from level to level; the grid and the steps are its own.
-        corrector_steps: Langevin steps at each level, one network call each.
-        snr: r, the ratio of what the score moves to what the noise does; the paper has 0.16.
+        predictor: The sampler for the steps between levels, which also gives the default grid and number
+            of steps.
+        corrector_steps: The number of Langevin steps at each level, of one network call each.
+        snr: r, the signal-to-noise ratio of a corrector step: the norm of its score term relative to
+            that of its noise, in (0, 1). 0.16 is the published value.
 
     Raises:
         ValueError: If an argument lies outside its range.
@@ -86,7 +88,7 @@ class PredictorCorrector(Sampler):
 
 @frozen(steps_per_level="[1, inf)", step_size="(0, 4)")
 class AnnealedLangevin(Sampler):
-    r"""Langevin dynamics at one level after the other, of ever less noise.
+    r"""Annealed Langevin dynamics: Langevin steps at a sequence of falling noise levels.
 
     With :math:`y = x / \alpha` and :math:`\bar\sigma = \sigma / \alpha`, the noise levels of NCSN,
 
@@ -94,14 +96,16 @@ class AnnealedLangevin(Sampler):
         y \leftarrow y + \tfrac12 \epsilon_i \nabla \log p_i(y) + \sqrt{\epsilon_i}\, z, \qquad
         \epsilon_i = \epsilon\, \bar\sigma_i^2 / \bar\sigma_L^2
 
-    `steps_per_level` times at each level i; y goes on to the next as it is. After the last the mean of
-    x0 is taken, as is best for the eye; the paper leaves the last level's noise. A run of n levels
-    is n `steps_per_level` + 1 network calls.
+    is repeated `steps_per_level` times at each level i; y is passed on unchanged to the next level. The
+    result is the predicted mean of x0 after the last level, which improves sample quality; the original
+    algorithm keeps the noise of the last level. A run of n levels takes n `steps_per_level` + 1 network
+    calls.
 
     Arguments:
-        steps_per_level: How long each level is sampled.
-        step_size: :math:`\epsilon / \bar\sigma_L^2`, the step in units of a level's variance; above 4
-            it diverges. 0.2 is the published one, 2e-5 with :math:`\bar\sigma_L = 0.01`.
+        steps_per_level: The number of Langevin steps at each level.
+        step_size: :math:`\epsilon / \bar\sigma_L^2`, the step size in units of the level's variance,
+            below 4, where it would diverge. 0.2 is the published value: 2e-5 with
+            :math:`\bar\sigma_L = 0.01`.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -110,7 +114,7 @@ class AnnealedLangevin(Sampler):
         Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019),
         algorithm 1. https://arxiv.org/abs/1907.05600
         Adversarial Score Matching and Improved Sampling (Jolicoeur-Martineau et al., 2021), section 4,
-        of the last step. https://arxiv.org/abs/2009.05475
+        on the last step. https://arxiv.org/abs/2009.05475
     """
 
     steps_per_level: int = 100
@@ -135,6 +139,6 @@ class AnnealedLangevin(Sampler):
 
 
 def _step(predictor: Predictor, p: Prediction, c: float, generator: Random) -> Tensor:
-    """One Langevin step, c in units of the level's variance."""
+    """One Langevin step with c in units of the level's noise variance."""
     noise = predictor.space.noise(p.x_t, generator)
     return p.at(p.alpha, (1 - c / 2) * p.sigma).add(noise, alpha=sqrt(c) * p.sigma)

@@ -1,7 +1,7 @@
-"""One loop, from noise to data: a run, from its seed to the last step.
+"""The sampling loop: a run from its seed to the last step.
 
-All times and noise levels are planned once, in float64, as Python floats. A run towards the data lands on
-the data itself, where alpha is 1 and sigma is 0.
+All times and noise levels are computed before the run, in float64, as Python floats. A run that ends at
+t = 0 ends at the data itself, where alpha is 1 and sigma is 0.
 """
 
 from __future__ import annotations
@@ -30,23 +30,27 @@ __all__ = [
 ]  # fmt: skip
 
 Steps = int | Sequence[float] | Tensor
-"""How many steps, or the times themselves."""
+"""The number of steps, or the times themselves."""
 
 
 class Progress(NamedTuple):
-    """What a callback is given after each step."""
+    """The argument of a callback, which is called after each step.
+
+    Attributes:
+        step: The number of steps done, 1 to `steps`.
+        steps: The number of steps in all.
+        t: The time at which the step started.
+        s: The time at which it ended.
+        x_s: The state at s.
+        prediction: The prediction at t; its x0 is the current estimate of the data.
+    """
 
     step: int
-    """Steps done, 1 to `steps`."""
     steps: int
     t: float
-    """The time that the step started from."""
     s: float
-    """The time that it reached."""
     x_s: Tensor
-    """The state there."""
     prediction: Prediction
-    """The prediction at t; its x0 is the current guess of the data."""
 
 
 Callback = Callable[[Progress], None]
@@ -65,29 +69,30 @@ def sample(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Draw data by following a predictor from noise.
+    """Generate samples with a predictor, starting from noise.
 
     Arguments:
-        predictor: The model, bound to its batch, guided or not.
-        x_T: The shape of what is drawn, batch included: (B, \\*) or, in a ragged space, (N, F). Or the
-            state at the first time itself, in the predictor's space, with the deviation
-            sqrt(alpha² + sigma²) of that time where it is noise.
-        sampler: The rule of one step.
-        steps: How many, laid by the grid, the sampler's own number if None; or the times themselves.
-            Falling ones lead to the data, rising ones encode data as noise with a deterministic sampler.
+        predictor: The model, bound to its batch, with or without guidance.
+        x_T: The shape of the samples, batch included: (B, \\*) or, in a ragged space, (N, F). Or the
+            initial state itself, in the predictor's space; pure noise there has the standard deviation
+            sqrt(alpha² + sigma²) of the first time.
+        sampler: The rule for one step.
+        steps: The number of steps, whose times the grid defines; None takes the sampler's default. Or the
+            times themselves: falling times lead to the data, rising times encode data as noise, with a
+            deterministic sampler.
         start: The first time of the grid, in (0, 1].
-        grid: Where the times lie, see :mod:`anydiff.samplers.grids`; the sampler's own if None.
-        seed: An int makes the draw repeatable; a list with one per item makes each item's draw
-            independent of the batch it is in. A generator, or a list of them, is taken as it is.
+        grid: Where the times lie, see :mod:`anydiff.samplers.grids`; None takes the sampler's grid.
+        seed: An int makes the samples reproducible; a list with one seed per item makes each sample
+            independent of its batch. Generators can be given in place of seeds.
         callback: Called after each step with a :class:`Progress`.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Returns:
-        The state at the last time: x0 where that is 0.
+        The state at the last time, which is x0 if that time is 0.
 
     Raises:
         ValueError: If the number of steps, the times or the start lie outside their range, if the
-            sampler cannot run on them, or if there is not one seed for each item.
+            sampler cannot run on them, or if there is a list of seeds without one for each item.
     """
     levels = plan(predictor.schedule, steps, sampler, grid, start)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
@@ -104,15 +109,15 @@ def plan(
     grid: Grid | None = None,
     start: float = 1.0,
 ) -> list[Level]:
-    """The levels of a run, as floats, steps + 1 of them.
+    """The levels of a run, as floats: steps + 1 of them.
 
     Arguments:
-        schedule: Of the model.
-        steps: How many, laid by the grid from the start to 0, the sampler's own number if None; or the
-            times themselves, falling (sampling) or rising (encoding).
-        sampler: Prepares the levels, if it can run on them.
-        grid: Where the times lie; the sampler's own if None.
-        start: The first time of a grid, in (0, 1].
+        schedule: The schedule of the model.
+        steps: The number of steps, whose times the grid defines, from the start to 0; None takes the
+            sampler's default. Or the times themselves, falling (sampling) or rising (encoding).
+        sampler: The sampler, which checks and prepares the levels.
+        grid: Where the times lie; None takes the sampler's grid.
+        start: The first time of the grid, in (0, 1].
 
     Raises:
         ValueError: If the number of steps, the times or the start lie outside their range, or if the
@@ -135,7 +140,7 @@ def plan(
             )
 
     levels = schedule.levels(times)
-    if levels[-1].t == 0:  # the data, also where the schedule's own end keeps some noise
+    if levels[-1].t == 0:  # the data, even if the schedule has some noise at t = 0
         levels[-1] = replace(levels[-1], alpha=1.0, sigma=0.0)
     return list(sampler.prepare(levels))
 
@@ -149,15 +154,18 @@ def follow(
     generator: Random = None,
     report: Report | None = None,
 ) -> Tensor:
-    """The loop: from x at the first level, one step after the other, to the last.
+    """The loop: steps from x at the first level to the last level.
 
     Arguments:
         predictor: The model, bound to its batch.
         x: The state at the first level.
-        sampler: The rule of one step.
-        levels: As :func:`plan` gives them, or a part of them.
-        generator: Where noise comes from.
+        sampler: The rule for one step.
+        levels: Levels from :func:`plan`, or a contiguous part of them.
+        generator: The source of noise.
         report: Called after each step, see :func:`watched`.
+
+    Returns:
+        The state at the last level.
     """
     past: Past = ()
     with evaluating(predictor):
@@ -171,12 +179,15 @@ def follow(
 
 @contextmanager
 def watched(steps: int, callback: Callback | None, progress: bool) -> Iterator[Report]:
-    """What to call after each of so many steps, for a callback and a progress bar.
+    """A context manager that gives the function to call after each step of a run.
 
     Arguments:
-        steps: How many there are in all.
-        callback: Given a :class:`Progress` after each.
-        progress: Show a bar.
+        steps: The number of steps in all.
+        callback: Called with a :class:`Progress` after each step.
+        progress: Show a progress bar.
+
+    Yields:
+        The `report` of :func:`follow`, which calls the callback and updates the progress bar.
     """
     bar: Any = nullcontext()
     if progress:
@@ -199,7 +210,7 @@ def watched(steps: int, callback: Callback | None, progress: bool) -> Iterator[R
 
 @contextmanager
 def evaluating(predictor: Predictor) -> Iterator[None]:
-    """The predictor's models in eval mode, without dropout, and back as they were."""
+    """A context in which the predictor's models are in eval mode, and restored to their mode after it."""
     training = [m for model in predictor.models for m in model.modules() if m.training]
     for module in training:
         module.training = False
@@ -211,19 +222,19 @@ def evaluating(predictor: Predictor) -> Iterator[None]:
 
 
 def first_noise(at: Level, like: Tensor, predictor: Predictor, generator: Random) -> Tensor:
-    """A state at a level that holds nothing of the data, shaped like `like`.
+    """The initial state of a run at a level: pure noise, shaped like `like`.
 
     Arguments:
-        at: The level.
+        at: The level, which gives the standard deviation sqrt(alpha² + sigma²).
         like: Gives the shape, dtype and device.
-        predictor: Has the space.
-        generator: Where noise comes from.
+        predictor: The model, whose space the noise lies in.
+        generator: The source of noise.
     """
     return predictor.space.noise(like, generator) * math.hypot(at.alpha, at.sigma)
 
 
 def _blank(predictor: Predictor, shape: Sequence[int]) -> Tensor:
-    """An empty tensor of a shape, of the dtype and on the device of the predictor's models."""
+    """An uninitialised tensor with the dtype and device of the predictor's models."""
     parameters = (p for model in predictor.models for p in model.parameters())
     like = next(parameters, torch.empty(0))
     return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)

@@ -1,7 +1,8 @@
-r"""Multistep solvers of the probability-flow ODE: one network call a step, and the ones before.
+r"""Multistep solvers of the probability-flow ODE: one network call per step, and earlier predictions.
 
-Two forms of the same ODE. In :math:`\lambda = \log(\alpha / \sigma)`, what x0 says is integrated against
-an exponential; in :math:`\bar\sigma = \sigma / \alpha`, what eps says is integrated as it is:
+They use two forms of the same ODE. In :math:`\lambda = \log(\alpha / \sigma)`, the predicted x0 is
+integrated with an exponential weight; in :math:`\bar\sigma = \sigma / \alpha`, the predicted eps is
+integrated directly:
 
 .. math::
     x_s = \frac{\sigma_s}{\sigma_t} x_t
@@ -9,9 +10,9 @@ an exponential; in :math:`\bar\sigma = \sigma / \alpha`, what eps says is integr
     \frac{x_s}{\alpha_s} = \frac{x_t}{\alpha_t}
         + \int_{\bar\sigma_t}^{\bar\sigma_s} \hat\epsilon(\bar\sigma)\, d\bar\sigma
 
-All solvers here put a polynomial through what the network said at the last few levels, in units of
-the step: z = 0 at t, z = 1 at s. The weights are Python floats. A method of order p needs p levels, so
-that the first steps are of a lower order.
+All solvers here interpolate the predictions at the last few levels by a polynomial in z, where z = 0 at t
+and z = 1 at s. Its weights are Python floats. A method of order p needs p levels, so that the first steps
+have a lower order.
 """
 
 from __future__ import annotations
@@ -34,22 +35,21 @@ __all__ = ["AdamsBashforth", "DPMSolver", "UniPC"]
 
 @frozen(order=(1, 2, 3), eta="[0, inf)")  # type: ignore[literal-required]
 class DPMSolver(Sampler):
-    r"""DPM-Solver++, multistep: 2M, 3M, and their SDE forms.
+    r"""DPM-Solver++, multistep: 2M, 3M, and their SDE variants.
 
-    With :math:`h = \lambda_s - \lambda_t` and D, the mean over the step of the polynomial through the
-    last predictions of x0,
+    With :math:`h = \lambda_s - \lambda_t` and D, the mean over the step of the polynomial that
+    interpolates the last predictions of x0,
 
     .. math::
         x_s = \frac{\sigma_s}{\sigma_t} e^{-\eta h} x_t + \alpha_s \bigl(1 - e^{-(1 + \eta) h}\bigr) D
             + \sigma_s \sqrt{1 - e^{-2 \eta h}}\, z
 
-    The mean is weighted with :math:`e^{-(1 + \eta)(1 - z) h}`; that of a line is taken at the middle,
-    :math:`z = 1/2`, as published.
+    The mean is weighted with :math:`e^{-(1 + \eta)(1 - z) h}`; for order 2 it is the value at the
+    midpoint, :math:`z = 1/2`, as published.
 
     Arguments:
-        order: 1, which is DDIM, 2 or 3. The first steps and the last are of a lower one. The third
-            is that of the exact integral; the published 3M has half of its quadratic term, which
-            leaves it at order 2.
+        order: 1, which is DDIM, 2 or 3. The first steps and the last have a lower order. Order 3 uses
+            the exact integral; the published 3M has half of its quadratic term, so that its order is 2.
         eta: 0 is the ODE, 1 the reverse SDE.
 
     Raises:
@@ -91,17 +91,17 @@ class DPMSolver(Sampler):
 
 @frozen(order=(2, 3), variant=("bh1", "bh2"))  # type: ignore[literal-required]
 class UniPC(Sampler):
-    r"""UniPC, in x0: each network output corrects the state it was asked at, then predicts the next.
+    r"""UniPC in x0: each network output first corrects its own state, then predicts the next one.
 
-    The corrector UniC repeats the step that led to x_t, with a polynomial that also passes through
-    the new output; the predictor UniP goes on from the corrected state. The prediction that a step
-    returns has the corrected state, and the x0 that was said of the uncorrected one.
+    The corrector UniC repeats the step that led to x_t, with a polynomial that also interpolates the new
+    output; the predictor UniP continues from the corrected state. The prediction that a step returns
+    holds the corrected state, with the x0 that was predicted at the uncorrected one.
 
     Arguments:
-        order: p of UniPC-p, 2 or 3: that of the predictor. The corrector adds one, so that the error
-            falls as steps ** -(p + 1). The first steps and the last are of a lower one.
-        variant: ``"bh2"`` has :math:`B(h) = e^h - 1`, ``"bh1"`` :math:`B(h) = h`. It matters in steps
-            through two levels alone, where :math:`B / 2` stands for the integral of the slope.
+        order: p of UniPC-p, the order of the predictor, 2 or 3. The corrector raises it by one, so that
+            the error falls like steps ** -(p + 1). The first steps and the last have a lower order.
+        variant: ``"bh2"`` uses :math:`B(h) = e^h - 1`, ``"bh1"`` :math:`B(h) = h`. The two differ only
+            in steps with two levels, where :math:`B / 2` replaces the integral of the linear term.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -142,7 +142,7 @@ class UniPC(Sampler):
 
 @frozen(order=(1, 2, 3, 4))  # type: ignore[literal-required]
 class AdamsBashforth(Sampler):
-    r"""Adams and Bashforth's method for :math:`d(x / \alpha) = \hat\epsilon\, d(\sigma / \alpha)`.
+    r"""The Adams–Bashforth method for :math:`d(x / \alpha) = \hat\epsilon\, d(\sigma / \alpha)`.
 
     .. math::
         \frac{x_s}{\alpha_s} = \frac{x_t}{\alpha_t}
@@ -150,11 +150,11 @@ class AdamsBashforth(Sampler):
         \qquad \ell_j(\bar\sigma) = \prod_{k \ne j}
             \frac{\bar\sigma - \bar\sigma_k}{\bar\sigma_j - \bar\sigma_k}
 
-    for levels at any distance; 1 is DDIM. Known as LMS in k-diffusion, as :math:`\rho`\ AB in DEIS, and
-    with weights for equal distances as PLMS.
+    for levels at arbitrary distances. It is called LMS in k-diffusion, :math:`\rho`\ AB in DEIS, and,
+    with the weights of equal distances, PLMS.
 
     Arguments:
-        order: 1 to 4. The first steps are of a lower one.
+        order: 1, which is DDIM, to 4. The first steps have a lower order.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -196,34 +196,34 @@ class AdamsBashforth(Sampler):
 
 
 def lam(at: Level | Prediction) -> float:
-    """Half the log-SNR of a level of floats, or of what was predicted there; infinite at the ends."""
+    """Half the log-SNR of a level of floats, or of a prediction there; infinite at the ends."""
     if at.alpha == 0 or at.sigma == 0:
         return -inf if at.alpha == 0 else inf
     return log(at.alpha) - log(at.sigma)
 
 
 def _meets_an_end(t: Level, s: Level) -> bool:
-    """Whether a step goes to where lambda is infinite, or comes from the data: it then is DDIM's.
+    """Whether a step goes to a level of infinite lambda, or starts at the data: it is then a DDIM step.
 
-    One that comes from pure noise is by itself.
+    The formula of a step that starts at pure noise becomes DDIM's by itself.
     """
     return 0 in (s.sigma, s.alpha, t.sigma)
 
 
 def _latest_first(past: tuple[Prediction, ...]) -> tuple[Prediction, ...]:
-    """The predictions before, without those at an end, where lambda is infinite."""
+    """The previous predictions, latest first, without those at an end, where lambda is infinite."""
     return tuple(q for q in reversed(past) if q.alpha > 0 and q.sigma > 0)
 
 
 def _as_x0(p: Prediction) -> Prediction:
-    """The same, said in x0: made once, and the network's own output need not be kept."""
+    """The same prediction in terms of x0, computed once; the network's output need not be kept."""
     return replace(p, y=p.at(1.0, 0.0), a=1.0, b=0.0)
 
 
 def _follow(
     p: Prediction, s: Level | Prediction, others: Past, eta: float = 0.0, variant: str = "bh2"
 ) -> Tensor:
-    """From where p was made to the level s, along the polynomial through the x0 of p and of others."""
+    """Step from the level of p to s along the polynomial that interpolates x0 of p and of the others."""
     h = lam(s) - lam(p)
     nodes = [0.0, *((lam(q) - lam(p)) / h for q in others)]
     moments = _moments((1 + eta) * h, len(nodes))
@@ -240,7 +240,7 @@ def _follow(
 
 def _moments(h: float, n: int) -> list[float]:
     r""":math:`\int_0^1 h\, e^{-h (1 - z)} z^k\, dz` for k < n."""
-    if abs(h) < 1:  # where the recurrence loses its digits
+    if abs(h) < 1:  # where the recurrence suffers from cancellation
         return [
             h * factorial(k) * sum((-h) ** j / factorial(k + j + 1) for j in range(18))
             for k in range(n)
@@ -252,7 +252,7 @@ def _moments(h: float, n: int) -> list[float]:
 
 
 def _lagrange(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """The weights of a polynomial's values at its nodes, from the moments of z ** k."""
+    """The quadrature weights of the values at the nodes, from the moments of z ** k."""
     weights = []
     for j, here in enumerate(nodes):
         basis = [1.0]  # coefficients of the polynomial that is 1 here and 0 at the other nodes

@@ -4,9 +4,9 @@ r"""One-step solvers of the probability-flow ODE.
     \frac{dx}{dt} = \alpha' \hat x_0 + \sigma' \hat\epsilon, \qquad\text{or}\qquad
     \frac{d(x / \alpha)}{d(\sigma / \alpha)} = \hat\epsilon
 
-The first form is the velocity of flow matching, in t. The second, in the noise-to-signal ratio, knows
-nothing of the schedule's pace: there Euler's step is DDIM. For data that stay, alpha = 1, it is the form
-of Karras et al.
+The first form is the velocity of flow matching, in t. The second uses the noise-to-signal ratio as its
+variable and does not depend on how the schedule varies with t: in this form Euler's step is DDIM. With
+alpha = 1 it is the form of Karras et al.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Euler(Sampler):
 
     .. math:: x_s = x_t + h\, (\alpha_t' \hat x_0 + \sigma_t' \hat\epsilon)
 
-    The step onto the data is to :math:`\hat x_0`. On a straight path, :class:`~anydiff.Flow`, this is
-    DDIM.
+    The step to the data returns :math:`\hat x_0`. On a straight path, :class:`~anydiff.schedules.Flow`,
+    the method is the same as DDIM.
 
     References:
         Flow Matching for Generative Modeling (Lipman et al., 2023), section 5.
@@ -67,22 +67,23 @@ class Heun(Sampler):
         \frac{x_s}{\alpha_s} = \frac{x_t}{\alpha_t}
             + \frac{\bar\sigma_s - \bar\sigma_t}{2}\, \bigl(\hat\epsilon(x_t) + \hat\epsilon(x_s')\bigr)
 
-    where :math:`x_s'` is DDIM's step: two network calls. The step onto the data is DDIM's alone, one
-    call, as is one out of pure noise. With churn, noise is added first, up to a higher level,
+    where :math:`x_s'` is the result of a DDIM step: two network calls. The step to the data and a step
+    from pure noise are DDIM steps, of one call. With churn, noise is added first, up to a higher level,
 
     .. math::
         \bar\sigma_{\hat t} = (1 + \gamma)\, \bar\sigma_t, \qquad
         \frac{x_{\hat t}}{\alpha_{\hat t}} = \frac{x_t}{\alpha_t}
             + S_{noise} \sqrt{\bar\sigma_{\hat t}^2 - \bar\sigma_t^2}\, z
 
-    with :math:`\gamma = \min(S_{churn} / N, \sqrt 2 - 1)` in N steps. No level goes beyond the end of the
-    schedule, where a network has not been trained: a first step from t = 1 has none.
+    with :math:`\gamma = \min(S_{churn} / N, \sqrt 2 - 1)` for N steps. The higher level never exceeds the
+    noisy end of the schedule, beyond which the network has not been trained: a first step from t = 1 adds
+    no noise.
 
     Arguments:
-        churn: How much noise a run adds anew; 0 is deterministic. The paper has 30 to 80.
-        s_min, s_max: The noise-to-signal ratios between which it does.
-        s_noise: The deviation of what is added, slightly above 1 to make up for detail that a network
-            removes.
+        churn: The total amount of noise that a run adds; 0 is deterministic. The paper uses 30 to 80.
+        s_min, s_max: The range of noise-to-signal ratios in which noise is added.
+        s_noise: The standard deviation of the added noise; slightly above 1 compensates for detail that
+            the network removes.
 
     Raises:
         ValueError: If an argument lies outside its range.

@@ -1,17 +1,16 @@
-r"""The reverse variance that is best in likelihood, measured once from data.
+r"""The reverse variance that maximises the likelihood, estimated once from data.
 
-A sampler's Gaussian step leaves out that x0 is not known given x_t, only its mean is. The spread of
-x0, per dimension, is
+A Gaussian step uses the mean of x0 given x_t, and neglects its variance. That variance, per dimension, is
 
 .. math::
     V_t = \frac{\sigma_t^2}{\alpha_t^2} (1 - \Gamma_t), \qquad
     \Gamma_t = \frac{1}{\dim} \mathbb{E} \lVert \hat\epsilon(x_t) \rVert^2,
 
-and a step that keeps c of the noise has to make up for it with the variance
+and a step with the coefficient c of the predicted noise has to account for it with the variance
 
 .. math:: \nu^2 = \sigma_s^2 - c^2 + \left(\alpha_s - c\, \frac{\alpha_t}{\sigma_t}\right)^2 V_t .
 
-:math:`\Gamma` depends on the log-SNR alone: one small table serves every schedule and every grid.
+:math:`\Gamma` depends only on the log-SNR, so that one small table serves every schedule and grid.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ from anydiff.spaces import Random
 
 __all__ = ["OptimalVariance"]
 
-SURE = 1e-9  # an estimate reaches neither 0 nor 1, where a logit ends
+SURE = 1e-9  # keeps estimates off 0 and 1, where the logit is infinite
 
 
 @frozen()
 class OptimalVariance:
     r"""The reverse variances of Analytic-DPM, for ``DDPM(variance=...)`` and ``DDIM(eta, variance=...)``.
 
-    Between the points of the table the logit of :math:`1 - \Gamma` is linear in the log-SNR, which is
-    exact where the data are normal. Beyond its noisy end the spread of x0 is held, beyond the other
-    :math:`\Gamma`. ``dataclasses.asdict`` gives plain numbers to keep, from which
-    ``OptimalVariance(**numbers)`` is made again.
+    Between the points of the table the logit of :math:`1 - \Gamma` is interpolated linearly in the
+    log-SNR, which is exact for normal data. Beyond the noisy end the variance of x0 is constant, beyond
+    the clean end :math:`\Gamma` is. ``dataclasses.asdict`` gives plain numbers to save, and
+    ``OptimalVariance(**numbers)`` restores the object.
 
     Arguments:
-        logsnr: The table's log-SNRs, rising.
+        logsnr: The log-SNRs of the table, rising.
         gamma: :math:`\Gamma` at each of them, in [0, 1].
-        span: b − a if the data are known to lie in [a, b]: then no spread is taken to be larger than
-            :math:`((b - a) / 2)^2`, the paper's upper bound. The other bounds, between the posterior's
-            variance and that of x0 = x_t / alpha, hold by themselves.
+        span: b − a if the data are known to lie in [a, b]; it limits the variance of x0 to
+            :math:`((b - a) / 2)^2`, the paper's upper bound. The other bounds of the paper, the
+            posterior's variance and that of x0 = x_t / alpha, are never violated.
 
     Raises:
         ValueError: If the log-SNRs do not rise, or if a gamma lies outside [0, 1] or is missing.
@@ -88,24 +87,25 @@ class OptimalVariance:
         span: float | None = None,
         generator: Random = None,
     ) -> OptimalVariance:
-        r"""Measure a model on data. It calls the network `points` times per batch.
+        r"""Estimate the table for a model from data, with `points` network calls per batch.
 
-        For the mean that a perfect network says, :math:`\lVert\epsilon - \hat\epsilon\rVert^2` is
-        on average :math:`(1 - \Gamma) \dim`. That is what is measured: it is never negative, has as
-        many digits at much noise as at little, and for an imperfect network it is still the best
-        variance, which :math:`\lVert\hat\epsilon\rVert^2` is not.
+        For a perfect network, the mean of :math:`\lVert\epsilon - \hat\epsilon\rVert^2` is
+        :math:`(1 - \Gamma) \dim`. The estimate uses this error: it is never negative, is equally
+        precise at all noise levels, and gives the optimal variance for an imperfect network too, which
+        :math:`\lVert\hat\epsilon\rVert^2` does not.
 
         Arguments:
             batches: Predictors, each bound to its batch (and in eval mode), with the batch's data:
                 ``((diffusion.predictor(space, **cond), x0) for x0, space, cond in loader)``.
-            points: The size of the table.
-            logsnr_min, logsnr_max: Its ends; no further than the schedule goes.
+            points: The size of the table, at least 2.
+            logsnr_min: The first log-SNR of the table, limited to the schedule's range.
+            logsnr_max: The last one, limited likewise.
             span: See :class:`OptimalVariance`.
-            generator: Where noise comes from.
+            generator: The source of noise.
 
         Raises:
-            ValueError: If there are no data, if the network is not finite, or if nothing is
-                left of the range.
+            ValueError: If there are no data, if the network's output is not finite, or if the range does
+                not overlap that of the schedule.
 
         References:
             Estimating the Optimal Covariance with Imperfect Mean (Bao et al., 2022), theorem 3.
@@ -151,11 +151,12 @@ class OptimalVariance:
         return spread if self.span is None else min(spread, (self.span / 2) ** 2)
 
     def nu2(self, t: Level, s: Level, kept: float) -> float:
-        r"""The variance of the step from t to s of mean :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`.
+        r"""The variance of the step from t to s with mean :math:`\alpha_s \hat x_0 + c\, \hat\epsilon`.
 
         Arguments:
-            t, s: Levels of floats.
-            kept: c.
+            t: The level at which the step starts, of floats.
+            s: The level at which it ends, of floats.
+            kept: c, the coefficient of the predicted noise.
         """
         fresh = max(s.sigma**2 - kept**2, 0.0)
         return float(fresh + (s.alpha - kept * t.alpha / t.sigma) ** 2 * self.spread(t))

@@ -1,8 +1,8 @@
-r"""What a sampler is: a rule that goes from one noise level to the next.
+r"""The interface of a sampler: a rule for one step from one noise level to the next.
 
-A sampler is a frozen object whose ``step`` goes from x_t at a level t to x_s at a level s, both of Python
-floats: no step reads anything back from the device. Samplers hold no state: a multistep method is handed
-the predictions of the steps before.
+A sampler is a frozen object whose ``step`` goes from x_t at a level t to x_s at a level s. Both levels
+are Python floats, so that no step has to read from the device. Samplers hold no state: a multistep method
+gets the predictions of the previous steps as an argument.
 """
 
 from __future__ import annotations
@@ -22,66 +22,70 @@ from anydiff.spaces import Random
 __all__ = ["Levels", "Past", "Sampler", "Stepped", "falling", "gentle", "with_signal"]
 
 Levels = Sequence[Level]
-"""Of a run: of n steps, n + 1."""
+"""The levels of a run: n + 1 for n steps."""
 
 Past = tuple[Prediction, ...]
-"""The predictions of the steps before, the latest last."""
+"""The predictions of the previous steps, the latest last."""
 
 Stepped = tuple[Tensor, Prediction]
-"""x_s, and the prediction that led there."""
+"""x_s, and the prediction from which it was computed."""
 
 
 class Sampler(ABC):
-    """A rule that goes from one noise level to the next."""
+    """The base class of samplers: a rule for one step from one noise level to the next."""
 
     grid: Grid = Uniform()
-    """Where a run's times lie unless it is given a grid."""
+    """The default grid of a run."""
 
     steps: int = 50
-    """How many steps a run has unless it is given a number."""
+    """The default number of steps of a run."""
 
     @property
     def convergence(self) -> float:
-        """The error falls as steps ** -convergence, or faster, on a grid that is refined evenly."""
+        """The order: on evenly refined grids the error falls at least like steps ** -convergence."""
         return 1.0
 
     @property
     def past(self) -> int:
-        """How many earlier predictions a step looks at."""
+        """The number of earlier predictions that a step uses."""
         return 0
 
     @abstractmethod
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
     ) -> Stepped:
-        """x_s, and the prediction that led there.
+        """One step: x_s, and the prediction from which it was computed.
 
         Arguments:
             predictor: The model, bound to its batch.
             x_t: The state at the level t.
-            t, s: The levels that the step leads from and to, of floats.
-            past: The predictions of the steps before, the latest last; fewer in the first steps.
-            generator: Where noise comes from.
+            t: The level at which the step starts, of floats.
+            s: The level at which it ends, of floats.
+            past: The predictions of the previous steps, the latest last; fewer in the first steps.
+            generator: The source of noise.
         """
 
     def prepare(self, levels: Levels) -> Levels:
-        """The levels of a run as this sampler needs them: as they are, for most.
+        """Check the levels of a run, and add to them what this sampler needs; most samplers add nothing.
+
+        Arguments:
+            levels: The levels of the run.
 
         Raises:
-            ValueError: If it cannot run on them. The message says why, and what to do.
+            ValueError: If the sampler cannot run on these levels. The message states why, and what to do.
         """
         return levels
 
 
 def falling(sampler: Sampler, levels: Levels) -> Levels:
-    """The levels, whose times have to fall: for samplers that add noise.
+    """Return the levels if their times fall, as samplers that add noise require.
 
     Arguments:
-        sampler: What errors are about.
-        levels: Of a run.
+        sampler: The sampler, for the error message.
+        levels: The levels of the run.
 
     Raises:
-        ValueError: If the sampler cannot run on them.
+        ValueError: If the times rise.
     """
     if levels[0].t < levels[-1].t:
         raise ValueError(
@@ -91,14 +95,14 @@ def falling(sampler: Sampler, levels: Levels) -> Levels:
 
 
 def with_signal(sampler: Sampler, levels: Levels) -> Levels:
-    """The levels, none of which may be pure noise: for samplers that divide by alpha.
+    """Return the levels if none is pure noise, as samplers that divide by alpha require.
 
     Arguments:
-        sampler: What errors are about.
-        levels: Of a run.
+        sampler: The sampler, for the error message.
+        levels: The levels of the run.
 
     Raises:
-        ValueError: If the sampler cannot run on them.
+        ValueError: If alpha is 0 at a level.
     """
     if any(level.alpha == 0 for level in levels):
         raise ValueError(
@@ -108,14 +112,14 @@ def with_signal(sampler: Sampler, levels: Levels) -> Levels:
 
 
 def gentle(sampler: Sampler, levels: Levels) -> Levels:
-    """The levels, from which steps along the rates of alpha and sigma may not go astray.
+    """Return the levels if Euler steps along the rates of alpha and sigma do not overshoot between them.
 
     Arguments:
-        sampler: What errors are about.
-        levels: Of a run.
+        sampler: The sampler, for the error message.
+        levels: The levels of the run.
 
     Raises:
-        ValueError: If the sampler cannot run on them.
+        ValueError: If a step is too long.
     """
     for t, s in pairwise(levels):
         h = s.t - t.t

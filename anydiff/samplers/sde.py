@@ -1,10 +1,10 @@
-r"""The reverse SDE, by Euler and Maruyama.
+r"""The Euler–Maruyama method for the reverse SDE.
 
-The noising :math:`dx = f x\, dt + g\, dw` runs backwards as
+The reverse of the forward SDE :math:`dx = f x\, dt + g\, dw` is
 
 .. math:: dx = \bigl(f x - g^2 \nabla \log p_t(x)\bigr) dt + g\, d\bar w,
 
-where f and g are those of the schedule, and the score is what a network says.
+where f and g are given by the schedule, and the score by the network.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class EulerMaruyama(Sampler):
     .. math::
         x_s = x_t + \bigl(f x_t - g^2 \nabla \log p_t(x_t)\bigr)(s - t) + g \sqrt{t - s}\; z
 
-    The last step lands on the denoised mean, x0. In x0 and eps the drift is a predicted state at
-    another pair of coefficients, so a step is two operations and its noise. DDPM solves the same
-    equation with the linear part exact; this is the plain method, which wants many steps where the
-    schedule is steep. Weakly of order 1: so fall the errors of mean and variance.
+    The last step returns the predicted mean of the data, x0. Written in x0 and eps, the drift step is a
+    predicted state at another pair of coefficients, so that a step takes two operations plus its noise.
+    DDPM solves the same equation with the linear part integrated exactly; this plain method needs many
+    steps where the schedule is steep. Its weak order is 1, that of the errors of mean and variance.
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), eq. 6 and appendix E.

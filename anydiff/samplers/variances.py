@@ -1,13 +1,14 @@
-r"""The variance of a reverse step: the two extremes, and what a network says between them.
+r"""The variance of a reverse step: its two extremes, and a learned variance between them.
 
 .. math::
     \tilde\beta = \sigma_{ts}^2 \sigma_s^2 / \sigma_t^2, \qquad
     \beta = \sigma_{ts}^2 = \sigma_t^2 - (\alpha_t / \alpha_s)^2 \sigma_s^2
         = \sigma_t^2 \bigl(1 - e^{\lambda_t - \lambda_s}\bigr)
 
-The first is the posterior's, right for data at a point; the second is the forward step's, right for
-standard normal data. In between, the log-variance is a share v of the way from one to the other, entry
-by entry. Both are computed from the log-SNR: as a difference of squares, a short step has no digits.
+The first is that of the posterior, exact for data at a single point; the second is that of the forward
+step, exact for standard normal data. A learned log-variance interpolates between the two with a weight v
+for each entry. Both are computed from the log-SNR, since a difference of squares loses all precision to
+cancellation in short steps.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ __all__ = ["VARIANCES", "log_variances", "reverse_log_variance", "tied"]
 
 
 VARIANCES = ("small", "large", "learned")
-"""The first, the second, and between them."""
+"""The first, the second, and the interpolation between them."""
 
 
 def log_variances(t: Level, s: Level) -> tuple[Any, Any]:
     r""":math:`\log \tilde\beta` and :math:`\log \beta` of the step from t down to s.
 
-    Floats or tensors, as the levels are. A step onto the data itself, where sigma is 0, has the
-    posterior variance 0, and its logarithm is -inf.
+    Floats or tensors, like the levels. A step to the data, where sigma is 0, has the posterior variance
+    0, whose logarithm is -inf.
 
     Arguments:
-        t, s: Levels of floats or of tensors; s is the cleaner one.
+        t: The level at which the step starts, of floats or of tensors.
+        s: The level at which it ends, with less noise.
     """
     log_sigma_t, log_sigma_s = _log(t.sigma), _log(s.sigma)
     fall = 2 * (_log(t.alpha) - log_sigma_t) - 2 * (_log(s.alpha) - log_sigma_s)
@@ -48,12 +50,16 @@ def reverse_log_variance(t: Level, s: Level, extra: Tensor | None, space: Space 
 
     .. math:: \log \Sigma = v \log \beta + (1 - v) \log \tilde\beta, \qquad v = (extra + 1) / 2
 
-    v is not held to [0, 1]: a variance may lie outside, as in the paper.
+    v is not clamped to [0, 1], as in the paper.
 
     Arguments:
-        t, s: Levels of floats, or of tensors that broadcast with `extra`; sigma_s above 0.
-        extra: The second half of a denoiser's output, :attr:`anydiff.Prediction.extra`.
-        space: The space of the draw whose variance it is, see :func:`tied`.
+        t: The level at which the step starts, of floats, or of tensors that broadcast with `extra`.
+        s: The level at which it ends, likewise, with sigma above 0.
+        extra: The denoiser's second output, :attr:`anydiff.Prediction.extra`.
+        space: The batch's space, see :func:`tied`.
+
+    Raises:
+        ValueError: If `extra` is None, since the denoiser has no second output.
 
     References:
         Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 15.
@@ -64,27 +70,28 @@ def reverse_log_variance(t: Level, s: Level, extra: Tensor | None, space: Space 
 
 
 def between(small: Any, large: Any, extra: Tensor) -> Tensor:
-    """The share (extra + 1) / 2 of the way from one log-variance to the other.
+    """Interpolate linearly between two log-variances with the weight (extra + 1) / 2.
 
     Arguments:
-        small, large: Log-variances, floats or tensors that broadcast with `extra`.
-        extra: From -1, the small one, to 1, the large one.
+        small: The log-variance at extra = -1; a float, or a tensor that broadcasts with `extra`.
+        large: The log-variance at extra = 1, likewise.
+        extra: The position between the two.
     """
     return torch.add((extra + 1) / 2 * (large - small), small)
 
 
 def tied(extra: Tensor | None, space: Space) -> Tensor:
-    """`extra`, made equal over the entries whose mean the space takes away, shaped like it.
+    """`extra`, averaged over the entries that the space's projection mixes; same shape.
 
-    Only then does the projection commute with the variances, and a draw with them stays in the space.
-    Where every entry is free, nothing changes.
+    Equal variances commute with the projection, so that noise with these variances lies in the space. In
+    a space that mixes no entries, `extra` is returned unchanged.
 
     Arguments:
-        extra: Of a prediction, shaped like x_t.
+        extra: The second output of a prediction, shaped like x_t.
         space: The batch's space.
 
     Raises:
-        ValueError: If a denoiser gave none.
+        ValueError: If `extra` is None, since the denoiser has no second output.
     """
     if extra is None:
         raise ValueError("the denoiser gives no variance; choose the variance 'small' or 'large'.")

@@ -33,14 +33,8 @@ from anydiff.sketches.pictures import rasterize
 from anydiff.sketches.sketches import Sketches, as_stroke
 
 __all__ = [
-    "Differences",
-    "SketchReport",
-    "chamfer",
-    "evaluate",
-    "noise_sketches",
-    "statistics",
-    "table",
-]
+    "Differences", "SketchReport", "chamfer", "evaluate", "noise_sketches", "statistics", "table",
+]  # fmt: skip
 
 AnySketches = Sketches | Sequence[Sequence[np.ndarray]]
 

@@ -95,12 +95,7 @@ class SketchModel:
         return load_sketches(self.data, skip_empty=self.skip_empty)
 
     def sample(
-        self,
-        num: int,
-        *,
-        length: int | None = None,
-        watch: Watch | None = None,
-        **how: Unpack[How],
+        self, num: int, *, length: int | None = None, watch: Watch | None = None, **how: Unpack[How]
     ) -> Sketches:
         """New sketches.
 
@@ -141,12 +136,7 @@ class SketchModel:
         return self._from(sketches, watch, how, kept=first.sizes, resamples=resamples)
 
     def edit(
-        self,
-        sketches: Sketches,
-        strength: float,
-        *,
-        watch: Watch | None = None,
-        **how: Unpack[How],
+        self, sketches: Sketches, strength: float, *, watch: Watch | None = None, **how: Unpack[How]
     ) -> Sketches:
         """Sketches that are noised up to a time and denoised.
 
@@ -260,6 +250,11 @@ def first_half(sketches: Sketches) -> Sketches:
 
 def of_one_length(sketches: Sketches, rows: StrokeRows | PointRows, num: int) -> Sketches:
     """The first `num` pairs of sketches with as many rows, one pair after the other.
+
+    Arguments:
+        sketches: To choose from.
+        rows: How sketches become rows.
+        num: How many pairs at most.
 
     Raises:
         ValueError: If there is no such pair.

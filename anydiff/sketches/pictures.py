@@ -21,13 +21,7 @@ from anydiff.drawing import beside, text_width, tiled, write_image
 from anydiff.files import PathLike
 from anydiff.sketches.sketches import Sketches, as_stroke
 
-__all__ = [
-    "around",
-    "draw_grid",
-    "rasterize",
-    "two_colors",
-    "write_png",
-]
+__all__ = ["around", "draw_grid", "rasterize", "two_colors", "write_png"]
 
 Strokes = Sequence[np.ndarray]
 Box = tuple[float, float, float, float]

@@ -26,15 +26,9 @@ import numpy as np
 from anydiff.data.ranges import ranges
 
 __all__ = [
-    "EmptySketch",
-    "SketchError",
-    "Sketches",
-    "as_stroke",
-    "from_stroke3",
-    "from_stroke5",
-    "to_stroke3",
-    "to_stroke5",
-]
+    "EmptySketch", "SketchError", "Sketches", "as_stroke", "from_stroke3", "from_stroke5",
+    "to_stroke3", "to_stroke5",
+]  # fmt: skip
 
 
 class SketchError(ValueError):

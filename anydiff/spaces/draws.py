@@ -80,8 +80,7 @@ def rand(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Ten
         generator: Where the numbers come from; torch's own if None.
     """
     device = like.device if generator is None else generator.device
-    u = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
-    return u.to(like.device)
+    return torch.rand(shape, generator=generator, dtype=torch.double, device=device).to(like.device)
 
 
 def uniforms(num: int, items: int, like: Tensor, generator: Random) -> Tensor:
@@ -133,6 +132,4 @@ def check_count(generators: Sequence[object], items: int) -> None:
         ValueError: If their number is not B.
     """
     if len(generators) != items:
-        raise ValueError(
-            f"{len(generators)} generators for {items} items; give one, or one per item."
-        )
+        raise ValueError(f"{len(generators)} generators for {items} items; give one, or one each.")

@@ -124,12 +124,10 @@ class Ragged(Space):
         j = j + self.ptr[self.index[i]]
         return torch.stack([i, j + (j >= i)])  # step over the row itself
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, columns: bool = True) -> None:
         if len(x) != len(self.index):
-            raise ValueError(
-                f"x has {len(x)} rows, not {len(self.index)}; build the space from the same batch."
-            )
-        if self.centered and (x.ndim != 2 or x.shape[1] < self.centered):
+            raise ValueError(f"x has {len(x)} rows, not {len(self.index)}; use one batch for both.")
+        if columns and self.centered and (x.ndim != 2 or x.shape[1] < self.centered):
             raise ValueError(
                 f"x is {tuple(x.shape)}; give rows (N, F) with the {self.centered} centred columns."
             )
@@ -154,7 +152,7 @@ class Ragged(Space):
         return torch.cat([self.center(x[:, : self.centered]), x[:, self.centered :]], dim=1)
 
     def sum(self, x: Tensor) -> Tensor:
-        self._check(x)
+        self._check(x, columns=False)
         return self._total(x.flatten(1).sum(1))
 
     def dim(self, x: Tensor) -> Tensor:

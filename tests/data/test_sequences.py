@@ -207,7 +207,7 @@ def test_the_loss_does_not_see_what_is_missing(sequences):
     from anydiff import GaussianDiffusion
 
     class Running(torch.nn.Module):  # mixes the rows, as a recurrent network does
-        def forward(self, x_t, t):
+        def forward(self, x_t, t, space):
             return x_t.cumsum(1)
 
     x, space, _ = unpack(next(iter(loader(sequences, 7))))

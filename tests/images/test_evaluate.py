@@ -14,14 +14,7 @@ import torch
 from anydiff.images import Images, load_images, split
 from anydiff.images import features as image_features
 from anydiff.images.digit_features import DigitFeatures
-from anydiff.images.evaluate import (
-    Classifier,
-    ImageReport,
-    compare,
-    evaluate,
-    noise_images,
-    table,
-)
+from anydiff.images.evaluate import Classifier, ImageReport, compare, evaluate, noise_images, table
 from anydiff.images.features import INCEPTION, InceptionFeatures, PixelFeatures
 from anydiff.images.inception import Inception, resize
 from anydiff.images.models import compare_parts

@@ -63,11 +63,7 @@ def test_the_first_step_of_a_table_is_its_decoder_with_the_next_step_s_variance(
     given = answer(Tabulated.linear(), 0.001, x0, eps, said, extra)
     clipped = BETAS[1] * BETAS[0] / (1 - ABAR[1])
     v = (extra + 1) / 2
-    variances = {
-        "small": clipped,
-        "large": clipped,
-        "learned": clipped ** (1 - v) * BETAS[0] ** v,
-    }
+    variances = {"small": clipped, "large": clipped, "learned": clipped ** (1 - v) * BETAS[0] ** v}
     for variance, var in variances.items():
         chain = Chain.of(Tabulated.linear(), 1000, variance, x0.device)
         found = chain.decode(given, x0, torch.ones(4).long(), ContinuousGaussian(), Dense())

@@ -145,7 +145,7 @@ def test_joined_conditions_are_absent_where_they_are_lacking():
         ),
         (
             lambda: drop({"context": torch.ones(5, 1)}, 0.1, torch.ones(3), Dense()),
-            "3 rows, of items",
+            "3 rows, one per item",
         ),
         (lambda: join([{"a": torch.ones(2, 3)}, {"a": torch.ones(2, 4)}]), "batched=False"),
     ],

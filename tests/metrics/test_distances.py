@@ -3,13 +3,7 @@ import math
 import pytest
 import torch
 
-from anydiff.metrics.distances import (
-    frechet,
-    jensen_shannon,
-    mmd,
-    nearest_ratio,
-    precision_recall,
-)
+from anydiff.metrics.distances import frechet, jensen_shannon, mmd, nearest_ratio, precision_recall
 
 
 def normal(*shape, seed=0):

@@ -157,11 +157,7 @@ def test_the_adaptive_sde_is_its_algorithm():
     schedule, sampler = Linear(), AdaptiveSDE(rtol=0.1, atol=0.05, first=0.02)
     diffusion, x = gaussian(schedule), draw((1, 3))
     mine = sample(
-        diffusion.predictor(),
-        x,
-        sampler,
-        [1.0, 0.3],
-        seed=torch.Generator().manual_seed(3),
+        diffusion.predictor(), x, sampler, [1.0, 0.3], seed=torch.Generator().manual_seed(3)
     )
     generator, t, h, before = torch.Generator().manual_seed(3), 1.0, 0.02, x
     rejected, ahead = 0, []  # what is known of the path: lengths and moves, the next last
@@ -215,13 +211,7 @@ def test_items_of_the_adaptive_sde_have_their_own_times_and_wait_at_the_end():
     network = Watched(exact.Gaussian(Linear(), "v", mean=MEAN, std=STD))
     diffusion = GaussianDiffusion(network, Linear(), "v")
     x_T = draw((6, 2)) * torch.tensor([0.1, 1, 1, 2, 5, 30]).double()[:, None]
-    sample(
-        diffusion.predictor(),
-        x_T,
-        AdaptiveSDE(0.1, 0.03),
-        1,
-        seed=range(6),
-    )
+    sample(diffusion.predictor(), x_T, AdaptiveSDE(0.1, 0.03), 1, seed=range(6))
     begins = network.seen[:-1:2]  # of every step, the call at its start
     times = torch.stack([t for _, t in begins])
     assert times.shape[1] == 6 and (times[-1] > times[-1].min()).any()  # some still on their way
@@ -264,13 +254,7 @@ def test_float32_is_enough(sampler):
         predictor = gaussian(schedule).predictor()
         x_T = draw((5, 2)) * math.sqrt(marginal(plan(schedule, knots)[0])[1])
         results = [
-            sample(
-                predictor,
-                x_T.to(dtype),
-                sampler,
-                knots,
-                seed=torch.Generator().manual_seed(0),
-            )
+            sample(predictor, x_T.to(dtype), sampler, knots, seed=torch.Generator().manual_seed(0))
             for dtype in (torch.float32, torch.float64)
         ]
         assert [r.dtype for r in results] == [torch.float32, torch.float64]

@@ -166,13 +166,7 @@ def test_euler_in_the_noise_level_of_edm():
 
 @pytest.mark.parametrize(
     "row, previous, variance",
-    [
-        (0, 0, 0.0),
-        (420, 400, 0.14771),
-        (980, 960, 0.32460),
-        (487, 486, 0.00979),
-        (999, 998, 0.02),
-    ],
+    [(0, 0, 0.0), (420, 400, 0.14771), (980, 960, 0.32460), (487, 486, 0.00979), (999, 998, 0.02)],
 )
 def test_the_variance_of_a_step(row, previous, variance):
     x_t = torch.zeros(4, 3, 8, 8, dtype=torch.float64)

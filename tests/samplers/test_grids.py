@@ -6,15 +6,7 @@ import math
 import pytest
 import torch
 
-from anydiff import (
-    DDIM,
-    VE,
-    Cosine,
-    Flow,
-    Karras,
-    exact,
-    sample,
-)
+from anydiff import DDIM, VE, Cosine, Flow, Karras, exact, sample
 from anydiff import schedules as all_schedules
 from anydiff.samplers import KarrasGrid, LogSNR, Quadratic, Uniform, plan
 from anydiff.schedules import Schedule, Shifted, Tabulated, ZeroTerminalSNR

@@ -197,11 +197,7 @@ def test_annealed_langevin_is_song_and_ermon_s_algorithm():
     sampler = AnnealedLangevin(per_level, epsilon / sigmas[-1] ** 2)
     x = x_T = draw((4, 2))
     mine = sample(
-        diffusion.predictor(),
-        x_T,
-        sampler,
-        [*knots, 0.0],
-        seed=torch.Generator().manual_seed(7),
+        diffusion.predictor(), x_T, sampler, [*knots, 0.0], seed=torch.Generator().manual_seed(7)
     )
     generator = torch.Generator().manual_seed(7)
     for sigma in sigmas:

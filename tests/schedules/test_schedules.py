@@ -534,10 +534,7 @@ def test_a_schedule_of_one_s_own_is_shifted_by_what_it_preserves():
         (lambda: Tabulated.scaled_linear(5), r"the continuous ScaledLinear\(\)"),
         (lambda: Tabulated.sigmoid(5), r"the continuous SigmoidBeta\(\)"),
         (lambda: ZeroTerminalSNR(VE()), r"VE\(.* does not keep alpha² \+ sigma² = 1"),
-        (
-            lambda: ZeroTerminalSNR(Flow()),
-            r"Flow\(\) does not keep .*; give one that does",
-        ),
+        (lambda: ZeroTerminalSNR(Flow()), r"Flow\(\) does not keep .*; give one that does"),
         (lambda: ZeroTerminalSNR(Learned(width=2)), "has weights"),
         (lambda: Shifted(Learned(width=2), 0.5), "has weights"),
         (lambda: Shifted(Cosine(), 0.0), "factor is 0.0"),

@@ -212,10 +212,7 @@ def test_resampling_a_circle():
 
 def test_resampling_a_line_with_a_corner():
     corner = Sketches(
-        np.array([[0.0, 0], [3, 0], [3, 4]]),
-        [0, 3],
-        [0, 1],
-        times=np.array([0, 30, 430]),
+        np.array([[0.0, 0], [3, 0], [3, 4]]), [0, 3], [0, 1], times=np.array([0, 30, 430])
     )
     even = resample(corner, spacing=1.0)
     assert even.points.tolist() == [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1], [3, 2], [3, 3], [3, 4]]

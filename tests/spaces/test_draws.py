@@ -7,12 +7,7 @@ import torch
 from anydiff.spaces import child, generators
 from anydiff.spaces.draws import check_count, rand, randn, uniforms
 
-CHILDREN = [
-    3325833263181678374,
-    2327230056060148179,
-    6376957211144432179,
-    5807428094540669881,
-]
+CHILDREN = [3325833263181678374, 2327230056060148179, 6376957211144432179, 5807428094540669881]
 LIKE = torch.empty(0, dtype=torch.float64)
 
 
@@ -57,7 +52,7 @@ def test_uniform_numbers_are_each_item_s_own():
     assert torch.equal(both[:, 1:], uniforms(3, 1, LIKE, generators([2])))
     assert torch.equal(both[:, 0], rand((3,), LIKE, generators(1)))
     assert uniforms(3, 2, LIKE, None).shape == (3, 2)
-    with pytest.raises(ValueError, match="1 generators for 2 items; give one, or one per item"):
+    with pytest.raises(ValueError, match="1 generators for 2 items; give one, or one each"):
         uniforms(3, 2, LIKE, generators([1]))
     with pytest.raises(ValueError, match="3 generators for 2 items"):
         check_count([1, 2, 3], 2)

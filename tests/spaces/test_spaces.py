@@ -7,15 +7,7 @@ from anydiff import Cosine, exact, inpaint
 from anydiff.samplers import DDPM
 from anydiff.samplers.variances import tied
 from anydiff.spaces import Dense, Masked, Packed, Ragged, Space
-from tests.helpers.spaces import (
-    MASK,
-    OBSERVED,
-    SIZES,
-    Bare,
-    draw,
-    every_space,
-    generators,
-)
+from tests.helpers.spaces import MASK, OBSERVED, SIZES, Bare, draw, every_space, generators
 
 
 @every_space
@@ -253,7 +245,7 @@ def test_an_item_without_rows_has_no_dimension():
         (lambda: Ragged.from_sizes([3, 0]), "at least 1"),
         (
             lambda: Ragged.from_sizes(SIZES).project(draw((13, 5))),
-            "x has 13 rows, not 14; build the space from the same batch",
+            "x has 13 rows, not 14; use one batch for both",
         ),
         (lambda: Masked(MASK.float()), "mask is .* of torch.float32, not .* of torch.bool"),
         (lambda: Masked(MASK).project(draw((4, 6, 3))), "same batch"),

@@ -45,12 +45,19 @@ class Part(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """The edges of a batch, and the parts in which they are computed."""
+    """The edges of a batch, and the parts in which they are computed.
+
+    Arguments:
+        i: The receiving row of each edge, (E,), ascending.
+        j: The sending row of each edge, (E,).
+        parts: The parts.
+        most_edges: The number of edges of the largest part.
+    """
 
     i: Tensor
     j: Tensor
     parts: list[Part]
-    most_edges: int  # of a part
+    most_edges: int
 
 
 @once_per_space
@@ -99,7 +106,8 @@ class Lease:
         return self.memory[:, rows].unbind()
 
     def __del__(self) -> None:
-        self.free.append(self.memory)
+        if hasattr(self, "memory"):  # not where a compiler gave up in the constructor
+            self.free.append(self.memory)
 
 
 def edge_network(part: Part, inputs: Tensors, z: Tensor, z2: Tensor, y: Tensor) -> None:

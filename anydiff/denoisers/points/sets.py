@@ -21,14 +21,25 @@ Made = TypeVar("Made")
 
 
 def bags(index: Tensor, size: int) -> Bags:
-    """The positions where `index` is 0, where it is 1, … and where it is size − 1."""
+    """The positions where `index` is 0, where it is 1, … and where it is size − 1.
+
+    Arguments:
+        index: (N,), which bag each row belongs to.
+        size: The number of bags.
+    """
     # bincount would wait for the device
     count = index.new_zeros(size).index_add_(0, index, torch.ones_like(index))
     return index.argsort(stable=True), count.cumsum(0) - count
 
 
 def total(x: Tensor, bags: Bags, weight: Tensor | None = None) -> Tensor:
-    """The (weighted) sum of the rows of each bag, (bags, F)."""
+    """The (weighted) sum of the rows of each bag, (bags, F).
+
+    Arguments:
+        x: (N, F).
+        bags: What :func:`bags` gives.
+        weight: (N,), in the order of the bags; 1 if None.
+    """
     order, starts = bags
     if len(order) == 0:
         return x.new_zeros(len(starts), x.shape[1])
@@ -61,7 +72,14 @@ def slots_of(space: Ragged) -> tuple[Tensor, int]:
 
 
 class PointDenoiser(Conditioned):
-    """A network on the rows of point clouds; its subclasses are equivariant functions of them."""
+    """A network on the rows of point clouds; its subclasses are equivariant functions of them.
+
+    Arguments:
+        features: Columns of x_t after the three of the position.
+        context: Columns of the context; 0 for none.
+        classes: Number of labels; 0 for none.
+        tokens: Width of the tokens; 0 for none.
+    """
 
     embedding: nn.Linear
 

@@ -12,7 +12,15 @@ __all__ = ["SequenceDenoiser"]
 
 
 class SequenceDenoiser(Conditioned):
-    """A network on the rows of padded sequences; padding does not change its output."""
+    """A network on the rows of padded sequences; padding does not change its output.
+
+    Arguments:
+        channels: Columns of x_t.
+        observed: Whether the network is told which values are observed.
+        context: Columns of the context; 0 for none.
+        classes: Number of labels; 0 for none.
+        tokens: Width of the tokens; 0 for none.
+    """
 
     def __init__(
         self, channels: int, observed: bool, context: int, classes: int, tokens: int

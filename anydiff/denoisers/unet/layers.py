@@ -163,7 +163,13 @@ class NoAttention(nn.Identity):
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2, to half the side, rounded up."""
+    """A convolution of stride 2, to half the side, rounded up.
+
+    Arguments:
+        width: Channels.
+        dims: 2 for images, 1 for signals.
+        centered: Pad both ends, whatever the side; otherwise the first end of odd sides alone.
+    """
 
     def __init__(self, width: int, dims: int, centered: bool) -> None:
         super().__init__()
@@ -184,6 +190,10 @@ class Upsample(nn.Module):
     Two neighbours with the same value need one product with the sum of their weights: of a kernel
     (w0, w1, w2), even outputs are (w0, w1 + w2) times the pixels (i - 1, i), and odd ones (w0 + w1, w2)
     times (i, i + 1).
+
+    Arguments:
+        width: Channels.
+        dims: 2 for images, 1 for signals.
     """
 
     merge: Tensor
