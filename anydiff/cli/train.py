@@ -306,7 +306,8 @@ def fit_model(
         folder: Where everything goes.
         model: A model of a kind.
         unpack: batch -> (x0, space, cond).
-        train, valid: Loaders.
+        train: The loader of training batches.
+        valid: The loader of validation batches.
         settings: What must be the same when the run goes on, beside the flags of the run.
         module: Options of :class:`~anydiff.training.module.DiffusionModule`.
         trainer: Options of :func:`~anydiff.training.runs.trainer`.
