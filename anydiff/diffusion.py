@@ -114,7 +114,7 @@ class GaussianDiffusion(nn.Module):
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
                 raise ValueError(
-                    "one generator per item draws noise alone; give the times t as well."
+                    "one generator per item draws the noise only; give the times t as well."
                 )
             t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
 
