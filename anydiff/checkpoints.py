@@ -1,10 +1,10 @@
-"""A trained diffusion in one file that anyone may open.
+"""Checkpoints: a trained diffusion in one file that is safe to open.
 
-The file is safetensors: the denoiser's weights by their names, with those of a schedule that is learned,
-and in its header a JSON config that says which denoiser, schedule and prediction they belong to.
-Whatever else a model needs to be used (the distribution of sizes, the scaling of the data) travels with
-it: tensors among the weights, the rest in the config. Opening such a file reads numbers and text; it
-never runs code from it.
+The file is in the safetensors format. It holds the weights of the denoiser, and those of a learned
+schedule or objective, by name; a JSON config in its header describes the denoiser, schedule, prediction
+and objective. Whatever else a model needs (the distribution of sizes, the scaling of the data) is stored
+in the same file: tensors with the weights, other values in the config. Loading reads numbers and text,
+and never runs code from the file.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["load", "save"]
 
 T = TypeVar("T")
 
-FORMAT = 3  # 2 had no objective, 1 the prediction's name alone
+FORMAT = 3  # format 2 has no objective, format 1 only the prediction's name
 OBJECTIVE = {"weighting": Weighting, "times": Times, "error": SquaredError}
 
 
 def save(
     path: PathLike, diffusion: GaussianDiffusion, extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a diffusion to a file, whole or not at all.
+    """Write a diffusion to a file, completely or not at all.
 
     Arguments:
-        path: The file, by custom ``*.safetensors``. One that exists is replaced in one step.
-        diffusion: The model, with what it is trained by: a loaded one trains on as it was trained.
-        extra: What else to keep: tensors, and values that JSON can hold.
+        path: The file, ``*.safetensors`` by convention. An existing file is replaced atomically.
+        diffusion: The model, which is saved with its objective, so that training can continue.
+        extra: Additional values to store: tensors, and values that JSON can represent.
 
     Raises:
         ValueError: If the denoiser has no ``config``, a dict of its constructor's arguments.
@@ -82,21 +82,24 @@ def load(
     schedule: Schedule | None = None,
     prediction: str | Target | None = None,
 ) -> tuple[GaussianDiffusion, dict[str, Any]]:
-    """Read a diffusion, in eval mode on the CPU, and what was kept beside it.
+    """Read a diffusion, in eval mode on the CPU, and the values stored with it.
+
+    A warning names the parts of the objective that no file can store, such as functions.
 
     Arguments:
-        path: A file that :func:`save` wrote.
-        denoiser: The network to fill, for one of your own. One of `anydiff.denoisers` is built from
-            the file's config.
-        schedule: The schedule, for one of your own; filled too if it is a module.
-        prediction: The target, for one of your own.
+        path: A file written by :func:`save`.
+        denoiser: The network to load the weights into, if it is your own. A network of
+            `anydiff.denoisers` is built from the config of the file.
+        schedule: The schedule, if it is your own; the weights of a module are loaded too.
+        prediction: The prediction target, if it is your own.
 
     Returns:
         The diffusion and the dict `extra`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not such a file, is damaged, or its weights are of another shape.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a checkpoint, is damaged or of a newer format, if it needs a denoiser,
+            schedule or prediction of your own, or if its weights have other shapes.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -145,8 +148,8 @@ def load(
     if lost:
         names = " and ".join(f"the {k} '{name}'" for k, name in lost.items())
         warnings.warn(
-            f"{path} was trained with {names}, which no file can keep; samples are the same, but set "
-            f"{', '.join(f'diffusion.{k}' for k in lost)} before you train on.",
+            f"{path} was trained with {names}, which no file can store; sampling is unaffected, but set "
+            f"{', '.join(f'diffusion.{k}' for k in lost)} before you continue training.",
             stacklevel=2,
         )
     shares: dict[str, Any] = {k: objective.get(k) for k in ("drop", "augment")}
@@ -160,13 +163,13 @@ def load(
 
 
 def _describe(value: Any) -> Any:
-    """The name and the arguments of one of the library's objects, or a value that JSON can hold."""
+    """The class name and arguments of an object of the library, or a value that JSON can represent."""
     if isinstance(value, Tensor):
         return value.tolist()
     if value is None or isinstance(value, bool | int | float | str | list | tuple):
         return value
     kind = type(value)
-    if _known().get(kind.__name__) is not kind:  # one of the user's own
+    if _known().get(kind.__name__) is not kind:  # a class or function of the user
         return {"name": getattr(value, "__name__", kind.__name__), "config": None}
     config = getattr(value, "config", None)
     if config is None:
@@ -176,11 +179,11 @@ def _describe(value: Any) -> Any:
 
 
 class _Unknown(Exception):
-    """The name of what is not the library's, or not of the kind that belongs there."""
+    """The name of an object that is not part of the library, or not of the required class."""
 
 
 def _build(entry: Any, base: type[T]) -> T:
-    """The object of a description."""
+    """Build the object from its description, the inverse of `_describe`."""
     known = _known().get(entry["name"])
     if known is None or entry["config"] is None or not issubclass(known, base):
         raise _Unknown(entry["name"])
@@ -190,14 +193,14 @@ def _build(entry: Any, base: type[T]) -> T:
 
 
 def _known() -> dict[str, type[Any]]:
-    """The classes that a file may name."""
+    """The classes that a file may refer to, by name."""
     rooms = (schedules, losses, likelihood)
     found = {name: getattr(room, name) for room in rooms for name in room.__all__}
     return {k: v for k, v in found.items() if isinstance(v, type) and not inspect.isabstract(v)}
 
 
 def _describe_target(target: Target) -> dict[str, Any]:
-    config: dict[str, Any] | None = None  # then load asks for it
+    config: dict[str, Any] | None = None  # `load` then needs the target as an argument
     if target == TARGETS.get(target.name):
         config = {}
     elif type(target) is Preconditioned:
@@ -230,13 +233,13 @@ def _build_denoiser(path: PathLike, entry: dict[str, Any]) -> nn.Module:
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it."""
+    """The tensors whose names have a prefix, with the prefix removed."""
     prefix = f"{part}."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _fill(path: PathLike, module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights that have the shapes of the module's own, which takes on their dtype."""
+    """Load weights into a module after checking their shapes; the module takes on their dtype."""
     own = module.state_dict()
     for name in own | weights:
         here = tuple(own[name].shape) if name in own else "nothing"

@@ -43,8 +43,8 @@ class GaussianDiffusion(nn.Module):
             (B,) -> (B,), that multiplies the error of the denoiser's output. None leaves that error
             unweighted.
         times: The distribution of training times: a :class:`~anydiff.losses.Times` such as
-            ``LogNormal()``; or an increasing map of [0, 1] onto itself, (B,) -> (B,), applied to uniform
-            draws. ``lambda u: u**1.5``, for example, favours low noise. None is uniform.
+            ``LogNormal()``, or ``Power(1.5)``, which favours low noise; or an increasing map of [0, 1]
+            onto itself, (B,) -> (B,), applied to uniform numbers. None is uniform.
         error: The loss of an item: the squared error, or :class:`~anydiff.losses.Hybrid`, which also
             trains a learned variance.
         drop: The fraction of items whose condition is left out in training, independently for each
@@ -114,7 +114,7 @@ class GaussianDiffusion(nn.Module):
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
                 raise ValueError(
-                    "one generator per item draws noise alone; give the times t as well."
+                    "one generator per item draws the noise only; give the times t as well."
                 )
             t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
 

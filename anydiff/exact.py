@@ -1,14 +1,14 @@
-r"""Denoisers that are exactly right, for data whose distribution is known in closed form.
+r"""Exact denoisers, for data whose distribution is known in closed form.
 
-If x0 is normal, or a mixture of normals, so is x_t, and everything that a diffusion model learns is a
-formula: the mean of x0 given x_t, the score, the likelihood, and for one normal the whole
-probability flow. With them a sampler, a guidance or a likelihood can be held against mathematics:
+If x0 is normal, or a mixture of normals, so is x_t, and everything that a diffusion model learns is known
+in closed form: the mean of x0 given x_t, the score, the likelihood, and for a single normal the solution
+of the probability-flow ODE. Samplers, guidance and likelihoods can be tested against these:
 
     model = exact.gaussian(Cosine(), "v", mean=0.7, std=0.5)
     x = model.sample((1000, 2), sampler=YourSampler(), steps=20, seed=0)     # mean 0.7, deviation 0.5
 
-Both live in any space: in a subspace, "normal" means the projection of one. They are right at both
-ends too, where alpha or sigma is 0.
+Both work in any space; in a subspace the distribution is that of the projected data. They are exact at
+both ends too, where alpha or sigma is 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Gaussian", "GaussianMixture", "gaussian", "mixture"]
 
 
 class _Exact(nn.Module):
-    """What both have in common: from x0 and eps to the output that a network would be trained for."""
+    """The common part of both models: the output for a target, from the posterior means of x0 and eps."""
 
     def __init__(self, schedule: Schedule, prediction: str | Target) -> None:
         super().__init__()
@@ -49,24 +49,37 @@ class _Exact(nn.Module):
 
         Arguments:
             x: Data, or x_t, in the space.
-            t: None for data; the times of x_t, (B,) or one for all. Time 0 is where the schedule
-                starts, which for some still has noise.
+            t: None for data; or the times of x_t, (B,) or one for all. Time 0 is the start of the
+                schedule, which may have some noise.
+            space: The batch's space.
         """
         raise NotImplementedError
 
     def draw(
         self, shape: tuple[int, ...], *, space: Space = DENSE, generator: Generator | None = None
     ) -> Tensor:
-        """Data, of the shape given, batch included."""
+        """Draw data from the distribution.
+
+        Arguments:
+            shape: The shape of the data, batch included.
+            space: The batch's space.
+            generator: The source of random numbers.
+        """
         raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor, space: Space = DENSE) -> Tensor:
-        """What a network trained for the target should answer, shaped like x_t."""
+        """The ideal output of a network with this prediction target, shaped like x_t.
+
+        Arguments:
+            x_t: The noisy state, in the space.
+            t: Times, (B,).
+            space: The batch's space.
+        """
         return self._output(x_t, t, space)
 
     def _output(self, x_t: Tensor, t: Tensor, space: Space, **known: Tensor) -> Tensor:
         at = self.schedule.at(t.double())
-        # the data's own score is finite, and written as -eps / sigma
+        # the score at sigma = 0 is finite, but computed as -eps / sigma
         at = replace(at, sigma=at.sigma.clamp(min=1e-100))
         x = x_t.double() / space.expand(self.target.input_scale(at), x_t)
         x0, eps = self.posterior(x, at.alpha, at.sigma, space, **known)
@@ -74,7 +87,7 @@ class _Exact(nn.Module):
         return torch.add(a * x0, b * eps).to(x_t.dtype)
 
     def _levels(self, t: Tensor | float | None, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma shaped like `like`, (B,); those of the data if t is None."""
+        """alpha and sigma, shaped like `like`, (B,); 1 and 0 if t is None."""
         if t is None:
             return torch.ones_like(like), torch.zeros_like(like)
         times = torch.as_tensor(t, dtype=torch.float64, device=like.device).expand(like.shape)
@@ -83,14 +96,15 @@ class _Exact(nn.Module):
 
 
 class Gaussian(_Exact):
-    r"""x0 ~ N(mean, P diag(std²) P), or N(mean, covariance) of dense items.
+    r"""The exact denoiser of normal data: x0 ~ N(mean, P diag(std²) P), or N(mean, covariance).
 
     Arguments:
-        schedule, prediction: As of the :class:`~anydiff.GaussianDiffusion` around it.
-        mean: Broadcasts with x0; the part outside the space is dropped.
-        std: Broadcasts with x0: one, or one per column. The same for all rows that a projection
-            mixes, as it is for the rows of a centred column.
-        covariance: (D, D), of dense items of D entries; replaces std.
+        schedule: The schedule of the :class:`~anydiff.GaussianDiffusion` that contains it.
+        prediction: The prediction target of that diffusion.
+        mean: The mean, which broadcasts with x0 and is projected onto the space.
+        std: The standard deviation, which broadcasts with x0: one for all, or one per column. It has to
+            be equal for rows that the projection mixes, such as those of a centred column.
+        covariance: The covariance of dense items with D entries, (D, D); replaces std.
 
     Raises:
         ValueError: If the covariance is not symmetric positive semi-definite.
@@ -124,7 +138,7 @@ class Gaussian(_Exact):
                 raise ValueError(
                     f"the covariance has the eigenvalue {variance[0]:.3g}; give none below 0."
                 )
-            variance = variance.clamp(min=0)  # a singular matrix has them to within rounding
+            variance = variance.clamp(min=0)  # of a singular matrix: rounding
         self.register_buffer("variance", variance)
         self.register_buffer("axes", axes)
 
@@ -132,7 +146,7 @@ class Gaussian(_Exact):
         return space.project(self.mean.to(x.dtype) + torch.zeros_like(x))
 
     def _into(self, x: Tensor, space: Space) -> Tensor:
-        """Into the frame of the covariance's eigenvectors."""
+        """x in the basis of the eigenvectors of the covariance."""
         if self.axes is None:
             return x
         if not isinstance(space, Dense) or x[:1].numel() != len(self.axes):
@@ -152,15 +166,16 @@ class Gaussian(_Exact):
         z = self._into(x_t - space.expand(alpha, x_t) * mean, space)
         alpha, sigma = (space.expand(c, z) for c in (alpha, sigma))
         total = alpha**2 * variance + sigma**2
-        z = z / total.clamp(min=torch.finfo(z.dtype).tiny)  # a point without noise is 0 / 0
+        z = z / total.clamp(min=torch.finfo(z.dtype).tiny)  # data at a point, no noise: 0 / 0
         return mean + self._back(alpha * variance * z, x_t), self._back(sigma * z, x_t)
 
     def flow(self, x: Tensor, t: float, s: float, space: Space = DENSE) -> Tensor:
-        """Where the probability-flow ODE takes a state from time t to s; time 0 is the data itself.
+        """The solution at time s of the probability-flow ODE through x at time t; time 0 is the data.
 
         Arguments:
             x: The state at time t, in the space.
-            t, s: Times in [0, 1].
+            t: The time of x, in [0, 1].
+            s: The time of the result, in [0, 1].
             space: The batch's space.
         """
         knots = self.schedule.levels(torch.tensor([t, s], dtype=torch.float64))
@@ -180,7 +195,7 @@ class Gaussian(_Exact):
         variance = (variance + space.expand(sigma, z) ** 2).expand_as(z)
         if self.variance.numel() == 1:
             volume = dim * (alpha**2 * self.variance.reshape(()).to(x.dtype) + sigma**2).log()
-        else:  # of a matrix that commutes with the projection
+        else:  # the covariance commutes with the projection
             volume = space.sum(space.diagonal(z) * variance.log())
         return -0.5 * (space.sum(z.square() / variance) + volume + dim * math.log(2 * math.pi))
 
@@ -193,17 +208,19 @@ class Gaussian(_Exact):
 
 
 class GaussianMixture(_Exact):
-    """x0 ~ sum of weights times N(means, stds² P): which one, each item draws as a whole.
+    """The exact denoiser of a mixture of normals: each item belongs to one component N(mean, std² P).
 
-    The condition `label`, (B,) integers, says which one it is, -1 that it is unknown: the exact model
-    of classifier-free guidance. :meth:`log_label` is the exact classifier.
+    The condition `label`, (B,) integers, gives the component, -1 if it is unknown: the exact model for
+    classifier-free guidance. :meth:`log_label` is the exact classifier.
 
     Arguments:
-        schedule, prediction: As of the :class:`~anydiff.GaussianDiffusion` around it.
-        means: (K, \\*), each broadcasts with x0; the part outside the space is dropped.
-        stds: (K,), or one for all. Means with a deviation of 0 are a data set that has been learnt by
-            heart.
-        weights: (K,), positive; equal ones if None.
+        schedule: The schedule of the :class:`~anydiff.GaussianDiffusion` that contains it.
+        prediction: The prediction target of that diffusion.
+        means: The mean of each component, (K, \\*), which broadcasts with x0 and is projected onto the
+            space.
+        stds: The standard deviations, (K,), or one for all. With 0, the model is a data set that was
+            memorised.
+        weights: The probabilities of the components up to a factor, (K,), positive; equal if None.
 
     Raises:
         ValueError: If there is not one positive weight for each mean.
@@ -240,7 +257,7 @@ class GaussianMixture(_Exact):
     def _components(
         self, x: Tensor, alpha: Tensor, sigma: Tensor, space: Space
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Each component's x less its mean, its variance at the level (B,), its log-joint (K, B)."""
+        """For each component: x minus its mean, its variance (B,); and the log-joint density, (K, B)."""
         dim, away, variances, joint = space.dim(x), [], [], []
         for k, (std, weight) in enumerate(zip(self.stds, self.weights, strict=True)):
             z = x - space.expand(alpha, x) * self._mean(k, x, space)
@@ -254,10 +271,13 @@ class GaussianMixture(_Exact):
     def forward(
         self, x_t: Tensor, t: Tensor, space: Space = DENSE, label: Tensor | None = None
     ) -> Tensor:
-        """What a network trained for the target should answer, shaped like x_t.
+        """The ideal output of a network with this prediction target, shaped like x_t.
 
         Arguments:
-            label: Which component, (B,) integers, -1 where it is unknown.
+            x_t: The noisy state, in the space.
+            t: Times, (B,).
+            space: The batch's space.
+            label: The component of each item, (B,) integers, -1 where it is unknown.
         """
         return self._output(x_t, t, space, **({} if label is None else {"label": label}))
 
@@ -284,11 +304,11 @@ class GaussianMixture(_Exact):
         return self._components(x, alpha, sigma, space)[2].logsumexp(0)
 
     def log_label(self, x: Tensor, t: Tensor | float, *, space: Space = DENSE) -> Tensor:
-        """The log-probability of each label given x_t, (B, K); t is (B,) or one for all.
+        """The log-probability of each component given x_t, (B, K).
 
         Arguments:
             x: x_t, in the space.
-            t: (B,) or one for all.
+            t: Times, (B,) or one for all.
             space: The batch's space.
         """
         alpha, sigma = self._levels(t, space.dim(x))
@@ -312,8 +332,13 @@ def gaussian(
     """A diffusion whose denoiser is :class:`Gaussian`.
 
     Arguments:
-        schedule, prediction: Of the diffusion.
-        options: Of :class:`Gaussian`: mean, std, covariance.
+        schedule: The schedule of the diffusion.
+        prediction: Its prediction target.
+        options: Arguments of :class:`Gaussian`: mean, std, covariance.
+
+    Raises:
+        ValueError: As :class:`Gaussian`, or if the prediction does not determine x0 at the schedule's
+            end.
     """
     denoiser = Gaussian(schedule, prediction, **options)  # type: ignore[arg-type]
     return GaussianDiffusion(denoiser, schedule, prediction)
@@ -325,8 +350,13 @@ def mixture(
     """A diffusion whose denoiser is :class:`GaussianMixture`.
 
     Arguments:
-        schedule, prediction: Of the diffusion.
-        options: Of :class:`GaussianMixture`: means, stds, weights.
+        schedule: The schedule of the diffusion.
+        prediction: Its prediction target.
+        options: Arguments of :class:`GaussianMixture`: means, stds, weights.
+
+    Raises:
+        ValueError: As :class:`GaussianMixture`, or if the prediction does not determine x0 at the
+            schedule's end.
     """
     denoiser = GaussianMixture(schedule, prediction, **options)  # type: ignore[arg-type]
     return GaussianDiffusion(denoiser, schedule, prediction)

@@ -45,11 +45,11 @@ def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
 
 
 def free_folder(folder: PathLike, *markers: str) -> Path:
-    """The folder itself, or, where a run has left one of its `markers`, the next number after it.
+    """The folder itself or, if it is in use, the first unused folder with a number after its name.
 
     Arguments:
-        folder: The folder wanted, say ``runs/first``; the next is then ``runs/first-2``.
-        markers: Names of files that say that a folder is taken.
+        folder: The folder, for example ``runs/first``; the next one is then ``runs/first-2``.
+        markers: Names of files; a folder that contains one of them is in use.
     """
     wanted = folder = Path(folder)
     number = 1

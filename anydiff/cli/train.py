@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.runs import Run, positive, run_folder, say_files
+from anydiff.extras import extra
 
 __all__ = ["images", "molecules", "sketches"]
 
@@ -46,7 +47,8 @@ def molecules(
     Raises:
         ValueError: If the data cannot be learned from.
     """
-    from pytorch_lightning import seed_everything
+    with extra("train"):
+        from pytorch_lightning import seed_everything
 
     from anydiff import GaussianDiffusion, Polynomial
     from anydiff.data.sizes import SizeDistribution
@@ -127,7 +129,8 @@ def sketches(
     Raises:
         ValueError: If the data cannot be learned from.
     """
-    from pytorch_lightning import seed_everything
+    with extra("train"):
+        from pytorch_lightning import seed_everything
 
     from anydiff import Cosine, GaussianDiffusion
     from anydiff.data.sequences import LengthDistribution, loader, unpack
@@ -219,7 +222,8 @@ def images(
     Raises:
         ValueError: If the data cannot be learned from.
     """
-    from pytorch_lightning import seed_everything
+    with extra("train"):
+        from pytorch_lightning import seed_everything
 
     from anydiff import Cosine, GaussianDiffusion, Tabulated
     from anydiff.denoisers import UNet
@@ -306,7 +310,8 @@ def fit_model(
         folder: Where everything goes.
         model: A model of a kind.
         unpack: batch -> (x0, space, cond).
-        train, valid: Loaders.
+        train: The loader of training batches.
+        valid: The loader of validation batches.
         settings: What must be the same when the run goes on, beside the flags of the run.
         module: Options of :class:`~anydiff.training.module.DiffusionModule`.
         trainer: Options of :func:`~anydiff.training.runs.trainer`.

@@ -1,25 +1,25 @@
-r"""Editing: data changed with a model that was trained on nothing of the kind.
+r"""Editing data with a model that was not trained for it.
 
-All of it is made of the one sampling loop, of a predictor and of its space, so that the same calls serve
-any data. What is kept of an item is a projection within the space, Q: entries where a mask is True, and
-of centred columns where the masked rows are relative to one another. Replacing Q x by what is known,
+All functions use the sampling loop, a predictor and its space, and work for data of any kind. The part of
+an item that is kept is a projection Q within the space: the entries where a mask is True, and, in centred
+columns, the positions of the masked rows relative to one another. Replacing Q x by the known part,
 
 .. math:: x_s \leftarrow x_s - Q x_s + Q (\alpha_s x_0 + \sigma_s \epsilon),
 
-leaves a state in the space, with noise that is standard normal in it: nothing drifts.
+keeps the state in the space, with noise that is standard normal there.
 
 | | |
 |---|---|
-| :func:`inpaint` | what is known stays, the rest is drawn (replacement, or RePaint's resampling) |
-| :func:`impute` | the same, several times, where values are missing |
-| :func:`edit`, :func:`variations` | noise up to a time, and back (SDEdit) |
-| :func:`denoise` | noise of a known level, which is there already, taken off |
-| :func:`ilvr` | what a low-pass operator sees stays |
-| :func:`encode`, :func:`decode`, :func:`interpolate` | along the probability flow, deterministically |
-| :func:`cascade` | from coarse to fine, one model after the other |
+| :func:`inpaint` | keep the known part, generate the rest (replacement, or RePaint's resampling) |
+| :func:`impute` | several samples of missing values |
+| :func:`edit`, :func:`variations` | add noise up to a time, then denoise (SDEdit) |
+| :func:`denoise` | remove noise of a known level from data |
+| :func:`ilvr` | keep what a low-pass operator passes |
+| :func:`encode`, :func:`decode`, :func:`interpolate` | the probability-flow ODE, deterministic |
+| :func:`cascade` | several models in turn, from coarse to fine |
 
-Predictors may be guided. Seeds are as in :func:`anydiff.sample`: one per item, and an item's edit does
-not depend on its batch.
+Predictors may be guided. Seeds work as in :func:`anydiff.sample`: with one per item, the result for an
+item does not depend on its batch.
 """
 
 from anydiff.editing.cascades import Stage, cascade

@@ -1,4 +1,4 @@
-"""From coarse to fine, one model after the other."""
+"""Cascades: several models in turn, from coarse to fine."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Stage:
 
     Arguments:
         predictor: conditions -> Predictor: ``diffusion.predictor``, ``partial(diffusion.predictor, space,
-            label=y)``, or a function that guides it.
-        shape: Of what it draws, batch included.
-        name: The condition that what the stage before drew is given as; the denoiser brings it to size.
-            None for a first stage that is given nothing.
-        noise: The time up to which that is noised, which hides its errors: conditioning augmentation. The
-            model has to be trained with `augment`; 0 gives it as it is.
-        options: Of :func:`anydiff.sample`: sampler, steps, …
+            label=y)``, or a function that adds guidance.
+        shape: The shape of its samples, batch included.
+        name: The name of the condition through which the stage gets the samples of the previous stage,
+            which its denoiser resizes itself. None for a first stage without an input.
+        noise: The time up to which this condition is noised, which hides the errors of the previous
+            stage: conditioning augmentation. The model has to be trained with `augment`; 0 adds no noise.
+        options: Options of :func:`anydiff.sample`: sampler, steps, …
     """
 
     predictor: Callable[..., Predictor]
@@ -40,15 +40,15 @@ class Stage:
 
 
 def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = None) -> list[Tensor]:
-    """Draw with one model after the other, each given what the one before drew.
+    """Sample from a cascade: each model is conditioned on the samples of the previous one.
 
     Arguments:
-        stages: From coarse to fine.
-        x: What the first stage is given: something coarse to refine. None if it begins from nothing.
-        seed: As in :func:`anydiff.sample`.
+        stages: The models, from coarse to fine.
+        x: The condition of the first stage: coarse data to refine. None if the first stage has none.
+        seed: An int, or one per item, see :func:`anydiff.sample`.
 
     Returns:
-        What each stage drew.
+        The samples of each stage.
 
     Raises:
         ValueError: If a stage after the first has no name for its condition.
@@ -67,8 +67,8 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
         if x is not None:
             if stage.name is None:
                 raise ValueError(
-                    "a stage that comes after something needs the name of the condition to give it as, "
-                    "an argument of its denoiser."
+                    "a stage with an input has no name; give the name of the condition that takes it, an "
+                    "argument of the stage's denoiser."
                 )
             given = {stage.name: x}
         predictor = stage.predictor(**given)

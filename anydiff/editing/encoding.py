@@ -1,4 +1,4 @@
-"""Along the probability flow: from data to noise, back, and between."""
+"""Encoding, decoding and interpolation with the probability-flow ODE."""
 
 from __future__ import annotations
 
@@ -25,25 +25,29 @@ def encode(
     grid: Grid | None = None,
     end: float = 1.0,
 ) -> Tensor:
-    """The noise that the probability flow leads from to x: DDIM's inversion, by any such sampler.
+    """Encode data as noise with the probability-flow ODE: DDIM inversion, with any deterministic sampler.
 
     Arguments:
+        predictor: The model, bound to its batch.
         x: Data, in the space.
-        steps: How many, on the sampler's grid (or `grid`), backwards.
-        end: The time to stop at.
+        sampler: The rule for one step, deterministic.
+        steps: The number of steps; None takes the sampler's default.
+        grid: Where the times lie, traversed backwards; None takes the sampler's grid.
+        end: The last time, in (0, 1].
 
     Returns:
         The state at that time, for :func:`decode`.
 
     Raises:
-        ValueError: If steps are times, if x is not floating, or as of :func:`anydiff.sample`.
+        ValueError: If `steps` is not a number of steps, if x is not floating-point, or as
+            :func:`anydiff.sample`.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.4.
         https://arxiv.org/abs/2010.02502
     """
     if not (steps is None or isinstance(steps, int)):
-        raise ValueError(f"steps is {steps}; give how many, `end` says where they lead.")
+        raise ValueError(f"steps is {steps}; give how many: `end` is the last time.")
     check_floating(x)
     falling = plan(predictor.schedule, steps, sampler, grid, end)
     times = [at.t for at in reversed(falling)]
@@ -59,13 +63,21 @@ def decode(
     grid: Grid | None = None,
     start: float = 1.0,
 ) -> Tensor:
-    """The data that noise, or a state at the time `start`, leads to: the inverse of :func:`encode`.
+    """Decode noise, or a state at the time `start`, to data: the inverse of :func:`encode`.
 
     Arguments:
         predictor: The model, bound to its batch.
-        z: Noise, or a state at the time `start`.
-        start: The time of z.
-        sampler, steps, grid: See :func:`anydiff.sample`.
+        z: Noise, or a state at the time `start`, in the space.
+        sampler: The rule for one step, deterministic.
+        steps: The number of steps; None takes the sampler's default.
+        grid: Where the times lie; None takes the sampler's grid.
+        start: The time of z, in (0, 1].
+
+    Returns:
+        The data, shaped like z.
+
+    Raises:
+        ValueError: As :func:`anydiff.sample`.
     """
     return sample(predictor, z, sampler, steps, start=start, grid=grid)
 
@@ -80,19 +92,24 @@ def interpolate(
     steps: int | None = None,
     grid: Grid | None = None,
 ) -> Tensor:
-    r"""Data between two items: their noises, on the great circle between them, decoded.
+    r"""Interpolate between items: encode both, interpolate their noise along a great circle, decode.
 
     .. math:: z = \frac{\sin((1 - w)\,\theta)\, z_a + \sin(w\,\theta)\, z_b}{\sin\theta}
 
     Arguments:
-        a, b: Data, two batches in the predictor's space; item for item.
-        weights: Of b, (n,); or how many, evenly from 0 to 1.
+        predictor: The model, bound to its batch.
+        a: Data, in the space.
+        b: Data, in the same space; each item is paired with the same item of a.
+        weights: The weights w of b, n numbers; or n itself, for equal distances from 0 to 1.
+        sampler: The rule for one step, deterministic.
+        steps: The number of steps; None takes the sampler's default.
+        grid: Where the times lie; None takes the sampler's grid.
 
     Returns:
-        (n, \*a.shape), from a to b, both as the flow gives them back.
+        (n, \*a.shape), from a to b; the ends are a and b as encoded and decoded again.
 
     Raises:
-        ValueError: If there are fewer than two weights to lay.
+        ValueError: If n is below 2, or as :func:`encode`.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.3.
@@ -115,8 +132,11 @@ def interpolate(
 
 
 def _slerp(z_a: Tensor, z_b: Tensor, w: float, space: Space) -> Tensor:
-    """Between two states on their great circle, item by item; straight where they are one direction, or
-    opposite ones, through which there is no one circle."""
+    """Spherical interpolation of two states for each item.
+
+    It is linear where the two have the same direction, or opposite directions, which lie on no unique
+    great circle.
+    """
     a, b = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (z_a, z_b))
     lengths = space.sum(a.square()).sqrt() * space.sum(b.square()).sqrt()
     cosine = (space.sum(a * b) / lengths.clamp(min=1e-12)).clamp(-1, 1)

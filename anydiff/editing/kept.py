@@ -1,4 +1,4 @@
-"""A sampler after whose steps a part of the state is what it is known to be."""
+"""A sampler that replaces the known part of the state after each step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Kept", "back", "check_floating"]
 
 @frozen()
 class Kept(Sampler):
-    """A sampler after whose steps a part of the state is replaced by what is known of it.
+    """A sampler that replaces a part of the state by known data, noised to the level, after each step.
 
     Arguments:
-        sampler: The sampler.
-        x0: What is known, in the space; 0 where nothing is.
-        part: The projection onto what is known.
-        until: The time down to which it is replaced.
+        sampler: The sampler that makes the steps.
+        x0: The known data, in the space; 0 where unknown.
+        part: The projection onto the known part.
+        until: The time down to which the part is replaced.
     """
 
     sampler: Sampler
@@ -65,13 +65,14 @@ class Kept(Sampler):
 
 
 def back(z: Tensor, s: Level, t: Level, space: Space, generator: Random) -> Tensor:
-    """From the level s to the noisier one t, by the forward process.
+    """Noise a state from the level s up to the level t, by the forward process.
 
     Arguments:
         z: The state at s.
-        s, t: Levels of floats.
+        s: The level of z, of floats.
+        t: The level of the result, of floats, with more noise.
         space: The batch's space.
-        generator: Where noise comes from.
+        generator: The source of noise.
     """
     ratio = t.alpha / s.alpha
     variance = t.sigma**2 - (ratio * s.sigma) ** 2
@@ -79,12 +80,13 @@ def back(z: Tensor, s: Level, t: Level, space: Space, generator: Random) -> Tens
 
 
 def check_floating(x: Tensor) -> None:
-    """Raise where data are of no kind that noise can be added to.
+    """Raise an error unless data are of a floating-point dtype, so that noise can be added.
+
+    Arguments:
+        x: The data.
 
     Raises:
         ValueError: If they are integers or booleans.
     """
     if not x.is_floating_point():
-        raise ValueError(
-            f"x is of {x.dtype}; give floating numbers, scaled as the model knows them."
-        )
+        raise ValueError(f"x is of {x.dtype}; give floating-point numbers, scaled as in training.")

@@ -1,4 +1,4 @@
-"""What is known of an item stays, and the rest is drawn."""
+"""Editing that keeps a known part of each item: inpainting, imputation and ILVR."""
 
 from __future__ import annotations
 
@@ -33,29 +33,34 @@ def inpaint(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""Draw the rest of an item of which a part is known.
+    r"""Inpainting: keep the known part of each item and generate the rest.
 
-    After every step the known part is replaced by what it is at that level of noise. RePaint goes each
-    stretch of `jump` steps several times: the state is noised back to where the stretch began, so that
-    what is drawn and what is known come to terms. It takes `steps` times `resamples` network calls.
+    After every step the known part is replaced by the known data, noised to the level of the step.
+    RePaint repeats each stretch of `jump` steps: it noises the state back to the start of the stretch, so
+    that the generated part adapts to the known part. A run takes `steps` times `resamples` network calls.
 
     Arguments:
-        x: The data, of which only the known part is looked at.
-        known: What is kept, True: booleans of x's shape, in which axes may be 1, or of its first axes, as
-            (B, N) or the rows (N,) of a ragged batch.
-        resamples: How many times each stretch is repeated. 1 is plain replacement, which fits what is
-            drawn poorly to what is known.
-        jump: Steps of a stretch. A multistep sampler begins anew with each.
-        sampler: The larger of the two ancestral variances, since the smaller one, which falls short a
-            little in each step, adds up where steps are repeated.
-        steps, grid, seed, callback, progress: See :func:`anydiff.sample`.
+        predictor: The model, bound to its batch.
+        x: The data; only the known part is used.
+        known: Booleans, True where x is kept: of the shape of x, where the length of an axis may be 1, or
+            of the shape of its first axes, such as (B, N), or the rows (N,) of a ragged batch.
+        sampler: The rule for one step. The default uses the larger of the two ancestral variances: the
+            smaller one is slightly too small in each step, which adds up over repeated steps.
+        steps: The number of steps, or the times, see :func:`anydiff.sample`.
+        resamples: How many times each stretch is repeated. 1 is plain replacement, which harmonises the
+            two parts poorly.
+        jump: The number of steps of a stretch. A multistep sampler restarts with each stretch.
+        grid: Where the times lie, see :func:`anydiff.sample`.
+        seed: An int, or one per item, see :func:`anydiff.sample`.
+        callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
+        progress: Show a progress bar.
 
     Returns:
-        Shaped like x. The known part is x's to the last bit; of centred columns, relative to one another
-        and to rounding.
+        The result, shaped like x. The known part is exactly that of x; in centred columns the relative
+        positions are those of x, to rounding.
 
     Raises:
-        ValueError: If `known` has another shape or is not of booleans, or as of :func:`anydiff.sample`.
+        ValueError: If `known` does not have such a shape or is not boolean, or as :func:`anydiff.sample`.
         NotImplementedError: If the space does not define `restrict`.
 
     References:
@@ -75,7 +80,7 @@ def inpaint(
     z = first_noise(levels[0], x, predictor, generator)
     z = kept.replaced(z, levels[0], space, generator)
 
-    # without repetition a multistep sampler looks back all along
+    # without repetition the run is one stretch, so that multistep samplers keep their past
     jump = num if resamples == 1 else jump
     with watched(resamples * num, callback, progress) as report:
         for k in range(0, num, jump):
@@ -96,17 +101,21 @@ def impute(
     seed: Seed = None,
     **options: Any,
 ) -> Tensor:
-    """Draw what is missing, several times.
+    """Generate several samples of the missing values.
 
     Arguments:
+        predictor: The model, bound to its batch.
         x: The data, NaN where a value is missing.
-        n: How many draws.
-        known: What is kept, if not all that is not NaN.
-        seed: One number, or one for each item; the draws differ.
-        options: Of :func:`inpaint`.
+        n: The number of samples.
+        known: Which of the values that are not NaN to keep, as for :func:`inpaint`; None keeps all.
+        seed: One seed, or one for each item; the samples of an item differ.
+        options: Options of :func:`inpaint`.
 
     Returns:
-        All draws, (n, \\*x.shape).
+        All samples, (n, \\*x.shape).
+
+    Raises:
+        ValueError: If n is below 1, or as :func:`inpaint`.
     """
     seen = ~x.isnan()
     known = seen if known is None else _entries(known, x) & seen
@@ -130,15 +139,25 @@ def ilvr(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""Draw items that look like the reference to a low-pass operator.
+    r"""ILVR: generate items that match a reference after a low-pass operator.
 
     .. math:: x_s \leftarrow x_s + \phi(\alpha_s y + \sigma_s \epsilon) - \phi(x_s)
 
     Arguments:
-        reference: y, data.
-        low_pass: phi, linear, from states to states: down and up again, a smoothing.
-        until: The time down to which the reference is heeded; below, the model is free.
-        steps, sampler, grid, seed, callback, progress: See :func:`anydiff.sample`.
+        predictor: The model, bound to its batch.
+        reference: The data y, in the space.
+        low_pass: phi, a linear map of states to states of the same shape, such as a smoothing, or a
+            reduction followed by an enlargement.
+        until: The time down to which the reference is followed; below it the model is unconstrained.
+        sampler: The rule for one step.
+        steps: The number of steps, or the times, see :func:`anydiff.sample`.
+        grid: Where the times lie, see :func:`anydiff.sample`.
+        seed: An int, or one per item, see :func:`anydiff.sample`.
+        callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
+        progress: Show a progress bar.
+
+    Returns:
+        The samples, shaped like the reference.
 
     Raises:
         ValueError: As of :func:`anydiff.sample`.
@@ -157,7 +176,7 @@ def ilvr(
 def _entries(known: Tensor, x: Tensor) -> Tensor:
     """A mask of rows or of entries, shaped like x."""
     if known.dtype != torch.bool:
-        raise ValueError(f"known is of {known.dtype}; give booleans, True where x stays.")
+        raise ValueError(f"known is of {known.dtype}; give booleans, True where x is kept.")
     fits = known.ndim <= x.ndim and all(
         k == n or (k == 1 and known.ndim == x.ndim)
         for k, n in zip(known.shape, x.shape, strict=False)

@@ -1,4 +1,4 @@
-"""Noise up to a time, and back to the data."""
+"""Editing by adding and removing noise: SDEdit, and denoising of noisy data."""
 
 from __future__ import annotations
 
@@ -30,24 +30,33 @@ def edit(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""Noise up to a time, and back to the data: the more noise, the less is left of x.
+    r"""SDEdit: add noise to x up to a time, then denoise; the more noise, the less is kept of x.
 
     Arguments:
-        x: Data, in the space: something rough to make more of, something to vary or to heal.
-        strength: The time, in (0, 1]. 1 leaves nothing of x.
-        steps: From there to the data.
-        seed: Another one than that of noise which is to be healed: the same would be added to itself.
-        sampler, grid, callback, progress: See :func:`anydiff.sample`.
+        predictor: The model, bound to its batch.
+        x: Data, in the space: a rough draft to refine, an item to vary, or a damaged one to repair.
+        strength: The time up to which noise is added, in (0, 1]. 1 keeps nothing of x.
+        sampler: The rule for one step.
+        steps: The number of steps from that time to the data.
+        grid: Where the times lie, see :func:`anydiff.sample`.
+        seed: An int, or one per item, see :func:`anydiff.sample`. If x has noise that was drawn from a
+            seed, use a different one: the same noise would be added again.
+        callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
+        progress: Show a progress bar.
+
+    Returns:
+        The result, shaped like x.
 
     Raises:
-        ValueError: If the strength lies outside (0, 1], if steps are times, or if x is not floating.
+        ValueError: If the strength lies outside (0, 1], if `steps` is not a number of steps, or if x is
+            not floating-point.
 
     References:
         SDEdit (Meng et al., 2022), algorithm 1. https://arxiv.org/abs/2108.01073
     """
     check_range("(0, 1]", strength=strength)
     if not isinstance(steps, int):
-        raise ValueError(f"steps is {steps}; give how many, the strength says where they begin.")
+        raise ValueError(f"steps is {steps}; give how many: the strength is the first time.")
     check_floating(x)
     space, generator = predictor.space, generators(seed, x.device)
     (at,) = predictor.schedule.levels(torch.tensor([strength], dtype=torch.float64))
@@ -70,19 +79,27 @@ def denoise(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""Take off noise that is there already, white and of a known deviation.
+    r"""Remove white noise of a known standard deviation from data.
 
-    :math:`x = x_0 + s\, \epsilon` is, times alpha, the state at the time where
-    :math:`\sigma / \alpha = s`: from there the way leads to the data, and nothing is added.
+    :math:`x = x_0 + s\, \epsilon`, multiplied by alpha, is the state at the time where
+    :math:`\sigma / \alpha = s`. Sampling starts from there; no noise is added first.
 
     Arguments:
+        predictor: The model, bound to its batch.
         x: Data with noise, in the space.
-        std: s, in the unit of the data.
-        steps: From there to the data.
-        sampler, grid, seed, callback, progress: See :func:`anydiff.sample`.
+        std: s, the standard deviation of the noise in units of the data.
+        sampler: The rule for one step.
+        steps: The number of steps from that time to the data.
+        grid: Where the times lie, see :func:`anydiff.sample`.
+        seed: An int, or one per item, for samplers that add noise; see :func:`anydiff.sample`.
+        callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
+        progress: Show a progress bar.
+
+    Returns:
+        The result, shaped like x.
 
     Raises:
-        ValueError: The schedule has no such level.
+        ValueError: If the schedule has no level with this noise, or if x is not floating-point.
     """
     check_floating(x)
     schedule = predictor.schedule
@@ -92,7 +109,7 @@ def denoise(
     if not noisy <= logsnr < clean:
         raise ValueError(
             f"std is {std}, a log-SNR of {logsnr:.3g}, and {schedule} goes from {noisy:.3g} to "
-            f"{clean:.3g}; take another schedule."
+            f"{clean:.3g}; use another schedule."
         )
     at = schedule.at_logsnr(logsnr)
     return sample(
@@ -110,15 +127,21 @@ def variations(
     seed: Seed = None,
     **options: Any,
 ) -> Tensor:
-    """Several edits of each item, (n, \\*x.shape); `options` are those of :func:`edit`.
+    """Several edits of each item.
 
     Arguments:
         predictor: The model, bound to its batch.
         x: Data, in the space.
-        n: How many edits of each.
-        strength: As of :func:`edit`.
-        seed: One, or one for each item; the edits differ.
-        options: Of :func:`edit`.
+        n: The number of edits of each item.
+        strength: The time up to which noise is added, as in :func:`edit`.
+        seed: One seed, or one for each item; the edits of an item differ.
+        options: Options of :func:`edit`.
+
+    Returns:
+        All edits, (n, \\*x.shape).
+
+    Raises:
+        ValueError: If n is below 1, or as :func:`edit`.
     """
 
     def one(p: Predictor, x: Tensor, seed: Seed) -> Tensor:

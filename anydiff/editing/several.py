@@ -1,4 +1,4 @@
-"""Several draws of the same."""
+"""Several samples of the same items."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["several"]
 def several(
     predictor: Predictor, n: int, states: Sequence[Tensor], draw: Callable[..., Tensor], seed: Seed
 ) -> Tensor:
-    """n draws, (n, \\*), from the same states: at once where the predictor knows its copies.
+    """n samples from the same states, (n, \\*): in one run if the predictor has copies, else in turn.
 
     Arguments:
         predictor: The model, bound to its batch.
-        n: How many.
-        states: What `draw` is given after the predictor, in the predictor's space.
-        draw: (predictor, *states, seed=) -> a draw.
-        seed: One for all, or one for each item: then draw k of an item is seeded by the item's seed and
-            k, not by its place.
+        n: The number of samples.
+        states: The arguments of `draw` after the predictor, in the predictor's space.
+        draw: (predictor, *states, seed=...) -> a sample.
+        seed: One seed for all, or one for each item. In that case sample k of an item is seeded by the
+            item's seed and k, and does not depend on the item's place in the batch.
 
     Raises:
         ValueError: If n is below 1, or if there is not one seed for each item.
@@ -51,7 +51,7 @@ def several(
 
 
 def _child(seed: int | torch.Generator, k: int) -> int | torch.Generator:
-    """Where the k-th draw of an item comes from."""
+    """The seed, or the generator, of sample k of an item."""
     if not isinstance(seed, torch.Generator):
         return child(seed, k)
     if k == 0:

@@ -1,4 +1,4 @@
-"""Guidance by the difference of two predictors."""
+"""Guidance by the difference of two predictors: classifier-free guidance and autoguidance."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ def classifier_free(
     rescale: float = 0.0,
     batched: bool = False,
 ) -> Predictor:
-    r"""Away from what a model says without a condition, towards what it says with one, and beyond.
+    r"""Classifier-free guidance: extrapolate from the unconditional to the conditional prediction.
 
     .. math:: \hat x_0 = \hat x_0^{\varnothing} + w\, (\hat x_0^{c} - \hat x_0^{\varnothing})
 
-    At w = 1 the conditional model answers alone, at 0 the unconditional one. (The paper's scale is
+    w = 0 is the unconditional model, w = 1 the conditional one, w > 1 is stronger. (The paper's scale is
     w - 1.)
 
     Arguments:
-        conditional: With the condition.
-        unconditional: Without, or with a negative one, to move away from.
+        conditional: The model with the condition.
+        unconditional: The model without it, or with a negative condition, from which to move away.
         scale: w.
-        interval: The times in which the scale holds; outside the conditional model answers alone.
-        rescale: In [0, 1], how far x0 is brought back to the norm, in its space, of the conditional
-            model's, against the glare of large scales.
-        batched: Ask the denoiser once with both instead of twice.
+        interval: The times (low, high) in which the scale applies; outside, w is 1.
+        rescale: In [0, 1], how far the norm of x0 is rescaled to that of the conditional prediction, in
+            the model's space; it counteracts the oversaturation of large scales.
+        batched: Evaluate both in one call of the denoiser instead of two.
 
     Raises:
-        ValueError: If the two do not have a space and a schedule in common.
+        ValueError: If the two have different spaces or schedules, if `interval` or `rescale` lies outside
+            [0, 1], or if `batched` is set and one call is not possible.
 
     References:
         Classifier-Free Diffusion Guidance (Ho & Salimans, 2022). https://arxiv.org/abs/2207.12598
         Applying Guidance in a Limited Interval (Kynkäänniemi et al., 2024).
         https://arxiv.org/abs/2404.07724
         Common Diffusion Noise Schedules and Sample Steps are Flawed (Lin et al., 2023), section 3.4,
-        whose deviation over the entries is a norm here. https://arxiv.org/abs/2305.08891
+        whose standard deviation over the entries is a norm here. https://arxiv.org/abs/2305.08891
     """
     _check_pair(conditional, unconditional)
     low, high = interval
@@ -88,15 +89,16 @@ def classifier_free(
             conditional, unconditional, scale, interval=interval, rescale=rescale, batched=batched
         )
 
-    # a scale for each item would have to be copied too
+    # a scale per item would have to be copied as well
     able = not isinstance(scale, Tensor)
     return guided(answer, conditional, unconditional, remake=remake if able else None)
 
 
 def autoguidance(strong: Predictor, weak: Predictor, scale: Scale = 2.0) -> Predictor:
-    """Away from what a weaker version of a model says: smaller, or less trained, told the same.
+    """Autoguidance: extrapolate from a weaker version of a model, smaller or less trained, to the model.
 
-    The formula of :func:`classifier_free`; the models may predict different things.
+    The formula is that of :func:`classifier_free`, with the same condition for both. The two models may
+    have different prediction targets.
 
     Arguments:
         strong: The model.
@@ -104,7 +106,7 @@ def autoguidance(strong: Predictor, weak: Predictor, scale: Scale = 2.0) -> Pred
         scale: w; 1 is the strong model alone.
 
     Raises:
-        ValueError: If the two do not have a space and a schedule in common.
+        ValueError: If the two have different spaces or schedules.
 
     References:
         Guiding a Diffusion Model with a Bad Version of Itself (Karras et al., 2024).
@@ -114,13 +116,19 @@ def autoguidance(strong: Predictor, weak: Predictor, scale: Scale = 2.0) -> Pred
 
 
 def together(*predictors: Predictor) -> Callable[[Tensor, Level], list[Prediction]]:
-    """Several predictors of one network and one space, asked in one call of it.
+    """Evaluate several predictors of one network and one space in one call of the network.
 
-    It sees the batch as many times as there are predictors, each time with other conditions; one that a
-    predictor lacks is absent, see :mod:`anydiff.losses.conditions`.
+    Its input is one copy of the batch per predictor, each with the conditions of that predictor. A
+    condition that a predictor does not have is absent in its copy, see :mod:`anydiff.losses.conditions`.
+
+    Arguments:
+        predictors: Predictors of one diffusion, as ``diffusion.predictor(space, **cond)`` gives them.
+
+    Returns:
+        (x_t, level) -> the list of their predictions.
 
     Raises:
-        ValueError: If they belong to different networks or spaces, or if the space does not know its
+        ValueError: If they belong to different networks or spaces, or if the space does not define its
             copies.
     """
     networks = [p.answer for p in predictors if isinstance(p.answer, Network)]
@@ -136,7 +144,7 @@ def together(*predictors: Predictor) -> Callable[[Tensor, Level], list[Predictio
     ):
         raise ValueError(
             "one call needs predictors of one diffusion, as `diffusion.predictor(space, ...)` gives "
-            "them, in one space that knows its copies; ask them one after the other with batched=False."
+            "them, in one space that defines its copies; call them separately with batched=False."
         )
     single = networks[0]
     joint = replace(single, space=several, cond=conditions.join([n.cond for n in networks]))
@@ -165,19 +173,19 @@ def _extrapolate(start: Tensor, end: Tensor, w: Any) -> Tensor:
 
 
 def _in_terms_of(p: Prediction, q: Prediction) -> Tensor:
-    """What q would have said, if it predicted what p does, of the same x_t."""
+    """The output of q in terms of the target of p, at the same x_t."""
     if _same(p.a, q.a) and _same(p.b, q.b):
         return q.y
     return torch.add(p.a * q.x0, p.b * q.eps).to(p.y.dtype)
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two coefficients are known to be equal, without a look at the device."""
+    """Whether two coefficients are known to be equal without reading from the device."""
     return a is b or (not (isinstance(a, Tensor) or isinstance(b, Tensor)) and a == b)
 
 
 def _agree(one: Schedule, other: Schedule) -> bool:
-    """Whether two schedules are the same function, however they are kept."""
+    """Whether two schedules are the same function of t, whatever their classes."""
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     with torch.no_grad():
         levels = zip(one(t), other(t), strict=True)

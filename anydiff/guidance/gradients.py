@@ -1,4 +1,4 @@
-"""Guidance by the gradient of what is wanted."""
+"""Guidance by the gradient of an objective: a classifier, or a similarity of embeddings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ __all__ = ["classifier", "clip_guidance"]
 def classifier(
     predictor: Predictor, log_prob: Callable[[Tensor, Tensor], Tensor], scale: Scale = 1.0
 ) -> Predictor:
-    r"""Towards what a classifier of noisy data, or any density, finds likely.
+    r"""Classifier guidance: towards data that are likely under a classifier or density of noisy data.
 
     .. math:: \nabla \log p_t(x_t) + w\, \nabla_{x_t} \log p(y \mid x_t)
 
-    At w = 1 these are Bayes' rule, and exact if the density is.
+    At w = 1 this is Bayes' rule, which is exact if the classifier is.
 
     Arguments:
-        log_prob: (x_t, t) -> the log-probability of each item, (B,), that autograd can follow; t is
-            (B,). It runs as it is: put a network of your own in eval mode.
+        predictor: The model, bound to its batch.
+        log_prob: (x_t, t) -> the log-probability of each item, (B,), differentiable by autograd; t is
+            (B,). It is called as given: put its network in eval mode yourself.
+        scale: w.
 
     References:
         Diffusion Models Beat GANs on Image Synthesis (Dhariwal & Nichol, 2021), section 4.
@@ -45,15 +47,17 @@ def clip_guidance(
     prompt: Any,
     scale: Scale = 100.0,
 ) -> Predictor:
-    r"""Towards data whose embedding points where that of a prompt does.
+    r"""CLIP guidance: towards data whose embedding has the direction of the embedding of a prompt.
 
     .. math:: - w\, \nabla_{x_t} \angle\bigl(E(\hat x_0(x_t)), E'(\text{prompt})\bigr)^2 / 2
 
-    The gradient goes through the denoiser, so that the encoder sees clean data.
+    The gradient is propagated through the denoiser, so that the encoder gets denoised data.
 
     Arguments:
+        predictor: The model, bound to its batch.
         encoders: E, data -> (B, D), differentiable; and E', prompt -> (D,), or (B, D).
-        prompt: What the second encoder takes, such as a text.
+        prompt: The input of the second encoder, such as a text.
+        scale: w.
 
     References:
         Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021).
@@ -67,7 +71,7 @@ def clip_guidance(
     def term(x: Tensor, at: Level) -> tuple[Prediction, Tensor]:
         p = predictor.predict(x, at)
         seen = torch.nn.functional.normalize(encode(p.x0), dim=-1)
-        # half the angle's sine, from the chord: an arc cosine has no gradient at 0
+        # the sine of half the angle, from the chord: arccos has no finite gradient at angle 0
         half = (wide(seen - goal).square().sum(-1) + 1e-12).sqrt() / 2
         return p, -0.5 * (2 * torch.asin(half.clamp(max=1 - 1e-6))).square()
 

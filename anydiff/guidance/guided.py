@@ -1,4 +1,4 @@
-"""What guidances have in common: a predictor in place of others, and a term added to its score."""
+"""The building blocks of guidance: a predictor built from others, and a term added to the score."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from anydiff.schedules import Level
 __all__ = ["Scale", "guided", "towards", "value_at", "wide"]
 
 Scale = float | Tensor | Callable[[Any], Any]
-"""A number, one for each item (B,), or a function of the time, which is a number or (B,)."""
+"""A number, one number for each item (B,), or a function of the time, a number or (B,)."""
 
 Term = Callable[[Tensor, Level], tuple[Prediction | None, Tensor]]
-"""(x_t, level) -> the prediction, if it was needed, and the term of each item, (B,)."""
+"""(x_t, level) -> the prediction, or None if it was not computed, and the term of each item, (B,)."""
 
 
 def guided(
@@ -26,13 +26,13 @@ def guided(
     *predictors: Predictor,
     remake: Callable[..., Predictor] | None = None,
 ) -> Predictor:
-    """A predictor in place of others, which it makes use of.
+    """A predictor that is built from others.
 
     Arguments:
         answer: (x_t, level) -> Prediction.
-        predictors: The others; the schedule and the space are the first one's.
-        remake: The same guidance around other predictors, those of copies of the batch; None if it cannot
-            be copied.
+        predictors: The predictors that `answer` calls; the first gives the schedule and the space.
+        remake: Builds the same guidance from other predictors, for copies of the batch; None if that is
+            not possible.
     """
     first, *_ = predictors
     models = tuple(dict.fromkeys(m for p in predictors for m in p.models))
@@ -45,11 +45,12 @@ def guided(
 
 
 def towards(predictor: Predictor, term: Term, scale: Scale) -> Predictor:
-    """The predictor with w times the gradient of a term added to the score.
+    """The predictor whose score is the model's plus w times the gradient of a term.
 
     Arguments:
         predictor: The model, bound to its batch.
-        term: (x_t, level) -> the prediction, if it was needed, and the term of each item, (B,).
+        term: (x_t, level) -> the prediction, or None if it was not computed, and the term of each item,
+            (B,). It is differentiated with respect to x_t.
         scale: w.
     """
     space = predictor.space
@@ -57,7 +58,7 @@ def towards(predictor: Predictor, term: Term, scale: Scale) -> Predictor:
     def answer(x_t: Tensor, at: Level) -> Prediction:
         w = value_at(scale, at)
         nothing = not isinstance(w, Tensor) and w == 0
-        # without data or without noise there is nothing to pull at
+        # without data or without noise, guidance has no effect
         if nothing or (not isinstance(at.alpha, Tensor) and 0 in (at.alpha, at.sigma)):
             return predictor.predict(x_t, at)
         x_t, p, score = _gradient(term, x_t, at, space.items(x_t))
@@ -72,8 +73,8 @@ def towards(predictor: Predictor, term: Term, scale: Scale) -> Predictor:
 def _gradient(
     term: Term, x_t: Tensor, at: Level, items: int
 ) -> tuple[Tensor, Prediction | None, Tensor]:
-    """x_t, the prediction if the term needed it, and the gradient of the term in x_t."""
-    # differentiable in its turn, if a guidance around this one asks
+    """x_t, the prediction if the term computed it, and the gradient of the term with respect to x_t."""
+    # differentiable again if an outer guidance differentiates this one
     outer = torch.is_grad_enabled() and x_t.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         x_t = x_t.clone() if x_t.is_inference() else x_t
@@ -90,7 +91,7 @@ def _gradient(
 
 
 def wide(x: Tensor) -> Tensor:
-    """Of at least float32: sums of squares have no room in half precision."""
+    """x in at least float32: sums of squares overflow in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -99,6 +100,6 @@ def value_at(scale: Scale, at: Level) -> Any:
 
     Arguments:
         scale: A number, (B,), or a function of the time.
-        at: The level.
+        at: The level, whose time is passed to a function.
     """
     return scale(at.t) if callable(scale) else scale

@@ -1,4 +1,4 @@
-"""Guidance towards data that would have given a measurement."""
+"""Guidance for inverse problems: towards data that agree with a measurement."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ def dps(
     chain: int = 1000,
     measured: Space = DENSE,
 ) -> Predictor:
-    r"""Diffusion posterior sampling: towards data that would have been measured as y = A(x0) + noise.
+    r"""Diffusion posterior sampling: towards data that agree with a measurement y = A(x0) + noise.
 
     .. math::
         - \frac{w}{2 \sigma_y^2} \nabla_{x_t} \lVert y - A(\hat x_0) \rVert^2
         \qquad\text{or}\qquad
         - \frac{w\, T}{g_t^2} \nabla_{x_t} \lVert y - A(\hat x_0) \rVert
 
-    The first is Bayes' rule as if x0 were certain, given x_t. The second is the published step,
-    :math:`\zeta = w` in each of the T steps of a chain, as a term of the score, whatever the sampler:
-    such a step moves x by :math:`g_t^2 / T` times the score, g² being the SDE's diffusion. (The gradient
-    is of the norm, as in the authors' code; the paper's text has that of its square over the norm, which
-    is twice as much.) Norms are of single items.
+    The first is Bayes' rule with x0 taken as known exactly given x_t. The second is the published step,
+    :math:`\zeta = w` in each of the T steps of a chain, written as a term of the score, so that it works
+    with every sampler: a step of the chain moves x by :math:`g_t^2 / T` times the score, where g² is the
+    diffusion of the SDE. (The gradient is that of the norm, as in the authors' code; the formula of the
+    paper is twice as large.) Norms are computed for each item.
 
-    Either is too sure of x0 amid the noise: for a small :math:`\sigma_y`, or a large w, few steps
-    overshoot and may run away. :func:`pigdm` does not, for linear A.
+    Both neglect the uncertainty of x0 at high noise: with a small :math:`\sigma_y` or a large w, runs of
+    few steps overshoot and may diverge. :func:`pigdm` does not, for linear A.
 
     Arguments:
-        operator: A, of any kind that autograd can follow, linear or not.
-        y: What was measured.
-        noise: The deviation :math:`\sigma_y` of y. The published step if None.
+        predictor: The model, bound to its batch.
+        operator: A, linear or not, differentiable by autograd.
+        y: The measurement.
+        noise: The standard deviation :math:`\sigma_y` of y. None uses the published step.
         scale: w.
         chain: T.
-        measured: The space of y, for its sums over items: (B, \*) if nothing else is said.
+        measured: The space of y, for sums over its items; (B, \*) by default.
 
     Raises:
         ValueError: If noise is not above 0.
@@ -85,27 +86,29 @@ def pigdm(
     iterations: int = 1,
     measured: Space = DENSE,
 ) -> Predictor:
-    r"""Pseudoinverse guidance: a linear measurement y = A x0 + noise, and x0 uncertain given x_t.
+    r"""Pseudoinverse guidance for a linear measurement y = A x0 + noise, with uncertainty of x0.
 
     .. math::
         \Bigl(\frac{\partial \hat x_0}{\partial x_t}\Bigr)^{\!\top} A^\top
         \bigl(A V A^\top + \sigma_y^2 I\bigr)^{-1} (y - A \hat x_0)
 
     V, the covariance of x0 given x_t, is that of white data, :math:`s^2 \sigma^2 / (\alpha^2 s^2 +
-    \sigma^2)`, or Tweedie's, :math:`(\sigma^2 / \alpha)\, \partial \hat x_0 / \partial x_t`. With the
-    latter it is exact for any normal data. The system is solved for each item by conjugate gradients, and
-    its solution is a constant to a guidance around this one.
+    \sigma^2)`, or Tweedie's, :math:`(\sigma^2 / \alpha)\, \partial \hat x_0 / \partial x_t`, with which
+    the guidance is exact for all normal data. The linear system is solved for each item by conjugate
+    gradients; an outer guidance treats the solution as a constant.
 
     Arguments:
+        predictor: The model, bound to its batch.
         operator: A, linear.
-        y: What was measured, in the range of A: where A is a mask, zero outside.
-        noise: The deviation :math:`\sigma_y` of y; 0 for an exact measurement.
+        y: The measurement, in the range of A: zero outside the mask if A is a mask.
+        noise: The standard deviation :math:`\sigma_y` of y; 0 for an exact measurement.
         scale: w, which multiplies the term.
-        std: s, the deviation of the data.
-        covariance: Which V. Tweedie's costs a backward pass of the network for each iteration.
-        iterations: Of conjugate gradients. One is enough where :math:`A A^\top` is a multiple of the
-            identity, as for masks and averages of blocks, and V isotropic.
-        measured: The space of y, for its sums over items: (B, \*) if nothing else is said.
+        std: s, the standard deviation of the data, for the isotropic V.
+        covariance: ``"isotropic"`` or ``"tweedie"``, the form of V. Tweedie's takes one backward pass of
+            the network per iteration.
+        iterations: The number of conjugate-gradient iterations. One is enough if V is isotropic and
+            :math:`A A^\top` is a multiple of the identity, as for masks and averages of blocks.
+        measured: The space of y, for sums over its items; (B, \*) by default.
 
     Raises:
         ValueError: If an argument is not one of its choices or lies outside its range.
@@ -113,7 +116,7 @@ def pigdm(
     References:
         Pseudoinverse-Guided Diffusion Models for Inverse Problems (Song et al., 2023).
         https://openreview.net/forum?id=9_gsMA8MRKQ
-        Learning Diffusion Priors from Observations by EM (Rozet et al., 2024), section 4.2, of Tweedie's
+        Learning Diffusion Priors from Observations by EM (Rozet et al., 2024), section 4.2, on Tweedie's
         covariance and conjugate gradients. https://arxiv.org/abs/2405.13712
     """
     check_range("[0, inf)", noise=noise)
@@ -150,12 +153,12 @@ def pigdm(
 def _conjugate_gradients(
     matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int, space: Space
 ) -> Tensor:
-    """The solution of matrix u = b, for each item by itself; the matrix is positive semidefinite."""
+    """Solve matrix u = b for each item separately; the matrix is positive semi-definite."""
 
     def dot(x: Tensor, y: Tensor) -> Tensor:
         return space.sum(x * y)
 
-    def ratio(x: Tensor, y: Tensor) -> Tensor:  # an item that is solved stays
+    def ratio(x: Tensor, y: Tensor) -> Tensor:  # an item that is solved is not changed
         return torch.where(y > 0, x / y, 0.0)
 
     u = torch.zeros_like(b)

@@ -133,7 +133,7 @@ class Unit(Weighting):
 
 @frozen(gamma="(0, inf)")
 class MinSNR(Weighting):
-    r"""The error of x0 times the SNR, clipped at gamma.
+    r"""Min-SNR: the error of x0 with the weight min(SNR, gamma).
 
     .. math:: w_{x_0} = \min(\mathrm{SNR}, \gamma), \qquad w_\epsilon = \min(1, \gamma / \mathrm{SNR})
 
@@ -156,7 +156,7 @@ class MinSNR(Weighting):
 
 @frozen()
 class TruncatedSNR(Weighting):
-    r"""The error of x0 times the SNR, but at least 1.
+    r"""Truncated SNR: the error of x0 with the weight max(SNR, 1).
 
     .. math:: w_{x_0} = \max(\mathrm{SNR}, 1)
 

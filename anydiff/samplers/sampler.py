@@ -89,7 +89,7 @@ def falling(sampler: Sampler, levels: Levels) -> Levels:
     """
     if levels[0].t < levels[-1].t:
         raise ValueError(
-            f"the times rise, and {sampler} adds noise; encode with DDIM() or the like."
+            f"the times rise, and {sampler} adds noise; encode with DDIM(), which adds none."
         )
     return levels
 

@@ -1,4 +1,4 @@
-"""What a trainer does beside the steps: averaged weights, checkpoints of any moment, one progress bar."""
+"""Callbacks of the trainer: averaged weights, checkpoints at any moment, one progress bar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ __all__ = ["AtTheEnd", "Averaged", "PutBack", "RunBar", "done"]
 
 
 def done(trainer: Trainer) -> float:
-    """The fraction of a run that is over, by time, epochs or steps, whichever is furthest."""
+    """The fraction of a run that is done, by time, epochs or steps, whichever is largest.
+
+    Arguments:
+        trainer: The trainer of the run.
+    """
     fractions = [0.0]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
@@ -30,13 +34,13 @@ def done(trainer: Trainer) -> float:
 
 
 class Averaged(WeightAveraging):
-    """Lightning's averaged weights, put back in their place when validation is interrupted.
+    """Lightning's averaged weights, which are also restored when a validation is interrupted.
 
-    After n steps the decay is at most (1 + n) / (10 + n): a short run does not drag its initial weights
-    along.
+    After n steps the decay is at most (1 + n) / (10 + n), so that the average of a short run is not
+    dominated by its initial weights.
 
     Arguments:
-        decay: Per step, in [0, 1).
+        decay: The decay of the exponential moving average per step, in [0, 1).
     """
 
     _swapped = False
@@ -62,7 +66,7 @@ class Averaged(WeightAveraging):
 
 
 class AtTheEnd(Callback):
-    """A checkpoint of the end of the run. It comes before the averaged weights replace the others.
+    """Write a checkpoint at the end of the run, before the averaged weights replace the trained ones.
 
     Arguments:
         path: The file to write.
@@ -76,7 +80,7 @@ class AtTheEnd(Callback):
 
 
 class PutBack(Callback):
-    """Gives the batch of a step that was broken off back to its loader, before that is saved."""
+    """Return the batch of an interrupted step to its loader, before the loader's state is saved."""
 
     _step: int | None = None
 
@@ -93,7 +97,7 @@ class PutBack(Callback):
 
 
 class RunBar(ProgressBar):
-    """One progress bar for the whole run, with the loss, the step and the time that is left."""
+    """One progress bar for the whole run, with the loss, the step and the remaining time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +127,7 @@ class RunBar(ProgressBar):
         if trainer.global_step % 20 or self._bar is None:  # reading the loss waits for the device
             return
         loss = float(trainer.callback_metrics["loss"])
-        # a running mean: single batches say little
+        # a running mean, since the loss of a single batch is noisy
         self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
         self._bar.n = round(100 * min(1.0, done(trainer)), 1)
         self._bar.set_postfix_str(

@@ -1,4 +1,4 @@
-"""The training curve, from the logs of a run."""
+"""A plot of the training curve, from the logs of a run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ __all__ = ["plot_curve"]
 
 
 def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Draw the losses that a run logged under ``folder/logs``, over all its resumptions, to a picture.
+    """Plot the losses logged under ``folder/logs``, including those of earlier parts of a resumed run.
 
     Arguments:
-        folder: That of the run.
-        path: The picture, by its ending ``.png``, ``.pdf`` or ``.svg``.
+        folder: The folder of the run.
+        path: The file to write; its suffix gives the format: ``.png``, ``.pdf`` or ``.svg``.
 
     Raises:
-        ValueError: If no loss was logged there.
+        ImportError: If Matplotlib is not installed.
+        ValueError: If no loss was logged.
     """
     with extra("train"):
         from matplotlib.figure import Figure

@@ -1,8 +1,8 @@
-"""A loss in training: the module that Lightning moves, steps and saves.
+"""The Lightning module that trains an objective.
 
-Noise and times are drawn from a generator seeded by the step, so that a run that was killed and resumed
-takes the same steps as one that was not. The learning rate rises over the first steps and falls to zero
-over the run, by minutes, epochs or steps, whichever limits it.
+Noise and times are drawn from a generator that is seeded by the step, so that a run that was killed and
+resumed takes the same steps as one that was not. The learning rate rises over the first steps and falls
+to zero over the run, measured in minutes, epochs or steps, whichever ends the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
 
 
 class Objective(Protocol):
-    """What can be trained: a module with a loss for each item, as :class:`anydiff.GaussianDiffusion`."""
+    """What can be trained: a module with a loss per item, such as :class:`anydiff.GaussianDiffusion`."""
 
     def loss(
         self,
@@ -43,32 +43,32 @@ class Objective(Protocol):
         """The loss of each item, (B,).
 
         Arguments:
-            x0: Data, shaped as the space has it.
+            x0: Data, in the space.
             t: Times, (B,); drawn if None.
-            space: Where the noise lives.
-            noise: Shaped like x0; drawn if None.
-            generator: Where times and noise are drawn from.
-            cond: Conditions by name.
+            space: The batch's space.
+            noise: The noise to use, shaped like x0; drawn if None.
+            generator: The source of times and noise.
+            cond: Conditions, by name.
         """
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """What the optimizer moves."""
+        """The parameters to optimise."""
 
 
 class DiffusionModule(LightningModule):
-    """An objective in training.
+    """The training of an objective, as a Lightning module.
 
     Arguments:
         objective: What to train, an ``nn.Module``.
-        unpack: batch -> (x0, space, cond), from the kind of data.
-        lr: The learning rate at its height.
-        warmup: Steps in which it rises from 0.
-        decay: Let it fall to zero over the run, along a cosine.
-        seed: Where the noise and the times of training come from.
+        unpack: batch -> (x0, space, cond); defined by the kind of data.
+        lr: The peak learning rate.
+        warmup: The number of steps over which it rises from 0.
+        decay: Whether it falls to zero over the run, along a cosine.
+        seed: The seed of the noise and the times in training.
         optimizer: (parameters, lr) -> Optimizer. AdamW without weight decay if None.
 
     Raises:
-        TypeError: If the objective is not an ``nn.Module``, whose parameters could be found.
+        TypeError: If the objective is not an ``nn.Module``.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x0, space, cond = self.unpack(batch)
-        # the batch too: several may add up to one step
+        # seeded by the batch too, since gradients of several batches may be accumulated in one step
         generator = self._generator(0, self.global_step, batch_idx)
         loss = self.objective.loss(x0, space=space, generator=generator, **cond)
         self.log("loss", loss.mean(), batch_size=len(loss))
         return loss.mean()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        # the same noise in every validation, so that its curve compares like with like
+        # the same noise in every validation, so that its losses are comparable
         x0, space, cond = self.unpack(batch)
         loss = self.objective.loss(x0, space=space, generator=self._generator(1, batch_idx), **cond)
         self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
@@ -120,7 +120,7 @@ class DiffusionModule(LightningModule):
             rise = min(1.0, (step + 1) / max(self.warmup, 1))
             if not self.decay:
                 return rise
-            # at step 0 Lightning has not yet restored the loaders, and must not be asked for them
+            # at step 0 Lightning has not restored the loaders yet, so their length must not be read
             over = 0.0 if step == 0 else min(1.0, done(self.trainer))
             return rise * 0.5 * (1 + cos(pi * over))
 

@@ -1,14 +1,14 @@
-r"""Muon: steps of equal size in every direction of a matrix, for training in few steps.
+r"""The Muon optimizer: orthogonalised steps for weight matrices, for training in few steps.
 
-The momentum M of a weight matrix is replaced by the orthogonal matrix nearest to it,
-:math:`U V^\top` of its singular value decomposition, by a few Newton–Schulz iterations. The kernel of a
-convolution is a matrix with a row for each output. Vectors and thin matrices, for which that says
-little, are stepped by Adam.
+The momentum M of a weight matrix is replaced by the nearest orthogonal matrix, :math:`U V^\top` of its
+singular value decomposition, which a few Newton–Schulz iterations approximate. The kernel of a
+convolution is a matrix with one row per output channel. Vectors and thin matrices, which gain little
+from this, are optimised by Adam.
 
-PyTorch has ``torch.optim.Muon``. It iterates in bfloat16, which many processors have not, it takes
-matrices only, one at a time, and so needs a second optimizer beside it; this one works in the
-weights' own precision, or float32 where that is half, with all matrices of one shape together, and
-takes all parameters.
+PyTorch has ``torch.optim.Muon``. It iterates in bfloat16, which many processors do not support, and takes
+matrices only, one at a time, so that the other parameters need a second optimizer. This one takes all
+parameters, works in the precision of the weights (in float32 if that is half precision), and processes
+all matrices of one shape together.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ __all__ = ["Muon", "orthogonalize"]
 
 
 def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
-    r"""Nearly the orthogonal factor :math:`U V^\top` of matrices (..., R, C).
+    r"""Approximately the orthogonal factor :math:`U V^\top` of matrices (..., R, C).
 
-    Singular values end between about 0.7 and 1.2. The coefficients of the quintic are Jordan's,
-    chosen for quick growth of the small ones.
+    The singular values of the result lie between about 0.7 and 1.2. The coefficients of the quintic are
+    those of Jordan et al., chosen so that small singular values grow fast.
 
     Arguments:
-        m: The matrices.
-        iterations: Steps of the Newton-Schulz iteration.
+        m: The matrices, (..., R, C).
+        iterations: The number of Newton–Schulz iterations.
+
+    Returns:
+        The factors, shaped like m.
     """
     tall = m.shape[-2] > m.shape[-1]
-    # half precision would make small eigenvalues of the Gram matrix negative, and those grow
+    # in half precision, small eigenvalues of the Gram matrix may become negative, and then grow
     x: Tensor = (m.mT if tall else m).to(torch.promote_types(m.dtype, torch.float32))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    # x <- p(x xᵀ) x, so that all steps can be gathered in the small matrix q: its p commute with x xᵀ
+    # x <- p(x xᵀ) x in each step; the p commute with x xᵀ, so the small matrix q collects their product
     gram = x @ x.mT
     q: Tensor | None = None
     for k in range(iterations):
@@ -51,22 +54,22 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonal steps for matrices and kernels of convolutions, Adam for the rest.
+    """Muon for matrices and convolution kernels, Adam for the other parameters.
 
     Arguments:
         parameters: All parameters of a model.
-        lr: The root mean square of a matrix's step is about 0.2 lr.
-        adam_lr: The rate of the others; lr / 4 if None.
-        momentum: Of the matrices.
-        betas, eps: Of Adam.
-        smallest: A parameter is a matrix if it has two axes, both at least this long; later axes count
-            as one with the second.
+        lr: The learning rate of the matrices; the root mean square of a step is about 0.2 lr.
+        adam_lr: The learning rate of the other parameters; lr / 4 if None.
+        momentum: The momentum of the matrices.
+        betas, eps: The parameters of Adam.
+        smallest: A parameter is optimised as a matrix if both of its axes are at least this long; axes
+            after the second are flattened into it.
 
     References:
         Muon: An optimizer for hidden layers in neural networks (Jordan et al., 2024).
         https://kellerjordan.github.io/posts/muon/
 
-        Muon is Scalable for LLM Training (Liu et al., 2025), the size of the step.
+        Muon is Scalable for LLM Training (Liu et al., 2025), on the size of the step.
         https://arxiv.org/abs/2502.16982
     """
 

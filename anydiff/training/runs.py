@@ -1,7 +1,7 @@
-"""A run in a folder: a trainer that is ready to use, and training that goes on where it stopped.
+"""Training runs: a configured trainer, and training that resumes where it stopped.
 
-A run is limited by minutes or by epochs. Its checkpoint, its logs and the settings that it was started
-with lie in one folder.
+A run is limited by minutes, epochs or steps. Its checkpoint, its logs and its settings are kept in one
+folder.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by Ctrl-C, and what it had learned is kept.
+    """A run was stopped by Ctrl-C, after its checkpoint was written.
 
     Arguments:
-        checkpoint: The file that :func:`fit` goes on from.
+        checkpoint: The file from which :func:`fit` resumes.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -64,28 +64,28 @@ def trainer(
 ) -> Trainer:
     """A trainer with averaged weights, gradient clipping, checkpoints, logs and a progress bar.
 
-    Checkpoints go to ``folder/last.ckpt``, every `save_every` seconds, at the end, and when the run is
-    interrupted; ``trainer.fit(..., ckpt_path=..., weights_only=True)`` goes on from there. After `fit`
-    the diffusion holds the averaged weights. Logs go to ``folder/logs``, as CSV and, where TensorBoard
-    is installed, for that.
+    Checkpoints are written to ``folder/last.ckpt`` every `save_every` seconds, at the end, and when the
+    run is interrupted; ``trainer.fit(..., ckpt_path=..., weights_only=True)`` resumes from there. After
+    `fit` the diffusion holds the averaged weights. Logs are written to ``folder/logs`` as CSV and, if
+    TensorBoard is installed, to ``folder/tensorboard``.
 
     Arguments:
-        folder: Where checkpoints and logs go.
-        minutes: Train for so long. The learning rate falls over this time.
-        epochs: Train for so many passes over the data.
-        ema: The decay of the averaged weights, per step; less at first, (1 + n) / (10 + n) after n steps.
-        clip: The largest norm of a gradient.
-        save_every: Seconds from one checkpoint to the next.
-        callbacks: More of Lightning's callbacks.
-        flags: Any flag of Lightning's Trainer: devices, accelerator, precision, strategy, ...
+        folder: The folder of checkpoints and logs.
+        minutes: The duration of training. The learning rate falls over this time.
+        epochs: The number of passes over the data.
+        ema: The decay of the averaged weights per step; at most (1 + n) / (10 + n) after n steps.
+        clip: The norm to which gradients are clipped.
+        save_every: The seconds between checkpoints.
+        callbacks: Additional Lightning callbacks.
+        flags: Any argument of Lightning's Trainer: devices, accelerator, precision, strategy, ...
 
     Raises:
-        ValueError: If nothing ends the run.
+        ValueError: If none of `minutes`, `epochs` and `max_steps` is given.
     """
     if minutes is None and epochs is None and "max_steps" not in flags:
         raise ValueError("nothing ends the run; give minutes, epochs or max_steps.")
     folder = Path(folder)
-    # notices that mean nothing here: runs go on in their own folder, and batches are made at once
+    # warnings that do not apply: runs resume in their own folder, and batches are built quickly
     for notice in ("exists and is not empty", "does not have many workers", "is deprecated, use"):
         warnings.filterwarnings("ignore", message=f".*{notice}", module="pytorch_lightning")
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
@@ -124,21 +124,25 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Trainer:
-    """Train in a folder, going on from ``folder/last.ckpt`` where a run was broken off there.
+    """Train in a folder; if it has a checkpoint ``folder/last.ckpt``, resume from there.
 
-    A line in the log (``logging.getLogger("anydiff.training")``, level INFO) says so if it goes on.
+    A resumed run is logged (``logging.getLogger("anydiff.training")``, level INFO).
 
     Arguments:
-        module: What to train.
-        folder: Where checkpoints, logs and settings go.
-        train: A loader. One with `state_dict` and `load_state_dict` is resumed amid an epoch, and one
-            with `put_back` also amid a step.
-        valid: A loader, for the validation loss; None goes without.
-        settings: What must be the same when the run goes on, kept as ``folder/settings.json``.
-        options: For :func:`trainer`.
+        module: The module to train.
+        folder: The folder of checkpoints, logs and settings.
+        train: The loader of training batches. One with `state_dict` and `load_state_dict` can be resumed
+            within an epoch, one with `put_back` also within a step.
+        valid: The loader of validation batches; None skips validation.
+        settings: Values that must not change when the run is resumed, saved as
+            ``folder/settings.json``.
+        options: Options of :func:`trainer`.
+
+    Returns:
+        The trainer, after training.
 
     Raises:
-        ValueError: If the run that was broken off had other settings.
+        ValueError: If the run to resume has other settings, or as :func:`trainer`.
         Interrupted: After Ctrl-C, once the checkpoint is written. It is a ``KeyboardInterrupt``.
     """
     folder = Path(folder)
@@ -161,7 +165,7 @@ def fit(
     handler = signal.getsignal(signal.SIGINT)
     try:
         run.fit(module, train, valid, ckpt_path=resume, weights_only=True)
-    except SIGTERMException:  # a request to end, not to stop training
+    except SIGTERMException:  # a request to end the process, not only the training
         raise
     except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has saved
         signal.signal(signal.SIGINT, handler)  # it leaves Ctrl-C without effect

@@ -296,6 +296,7 @@ def test_nothing_is_read_back(name):
     assert reads.count == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet, every level", "unet, signal"])
 def test_compiles_without_a_break(name):
     torch._dynamo.reset()

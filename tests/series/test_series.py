@@ -78,6 +78,7 @@ def test_the_distance_tells_the_process_from_others(gappy):
     assert distance([np.nan_to_num(x) for x in gappy]) > 1.5 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_drawn_series_have_the_spectrum_of_the_process(gappy):
     torch.manual_seed(0)
     series = Sequences.from_lists(gappy)

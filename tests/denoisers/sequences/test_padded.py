@@ -203,6 +203,7 @@ def test_a_checkpoint_brings_it_back(kind, options, tmp_path):
     torch.testing.assert_close(diffusion.denoiser(x_t, t, space=space, **cond), expected)
 
 
+@pytest.mark.slow
 def test_the_recurrent_network_learns_lines():
     """Two ends of a line decide its middle: drawn lines must be straight, at any of the lengths."""
     torch.set_default_dtype(torch.float32)

@@ -238,6 +238,7 @@ def test_a_wrong_input_is_named() -> None:
         UNet(3, dims=1, **SMALL)(torch.randn(2, 3, 8, 8), torch.rand(2))
 
 
+@pytest.mark.slow
 def test_compiles_once_for_a_shape() -> None:
     import torch._dynamo.testing
 
@@ -251,6 +252,7 @@ def test_compiles_once_for_a_shape() -> None:
     assert count.frame_count == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [*VARIANTS.values(), {"dims": 1}], ids=[*VARIANTS, "signal"])
 def test_compiles_without_a_break_gradient_and_all(options: dict) -> None:
     torch._dynamo.reset()
