@@ -8,20 +8,23 @@ not depend on its batch, so that an interrupted run can continue where it stoppe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
+from anydiff import checkpoints
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, inpaint
+from anydiff.files import PathLike
 from anydiff.guidance import classifier_free
 from anydiff.samplers import DDPM, Progress, Sampler, sample
 from anydiff.spaces import Space, child
 
-__all__ = ["Batch", "How", "Stopped", "calls", "draw_all"]
+__all__ = ["Batch", "How", "KindModel", "Stopped", "calls", "draw_all"]
 
 Data = TypeVar("Data")
 
@@ -48,6 +51,82 @@ class How(TypedDict, total=False):
     skip: int
     batch: int
     progress: bool
+
+
+@dataclass(frozen=True, eq=False)
+class KindModel(ABC):
+    """A trained diffusion with all that it takes to sample data of its kind.
+
+    Arguments:
+        diffusion: The model.
+    """
+
+    diffusion: GaussianDiffusion
+
+    kind: ClassVar[str]
+    needs: ClassVar[set[str]]
+    """What a file of such a model holds at least; older files do not name their kind."""
+
+    @abstractmethod
+    def extra(self) -> dict[str, Any]:
+        """What a file keeps beside the diffusion: tensors, and values that JSON can hold."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> Self:
+        """The model, from what :func:`anydiff.load` returns."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the diffusion is."""
+        return next(self.diffusion.parameters()).device
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it takes a condition, which guidance needs."""
+        return False
+
+    def save(self, path: PathLike) -> None:
+        """Write the model to one file, by custom ``*.safetensors``, whole or not at all."""
+        checkpoints.save(path, self.diffusion, {"kind": self.kind, **self.extra()})
+
+    @classmethod
+    def made(cls, extra: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this `extra` is such a model."""
+        return extra.get("kind", cls.kind) == cls.kind and extra.keys() >= cls.needs
+
+    @classmethod
+    def load(cls, path: PathLike) -> Self:
+        """Read a model, in eval mode on the CPU.
+
+        Raises:
+            ValueError: If the file holds no model, or one of something else.
+        """
+        diffusion, extra = checkpoints.load(path)
+        if not cls.made(extra):
+            raise ValueError(
+                f"{path} is not a model of {cls.kind}; give one that was saved as such."
+            )
+        return cls.restore(diffusion, extra)
+
+    def check(self, how: How, condition: str, **asked: Any) -> None:
+        """Check that nothing is asked for that needs a condition of a model without one.
+
+        Arguments:
+            how: Of the call.
+            condition: What the condition is called.
+            asked: Arguments of the call that are about it; None is not asked for.
+
+        Raises:
+            ValueError: If something is.
+        """
+        given = [name for name, value in asked.items() if value is not None]
+        given += ["guidance"] * (how.get("guidance", 1) != 1)
+        if given and not self.conditional:
+            raise ValueError(
+                f"the model knows no {condition}, which {given[0]} is about; leave {given[0]} out, or "
+                f"train a model with {condition}."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,3 +282,16 @@ def finite(items: Sequence[Tensor], kind: str, all_of_them: bool = False) -> Ten
             f"{lost} of the {len(items)} {kind} are not finite and left out.", stacklevel=3
         )
     return sound
+
+
+def first(items: Data, num: int, skip: int = 0) -> Data:
+    """The first items of a kind's data after `skip` others, as far as there are, as such data.
+
+    Arguments:
+        items: Anything with a length and `subset`.
+        num: How many.
+        skip: How many are left out.
+    """
+    of: Any = items
+    chosen: Data = of.subset(range(skip, min(skip + num, len(of))))
+    return chosen

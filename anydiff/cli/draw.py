@@ -94,11 +94,13 @@ def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawi
     positive(resamples=resamples)
     known = open_model(model)
     draw, kind = _asked(known, model, asked), kind_of(known.kind)
-    before, kept = kind.parts(known, kind.begin(known, data), asked.num or kind.NUM)
+    before = kind.with_parts(kind.begin(known, data), asked.num or kind.NUM)
     _run(
         "inpaint", model, known, asked,
-        lambda num, how: known.inpaint(before, kept, resamples=resamples, **draw, **how),
-        before=before, kept=kept, repeats=resamples,
+        lambda num, how: known.inpaint(
+            before, kind.kept(before), resamples=resamples, **draw, **how
+        ),
+        before=before, kept=kind.kept, repeats=resamples,
     )  # fmt: skip
 
 
@@ -117,12 +119,14 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     Raises:
         ValueError: If the model is asked for what it does not know, or there is nothing to begin from.
     """
+    from anydiff.kinds import first
+
     asked = Drawing(**drawing)
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; it is a time, above 0 and at most 1.")
     known = open_model(model)
     draw, kind = _asked(known, model, asked), kind_of(known.kind)
-    before = kind.first(kind.begin(known, data), asked.num or kind.NUM)
+    before = first(kind.begin(known, data), asked.num or kind.NUM)
     _run(
         "edit", model, known, asked,
         lambda num, how: known.edit(before, strength, **draw, **how),
@@ -210,13 +214,13 @@ def _run(
     draw: Callable[[int, dict[str, Any]], Any],
     *,
     before: Any = None,
-    kept: Any = None,
+    kept: Callable[[Any], Any] | None = None,
     repeats: int = 1,
     num: int | None = None,
 ) -> None:
     """Draw, write, measure."""
     from anydiff.files import free_folder
-    from anydiff.kinds import Stopped, calls
+    from anydiff.kinds import Stopped, calls, first
 
     kind = kind_of(known.kind)
     num = num or (asked.num or kind.NUM if before is None else len(before))
@@ -241,8 +245,9 @@ def _run(
     seconds = (time.perf_counter() - start) / max(len(drawn), 1)
 
     folder.mkdir(parents=True, exist_ok=True)
-    first = slice(asked.skip, asked.skip + len(drawn))
-    kind.write(folder, drawn, frames, *kind.cut(before, kept, first))
+    if before is not None and len(before) == num:  # pairs stay whole
+        before = first(before, len(drawn), asked.skip)
+    kind.write(folder, drawn, frames, before, None if kept is None else kept(before))
     if stopped:
         say_files(folder)
         raise KeyboardInterrupt(
@@ -251,7 +256,7 @@ def _run(
         )
     if asked.measure:
         print("computing metrics ...", flush=True)
-        guided = calls(steps, asked.guidance, kind.conditional(known), repeats)
+        guided = calls(steps, asked.guidance, known.conditional, repeats)
         try:
             text = kind.measure(drawn, known.read_data(), nfe=guided, seconds=seconds)
             print("", text, "", sep="\n")

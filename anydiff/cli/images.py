@@ -16,6 +16,7 @@ from anydiff.images.images import ImageError, Images
 from anydiff.images.models import ImageModel, compare_parts, left_half
 from anydiff.images.named import load_images, split
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
+from anydiff.kinds import first
 
 NUM, STEPS, DRAWN = 400, 100, "samples.npz"
 _GREY = 160
@@ -71,30 +72,12 @@ def begin_pairs(model: ImageModel, items: Images, num: int) -> Images:
     return first(items, min(2 * num, len(items) // 2 * 2))
 
 
-def first(items: Images, num: int) -> Images:
-    """The first of them, as far as there are."""
-    return items.subset(range(min(num, len(items))))
+with_parts = first
 
 
-def parts(model: ImageModel, items: Images, num: int) -> tuple[Images, Tensor]:
-    """The first of them, and the left half of each, (M, 1, H, W)."""
-    before = first(items, num)
-    return before, left_half(model.shape).expand(len(before), 1, *model.shape[1:])
-
-
-def cut(
-    before: Images | None, kept: Tensor | None, some: slice
-) -> tuple[Images | None, Tensor | None]:
-    """What those in a range were begun from."""
-    chosen = range(some.start, some.stop)
-    if before is None or chosen.stop > len(before):  # of blends, all of them
-        return before, kept
-    return before.subset(chosen), None if kept is None else kept[some]
-
-
-def conditional(model: ImageModel) -> bool:
-    """Whether there is a condition that guidance is about."""
-    return model.classes > 0
+def kept(items: Images) -> Tensor:
+    """The left half of each, (1, 1, H, W)."""
+    return left_half(items.shape)
 
 
 def write(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.kinds import first
 from anydiff.molecules.evaluate import table, to_rdkit
 from anydiff.molecules.files import read_molecules, write_sdf, write_xyz
 from anydiff.molecules.fragments import first_with, largest_ring
@@ -36,29 +37,14 @@ def begin(model: MoleculeModel, data: str | None) -> Molecules:
     return known.subset(split(len(known)).test)
 
 
-def first(items: Molecules, num: int) -> Molecules:
-    """The first of them, as far as there are."""
-    return items.subset(range(min(num, len(items))))
+def with_parts(items: Molecules, num: int) -> Molecules:
+    """The first of them that have a ring."""
+    return first_with(items, num, largest_ring)[0]
 
 
-def parts(model: MoleculeModel, items: Molecules, num: int) -> tuple[Molecules, np.ndarray]:
-    """The first of them that have a ring, and the atoms of the largest ring system of each, (N,)."""
-    return first_with(items, num, largest_ring)
-
-
-def cut(
-    before: Molecules | None, kept: np.ndarray | None, some: slice
-) -> tuple[Molecules | None, np.ndarray | None]:
-    """What those in a range were begun from."""
-    if before is None:
-        return None, None
-    rows = slice(before.offsets[some.start], before.offsets[some.stop])
-    return before.subset(range(some.start, some.stop)), None if kept is None else kept[rows]
-
-
-def conditional(model: MoleculeModel) -> bool:
-    """Whether there is a condition that guidance is about."""
-    return model.properties is not None
+def kept(items: Molecules) -> np.ndarray:
+    """The atoms of the largest ring system of each, (N,)."""
+    return largest_ring(items.pos, items.z, items.index)
 
 
 def write(

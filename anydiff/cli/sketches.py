@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anydiff.drawing import moments
+from anydiff.kinds import first
 from anydiff.sketches.evaluate import table
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.films import animate_denoising, write_animated_svg
@@ -42,30 +43,7 @@ def begin_pairs(model: SketchModel, items: Sketches, num: int) -> Sketches:
     return of_one_length(items, model.rows, num)
 
 
-def first(items: Sketches, num: int) -> Sketches:
-    """The first of them, as far as there are."""
-    return items.subset(range(min(num, len(items))))
-
-
-def parts(model: SketchModel, items: Sketches, num: int) -> tuple[Sketches, Sketches]:
-    """The first of them, and the first half of the strokes of each."""
-    before = first(items, num)
-    return before, first_half(before)
-
-
-def cut(
-    before: Sketches | None, kept: Sketches | None, some: slice
-) -> tuple[Sketches | None, Sketches | None]:
-    """What those in a range were begun from."""
-    chosen = range(some.start, some.stop)
-    if before is None or chosen.stop > len(before):  # of blends, all of them
-        return before, kept
-    return before.subset(chosen), None if kept is None else kept.subset(chosen)
-
-
-def conditional(model: SketchModel) -> bool:
-    """Whether there is a condition that guidance is about."""
-    return False
+with_parts, kept = first, first_half
 
 
 def write(

@@ -6,7 +6,6 @@ it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
@@ -14,7 +13,6 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from anydiff import checkpoints
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
 from anydiff.images.digit_features import DigitFeatures
@@ -22,7 +20,7 @@ from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
 from anydiff.images.images import Images, from_uint8, to_uint8
 from anydiff.images.named import load_images, split
-from anydiff.kinds import Batch, How, draw_all, finite
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.spaces import Dense
 
@@ -34,7 +32,7 @@ WATCHED = 8
 
 
 @dataclass(frozen=True, eq=False)
-class ImageModel:
+class ImageModel(KindModel):
     """A diffusion of images, with what it takes to draw some.
 
     Arguments:
@@ -44,44 +42,28 @@ class ImageModel:
             :func:`~anydiff.images.named.load_images` takes them.
     """
 
-    diffusion: GaussianDiffusion
     shape: tuple[int, int, int]
     data: str | None = None
     root: str | None = None
     size: int | None = None
 
     kind: ClassVar[str] = "images"
+    needs: ClassVar[set[str]] = {"shape", "data"}
 
     @property
     def classes(self) -> int:
         """How many labels it knows; 0 of a model without labels."""
         return int(getattr(self.diffusion.denoiser, "classes", 0))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, by custom ``*.safetensors``, whole or not at all."""
-        extra = {"kind": self.kind, "shape": self.shape, "data": [self.data, self.root, self.size]}
-        checkpoints.save(path, self.diffusion, extra)
+    @property
+    def conditional(self) -> bool:
+        return self.classes > 0
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ImageModel:
-        """Read a model, in eval mode on the CPU.
-
-        Raises:
-            ValueError: If the file holds no model, or one of something else.
-        """
-        diffusion, extra = checkpoints.load(path)
-        if not cls.made(extra):
-            raise ValueError(f"{path} is not a model of images; give one that was saved as such.")
-        return cls.restore(diffusion, extra)
-
-    @staticmethod
-    def made(extra: Mapping[str, Any]) -> bool:
-        """Whether a checkpoint with this `extra` is a model of images; older ones do not say so."""
-        return extra.get("kind", "images") == "images" and {"shape", "data"} <= extra.keys()
+    def extra(self) -> dict[str, Any]:
+        return {"shape": self.shape, "data": [self.data, self.root, self.size]}
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> ImageModel:
-        """The model, from what :func:`anydiff.load` returns."""
         channels, height, width = extra["shape"]
         return cls(diffusion, (channels, height, width), *extra["data"])
 
@@ -191,7 +173,7 @@ class ImageModel:
         Raises:
             ValueError: If the pictures have another shape.
         """
-        device = next(self.diffusion.parameters()).device
+        device = self.device
         x = self._encode(images)
         drawn = []
         at_once = 2 * max(batch // num, 1)
@@ -207,13 +189,8 @@ class ImageModel:
         return Images(to_uint8(rows), name="drawn")
 
     def _labels(self, num: int, label: int | Sequence[int] | None, how: How) -> Tensor | None:
+        self.check(how, "labels", label=label)
         if not self.classes:
-            if label is not None or how.get("guidance", 1) != 1:
-                name = "guidance" if label is None else "label"
-                raise ValueError(
-                    f"the model knows no labels, which {name} is about; train one with classes, or "
-                    f"leave {name} out."
-                )
             return None
         wanted = [label] if isinstance(label, int) else list(label or range(self.classes))
         if wrong := [n for n in wanted if not 0 <= n < self.classes]:
@@ -254,7 +231,7 @@ class ImageModel:
         how: How,
         **options: Any,
     ) -> Images:
-        device = next(self.diffusion.parameters()).device
+        device = self.device
         skip = how.get("skip", 0)
 
         def make(some: slice) -> Batch:

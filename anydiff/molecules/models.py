@@ -6,7 +6,6 @@ properties their units and the pairs of size and property that occur. One file k
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
@@ -15,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff import checkpoints
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.kinds import Batch, How, draw_all, finite
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
 from anydiff.molecules.molecules import Atoms, Molecules
 from anydiff.molecules.properties import Properties, PropertyDistribution
@@ -31,7 +29,7 @@ Watch = Callable[[Molecules], None]
 
 
 @dataclass(frozen=True, eq=False)
-class MoleculeModel:
+class MoleculeModel(KindModel):
     """A diffusion of molecules, with what it takes to draw some.
 
     Arguments:
@@ -43,7 +41,6 @@ class MoleculeModel:
         data: What it was trained on, and `root`: as :func:`~anydiff.molecules.qm9.load_qm9` takes them.
     """
 
-    diffusion: GaussianDiffusion
     atoms: Atoms
     sizes: SizeDistribution
     properties: Properties | None = None
@@ -52,38 +49,22 @@ class MoleculeModel:
     root: str | None = None
 
     kind: ClassVar[str] = "molecules"
+    needs: ClassVar[set[str]] = {"atoms", "sizes"}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, by custom ``*.safetensors``, whole or not at all."""
-        extra: dict[str, Any] = {"kind": self.kind, "atoms": self.atoms.config}
-        extra |= {"sizes": self.sizes.counts, "data": self.data, "root": self.root}
+    @property
+    def conditional(self) -> bool:
+        return self.properties is not None
+
+    def extra(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {"atoms": self.atoms.config, "sizes": self.sizes.counts}
+        extra |= {"data": self.data, "root": self.root}
         if self.properties is not None and self.pairs is not None:
             extra |= {"properties": self.properties.config}
             extra |= {"values": self.pairs.values, "of_size": self.pairs.sizes}
-        checkpoints.save(path, self.diffusion, extra)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> MoleculeModel:
-        """Read a model, in eval mode on the CPU.
-
-        Raises:
-            ValueError: If the file holds no model, or one of something else.
-        """
-        diffusion, extra = checkpoints.load(path)
-        if not cls.made(extra):
-            raise ValueError(
-                f"{path} is not a model of molecules; give one that was saved as such."
-            )
-        return cls.restore(diffusion, extra)
-
-    @staticmethod
-    def made(extra: Mapping[str, Any]) -> bool:
-        """Whether a checkpoint with this `extra` is a model of molecules; older ones do not say so."""
-        return extra.get("kind", "molecules") == "molecules" and {"atoms", "sizes"} <= extra.keys()
+        return extra
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> MoleculeModel:
-        """The model, from what :func:`anydiff.load` returns."""
         properties, pairs = None, None
         if "properties" in extra:
             properties = Properties.from_config(extra["properties"])
@@ -124,7 +105,7 @@ class MoleculeModel:
             ValueError: If a property or guidance is asked for that the model does not know.
         """
         generator = torch.Generator().manual_seed(how.get("seed", 0))
-        self._check(target, how)
+        self.check(how, "property", target=target)
         if self.properties is None or self.pairs is None:
             return self._draw(self.sizes.sample(num, generator), {}, watch=watch, how=how)
         if target is None:
@@ -185,14 +166,6 @@ class MoleculeModel:
         """
         return self._from(molecules, target, watch, how, strength=strength)
 
-    def _check(self, target: float | None, how: How) -> None:
-        if self.properties is None and (target is not None or how.get("guidance", 1) != 1):
-            name = "guidance" if target is None else "target"
-            raise ValueError(
-                f"the model knows no property, which {name} is about; train one with a property, or "
-                f"leave {name} out."
-            )
-
     def _from(
         self,
         molecules: Molecules,
@@ -201,7 +174,7 @@ class MoleculeModel:
         how: How,
         **options: Any,
     ) -> Molecules:
-        self._check(target, how)
+        self.check(how, "property", target=target)
         cond = {}
         if self.properties is not None:
             if target is not None:
@@ -226,7 +199,7 @@ class MoleculeModel:
         how: How,
         **options: Any,
     ) -> Molecules:
-        device = next(self.diffusion.parameters()).device
+        device = self.device
         ends = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).tolist()
         skip = how.get("skip", 0)
 

@@ -6,7 +6,6 @@ all of it. Its network is told nothing but the noisy rows.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
@@ -15,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff import checkpoints
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
-from anydiff.kinds import Batch, How, draw_all, finite
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
 from anydiff.sketches.named import load_sketches, split
@@ -35,7 +33,7 @@ WATCHED = 4
 
 
 @dataclass(frozen=True, eq=False)
-class SketchModel:
+class SketchModel(KindModel):
     """A diffusion of sketches, with what it takes to draw some.
 
     Arguments:
@@ -46,41 +44,22 @@ class SketchModel:
             :func:`~anydiff.sketches.named.load_sketches` takes them.
     """
 
-    diffusion: GaussianDiffusion
     rows: StrokeRows | PointRows
     lengths: LengthDistribution
     data: str | None = None
     skip_empty: bool = False
 
     kind: ClassVar[str] = "sketches"
+    needs: ClassVar[set[str]] = {"rows", "lengths"}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, by custom ``*.safetensors``, whole or not at all."""
-        extra: dict[str, Any] = {"kind": self.kind}
-        extra |= {"rows": self.rows.config, "lengths": self.lengths.counts}
-        extra |= {"data": self.data, "skip_empty": self.skip_empty}
-        checkpoints.save(path, self.diffusion, extra)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SketchModel:
-        """Read a model, in eval mode on the CPU.
-
-        Raises:
-            ValueError: If the file holds no model, or one of something else.
-        """
-        diffusion, extra = checkpoints.load(path)
-        if not cls.made(extra):
-            raise ValueError(f"{path} is not a model of sketches; give one that was saved as such.")
-        return cls.restore(diffusion, extra)
-
-    @staticmethod
-    def made(extra: Mapping[str, Any]) -> bool:
-        """Whether a checkpoint with this `extra` is a model of sketches; older ones do not say so."""
-        return extra.get("kind", "sketches") == "sketches" and {"rows", "lengths"} <= extra.keys()
+    def extra(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows.config, "lengths": self.lengths.counts, "data": self.data,
+            "skip_empty": self.skip_empty,
+        }  # fmt: skip
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> SketchModel:
-        """The model, from what :func:`anydiff.load` returns."""
         rows, lengths = rows_from_config(extra["rows"]), LengthDistribution(extra["lengths"])
         return cls(diffusion, rows, lengths, extra.get("data"), extra.get("skip_empty", False))
 
@@ -170,7 +149,7 @@ class SketchModel:
         Raises:
             ValueError: If the two of a pair have different lengths.
         """
-        device = next(self.diffusion.parameters()).device
+        device = self.device
         items, at_once = self.rows.encode(sketches), 2 * max(batch // num, 1)
         drawn: list[Tensor] = []
         for start in range(0, len(items), at_once):
@@ -204,12 +183,8 @@ class SketchModel:
         how: How,
         **options: Any,
     ) -> Sketches:
-        if how.get("guidance", 1) != 1:
-            raise ValueError(
-                f"guidance is {how['guidance']}, which is about a condition; sketches are drawn "
-                "without one: leave it out."
-            )
-        device = next(self.diffusion.parameters()).device
+        self.check(how, "condition")
+        device = self.device
         skip = how.get("skip", 0)
         masks: list[Tensor] = []
 

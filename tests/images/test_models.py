@@ -64,7 +64,7 @@ def test_labels_come_in_turn():
     [
         ({"label": [2, 3]}, 3, "label is 3; .* 0 to 2"),
         ({"label": -1}, 3, "label is -1"),
-        ({"label": 0}, 0, "no labels, which label is about.*classes"),
+        ({"label": 0}, 0, "no labels, which label is about; leave label out"),
         ({"guidance": 2.0}, 0, "no labels, which guidance is about"),
     ],
 )

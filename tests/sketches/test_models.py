@@ -102,7 +102,7 @@ def test_lengths_are_those_asked_for():
     assert np.diff(drawn.offsets).tolist() == [4] * 6
     assert [len(s) for s in states] == [4, 4]
     assert np.array_equal(states[-1].points, drawn.subset(range(4)).points)
-    with pytest.raises(ValueError, match="guidance is 2, which is about a condition"):
+    with pytest.raises(ValueError, match="knows no condition, which guidance is about"):
         model().sample(2, guidance=2)
 
 
