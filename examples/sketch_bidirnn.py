@@ -49,13 +49,13 @@ def main(
 
     Arguments:
         data: kanji (shipped), kanjivg (all), an .ndjson, .npz, .svg or .inkml file, or a folder.
-        minutes: How long to train.
-        epochs: Train for so many passes over the data instead.
-        num: Sketches to draw.
-        steps: Network calls to draw them with.
-        seed: Of the weights, the noise and the drawing.
-        out: The folder for everything.
-        resume: Train the run in it on, to the minutes or epochs in all.
+        minutes: Training time.
+        epochs: Number of passes over the data, instead of a time.
+        num: Number of samples.
+        steps: Number of sampling steps.
+        seed: Random seed of the weights, of training and of sampling.
+        out: Folder for all files.
+        resume: Continue the training in the folder, up to the minutes or epochs in total.
     """
     out = out if resume else free_folder(out, "model.safetensors")
 

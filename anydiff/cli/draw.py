@@ -24,19 +24,19 @@ class Drawing:
     """How items are drawn, whatever they are.
 
     Arguments:
-        num: Items to draw; if not given 100 molecules, 360 sketches or 400 images.
-        steps: Steps of the sampler; if not given 250 for molecules, 100 for the others.
-        sampler: The rule of a step: ddpm is ancestral and needs the most steps, dpm the fewest.
-        guidance: How much a condition counts: 0 not at all, 1 as it was learned, more exaggerates it.
-        label: Of a model with labels: draw these in turn, 3,8 for instance; if not given all of them.
-        target: Of a model with a property: its value; if not given, values that occur.
-        seed: Of the noise; each item has one of its own made of it.
-        skip: Leave so many items out, which were drawn before drawing was stopped.
-        batch_size: Items drawn at once; by the kind if not given.
-        out: The folder for the files; if not given, one beside the model, named as the command. A new
-            number is added to it if there are such files in it already.
-        measure: Measure what was drawn against held-out data.
-        accelerator: Where to run; auto takes a GPU if there is one.
+        num: Number of samples; by default 100 molecules, 360 sketches or 400 images.
+        steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images.
+        sampler: Sampling method: ddpm is ancestral and needs the most steps, dpm the fewest.
+        guidance: Guidance scale: 0 is unconditional, 1 conditional, above 1 stronger.
+        label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
+        target: For a model with a property: its value; by default values as they occur in the data.
+        seed: Random seed; each item gets a seed of its own, derived from it.
+        skip: Skip the first N items, which an interrupted command has already sampled.
+        batch_size: Number of items sampled at once; by default 180 sketches, 100 molecules or 64 images.
+        out: Folder for the files; by default next to the model, with the name of the command. A number is
+            appended if it holds samples already.
+        measure: Compute metrics against held-out data.
+        accelerator: Device; auto is a GPU if there is one.
     """
 
     num: int | None = None
@@ -57,11 +57,11 @@ class Drawing:
 
 
 def sample(model: Path, *, length: int | None = None, **drawing: Any) -> None:
-    """Draw new items with a model.
+    """Sample new items from a model.
 
     Arguments:
-        model: The file that was written when it was trained, model.safetensors.
-        length: Of a model of sketches: strokes (or points) of each sketch; as in the data if not given.
+        model: Model file, the model.safetensors that training has written.
+        length: For a model of sketches: number of strokes (or points); by default as in the data.
         drawing: See :class:`Drawing`.
 
     Raises:
@@ -75,16 +75,16 @@ def sample(model: Path, *, length: int | None = None, **drawing: Any) -> None:
 
 
 def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawing: Any) -> None:
-    """Keep a part of items, and draw the rest anew.
+    """Keep a part of each item and generate the rest.
 
-    Kept are the largest ring system of molecules, the first half of the strokes of sketches, the left
-    half of images. before.png shows what was begun from.
+    Kept are the largest ring system of a molecule, the first half of the strokes of a sketch, the left
+    half of an image. before.png shows the original items.
 
     Arguments:
-        model: The file that was written when it was trained, model.safetensors.
-        data: What to begin from: a file of items; or data by name, of which the held-out part is taken.
-            If not given, the held-out part of what the model was trained on.
-        resamples: How many times each step is repeated, so that what is drawn fits what is kept.
+        model: Model file, the model.safetensors that training has written.
+        data: Original items: a file; or data by name, of which the held-out part is used. By default the
+            held-out part of the model's own training data.
+        resamples: Repetitions of each step, which fit the generated part to the kept part.
         drawing: See :class:`Drawing`.
 
     Raises:
@@ -103,15 +103,15 @@ def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawi
 
 
 def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawing: Any) -> None:
-    """Noise items up to a time and denoise them: variations, or something rough made finer.
+    """Noise items up to a time and denoise them, for variations of them.
 
-    before.png shows what was begun from.
+    before.png shows the original items.
 
     Arguments:
-        model: The file that was written when it was trained, model.safetensors.
-        strength: The time in (0, 1] up to which is noised: the more, the less is left.
-        data: What to begin from: a file of items; or data by name, of which the held-out part is taken.
-            If not given, the held-out part of what the model was trained on.
+        model: Model file, the model.safetensors that training has written.
+        strength: Time in (0, 1] up to which the items are noised; 1 keeps nothing of them.
+        data: Original items: a file; or data by name, of which the held-out part is used. By default the
+            held-out part of the model's own training data.
         drawing: See :class:`Drawing`.
 
     Raises:
@@ -141,20 +141,20 @@ def interpolate(
     measure: bool = True,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
 ) -> None:
-    """Blend pairs of sketches or images, eight from one to the other.
+    """Interpolate between pairs of sketches or images, eight items per pair.
 
     before.png shows the pairs.
 
     Arguments:
-        model: The file that was written when it was trained, model.safetensors.
-        data: What to begin from: a file of items; or data by name, of which the held-out part is taken.
-            If not given, the held-out part of what the model was trained on.
-        num: Items to draw; if not given 360 sketches or 400 images.
-        steps: Steps of the sampler, there and back; 100 if not given.
-        sampler: The rule of a step.
-        out: The folder for the files; if not given, one beside the model, named as the command.
-        measure: Measure what was drawn against held-out data.
-        accelerator: Where to run; auto takes a GPU if there is one.
+        model: Model file, the model.safetensors that training has written.
+        data: Original items: a file; or data by name, of which the held-out part is used. By default the
+            held-out part of the model's own training data.
+        num: Number of samples; by default 360 sketches or 400 images.
+        steps: Number of sampling steps in each direction; 100 by default.
+        sampler: Sampling method.
+        out: Folder for the files; by default next to the model, with the name of the command.
+        measure: Compute metrics against held-out data.
+        accelerator: Device; auto is a GPU if there is one.
 
     Raises:
         ValueError: If the model is one of molecules, or there is nothing to begin from.
@@ -164,8 +164,8 @@ def interpolate(
     kind = kind_of(known.kind)
     if not hasattr(known, "interpolate"):
         raise ValueError(
-            f"{model} draws {known.kind}, between which there is no way: their atoms have no order; "
-            "blend sketches or images."
+            f"{model} draws {known.kind}, which cannot be interpolated: their atoms have no order; "
+            "give a model of sketches or images."
         )
     before = kind.begin_pairs(known, kind.begin(known, data), max((num or kind.NUM) // 8, 1))
     _run(
@@ -196,7 +196,7 @@ def _asked(known: Any, path: Path, asked: Drawing, length: int | None = None) ->
             continue
         if kind != known.kind:
             raise ValueError(
-                f"{name} is about {kind}, and {path} draws {known.kind}; leave --{name} out."
+                f"{name} applies to {kind}, but {path} is a model of {known.kind}; leave --{name} out."
             )
         found[name] = value
     return found
@@ -223,7 +223,7 @@ def _run(
     steps = asked.steps or kind.STEPS
     folder = free_folder(asked.out or path.parent / command, kind.DRAWN)
     known.diffusion.to(place(asked.accelerator))
-    print(f"drawing {num - asked.skip:,} {known.kind} with {path}", flush=True)
+    print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []
     how: dict[str, Any] = {
         "steps": steps, "guidance": asked.guidance, "seed": asked.seed, "skip": asked.skip,
@@ -246,16 +246,16 @@ def _run(
     if stopped:
         say_files(folder)
         raise KeyboardInterrupt(
-            f"{stopped.num} of {num} {known.kind} are drawn; the same command with "
-            f"--skip {stopped.num} draws the others."
+            f"{stopped.num} of {num} {known.kind} are written; the same command with "
+            f"--skip {stopped.num} samples the others."
         )
     if asked.measure:
-        print("measuring ...", flush=True)
+        print("computing metrics ...", flush=True)
         guided = calls(steps, asked.guidance, kind.conditional(known), repeats)
         try:
             text = kind.measure(drawn, known.read_data(), nfe=guided, seconds=seconds)
             print("", text, "", sep="\n")
             (folder / "table.txt").write_text(text + "\n")
         except (ValueError, OSError, ImportError) as error:  # the model may have travelled alone
-            print(f"nothing to compare with: {error}")
+            print(f"no metrics: {error}")
     say_files(folder)

@@ -26,32 +26,32 @@ def evaluate(
     inception: str | None = None,
     out: Path | None = None,
 ) -> None:
-    """Measure a file of items against the held-out part of data.
+    """Compute metrics of a file of samples against held-out data.
 
     Arguments:
-        file: What is measured: an .sdf or .xyz of molecules, an .ndjson of sketches, an .npz of images,
-            or another file or folder, with its kind.
-        against: The data, by name (5k, full; kanji, kanjivg; digits, cifar10) or path. They are split as
-            they are for training, and the held-out part is compared with.
-        kind: What is in the file; by its ending if not given.
-        root: Where molecules of PyG's QM9, or CIFAR-10, are.
-        size: Bring the pictures of the data to so many pixels a side.
-        inception: Of images: a file with the weights of torch-fidelity's Inception v3, to measure FID.
-        out: A file for the table; it is printed in any case.
+        file: Samples: an .sdf or .xyz file of molecules, .ndjson of sketches, .npz of images; or another
+            file or folder, with --kind.
+        against: Data, by name (5k, full; kanji, kanjivg; digits, cifar10) or path. Samples are compared
+            with the held-out part of the split that training uses.
+        kind: What the file holds; by default derived from its extension.
+        root: Folder of PyG's QM9, or of image files.
+        size: Resize the images of the data to this number of pixels a side.
+        inception: For images: weights of torch-fidelity's Inception v3, for FID.
+        out: File for the table, which is printed as well.
 
     Raises:
         ValueError: If the kind is not plain, or a file cannot be read.
     """
     if not file.exists():
-        raise FileNotFoundError(f"{file}: no such file; give one that was drawn.")
+        raise FileNotFoundError(f"{file}: no such file; give a file of samples.")
     found = [name for name, ends in _KINDS.items() if file.suffix.lower() in ends]
     name = kind or (found[0] if found else None)
     if name is None:
-        raise ValueError(f"{file}: what it holds is not plain from its name; give --kind.")
+        raise ValueError(f"{file}: its name does not tell what it holds; give --kind.")
     given = {"root": root, "size": size, "inception": inception}
     known = {"molecules": ("root",), "sketches": (), "images": ("root", "size", "inception")}[name]
     if wrong := [flag for flag, value in given.items() if value and flag not in known]:
-        raise ValueError(f"--{wrong[0]} is not about {name}; leave it out.")
+        raise ValueError(f"--{wrong[0]} does not apply to {name}; leave it out.")
     module = kind_of(name)
     place: dict[str, Any] = {k: given[k] for k in ("root", "size") if k in known}
     more: dict[str, Any] = {"inception": inception} if inception else {}

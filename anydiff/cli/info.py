@@ -10,10 +10,10 @@ __all__ = ["info"]
 
 
 def info(model: Path) -> None:
-    """Print what a model file is: its network, its diffusion, its data, the conditions it takes.
+    """Describe a model file: network, diffusion, training data, conditions.
 
     Arguments:
-        model: The file that was written when it was trained, model.safetensors.
+        model: Model file, the model.safetensors that training has written.
     """
     from torch import Tensor
 

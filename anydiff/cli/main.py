@@ -153,8 +153,7 @@ def parser() -> Parser:
     """The parser of the whole command line."""
     made = Parser(
         prog="anydiff",
-        description="Diffusion models of molecules, sketches and images: train them, draw with them, "
-        "steer and measure what they draw.",
+        description="Diffusion models of molecules, sketches and images: train, sample, edit, evaluate.",
         usage="anydiff COMMAND ...",
         formatter_class=Help,
     )

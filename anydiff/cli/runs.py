@@ -18,17 +18,17 @@ class Run:
     """How a model is trained, whatever it is of.
 
     Arguments:
-        minutes: How long to train.
-        epochs: Train for so many passes over the data instead.
-        batch_size: Items in a batch.
-        lr: The learning rate at its height.
-        seed: Of the weights and the noise.
-        out: The folder for everything. A new number is added to it if there is a model in it already.
-        resume: Train the model in the folder on, to the given minutes or epochs in all.
-        accelerator: Where to run; auto takes a GPU if there is one.
-        devices: How many, or which, as Lightning has them.
-        precision: Of the training, bf16-mixed for instance.
-        strategy: For several devices, ddp for instance.
+        minutes: Training time.
+        epochs: Number of passes over the data, instead of a time.
+        batch_size: Batch size.
+        lr: Peak learning rate.
+        seed: Random seed of the weights and of training.
+        out: Folder for all files. A number is appended if it holds a model already.
+        resume: Continue the training in the folder, up to the given minutes or epochs in total.
+        accelerator: Device; auto is a GPU if there is one.
+        devices: Number of devices, or which ones, as in Lightning.
+        precision: Precision of training, bf16-mixed for instance.
+        strategy: Strategy for several devices, ddp for instance.
     """
 
     out: Path
@@ -104,7 +104,7 @@ def run_folder(run: Run) -> Path:
     if not run.resume:
         return free_folder(run.out, "model.safetensors")
     if not (run.out / "last.ckpt").exists():
-        raise ValueError(f"{run.out} holds no last.ckpt to go on from; leave resume out.")
+        raise ValueError(f"{run.out} holds no last.ckpt to continue from; leave resume out.")
     return run.out
 
 

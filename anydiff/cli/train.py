@@ -34,11 +34,11 @@ def molecules(
 
     Arguments:
         data: 5k (shipped), full (all 130,831 of QM9), or an .npz, .sdf or .xyz file, of H, C, N, O, F.
-        root: The folder of PyG's QM9 dataset, to take the full data from there.
+        root: Folder of PyG's QM9 dataset, as the source of the full data.
         hidden: Width of the network.
         layers: Depth of the network.
-        property: Train with this property as a condition, alpha for instance.
-        out: The folder for everything. A new number is added to it if there is a model in it already.
+        property: Property to condition on, alpha for instance.
+        out: Folder for all files. A number is appended if it holds a model already.
         run: See :class:`~anydiff.cli.runs.Run`.
 
     Returns:
@@ -114,13 +114,13 @@ def sketches(
 
     Arguments:
         data: kanji (shipped), kanjivg (all of it), an .ndjson, .npz, .svg or .inkml file, or a folder.
-        skip_empty: Leave sketches without a point out.
-        rows: What is a row of the data.
+        skip_empty: Leave out sketches without points.
+        rows: What a row of the data holds.
         hidden: Width of the network.
         layers: Depth of the network.
         cell: The recurrent cell.
-        batch_size: Sketches in a batch.
-        out: The folder for everything. A new number is added to it if there is a model in it already.
+        batch_size: Batch size.
+        out: Folder for all files. A number is appended if it holds a model already.
         run: See :class:`~anydiff.cli.runs.Run`.
 
     Returns:
@@ -196,24 +196,24 @@ def images(
     Arguments:
         data: digits (shipped), cifar10, or the path of a folder of pictures, or of files as MNIST or
             CIFAR-10 have them.
-        root: Where CIFAR-10 is, or is to be put; in the user's cache if not given.
-        size: Bring the pictures to so many pixels a side.
-        flip: Learn from mirrored pictures as well; if not given, of all data but digits.
-        classes: Learn the labels too.
-        widths: Channels of each level, 32,64,128 for instance; by the size of the pictures if not given.
-        blocks: Residual blocks of a level.
-        attention: Levels with attention, counted from 0, [] for none; the last if not given.
-        groups: Groups of the norms.
-        dropout: The share of activations that is dropped in training.
-        prediction: What the network predicts.
-        schedule: How the noise grows.
-        optimizer: How the weights are moved.
-        constant: Keep the learning rate, once it has risen.
-        ema: The decay of the averaged weights.
-        minutes: How long to train.
-        batch_size: Pictures in a batch; by their size if not given, 64 or 32.
-        lr: The learning rate at its height.
-        out: The folder for everything. A new number is added to it if there is a model in it already.
+        root: Folder of the files; of CIFAR-10 by default in the user's cache.
+        size: Resize the images to this number of pixels a side.
+        flip: Add mirrored images; by default for all data except digits.
+        classes: Condition on the labels.
+        widths: Channels of each level, 32,64,128 for instance; by default set by the image size.
+        blocks: Residual blocks per level.
+        attention: Levels with attention, counted from 0, [] for none; by default the last.
+        groups: Groups of the group norms.
+        dropout: Dropout probability.
+        prediction: Prediction target of the network.
+        schedule: Noise schedule.
+        optimizer: Optimizer.
+        constant: Keep the learning rate constant after warm-up.
+        ema: Decay of the averaged weights.
+        minutes: Training time.
+        batch_size: Batch size; by default 64 for small images, 32 otherwise.
+        lr: Peak learning rate.
+        out: Folder for all files. A number is appended if it holds a model already.
         run: See :class:`~anydiff.cli.runs.Run`.
 
     Returns:
@@ -287,7 +287,7 @@ def say_size(model: Any, learn: int, check: int) -> None:
     """
     parameters = sum(p.numel() for p in model.diffusion.denoiser.parameters())
     print(
-        f"{learn:,} {model.kind} to learn from, {check:,} to check with; {parameters:,} parameters",
+        f"{learn:,} {model.kind} for training, {check:,} for validation; {parameters:,} parameters",
         flush=True,
     )
 
@@ -339,5 +339,5 @@ def fit_model(
     except ValueError as error:  # a run of a few steps, or one that diverged
         print(f"no curve: {error}")
     say_files(folder)
-    print(f"To draw with it: anydiff sample {result}")
+    print(f"To sample from it: anydiff sample {result}")
     return result

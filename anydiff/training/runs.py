@@ -44,7 +44,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, checkpoint: Path) -> None:
         kept = checkpoint.exists()
         super().__init__(
-            f"{checkpoint} is kept, and the same call goes on from there."
+            f"{checkpoint} is kept; run the same again to go on from it."
             if kept
             else "nothing was learned yet."
         )

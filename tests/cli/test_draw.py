@@ -63,7 +63,7 @@ def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsy
     wanted = {DRAWN[kind], "table.txt"} | PICTURES[kind]
     assert files == (wanted if how[0] == "sample" else wanted | {"before.png"})
     out = capsys.readouterr().out
-    assert "drawing 7" in out or kind == "molecules"  # fewer of them have a ring
+    assert "sampling 7" in out or kind == "molecules"  # fewer of them have a ring
     assert "drawn" in (tmp_path / "out/table.txt").read_text()
     if "before.png" in files:
         pictures = [
@@ -123,10 +123,10 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
         (
             "molecules",
             ["--label", 3],
-            "label is about images, and .* draws molecules; leave --label",
+            "label applies to images, but .* a model of molecules; leave --label",
         ),
-        ("sketches", ["--target", 3], "target is about molecules"),
-        ("images", ["--length", 3], "length is about sketches"),
+        ("sketches", ["--target", 3], "target applies to molecules"),
+        ("images", ["--length", 3], "length applies to sketches"),
         ("sketches", ["--guidance", 2], "guidance is 2.0, which is about a condition"),
         ("images", ["--label", 12], "label is 12; the model knows the labels 0 to 9"),
         ("images", ["--skip", 9], "skip is 9 of 4 items"),
@@ -183,7 +183,7 @@ def test_what_was_drawn_before_a_stop_is_kept(models, tmp_path, capsys, monkeypa
         with pytest.raises(SystemExit) as stop:
             call("sample", models["images"], *flags(tmp_path, *asked))
     assert stop.value.code == 130
-    assert "4 of 8 images are drawn; the same command with --skip 4" in capsys.readouterr().err
+    assert "4 of 8 images are written; the same command with --skip 4" in capsys.readouterr().err
     call("sample", models["images"], *flags(tmp_path, *asked, "--skip", 4))
     parts = [np.load(tmp_path / f"{name}/samples.npz") for name in ("out", "out-2", "out-3")]
     for name in ("pixels", "labels"):

@@ -58,7 +58,7 @@ def test_help_explains_every_flag(command, capsys):
         ("train molecules --data no.sdf --out {0}/a", "no.sdf: there is no such file"),
         (
             "train molecules --resume --out {0}",
-            "holds no last.ckpt to go on from; leave resume out",
+            "holds no last.ckpt to continue from; leave resume out",
         ),
         ("train molecules --config no.yaml", "--config: File does not exist"),
         ("sample", "model is missing (see anydiff sample --help)"),
@@ -68,8 +68,11 @@ def test_help_explains_every_flag(command, capsys):
         ("edit m --strength 2", "strength is 2.0; it is a time, above 0 and at most 1"),
         ("evaluate no.sdf", "against is missing (see anydiff evaluate --help)"),
         ("evaluate no.sdf --against 5k", "no.sdf: no such file"),
-        ("evaluate {1} --against 5k", "what it holds is not plain from its name; give --kind"),
-        ("evaluate {1} --against 5k --kind molecules --size 8", "--size is not about molecules"),
+        ("evaluate {1} --against 5k", "its name does not tell what it holds; give --kind"),
+        (
+            "evaluate {1} --against 5k --kind molecules --size 8",
+            "--size does not apply to molecules",
+        ),
     ],
 )
 def test_bad_input_is_told_in_one_line(words, line, capsys, tmp_path):

@@ -121,7 +121,7 @@ def test_a_run_cut_amid_an_epoch_goes_on_with_the_next_batch(tmp_path):
     whole, resumed = fresh(), fresh()
     run(whole, tmp_path / "whole")
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match=r"last\.ckpt is kept, and the same call") as stop:
+    with pytest.raises(Interrupted, match=r"last\.ckpt is kept; run the same again") as stop:
         run(fresh(), tmp_path / "cut", [Kill()])
     assert isinstance(stop.value, KeyboardInterrupt)
     assert stop.value.checkpoint == tmp_path / "cut/last.ckpt"
