@@ -51,6 +51,8 @@ def save(
 
     denoiser, extra = diffusion.denoiser, dict(extra or {})
     while (inner := wrapped(denoiser)) is not None:
+        if hasattr(denoiser, "config") and not hasattr(denoiser, "_orig_mod"):
+            break  # a network of its own, with a part that is called `module`
         denoiser = inner
     if not hasattr(denoiser, "config"):
         raise ValueError(

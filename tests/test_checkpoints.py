@@ -441,3 +441,18 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         save(tmp_path / "m", small(), {"not json": object()})
     assert (tmp_path / "m").read_bytes() == before
+
+
+def test_a_network_with_a_part_called_module_is_not_taken_for_a_wrapper(tmp_path):
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config, self.module = {}, nn.Linear(2, 2)
+
+        def forward(self, x_t, t):
+            return self.module(x_t)
+
+    net = Around()
+    save(tmp_path / "m", GaussianDiffusion(net))
+    back, _ = load(tmp_path / "m", denoiser=Around())
+    assert torch.equal(back.denoiser.module.weight, net.module.weight)
