@@ -87,7 +87,7 @@ def check_choice(choices: Collection[Any], **values: Any) -> None:
 
 
 def check_shape(
-    shape: Sequence[int | None], hint: str, kind: dtype | None = None, **tensors: Tensor
+    shape: Sequence[int | None], hint: str, kind: dtype | None = None, **tensors: Tensor | None
 ) -> None:
     """Raise an error unless all tensors have the given shape and dtype.
 
@@ -95,12 +95,14 @@ def check_shape(
         shape: The length of each axis; None allows any.
         hint: The end of the message: what to do.
         kind: The dtype; None allows any.
-        tensors: The tensors, by the names of the arguments.
+        tensors: The tensors, by the names of the arguments; those that are None are passed over.
 
     Raises:
         ValueError: If a tensor has another shape or dtype.
     """
     for name, x in tensors.items():
+        if x is None:
+            continue
         fits = len(shape) == x.ndim and all(k in (None, n) for k, n in zip(shape, x.shape))  # noqa: B905
         if not fits or kind not in (None, x.dtype):
             wanted = ", ".join("*" if k is None else str(k) for k in shape)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.checks import check_range
 from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 
@@ -127,10 +128,8 @@ def write_gif(
     Raises:
         ValueError: `fps` or `hold` is out of range.
     """
-    if not (0 < fps <= 50 and hold >= 0):  # faster than that, browsers fall back to 10
-        raise ValueError(
-            f"fps is {fps} and hold {hold}; give up to 50 frames per second, and seconds."
-        )
+    check_range("(0, 50]", fps=fps)  # faster than that, browsers fall back to 10
+    check_range("[0, inf)", hold=hold)
     durations = [10 * round(100 / fps)] * (len(images) - 1) + [max(20, round(1000 * hold))]
     with whole(path, ".gif") as temporary:
         images[0].save(

@@ -16,6 +16,8 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
+from anydiff.checks import check_range
+
 __all__ = [
     "EpochBatches", "LengthBatchSampler", "ResumableLoader", "Split", "as_made", "rank_and_size",
 ]  # fmt: skip
@@ -149,9 +151,7 @@ class LengthBatchSampler(EpochBatches):
         lengths = np.asarray(lengths)
         if lengths.ndim != 1 or len(lengths) == 0:
             raise ValueError(f"lengths are {lengths.shape}; give the rows of one or more items.")
-        for name, value in (("batch_size", batch_size), ("window", window)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        check_range("[1, inf)", batch_size=batch_size, window=window)
         super().__init__(-(-len(lengths) // batch_size), seed=seed)
         self.lengths = lengths
         self.batch_size, self.shuffle, self.window = batch_size, shuffle, window

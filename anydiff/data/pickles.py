@@ -84,9 +84,7 @@ class _Encode:
 
     def __new__(cls, text: str, encoding: str) -> Any:
         if encoding != "latin1":
-            raise _Refused(
-                f"its pickle asks for the codec {encoding!r}; bytes should be in latin1."
-            )
+            raise _Refused(f"its pickle asks for the codec {encoding!r}; only latin1 is read.")
         return text.encode("latin1")
 
     def __setstate__(self, state: Any) -> None:
@@ -104,11 +102,8 @@ _STANDS_IN = {
 class _Unpickler(pickle._Unpickler):
     # that in Python, whose memo is a dict: in the one in C, five bytes can demand a memo of many
     # gigabytes, and so can bytearrays here, which no array needs
-    dispatch: ClassVar[dict[int, Any]] = {
-        code: load
-        for code, load in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]
-    }
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    del dispatch[pickle.BYTEARRAY8[0]]
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as text

@@ -64,24 +64,19 @@ class Sequences:
     def __post_init__(self) -> None:
         values, offsets = np.asarray(self.values), np.asarray(self.offsets)
         if values.ndim != 2 or values.shape[1] < 1 or values.dtype.kind not in "fiub":
-            raise SequenceError(
-                f"{self.name}: values are {values.shape} of {values.dtype}; give numbers (R, C)."
-            )
+            raise self._fault(f"values are {values.shape} of {values.dtype}; give numbers (R, C).")
         if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "iu":
-            raise SequenceError(
-                f"{self.name}: offsets are {offsets.shape} of {offsets.dtype}; give integers "
-                "(M + 1,) for one or more items."
+            raise self._fault(
+                f"offsets are {offsets.shape} of {offsets.dtype}; give M + 1 integers for M items, M > 0."
             )
         offsets = offsets.astype(np.int64, copy=False)
         if offsets[0] != 0 or offsets[-1] != len(values):
-            raise SequenceError(
-                f"{self.name}: offsets run from {offsets[0]} to {offsets[-1]} but there are "
-                f"{len(values)} rows; they must begin at 0 and end there."
+            ends = f"{offsets[0]} to {offsets[-1]}"
+            raise self._fault(
+                f"offsets run from {ends}; give 0 to the number of rows, {len(values)}."
             )
         if (empty := np.diff(offsets) < 1).any():
-            raise SequenceError(
-                f"{self.name}: item {int(np.argmax(empty))} is empty; each needs at least one row."
-            )
+            raise self._fault(f"item {np.argmax(empty)} is empty; each needs at least one row.")
         object.__setattr__(self, "offsets", offsets)
 
         with np.errstate(over="ignore"):
@@ -90,29 +85,28 @@ class Sequences:
         if self.observed is not None:
             observed = np.asarray(self.observed)
             if observed.shape != values.shape or observed.dtype != bool:
-                raise SequenceError(
-                    f"{self.name}: observed is {observed.shape} of {observed.dtype}; give booleans "
-                    f"{values.shape} that are True where a value is known."
-                )
+                given = f"{observed.shape} of {observed.dtype}"
+                raise self._fault(f"observed is {given}; give booleans {values.shape}.")
             known &= observed
         rows[~known] = 0
         object.__setattr__(self, "values", rows)
         object.__setattr__(self, "observed", None if known.all() else known)
         self._check_values(values, known)
 
+    def _fault(self, words: str) -> SequenceError:
+        return SequenceError(f"{self.name}: {words}")
+
     def _check_values(self, given: np.ndarray, known: np.ndarray) -> None:
         if (infinite := np.isinf(self.values)).any():
             row, channel = np.argwhere(infinite)[0].tolist()
             m = int(np.searchsorted(self.offsets, row, side="right")) - 1
-            raise SequenceError(
-                f"{self.name}: item {m}, row {row - int(self.offsets[m])}, channel {channel} is "
+            raise self._fault(
+                f"item {m}, row {row - int(self.offsets[m])}, channel {channel} is "
                 f"{given[row, channel]}; values must be finite in float32, or NaN where missing."
             )
         seen = np.logical_or.reduceat(known.any(1), self.offsets[:-1])
         if not seen.all():
-            raise SequenceError(
-                f"{self.name}: item {int(np.argmin(seen))} has no observed value; leave it out."
-            )
+            raise self._fault(f"item {np.argmin(seen)} has no observed value; leave it out.")
 
     @classmethod
     def from_lists(cls, items: Sequence[Any], name: str = "sequences") -> Sequences:
@@ -232,10 +226,8 @@ class Scaling:
         for key in ("mean", "std"):
             object.__setattr__(self, key, tuple(float(c) for c in getattr(self, key)))
         if not self.mean or len(self.mean) != len(self.std):
-            raise ValueError(
-                f"there are {len(self.mean)} means and {len(self.std)} standard deviations; "
-                "give one of each for every channel."
-            )
+            counts = f"{len(self.mean)} means and {len(self.std)} stds"
+            raise ValueError(f"there are {counts}; give one of each for every channel.")
         if not (np.isfinite(self.mean + self.std).all() and min(self.std) > 0):
             raise ValueError(f"mean {self.mean}, std {self.std}; give finite means, positive stds.")
 
@@ -265,9 +257,7 @@ class Scaling:
         if x.ndim == 0 or x.shape[-1] != len(self.mean):
             raise ValueError(f"x is {tuple(x.shape)}; this scaling has {len(self.mean)} channels.")
         if not (x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"):
-            raise ValueError(
-                f"x is of {x.dtype}; give floating-point numbers, since the scaled values are."
-            )
+            raise ValueError(f"x is of {x.dtype}; give floating-point numbers, as the scaled are.")
         if isinstance(x, Tensor):
             return x.new_tensor(self.mean), x.new_tensor(self.std)
         return np.asarray(self.mean, x.dtype), np.asarray(self.std, x.dtype)

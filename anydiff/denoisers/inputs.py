@@ -24,9 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anydiff.checks import check_range, check_shape
+
 __all__ = [
     "Conditioned", "Conditions", "CrossAttention", "Tokens", "added", "check_context",
-    "check_counts", "check_image", "flagged", "label_rows", "read_image", "read_tokens", "zeroed",
+    "check_image", "flagged", "label_rows", "read_image", "read_tokens", "zeroed",
 ]  # fmt: skip
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -39,17 +41,21 @@ def zeroed(module: Module) -> Module:
     return module
 
 
-def check_counts(**counts: int) -> None:
-    """Check the numbers of classes, columns, … that a constructor is given.
+def check_absent(option: str, **given: Tensor | None) -> None:
+    """Check that a network that was built without a condition is not given it.
+
+    Arguments:
+        option: The argument of the constructor that is 0.
+        given: What was given to `forward`, by its names.
 
     Raises:
-        ValueError: If one is negative.
+        ValueError: If something was given.
     """
-    what = {"classes": "labels", "context": "columns", "tokens": "a token's numbers"}
-    for name, value in counts.items():
-        if value < 0:
+    for name, value in given.items():
+        if value is not None:
             raise ValueError(
-                f"{name} is {value}; give the number of {what.get(name, 'channels')}, 0 for none."
+                f"{name} is {tuple(value.shape)} but the network was built with {option}=0; leave it "
+                "out, or build one that takes it."
             )
 
 
@@ -74,14 +80,10 @@ def label_rows(embedding: nn.Embedding | None, label: Tensor | None, items: int)
     Raises:
         ValueError: If there is not one integer for each item, or the network has no classes.
     """
-    if label is None:
+    if label is None or embedding is None:
+        check_absent("classes", label=label)
         return None
-    if embedding is None or label.shape != (items,):
-        classes = 0 if embedding is None else embedding.num_embeddings
-        raise ValueError(
-            f"the label is {tuple(label.shape)} for {items} items, and the network was built "
-            f"with classes={classes}; give one label for each, to a network of classes."
-        )
+    check_shape((items,), "give one label for each item", label=label)
     if label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"the label is of {label.dtype}; give integers, -1 for none.")
     known = (label >= 0).to(embedding.weight.dtype)[:, None]
@@ -100,17 +102,12 @@ def check_context(context: Tensor | None, columns: int, *leading: tuple[int, ...
     Raises:
         ValueError: If its shape is another.
     """
-    if context is None:
-        return
-    ways = " or ".join(str((*shape, columns)) for shape in dict.fromkeys(leading))
-    given = context.shape[-1] if context.ndim else 0
-    if given != columns or columns == 0:
-        raise ValueError(
-            f"context has {given} columns but the network was built with context={columns}; "
-            + (f"give {ways}." if columns else "leave it out, or build one with as many.")
-        )
-    if tuple(context.shape[:-1]) not in leading:
-        raise ValueError(f"context is {tuple(context.shape)}; give {ways}.")
+    if context is None or not columns:
+        return check_absent("context", context=context)
+    shapes = [(*shape, columns) for shape in dict.fromkeys(leading)]
+    if tuple(context.shape) not in shapes:
+        ways = " or ".join(map(str, shapes))
+        raise ValueError(f"context is {tuple(context.shape)}; give {ways} to this network.")
 
 
 def flagged(
@@ -163,30 +160,17 @@ def read_tokens(
     Raises:
         ValueError: If they do not fit each other, the batch, or the network's width.
     """
-    given = mask if tokens is None else tokens
-    if given is not None and not width:
-        raise ValueError(
-            f"tokens are {tuple(given.shape)} but the network was built with tokens=0; build it with "
-            "the tokens' width, or leave them and tokens_mask out."
-        )
-    if tokens is None and mask is not None:
-        raise ValueError(
-            f"tokens_mask is {tuple(mask.shape)} and there are no tokens; leave both out for none."
-        )
     if not width:
+        check_absent("tokens", tokens=tokens, tokens_mask=mask)
         return None
     if tokens is None:
+        if mask is not None:
+            raise ValueError(
+                "tokens_mask is given and there are no tokens; leave both out for none."
+            )
         tokens = like.new_zeros(items, 0, width)
-    if tokens.ndim != 3 or tokens.shape[0] != items or tokens.shape[2] != width:
-        raise ValueError(
-            f"tokens are {tuple(tokens.shape)}; expected ({items}, L, {width}), as the network was "
-            f"built with tokens={width}."
-        )
-    if mask is not None and (mask.shape != tokens.shape[:2] or mask.dtype != torch.bool):
-        raise ValueError(
-            f"tokens_mask is {tuple(mask.shape)} of {mask.dtype}; give a boolean tensor "
-            f"{tuple(tokens.shape[:2])} that is True where a token is valid."
-        )
+    check_shape((items, None, width), f"the network has tokens={width}", tokens=tokens)
+    check_shape(tokens.shape[:2], "it is True where a token is valid", torch.bool, tokens_mask=mask)
     valid = ~tokens.isnan().any(2)
     if mask is not None:
         valid = valid & mask
@@ -270,7 +254,7 @@ class Conditioned(nn.Module, ABC):
 
     def __init__(self, context: int, classes: int, tokens: int) -> None:
         super().__init__()
-        check_counts(context=context, classes=classes, tokens=tokens)
+        check_range("[0, inf)", context=context, classes=classes, tokens=tokens)
         self.context, self.classes, self.tokens = context, classes, tokens
 
     def _build_readers(
@@ -325,21 +309,11 @@ def check_image(
     Raises:
         ValueError: If one of them does not fit.
     """
-    for name, value in (("image", image), ("image_t", image_t)):
-        if value is not None and not channels:
-            raise ValueError(
-                f"{name} is {tuple(value.shape)} but the network was built with image=0; build it with "
-                "the image's channels, or leave image and image_t out."
-            )
-    if image is not None and (image.ndim != dims + 2 or image.shape[:2] != (items, channels)):
-        raise ValueError(
-            f"image is {tuple(image.shape)}; expected ({items}, {channels}, "
-            f"{'l' if dims == 1 else 'h, w'}), as the network was built with image={channels}."
-        )
-    if image_t is not None and image_t.shape != (items,):
-        raise ValueError(
-            f"image_t is {tuple(image_t.shape)}; expected ({items},), a time for each image."
-        )
+    if not channels:
+        check_absent("image", image=image, image_t=image_t)
+    shape = items, channels, *[None] * dims
+    check_shape(shape, f"the network was built with image={channels}", image=image)
+    check_shape((items,), "give a time for each image", image_t=image_t)
 
 
 def read_image(image: Tensor | None, channels: int, x_t: Tensor) -> Tensor:

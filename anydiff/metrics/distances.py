@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range
+
 __all__ = [
     "PrecisionRecall", "frechet", "jensen_shannon", "mmd", "nearest_ratio", "precision_recall",
 ]  # fmt: skip
@@ -122,13 +124,10 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 5) -> PrecisionRecall:
         Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020).
         https://arxiv.org/abs/2002.09797
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; give the number of a neighbour, 1 or more.")
+    check_range("[1, inf)", k=k)
     fake, real = _pair(fake, real, least=k + 1)
-    fake_radius, real_radius = (
-        _distances(rows, rows).kthvalue(k + 1).values  # a row is its own nearest
-        for rows in (fake, real)
-    )
+    # of k + 1, since a row is its own nearest
+    fake_radius, real_radius = (_distances(r, r).kthvalue(k + 1).values for r in (fake, real))
     apart = _distances(real, fake)
     in_real = apart <= real_radius[:, None]
     in_fake = apart <= fake_radius[None]
@@ -157,14 +156,12 @@ def nearest_ratio(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
     """
     fake, train = _pair(fake, train, least=1)
     held_out, _ = _pair(held_out, train, least=1)
-    near, usual = (
-        float(
-            torch.cat(
-                [_distances(part, train).amin(1) for part in torch.split(rows, 2048)]
-            ).median()
-        )
-        for rows in (fake, held_out)
-    )
+
+    def nearest(rows: Tensor) -> float:
+        parts = torch.split(rows, 2048)
+        return float(torch.cat([_distances(part, train).amin(1) for part in parts]).median())
+
+    near, usual = nearest(fake), nearest(held_out)
     return near / usual if usual > 0 else math.nan
 
 
@@ -192,9 +189,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
         raise ValueError("a histogram is empty, or has negative or non-finite counts.")
     p, q = p / p.sum(), q / q.sum()
     middle = (p + q) / 2
-    nats = sum(
-        torch.special.xlogy(h, h).sum() - torch.special.xlogy(h, middle).sum() for h in (p, q)
-    )
+    nats = sum(torch.xlogy(h, h).sum() - torch.xlogy(h, middle).sum() for h in (p, q))
     return math.sqrt(min(max(float(nats) / (2 * math.log(2)), 0.0), 1.0))
 
 
@@ -202,9 +197,7 @@ def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
     """Both in float64; an error unless they are (N, D) and (M, D), finite, with `least` rows."""
     x, y = torch.as_tensor(x).detach().double(), torch.as_tensor(y).detach().double()
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"the features are {tuple(x.shape)} and {tuple(y.shape)}; give (N, D) and (M, D)."
-        )
+        raise ValueError(f"features {tuple(x.shape)} and {tuple(y.shape)}; give (N, D) and (M, D).")
     if min(len(x), len(y)) < least:
         raise ValueError(f"{len(x)} and {len(y)} rows; give at least {least} of each.")
     if not (bool(x.isfinite().all()) and bool(y.isfinite().all())):

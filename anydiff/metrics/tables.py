@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
+from anydiff.checks import check_choice
+
 __all__ = ["MATCHES", "Column", "aligned", "rendered"]
 
 
@@ -71,8 +73,7 @@ def aligned(cells: Sequence[Sequence[str]], style: str = "text") -> str:
     Raises:
         ValueError: The style is neither of the two, or the rows differ in length.
     """
-    if style not in ("text", "markdown"):
-        raise ValueError(f"style is {style!r}; give 'text' or 'markdown'.")
+    check_choice(("text", "markdown"), style=style)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
     if style == "markdown":

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, check_shape
 from anydiff.editing.known import impute
 from anydiff.predictions import Predictor
 from anydiff.spaces import Masked, Seed
@@ -52,17 +53,12 @@ def forecast(
         ValueError: The history has not three axes, the horizon or n is below 1, or a length does not
             fit the history.
     """
-    if horizon < 1 or history.ndim != 3:
-        raise ValueError(
-            f"horizon is {horizon} and the history {tuple(history.shape)}; give at least one row, and "
-            "(B, N, C)."
-        )
+    check_range("[1, inf)", horizon=horizon)
+    check_shape((None, None, None), "give (B, N, C)", history=history)
     B, N, C = history.shape
     known = torch.as_tensor([N] * B if lengths is None else lengths, device=history.device)
     if known.shape != (B,) or bool(((known < 0) | (known > N)).any()):
-        raise ValueError(
-            f"lengths are {known.tolist()}; give one of 0 to {N} rows for each of the {B} items."
-        )
+        raise ValueError(f"lengths are {known.tolist()}; give 0 to {N} rows for each of {B} items.")
     rows = torch.arange(N + horizon, device=history.device)
     space = Masked(rows < (known + horizon)[:, None])
     x = history.new_full((B, N + horizon, C), torch.nan)

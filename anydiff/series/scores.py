@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, check_shape
+
 __all__ = ["coverage", "crps"]
 
 
@@ -62,8 +64,7 @@ def coverage(draws: Tensor, truth: Tensor, share: float = 0.8) -> Tensor:
         ValueError: The shapes do not match, there is no draw, or the share lies outside (0, 1).
     """
     _check(draws, truth)
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}; give a number between 0 and 1.")
+    check_range("(0, 1)", share=share)
     edges = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=draws.dtype, device=draws.device)
     low, high = draws.quantile(edges, dim=0)
     inside: Tensor = (low <= truth) & (truth <= high)
@@ -71,7 +72,5 @@ def coverage(draws: Tensor, truth: Tensor, share: float = 0.8) -> Tensor:
 
 
 def _check(draws: Tensor, truth: Tensor) -> None:
-    if draws.ndim != truth.ndim + 1 or draws.shape[1:] != truth.shape or len(draws) == 0:
-        raise ValueError(
-            f"draws are {tuple(draws.shape)} and the truth {tuple(truth.shape)}; give (n, *) and (*)."
-        )
+    check_shape((None, *truth.shape), "give several draws of the truth", draws=draws)
+    check_range("[1, inf)", number_of_draws=len(draws))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from statistics import fmean
 
 from anydiff.extras import extra
 
@@ -38,11 +39,7 @@ def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
 
     steps, losses = zip(*sorted(points["loss"].items()), strict=True)
     window = max(1, len(losses) // 50)
-    smooth = [
-        sum(part) / len(part)
-        for k in range(len(losses))
-        if (part := losses[max(0, k - window) : k + 1])
-    ]
+    smooth = [fmean(losses[max(0, k - window) : k + 1]) for k in range(len(losses))]
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()

@@ -98,7 +98,7 @@ def test_items_that_cannot_be_right_are_refused(items, message):
     [
         ((np.zeros(3), [0, 3]), r"give numbers \(R, C\)"),
         ((np.zeros((3, 1)), [0.0, 3.0]), "integers"),
-        ((np.zeros((3, 1)), [0, 2]), "from 0 to 2 but there are 3 rows"),
+        ((np.zeros((3, 1)), [0, 2]), "from 0 to 2; give 0 to the number of rows, 3"),
         ((np.zeros((3, 1)), [0, 2, 2, 3]), "item 1 is empty"),
         ((np.zeros((3, 1)), [0, 3], np.ones((3, 2), bool)), "booleans"),
         ((np.zeros((3, 1)), [0, 2, 3], np.array([[True], [True], [False]])), "item 1 has no"),

@@ -134,7 +134,7 @@ def test_what_can_not_be_drawn_so_is_refused(tmp_path):
         (lambda: animate_denoising(path, frames[0]), r"\(T, B, C, H, W\)"),
         (lambda: animate_denoising(path, frames, fps=0), "fps is 0"),
         (lambda: animate_denoising(path, frames, fps=60), "fps is 60"),
-        (lambda: animate_denoising(path, frames, hold=-1), "hold -1"),
+        (lambda: animate_denoising(path, frames, hold=-1), "hold is -1"),
     ]:
         with pytest.raises(ValueError, match=words):
             call()

@@ -37,7 +37,7 @@ def test_without_reports_there_is_the_header():
 
 
 def test_another_style_and_rows_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="'latex'; give 'text' or 'markdown'"):
+    with pytest.raises(ValueError, match="'latex'; choose one of 'text', 'markdown'"):
         rendered(REPORTS, COLUMNS, "latex")
     with pytest.raises(ValueError, match="shorter"):
         aligned([["a", "b"], ["c"]])

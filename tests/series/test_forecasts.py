@@ -66,8 +66,8 @@ def test_a_forecast_begins_where_each_item_ends():
 @pytest.mark.parametrize(
     "shape, horizon, lengths, message",
     [
-        ((3, 4), 2, None, r"\(B, N, C\)"),
-        ((2, 4, 1), 0, None, "at least one row"),
+        ((3, 4), 2, None, r"history is \(3, 4\).*\(B, N, C\)"),
+        ((2, 4, 1), 0, None, "horizon is 0"),
         ((2, 4, 1), 1, [4, 5], "0 to 4 rows"),
         ((2, 4, 1), 1, [4], "2 items"),
     ],

@@ -42,8 +42,8 @@ def test_coverage_of_the_right_distribution_is_the_share():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: crps(draws(3, 4), draws(4, 1)), r"\(n, \*\)"),
-        (lambda: coverage(draws(3, 4), draws(4), 1.0), "between 0 and 1"),
+        (lambda: crps(draws(3, 4), draws(4, 1)), r"draws is \(3, 4\).*not \(\*, 4, 1\)"),
+        (lambda: coverage(draws(3, 4), draws(4), 1.0), r"share is 1.0; give a number in \(0, 1\)"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(call, message):

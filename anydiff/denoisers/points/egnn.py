@@ -239,9 +239,8 @@ class EGNN(PointDenoiser):
         embedding = weights.get("embedding.weight")
         if embedding is None:
             raise ValueError(
-                "no entry egnn.embedding.weight or dynamics.egnn.embedding.weight among the "
-                f"{len(state_dict)} given ({', '.join(list(state_dict)[:3])}, …); "
-                "give the state dict of EDM's generative model."
+                f"no [dynamics.]egnn.embedding.weight among {len(state_dict)} entries "
+                f"({', '.join(list(state_dict)[:3])}, …); give the state dict of EDM's generative model."
             )
         blocks = {name.split(".")[0] for name in weights if name.startswith("e_block_")}
         sublayers = {name.split(".")[1] for name in weights if ".gcl_" in name} - {"gcl_equiv"}
@@ -256,21 +255,18 @@ class EGNN(PointDenoiser):
         net = cls(**{**config, **overrides}).to(embedding.dtype)
 
         first = net.state_dict()
-        ours = {name: first.pop(name) for name in list(first) if name.startswith(_BEYOND_EDM)}
-        names = {name: _published_name(name) for name in first}
-        missing = [f"egnn.{name}" for name in names.values() if name not in weights]
-        odd = [f"egnn.{name}" for name in weights if name not in names.values()]
-        shapes = [
-            f"egnn.{names[name]} is {tuple(weights[names[name]].shape)}, not {tuple(own.shape)}"
-            for name, own in first.items()
-            if names[name] in weights and weights[names[name]].shape != own.shape
-        ]
-        if missing or odd or shapes:
+        names = {_published_name(name): name for name in first if not name.startswith(_BEYOND_EDM)}
+        wanted = {name: tuple(first[own].shape) for name, own in names.items()}
+        given = {name: tuple(weight.shape) for name, weight in weights.items()}
+        if wrong := {name for name, _ in wanted.items() ^ given.items()}:
             raise ValueError(
                 f"the weights are not those of EGNN(**{net.config}): "
-                f"missing {missing}; unknown {odd}; other shapes {shapes}."
+                + "; ".join(
+                    f"egnn.{n} is {given.get(n, 'absent')}, not {wanted.get(n, 'absent')}"
+                    for n in sorted(wrong)
+                )
             )
-        net.load_state_dict(ours | {name: weights[theirs] for name, theirs in names.items()})
+        net.load_state_dict(first | {names[name]: weight for name, weight in weights.items()})
         return net
 
 

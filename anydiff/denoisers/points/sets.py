@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anydiff.checks import check_shape
 from anydiff.denoisers.inputs import Conditioned, Conditions, added, check_context
 from anydiff.spaces import Ragged
 
@@ -131,20 +132,9 @@ class PointDenoiser(Conditioned):
                 f"the space is {type(space).__name__}, and {type(self).__name__} needs Ragged, which "
                 "says which rows belong to which item; of a Packed space, give that of the field."
             )
-        if x_t.ndim != 2 or x_t.shape[1] != 3 + self.features:
-            raise ValueError(
-                f"x_t is {tuple(x_t.shape)}; expected (N, {3 + self.features}): rows of 3 positions "
-                f"and {self.features} features."
-            )
-        if len(x_t) != len(space.index):
-            raise ValueError(
-                f"x_t has {len(x_t)} rows but the space indexes {len(space.index)}; "
-                "build the space from the same batch."
-            )
-        if t.shape != (space.num_items,):
-            raise ValueError(
-                f"t is {tuple(t.shape)}; expected ({space.num_items},), one time for each item."
-            )
+        hint = f"give rows of 3 positions and {self.features} features, and the same batch's space"
+        check_shape((len(space.index), 3 + self.features), hint, x_t=x_t)
+        check_shape((space.num_items,), "give one time for each item", t=t)
 
     def _embed(self, columns: list[Tensor], space: Ragged, cond: Conditions) -> Tensor:
         """The first features h of the points, from columns (N, …) and the conditions, (N, hidden)."""

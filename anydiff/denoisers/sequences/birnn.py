@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anydiff.checks import check_range
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import FourierTime, time_features
 from anydiff.denoisers.inputs import Conditions, added, zeroed
@@ -110,14 +111,10 @@ class BiRNN(SequenceDenoiser):
         super().__init__(channels, observed, context, classes, tokens)
         if tokens and not residual:
             raise ValueError(
-                f"tokens is {tokens}, and ChiroDiff's stack has no attention; build the network with "
-                "residual=True, or give the same information as context."
+                f"tokens is {tokens}, and ChiroDiff's stack has no attention; give residual=True."
             )
         velocity = channels if velocity is None else velocity
-        if not 0 <= velocity <= channels:
-            raise ValueError(
-                f"velocity is {velocity}; it must be between 0 and {channels} channels."
-            )
+        check_range(f"[0, {channels}]", velocity=velocity)
         self.velocity, self.residual = velocity, residual
 
         inputs = channels + velocity + channels * observed + context

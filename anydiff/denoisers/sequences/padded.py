@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_shape
 from anydiff.denoisers.inputs import Conditioned, Conditions, check_context
 from anydiff.spaces import Dense, Masked
 
@@ -56,11 +57,9 @@ class SequenceDenoiser(Conditioned):
             ValueError: If the space is of another kind, or the inputs do not fit each other or the
                 network.
         """
-        if x_t.ndim != 3 or x_t.shape[2] != self.channels:
-            raise ValueError(f"x_t is {tuple(x_t.shape)}; expected (B, N, {self.channels}).")
+        check_shape((None, None, self.channels), "the network has these channels", x_t=x_t)
         B, N, _ = x_t.shape
-        if t.shape != (B,):
-            raise ValueError(f"t is {tuple(t.shape)}; expected ({B},), a time for each item.")
+        check_shape((B,), "give a time for each item", t=t)
         check_context(context, self.context, (B,), (B, N))
         if space is None or isinstance(space, Dense):
             space = Masked(torch.ones(B, N, dtype=torch.bool, device=x_t.device))
@@ -71,8 +70,7 @@ class SequenceDenoiser(Conditioned):
             )
         if space.observed is not None and not self.observed:
             raise ValueError(
-                "the space has values that were not observed, but the network was built with "
-                "observed=False and would take them for zeros; build it with observed=True."
+                "the space has unobserved values, which would be read as 0; build with observed=True."
             )
 
         x_t, outside = space.project(x_t), ~space.mask[..., None]

@@ -25,6 +25,8 @@ from torch.amp import custom_bwd, custom_fwd
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from anydiff.checks import check_choice, check_range, check_shape
+
 __all__ = ["BiRecurrent"]
 
 NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -281,8 +283,7 @@ class BiRecurrent(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, cell: Literal["gru", "lstm"] = "gru") -> None:
         super().__init__()
-        if cell not in CELLS:
-            raise ValueError(f"cell is {cell!r}; choose one of {', '.join(map(repr, CELLS))}.")
+        check_choice(CELLS, cell=cell)
         self.inputs, self.hidden, self.cell = inputs, hidden, cell
         layer = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](inputs, hidden, bidirectional=True)
         for name, parameter in layer.named_parameters():
@@ -302,21 +303,15 @@ class BiRecurrent(nn.Module):
         Raises:
             ValueError: If the lengths do not fit x, or x does not fit the layer.
         """
-        if x.ndim != 3 or x.shape[2] != self.inputs:
-            raise ValueError(f"x is {tuple(x.shape)}; expected (B, N, {self.inputs}).")
-        if lengths.shape != x.shape[:1] or lengths.is_floating_point():
-            raise ValueError(
-                f"lengths is {tuple(lengths.shape)} of {lengths.dtype}; expected ({len(x)},) "
-                "integers, one for each item of x."
-            )
+        check_shape((None, None, self.inputs), "the layer was built for these inputs", x=x)
+        check_shape(x.shape[:1], "give one for each item of x", lengths=lengths)
+        if lengths.is_floating_point():
+            raise ValueError(f"lengths are of {lengths.dtype}; give integers.")
         if x.device.type != "cpu":
             return self._padded(x, lengths.to(x.device))
         sizes, N = tuple(lengths.tolist()), x.shape[1]
-        if sizes and not 0 <= min(sizes) <= max(sizes) <= N:
-            raise ValueError(
-                f"lengths are {min(sizes)} to {max(sizes)} but x has {N} positions; "
-                "give the lengths of the items of x."
-            )
+        if sizes:
+            check_range(f"[0, {N}]", shortest_length=min(sizes), longest_length=max(sizes))
         weights = [*self._weights(""), *self._weights("_reverse")]
         y: Tensor = Recurrence.apply(x, Steps.of(sizes, N), self.cell, *weights)  # type: ignore[no-untyped-call]
         return y

@@ -80,10 +80,7 @@ class Transformer(SequenceDenoiser):
     ) -> None:
         super().__init__(channels, observed, context, classes, tokens)
         if hidden % 4 or hidden % heads:
-            raise ValueError(
-                f"hidden is {hidden}; give a multiple of 4, for sines and cosines of positions, and of "
-                f"the {heads} heads."
-            )
+            raise ValueError(f"hidden is {hidden}; give a multiple of 4 and of the {heads} heads.")
         self.hidden = hidden
 
         layer = partial(

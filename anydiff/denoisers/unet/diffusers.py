@@ -41,23 +41,6 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "upsample_type": ("conv", "resnet"),
     "resnet_time_scale_shift": ("default", "scale_shift"),
 }
-_DEFAULTS: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3],
-    "up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"],
-    "block_out_channels": [224, 448, 672, 896],
-    "layers_per_block": 2,
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-    "attn_norm_num_groups": None,
-    "norm_eps": 1e-5,
-    "freq_shift": 0,
-    "flip_sin_to_cos": True,
-    "dropout": 0.0,
-    "num_class_embeds": None,
-    **{key: known[0] for key, known in _FIXED.items()},
-}
 _NAMES = (  # ours, as regular expressions, and theirs
     (r"^embed_time\.1\.", "time_embedding.linear_1."),
     (r"^embed_time\.3\.", "time_embedding.linear_2."),
@@ -113,7 +96,6 @@ def load_diffusers(folder: str | os.PathLike[str], steps: int = 1000) -> UNet:
         raise ValueError(
             f"{about} describes a {name}, not a UNet2DModel; wrap the object with FromDiffusers."
         )
-    config = _DEFAULTS | config
     network = _build(config, steps, about)
     state = _translate(_read(weights), network, config, weights)
     for name, value in network.state_dict().items():
@@ -171,7 +153,8 @@ class FromDiffusers(nn.Module):
 
 
 def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
-    """The network of a configuration, without its weights."""
+    """The network of a configuration, without its weights; what it lacks has the value of diffusers."""
+    get = config.get
 
     def refuse(what: str) -> ValueError:
         return ValueError(
@@ -180,9 +163,10 @@ def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
         )
 
     for key, known in _FIXED.items():
-        if config[key] not in known:
-            raise refuse(f"{key} {config[key]!r}")
-    down, up = list(config["down_block_types"]), list(config["up_block_types"])
+        if (value := get(key, known[0])) not in known:
+            raise refuse(f"{key} {value!r}")
+    down = list(get("down_block_types", ["DownBlock2D", *["AttnDownBlock2D"] * 3]))
+    up = list(get("up_block_types", [*["AttnUpBlock2D"] * 3, "UpBlock2D"]))
     for kind in down:
         if kind not in ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"):
             raise refuse(f"down_block_types {kind!r}")
@@ -190,29 +174,29 @@ def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
         raise refuse(f"up_block_types {up} that do not mirror down_block_types {down}")
     if len(ways := _resamplings(config, down, up)) > 1:
         raise refuse(f"resolutions changed by {' and by '.join(sorted(ways))}")
-    adaptive = config["resnet_time_scale_shift"] == "scale_shift"
-    groups = config["norm_num_groups"]
+    adaptive = get("resnet_time_scale_shift") == "scale_shift"
+    groups = get("norm_num_groups", 32)
     if groups is None:
         raise refuse("norm_num_groups null")
-    middle = config["attn_norm_num_groups"] or (None if adaptive else groups)
+    middle = get("attn_norm_num_groups") or (None if adaptive else groups)
     if middle != groups:
         raise refuse(f"attn_norm_num_groups {middle} where norm_num_groups is {groups}")
     return UNet(
-        config["in_channels"],
-        tuple(config["block_out_channels"]),
-        config["layers_per_block"],
+        get("in_channels", 3),
+        tuple(get("block_out_channels", [224, 448, 672, 896])),
+        get("layers_per_block", 2),
         tuple(k for k, kind in enumerate(down) if kind.startswith("Attn")),
-        head_channels=config["attention_head_dim"],
-        out_channels=config["out_channels"],
+        head_channels=get("attention_head_dim", 8),
+        out_channels=get("out_channels", 3),
         steps=steps,
-        shift=config["freq_shift"],
+        shift=get("freq_shift", 0),
         modulation="scale_shift" if adaptive else "add",
         resample="block" if ways == {"resnet"} else "conv",
-        centered=config["downsample_padding"] == 1,
-        dropout=config["dropout"],
-        classes=config["num_class_embeds"] or 0,
+        centered=get("downsample_padding", 1) == 1,
+        dropout=get("dropout", 0.0),
+        classes=get("num_class_embeds") or 0,
         groups=groups,
-        eps=config["norm_eps"],
+        eps=get("norm_eps", 1e-5),
     )
 
 
@@ -220,8 +204,8 @@ def _resamplings(config: dict[str, Any], down: list[str], up: list[str]) -> set[
     """How resolutions change, "conv" or "resnet"; plain blocks ignore the configuration."""
     fixed = {"DownBlock2D": "conv", "UpBlock2D": "conv"}
     fixed |= {"ResnetDownsampleBlock2D": "resnet", "ResnetUpsampleBlock2D": "resnet"}
-    ways = {fixed.get(kind, config["downsample_type"]) for kind in down[:-1]}
-    return ways | {fixed.get(kind, config["upsample_type"]) for kind in up[:-1]}
+    ways = {fixed.get(kind, config.get("downsample_type", "conv")) for kind in down[:-1]}
+    return ways | {fixed.get(kind, config.get("upsample_type", "conv")) for kind in up[:-1]}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -260,7 +244,7 @@ def _translate(
     for name in ours:
         if ".qkv." in name or ".out." in name:  # before 2023 these were convolutions of kernel 1
             ours[name] = ours[name].flatten(1) if ours[name].ndim > 2 else ours[name]
-    if config["flip_sin_to_cos"]:  # cosines first
+    if config.get("flip_sin_to_cos", True):  # cosines first
         weight = ours["embed_time.1.weight"]
         ours["embed_time.1.weight"] = weight.roll(weight.shape[1] // 2, 1)
     return ours

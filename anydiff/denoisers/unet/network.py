@@ -25,19 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anydiff.checks import check_choice, check_range, check_shape
+from anydiff.denoisers import inputs
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import FourierTime, SinusoidalTime
-from anydiff.denoisers.inputs import (
-    added,
-    check_context,
-    check_counts,
-    check_image,
-    flagged,
-    label_rows,
-    read_image,
-    read_tokens,
-    zeroed,
-)
 from anydiff.denoisers.unet import layers
 from anydiff.denoisers.unet.layers import Resolution, Size, conv, side
 from anydiff.spaces import Space
@@ -126,16 +117,13 @@ class UNet(nn.Module):
         super().__init__()
         widths, last = tuple(widths), len(widths) - 1
         attention = (last,) if attention is None else tuple(attention)
-        check_counts(classes=classes, context=context, tokens=tokens, image=image)
-        _check_sizes(
-            widths, attention, head_channels, groups, channels=channels, blocks=blocks, patch=patch
-        )
-        _check_choices(
-            time=(time, "sinusoidal", "fourier"),
-            modulation=(modulation, "add", "scale_shift"),
-            resample=(resample, "conv", "block"),
-            dims=(dims, 1, 2),
-        )
+        check_range("[0, inf)", classes=classes, context=context, tokens=tokens, image=image)
+        check_range("[1, inf)", channels=channels, blocks=blocks, patch=patch)
+        _check_widths(widths, attention, head_channels, groups)
+        check_choice(("sinusoidal", "fourier"), time=time)
+        check_choice(("add", "scale_shift"), modulation=modulation)
+        check_choice(("conv", "block"), resample=resample)
+        check_choice((1, 2), dims=dims)
         self.channels, self.classes, self.dims, self.patch = channels, classes, dims, patch
         self.context, self.tokens, self.image = context, tokens, image
         self.learns_variance = out_channels == 2 * channels
@@ -166,16 +154,15 @@ class UNet(nn.Module):
             Resolution(down[k], widths[k], block, attends[k], halve if k < last else None)
             for k in range(len(widths))
         )
-        self.mid = nn.ModuleList(
-            [block(widths[-1], widths[-1]), attend(widths[-1]), block(widths[-1], widths[-1])]
-        )
+        deep = widths[-1]
+        self.mid = nn.ModuleList([block(deep, deep), attend(deep), block(deep, deep)])
         self.up = nn.ModuleList(
             Resolution(up[k], widths[k], block, attends[k], double if k > 0 else None)
             for k in range(last, -1, -1)
         )
 
         self.norm_out = nn.GroupNorm(groups, widths[0], eps)
-        self.conv_out = zeroed(conv(widths[0], (out_channels or channels) * cells, dims))
+        self.conv_out = inputs.zeroed(conv(widths[0], (out_channels or channels) * cells, dims))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -246,21 +233,20 @@ class UNet(nn.Module):
         Raises:
             ValueError: If the inputs do not fit each other or the network.
         """
-        if x_t.ndim != self.dims + 2 or x_t.shape[1] != self.channels:
-            raise ValueError(
-                f"x_t is {tuple(x_t.shape)}; this network takes (B, {self.channels}, "
-                f"{'L' if self.dims == 1 else 'H, W'})."
-            )
+        shape = None, self.channels, *[None] * self.dims
+        check_shape(
+            shape, f"the network has {self.channels} channels and dims={self.dims}", x_t=x_t
+        )
         x = x_t.to(self.conv_in.weight.dtype)
-        check_context(context, self.context, tuple(t.shape))
-        check_image(image, image_t, self.image, len(t), self.dims)
-        read = read_tokens(tokens, tokens_mask, len(t), self.tokens, x)
+        inputs.check_context(context, self.context, tuple(t.shape))
+        inputs.check_image(image, image_t, self.image, len(t), self.dims)
+        read = inputs.read_tokens(tokens, tokens_mask, len(t), self.tokens, x)
         c = F.silu(self._embedding(t, label, context, image_t))
 
         x = x if self.dims == 2 else x[:, :, None]
         size = x.shape[2:]
         if self.image:
-            x = torch.cat([x, read_image(image, self.image, x)], 1)
+            x = torch.cat([x, inputs.read_image(image, self.image, x)], 1)
         x = _fold(x, self.patch, self.dims).contiguous(memory_format=torch.channels_last)
         states = [self.conv_in(x)]
         level: Any
@@ -282,11 +268,11 @@ class UNet(nn.Module):
     ) -> Tensor:
         """The embedding of the time and of all conditions but pixels and tokens, (B, 4 widths[0])."""
         like = self.conv_in.weight
-        c = _embed(self.embed_time, t, like.dtype)
-        c = added(c, label_rows(self.embed_label, label, len(t)))
+        label_rows = inputs.label_rows(self.embed_label, label, len(t))
+        c = inputs.added(_embed(self.embed_time, t, like.dtype), label_rows)
         if self.embed_context is not None:
-            columns = torch.cat(flagged(context, len(t), self.context, like), 1)
-            c = c + self.embed_context(columns)
+            columns = inputs.flagged(context, len(t), self.context, like)
+            c = c + self.embed_context(torch.cat(columns, 1))
         if self.embed_image_t is not None:
             clean = torch.zeros_like(t) if image_t is None else image_t
             c = c + _embed(self.embed_image_t, clean.masked_fill(clean.isnan(), 0), like.dtype)
@@ -312,9 +298,7 @@ def _changing(block: Block, change: str, width: int) -> layers.ResBlock:
     return block(width, width, change=change)
 
 
-def _input_channels(
-    widths: tuple[int, ...], blocks: int
-) -> tuple[list[list[int]], list[list[int]]]:
+def _input_channels(widths: Size, blocks: int) -> tuple[list[list[int]], list[list[int]]]:
     """The input channels of every block of each resolution, on the way down and on the way up."""
     down, up, last = [], [], len(widths) - 1
     states = [widths[0]]  # channels of what the way down leaves for the blocks of the way up
@@ -322,8 +306,8 @@ def _input_channels(
         down.append([states[-1], *[width] * (blocks - 1)])
         states += [width] * (blocks + (k < last))
     for k in range(last, -1, -1):
-        inputs = [widths[min(k + 1, last)], *[widths[k]] * blocks]
-        up.append([channels + states.pop() for channels in inputs])
+        entering = [widths[min(k + 1, last)], *[widths[k]] * blocks]
+        up.append([channels + states.pop() for channels in entering])
     return down, up[::-1]
 
 
@@ -348,28 +332,13 @@ def _unfold(y: Tensor, patch: int, dims: int, size: Size) -> Tensor:
     return y.reshape(B, C // (p * q), H * p, W * q)[:, :, : size[0], : size[1]]
 
 
-def _check_choices(**choices: tuple[Any, Any, Any]) -> None:
-    for name, (value, first, second) in choices.items():
-        if value not in (first, second):
-            raise ValueError(f"{name} is {value!r}; give {first!r} or {second!r}.")
-
-
-def _check_sizes(
-    widths: Sequence[int], attention: Sequence[int], head: int | None, groups: int, **counts: int
-) -> None:
-    counts["groups"] = groups
-    counts["head_channels"] = 1 if head is None else head
-    if not widths or min(*widths, *counts.values()) < 1:
-        raise ValueError(
-            f"widths are {widths}, {', '.join(f'{k} {v}' for k, v in counts.items())}; give one width or "
-            "more, all of them 1 or more."
-        )
+def _check_widths(widths: Size, attention: Size, head: int | None, groups: int) -> None:
+    check_range("[1, inf)", groups=groups, head_channels=1 if head is None else head)
+    check_range("[1, inf)", number_of_widths=len(widths), smallest_width=min(widths, default=1))
+    for level in attention:
+        check_range(f"[0, {len(widths) - 1}]", attention=level)
     if widths[0] % 2:
-        raise ValueError(
-            f"the first width is {widths[0]}; give an even one, for sines and cosines."
-        )
-    if wrong := [level for level in attention if not 0 <= level < len(widths)]:
-        raise ValueError(f"attention at level {wrong[0]}; there are levels 0 to {len(widths) - 1}.")
+        raise ValueError(f"the first width is {widths[0]}; it is even, for sines and cosines.")
     divisors = [(width, groups, "groups of the norms") for width in widths]
     if head is not None:
         attending = [widths[k] for k in {*attention, len(widths) - 1}]

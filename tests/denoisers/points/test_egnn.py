@@ -280,9 +280,9 @@ def test_from_edm_names_what_does_not_fit():
     _, weights = golden()
     lacking = dict(weights)
     del lacking["egnn.e_block_1.gcl_0.node_mlp.2.bias"]
-    with pytest.raises(ValueError, match=r"missing \['egnn.e_block_1.gcl_0.node_mlp.2.bias'\]"):
+    with pytest.raises(ValueError, match=r"egnn.e_block_1.gcl_0.node_mlp.2.bias is absent, not \("):
         EGNN.from_edm(lacking)
-    with pytest.raises(ValueError, match=r"unknown \['egnn.e_block_1.gcl_0.rotary'\]"):
+    with pytest.raises(ValueError, match=r"egnn.e_block_1.gcl_0.rotary is \(1,\), not absent"):
         EGNN.from_edm({**weights, "egnn.e_block_1.gcl_0.rotary": torch.zeros(1)})
     wide = {**weights, "egnn.e_block_0.gcl_0.edge_mlp.0.weight": torch.zeros(16, 56)}
     with pytest.raises(ValueError, match=r"edge_mlp.0.weight is \(16, 56\), not \(16, 34\)"):
@@ -294,9 +294,9 @@ def test_from_edm_names_what_does_not_fit():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"x_t": torch.zeros(29, 8)}, r"expected \(N, 7\)"),
-        ({"x_t": torch.zeros(28, 7)}, "28 rows but the space indexes 29"),
-        ({"t": torch.zeros(29)}, r"t is \(29,\); expected \(5,\)"),
+        ({"x_t": torch.zeros(29, 8)}, r"not \(29, 7\)"),
+        ({"x_t": torch.zeros(28, 7)}, r"x_t is \(28, 7\).*not \(29, 7\)"),
+        ({"t": torch.zeros(29)}, r"t is \(29,\).*not \(5\)"),
         ({"context": torch.zeros(5, 2)}, "built with context=0"),
     ],
     ids=str,

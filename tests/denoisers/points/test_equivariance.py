@@ -183,8 +183,8 @@ def test_the_config_is_json_and_builds_the_same_network(kind):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda x, t, s: (x[:, 1:], t, s), r"expected \(N, 7\)"),
-        (lambda x, t, s: (x[1:], t, s), "same batch"),
+        (lambda x, t, s: (x[:, 1:], t, s), r"not \(\d+, 7\)"),
+        (lambda x, t, s: (x[1:], t, s), "same batch's space"),
         (lambda x, t, s: (x, t[1:], s), "one time for each item"),
         (lambda x, t, s: (x, t, Dense()), "the space is Dense, and (EGNN|PairNet) needs Ragged"),
     ],
@@ -194,5 +194,5 @@ def test_errors_name_the_value_and_the_way_out(kind, change, message):
     with pytest.raises(ValueError, match=message):
         network(kind)(x_t, t, space=space)
     x_t, t, space = batch()
-    with pytest.raises(ValueError, match="context has 2 columns"):
+    with pytest.raises(ValueError, match=r"context is \(\d, 2\)"):
         network(kind)(x_t, t, space=space, context=torch.zeros(len(SIZES), 2))

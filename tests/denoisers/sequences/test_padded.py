@@ -286,13 +286,13 @@ def test_the_transformer_learns_to_tell_noise_from_a_line():
 def test_a_call_that_does_not_fit_says_how(kind):
     net = network(kind, context=2)
     x_t, t, space, cond = batch(context=2)
-    with pytest.raises(ValueError, match=r"expected \(B, N, 3\)"):
+    with pytest.raises(ValueError, match=r"not \(\*, \*, 3\)"):
         net(x_t[..., :2], t, space=space, **cond)
     with pytest.raises(ValueError, match="same batch"):
         net(x_t[:, :5], t, space=space, **cond)
     with pytest.raises(ValueError, match="a time for each item"):
         net(x_t, t[:2], space=space, **cond)
-    with pytest.raises(ValueError, match="built with context=2"):
+    with pytest.raises(ValueError, match=r"context is .*; give .*, 2\)"):
         net(x_t, t, space=space, context=cond["context"][:, :1])
     missing = Masked(space.mask, torch.rand(x_t.shape) < 0.5)
     with pytest.raises(ValueError, match="observed=True"):
@@ -302,7 +302,7 @@ def test_a_call_that_does_not_fit_says_how(kind):
         network(kind, observed=True)(x_t, t, space=narrow)
     with pytest.raises(ValueError, match=f"is Ragged, and {kind.__name__} takes padded sequences"):
         net(x_t, t, space=Ragged.from_sizes(LENGTHS), **cond)
-    with pytest.raises(ValueError, match="between 0 and 3"):
+    with pytest.raises(ValueError, match=r"velocity is 4; give a number in \[0, 3\]"):
         BiRNN(3, velocity=4)
     with pytest.raises(ValueError, match="multiple of 4"):
         Transformer(3, 18)
