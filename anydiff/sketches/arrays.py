@@ -59,13 +59,10 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
             with zipfile.ZipFile(path) as file:
                 size = sum(member.file_size for member in file.infolist())
                 _check_size(size, Path(path).stat().st_size, name)
-                arrays = {
-                    member.filename.removesuffix(".npy"): _array(
-                        _unpacked(file, member, f"{name}, {member.filename}"),
-                        f"{name}, {member.filename}",
-                    )
-                    for member in file.infolist()
-                }
+                arrays = {}
+                for member in file.infolist():
+                    raw = _unpacked(file, member, where := f"{name}, {member.filename}")
+                    arrays[member.filename.removesuffix(".npy")] = _array(raw, where)
     except SketchError:
         raise
     except Exception as error:  # zipfile and NumPy raise a dozen kinds on faulty files
@@ -74,9 +71,7 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
     try:
         for key in arrays.keys() & set(_NUMBERS):
             if isinstance(arrays[key], list) and len(arrays) > 1:
-                raise SketchError(
-                    f"{name}: {key} is an array of Python objects; it should be one array of numbers."
-                )
+                raise SketchError(f"{name}: {key} is of Python objects; give an array of numbers.")
         if arrays.keys() & {"points", "steps"}:
             if part is not None:
                 raise SketchError(f"{name}: has no parts; leave out part={part!r}.")
@@ -109,9 +104,7 @@ def _check_size(size: int, packed: int, name: str) -> None:
 def _unpacked(file: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # the only two that NumPy writes, and the only ones that zipfile can stop at a size
-        raise SketchError(
-            f"{name}: compressed in a way that NumPy does not use; write it with np.savez_compressed."
-        )
+        raise SketchError(f"{name}: not compressed as by NumPy; write it with np.savez_compressed.")
     with file.open(member) as stream:
         return stream.read(member.file_size)  # without a size it may unpack more than it declares
 
@@ -133,9 +126,7 @@ def _flat(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
     offsets = arrays["offsets"]
     rows = arrays["strokes"]
     if rows.ndim != 2 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(rows):
-        raise SketchError(
-            f"{name}: offsets should run from 0 to the number of rows, and strokes are {rows.shape}."
-        )
+        raise SketchError(f"{name}: offsets should run from 0 to the rows of strokes {rows.shape}.")
     labels = None
     if "labels" in arrays:
         labels = _texts(arrays, "labels", name)
@@ -206,9 +197,8 @@ def _array(raw: bytes, name: str) -> Any:
         raise SketchError(
             f"{name}: its pickle is cut short or not of arrays ({type(error).__name__}: {error})."
         ) from error
-    _check_size(
-        sum(row.nbytes for row in rows), len(raw), name
-    )  # a pickle may repeat one many times
+    # a pickle may repeat one many times
+    _check_size(sum(row.nbytes for row in rows), len(raw), name)
     return rows
 
 
@@ -226,9 +216,8 @@ def write_npz(path: PathLike, sketches: Sketches, *, unit: float | None = None) 
             already and the unit is a power of two.
     """
     if unit is None:
-        arrays: dict[str, Any] = {
-            key: getattr(sketches, key) for key in ("points", "strokes", "offsets")
-        }
+        own = ("points", "strokes", "offsets")
+        arrays: dict[str, Any] = {key: getattr(sketches, key) for key in own}
     else:
         rounded = np.rint(sketches.points.astype(np.float64) / unit).astype(np.int64)
         arrays = {
@@ -249,6 +238,5 @@ def _small(values: np.ndarray) -> np.ndarray:
     """The same integers in the smallest type that holds them all."""
     low, high = values.min(initial=0), values.max(initial=0)
     types = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64)
-    return values.astype(
-        next(t for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
-    )
+    fitting = (t for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return values.astype(next(fitting))

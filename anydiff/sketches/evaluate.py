@@ -162,7 +162,7 @@ def chamfer(sketches: Sketches, reference: Sketches, spacing: float) -> np.ndarr
     """
     if len(sketches) != len(reference):
         raise ValueError(
-            f"there are {len(sketches)} sketches and {len(reference)} to compare with; give equally many."
+            f"{len(sketches)} sketches and {len(reference)} to compare; give equally many."
         )
     points = []
     for drawn in (sketches, reference):
@@ -292,9 +292,7 @@ def evaluate(
     sound, real = _sound(sketches), _sound(reference)
     least = _NEIGHBOURS + 1
     if len(real) < least:
-        raise ValueError(
-            f"the reference has {len(real)} sketches that can be drawn; give {least} or more."
-        )
+        raise ValueError(f"the reference has {len(real)} drawable sketches; give {least} or more.")
     if len(sound) < least:
         return SketchReport(name, num, len(sound), nfe=nfe, seconds=seconds)
     x, y = _features(sound), _features(real)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_shape
 from anydiff.files import PathLike
 from anydiff.metrics.shipped import FeatureNetwork, layer
 
@@ -61,9 +62,6 @@ class SketchFeatures(FeatureNetwork):
 
     def _checked(self, pixels: np.ndarray | Tensor) -> Tensor:
         pixels = torch.as_tensor(pixels)
-        if pixels.dtype != torch.uint8 or pixels.shape[1:] != (self.side, self.side):
-            raise ValueError(
-                f"the pictures are {tuple(pixels.shape)} of {pixels.dtype}; "
-                f"give (M, {self.side}, {self.side}) of uint8, as rasterize makes them."
-            )
+        hint = "give pictures as rasterize makes them"
+        check_shape((None, self.side, self.side), hint, torch.uint8, pixels=pixels)
         return pixels[:, None]

@@ -64,7 +64,7 @@ def read_sketches(
     name = name or str(path)
     ending = path.suffix.lower()
     if path.is_dir():
-        return _read_folder(path, name, part, tolerance, skip_empty)
+        return _read_folder(path, name, part=part, tolerance=tolerance, skip_empty=skip_empty)
     if ending not in _ENDINGS:
         raise SketchError(f"{name}: give a folder, or a file that ends in {', '.join(_ENDINGS)}.")
     if not path.is_file():
@@ -83,29 +83,24 @@ def read_sketches(
         return Sketches.from_lists([], name=name)
 
 
-def _read_folder(
-    folder: Path, name: str, part: str | None, tolerance: float | None, skip_empty: bool
-) -> Sketches:
+def _read_folder(folder: Path, name: str, **options: Any) -> Sketches:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IN_FOLDERS)
     if not paths:
         raise SketchError(f"{name}: there are no files in it that end in {', '.join(_IN_FOLDERS)}.")
-    files = [
-        read_sketches(path, part=part, tolerance=tolerance, skip_empty=skip_empty) for path in paths
-    ]
+    files = [read_sketches(path, **options) for path in paths]
     labels: list[str] = []
     for path, sketches in zip(paths, files, strict=True):
         labels += [path.stem] * len(sketches) if sketches.labels is None else list(sketches.labels)
     timed = all(sketches.times is not None for sketches in files if len(sketches))
     sizes = [sketches.stroke_sizes for sketches in files]
     counts = [sketches.counts for sketches in files]
+    times = [sketches.times for sketches in files if sketches.times is not None]
     return Sketches(
         np.concatenate([sketches.points for sketches in files]),
         np.cumsum(np.concatenate([[0], *sizes])),
         np.cumsum(np.concatenate([[0], *counts])),
         labels,
-        np.concatenate([s.times for s in files if s.times is not None])
-        if timed and labels
-        else None,
+        np.concatenate(times) if timed and labels else None,
         name,
     )
 
@@ -146,9 +141,7 @@ def _read_ndjson(path: Path, name: str, skip_empty: bool) -> Sketches:
                     if not stroke[0]:
                         if skip_empty:
                             continue
-                        raise wrong(
-                            f"stroke {s} is empty; skip_empty=True leaves such strokes out."
-                        )
+                        raise wrong(f"stroke {s} is empty; skip_empty=True leaves such ones out.")
                     for kept, new in zip(values, stroke, strict=False):
                         kept += new
                     sizes.append(len(stroke[0]))

@@ -85,15 +85,12 @@ def animate_denoising(
     shown = [[tidy(sketch) for sketch in _each(frame)] for frame in frames]
     num = len(shown[-1])
     if num == 0 or any(len(frame) != num for frame in shown):
-        raise ValueError(
-            f"the frames hold {sorted({len(f) for f in shown})} sketches; give equally many in each."
-        )
+        raise ValueError(f"frames hold {sorted(set(map(len, shown)))} sketches, not equally many.")
     width = size / 40 if width is None else width
     columns = min(columns or num, num)
     bar = max(2, size // 70) if progress else 0
-    pictures = [
-        np.zeros((math.ceil(num / columns) * size + 2 * bar, columns * size)) for _ in frames
-    ]
+    shape = (math.ceil(num / columns) * size + 2 * bar, columns * size)
+    pictures = [np.zeros(shape) for _ in frames]
     for m in range(num):
         box = _viewport([frame[m] for frame in shown], room=0.22)
         least = _length(shown[-1][m])
@@ -176,10 +173,8 @@ def animate_drawing(
     total = np.maximum(np.bincount(stroke, length), 1e-12)
     before = np.cumsum(length) - length
     before -= before[np.searchsorted(stroke, stroke)]
-    t0, t1 = (
-        begin[stroke] + (end - begin)[stroke] * along / total[stroke]
-        for along in (before, before + length)
-    )
+    ways = (before, before + length)
+    t0, t1 = (begin[stroke] + (end - begin)[stroke] * way / total[stroke] for way in ways)
 
     steps = max(2, round(seconds * fps))
     final = pen_coverage(a, b, np.zeros(len(a), int), 1, size, width / 2)[0]

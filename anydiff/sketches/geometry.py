@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from anydiff.checks import check_range
 from anydiff.data.ranges import ranges
 from anydiff.sketches.sketches import Sketches
 
@@ -35,11 +36,8 @@ def resample(
         raise ValueError(f"spacing is {spacing}; it should be above 0, in the points' units.")
     if points is not None and points < 2:
         raise ValueError(f"points is {points}; a stroke should get 2 or more.")
-    p, first, last = (
-        sketches.points.astype(np.float64),
-        sketches.strokes[:-1],
-        sketches.strokes[1:] - 1,
-    )
+    p = sketches.points.astype(np.float64)
+    first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     if len(p) == 0:
         return sketches
     steps = np.zeros(len(p))  # from each point to the next of its stroke
@@ -49,9 +47,8 @@ def resample(
     if spacing is None:
         n = np.full(len(first), points)
     else:
-        n = np.where(
-            first == last, 1, np.maximum(np.ceil(lengths / spacing).astype(np.int64) + 1, 2)
-        )
+        needed = np.maximum(np.ceil(lengths / spacing).astype(np.int64) + 1, 2)
+        n = np.where(first == last, 1, needed)
 
     # one running length for all strokes; each new point is looked up among those of its own stroke
     along = np.cumsum(steps) - steps
@@ -72,9 +69,8 @@ def resample(
         return new
 
     times = None if sketches.times is None else between(np.asarray(sketches.times, np.float64))
-    return replace(
-        sketches, points=between(p).astype(sketches.points.dtype), strokes=strokes, times=times
-    )
+    even = between(p).astype(sketches.points.dtype)
+    return replace(sketches, points=even, strokes=strokes, times=times)
 
 
 def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketches:
@@ -92,8 +88,7 @@ def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketche
     Raises:
         ValueError: The size is not positive and finite.
     """
-    if not 0 < size < np.inf:
-        raise ValueError(f"size is {size}; it should be above 0.")
+    check_range("(0, inf)", size=size)
     if len(sketches) == 0:
         return sketches
     low, high = sketches.box
@@ -124,8 +119,7 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
         Algorithms for the reduction of the number of points required to represent a digitized line
         or its caricature (Douglas, Peucker, 1973). https://doi.org/10.3138/FM57-6770-U75U-7727
     """
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon is {epsilon}; it should be 0 or more, in the points' units.")
+    check_range("[0, inf]", epsilon=epsilon)
     points = sketches.points
     keep = np.zeros(len(points), bool)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
@@ -147,11 +141,9 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
         farthest = numbers[candidates[one]]
 
         cut = most > epsilon
-        keep[farthest[cut]] = True
-        first, last = (
-            np.concatenate([first[cut], farthest[cut]]),
-            np.concatenate([farthest[cut], last[cut]]),
-        )
+        middle = farthest[cut]
+        keep[middle] = True
+        first, last = np.concatenate([first[cut], middle]), np.concatenate([middle, last[cut]])
     return replace(
         sketches,
         points=points[keep],

@@ -325,12 +325,9 @@ def two_colors(sketches: Sketches, first: np.ndarray) -> np.ndarray:
 def _colors(sketches: Sketches, wanted: bool | np.ndarray) -> np.ndarray | None:
     """The colour of each stroke, (S, 3), or None for ink."""
     count = len(sketches.order)
-    if isinstance(wanted, np.ndarray):
-        if wanted.shape != (count, 3):
-            raise ValueError(
-                f"stroke_colors are {wanted.shape}; give one for each stroke, ({count}, 3)."
-            )
-        return wanted
-    if not wanted:
-        return None
-    return np.concatenate([ordered_colors(n) for n in sketches.counts.tolist()])
+    if not isinstance(wanted, np.ndarray):
+        each = sketches.counts.tolist()
+        return np.concatenate([ordered_colors(n) for n in each]) if wanted else None
+    if wanted.shape != (count, 3):
+        raise ValueError(f"stroke_colors are {wanted.shape}, not ({count}, 3): one for a stroke.")
+    return wanted

@@ -91,9 +91,12 @@ def _turning(step: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.pad(angle, 1)[: len(step) + 1] if len(step) else np.zeros(1)
 
 
-def _array(rows: Tensor | np.ndarray) -> np.ndarray:
-    """As an array of float64, from any device and precision."""
-    return np.asarray(rows.double().cpu() if isinstance(rows, Tensor) else rows, np.float64)
+def _array(rows: Tensor | np.ndarray, channels: int) -> np.ndarray:
+    """Rows as NumPy floats, checked."""
+    array = np.asarray(rows.double().cpu() if isinstance(rows, Tensor) else rows, np.float64)
+    if array.ndim != 2 or array.shape[1] != channels:
+        raise ValueError(f"rows are {array.shape}; expected (*, {channels}), x[space.mask].")
+    return array
 
 
 def _frame(sketches: Sketches) -> tuple[tuple[float, float], float]:
@@ -140,9 +143,8 @@ class StrokeRows:
         center, scale = _frame(sketches)
         if points is not None:
             return cls(int(points), center, scale, bend)
-        some = sketches.subset(
-            np.linspace(0, len(sketches) - 1, min(len(sketches), 500)).astype(int)
-        )
+        numbers = np.linspace(0, len(sketches) - 1, min(len(sketches), 500)).astype(int)
+        some = sketches.subset(numbers)
         size = float(np.median(_extents(some)))
         for fewest in (8, 10, 12, 16, 24, 32, 48):
             error = float(np.quantile(_errors(some, along(some, fewest, bend)), 0.99))
@@ -182,11 +184,7 @@ class StrokeRows:
             ValueError: The rows have another shape.
             SketchError: A row is not finite, or the lengths do not add up to S.
         """
-        rows = _array(rows)
-        if rows.ndim != 2 or rows.shape[1] != self.channels:
-            raise ValueError(
-                f"rows are {rows.shape}; expected (S, {self.channels}), x[space.mask]."
-            )
+        rows = _array(rows, self.channels)
         xy = rows.reshape(-1, 2) * self.scale + self.center
         strokes = np.arange(len(rows) + 1) * self.points
         return Sketches(xy, strokes, np.cumsum([0, *np.asarray(lengths).tolist()]), name="drawn")
@@ -244,11 +242,7 @@ class PointRows:
             ValueError: The rows have another shape.
             SketchError: A row is not finite.
         """
-        rows = _array(rows)
-        if rows.ndim != 2 or rows.shape[1] != self.channels:
-            raise ValueError(
-                f"rows are {rows.shape}; expected (P, {self.channels}), x[space.mask]."
-            )
+        rows = _array(rows, self.channels)
         ends = np.cumsum(np.asarray(lengths, np.int64))
         lifted = rows[:, 2] > 0
         lifted[ends - 1] = True  # the last stroke of a sketch ends with it

@@ -30,6 +30,8 @@ __all__ = [
     "to_stroke3", "to_stroke5",
 ]  # fmt: skip
 
+Labels = Sequence[str] | None
+
 
 class SketchError(ValueError):
     """Faulty sketches, or a faulty file of them. The message names the place."""
@@ -59,7 +61,7 @@ class Sketches:
     points: np.ndarray
     strokes: np.ndarray
     offsets: np.ndarray
-    labels: Sequence[str] | None = None
+    labels: Labels = None
     times: np.ndarray | None = None
     name: str = "sketches"
 
@@ -89,9 +91,7 @@ class Sketches:
     def _check_offsets(self, field: str, offsets: np.ndarray, count: int, of: str) -> None:
         whole = "sketch" if of == "stroke" else "stroke"
         if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != count:
-            raise SketchError(
-                f"{self.name}: {field} must run from 0 to {count}, the {of}s there are."
-            )
+            raise SketchError(f"{self.name}: {field} must run from 0 to the {count} {of}s.")
         if (short := np.diff(offsets) < 1).any():
             where = f"{whole} {int(np.argmax(short))}"
             if whole == "stroke":
@@ -101,10 +101,7 @@ class Sketches:
 
     @classmethod
     def from_lists(
-        cls,
-        sketches: Sequence[Sequence[np.ndarray]],
-        labels: Sequence[str] | None = None,
-        name: str = "sketches",
+        cls, sketches: Sequence[Sequence[np.ndarray]], labels: Labels = None, name: str = "sketches"
     ) -> Sketches:
         """From one list of strokes for each sketch.
 
@@ -121,14 +118,9 @@ class Sketches:
             for m, sketch in enumerate(sketches)
             for s, stroke in enumerate(sketch)
         ]
-        return cls(
-            np.concatenate([np.empty((0, 2)), *strokes]),
-            np.cumsum([0, *map(len, strokes)]),
-            np.cumsum([0, *map(len, sketches)]),
-            labels,
-            None,
-            name,
-        )
+        points = np.concatenate([np.empty((0, 2)), *strokes])
+        ends, offsets = np.cumsum([0, *map(len, strokes)]), np.cumsum([0, *map(len, sketches)])
+        return cls(points, ends, offsets, labels, None, name)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -186,14 +178,7 @@ class Sketches:
         first, end = (b.clip(0, counts) for b in bounds)
         kept = (self.order >= first.repeat(counts)) & (self.order < end.repeat(counts))
         points = kept.repeat(self.stroke_sizes)
-        return Sketches(
-            self.points[points],
-            np.concatenate([[0], np.cumsum(self.stroke_sizes[kept])]),
-            np.concatenate([[0], np.cumsum(np.maximum(end - first, 0))]),
-            self.labels,
-            None if self.times is None else self.times[points],
-            self.name,
-        )
+        return self._kept(points, self.stroke_sizes[kept], np.maximum(end - first, 0), self.labels)
 
     def subset(self, numbers: Sequence[int] | np.ndarray) -> Sketches:
         """Some of the sketches.
@@ -204,14 +189,16 @@ class Sketches:
         chosen = np.arange(len(self))[np.asarray(numbers) if len(numbers) else slice(0)]
         strokes = ranges(self.offsets[chosen], self.offsets[chosen + 1])
         points = ranges(self.strokes[strokes], self.strokes[strokes + 1])
-        return Sketches(
-            self.points[points],
-            np.concatenate([[0], np.cumsum(self.stroke_sizes[strokes])]),
-            np.concatenate([[0], np.cumsum(self.counts[chosen])]),
-            None if self.labels is None else [self.labels[n] for n in chosen],
-            None if self.times is None else self.times[points],
-            self.name,
-        )
+        labels = None if self.labels is None else [self.labels[n] for n in chosen]
+        return self._kept(points, self.stroke_sizes[strokes], self.counts[chosen], labels)
+
+    def _kept(
+        self, points: np.ndarray, sizes: np.ndarray, counts: np.ndarray, labels: Labels
+    ) -> Sketches:
+        """Some of the points, which make strokes of `sizes` and sketches of `counts` strokes."""
+        strokes, offsets = (np.concatenate([[0], np.cumsum(n)]) for n in (sizes, counts))
+        times = None if self.times is None else self.times[points]
+        return Sketches(self.points[points], strokes, offsets, labels, times, self.name)
 
 
 def as_stroke(values: Any, where: str) -> np.ndarray:
@@ -227,15 +214,11 @@ def as_stroke(values: Any, where: str) -> np.ndarray:
     try:
         stroke = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise SketchError(
-            f"{where} is not an array of numbers ({error}); give (n, 2) rows."
-        ) from None
+        raise SketchError(f"{where} is not of numbers ({error}); give (n, 2) rows.") from None
     if stroke.size == 0:
         return stroke.reshape(0, 2)
     if stroke.ndim != 2 or stroke.shape[1] != 2:
-        raise SketchError(
-            f"{where} is {stroke.shape}; give (n, 2) rows of x, y, np.transpose of lists [xs, ys]."
-        )
+        raise SketchError(f"{where} is {stroke.shape}; give (n, 2) rows, np.transpose of [xs, ys].")
     return stroke
 
 
@@ -260,7 +243,7 @@ def to_stroke3(sketches: Sketches) -> list[np.ndarray]:
 
 
 def from_stroke3(
-    rows: Sequence[np.ndarray], labels: Sequence[str] | None = None, name: str = "stroke-3"
+    rows: Sequence[np.ndarray], labels: Labels = None, name: str = "stroke-3"
 ) -> Sketches:
     """Sketches from rows of dx, dy, pen; each begins at its first step from the origin.
 
@@ -274,11 +257,9 @@ def from_stroke3(
     Raises:
         SketchError: Rows have another shape, a sketch has none, or a pen is neither 0 nor 1.
     """
-    for m, sketch in enumerate(rows):
-        if np.ndim(sketch) != 2 or np.shape(sketch)[1] != 3 or len(sketch) == 0:
-            raise SketchError(
-                f"{name}: sketch {m} is {np.shape(sketch)}; give (n, 3) rows of dx, dy, pen, n ≥ 1."
-            )
+    for m, shape in enumerate(map(np.shape, rows)):
+        if len(shape) != 2 or shape[1] != 3 or shape[0] == 0:
+            raise SketchError(f"{name}: sketch {m} is {shape}; give (n, 3) of dx, dy, pen, n ≥ 1.")
     begin = np.cumsum([0, *map(len, rows)])
     pen = np.concatenate([np.empty(0), *(np.asarray(sketch)[:, 2] for sketch in rows)])
     if not (good := (pen == 0) | (pen == 1)).all():
@@ -327,7 +308,7 @@ def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
 
 
 def from_stroke5(
-    rows: Sequence[np.ndarray], labels: Sequence[str] | None = None, name: str = "stroke-5"
+    rows: Sequence[np.ndarray], labels: Labels = None, name: str = "stroke-5"
 ) -> Sketches:
     """Sketches from rows of dx, dy and the three pen states.
 

@@ -49,9 +49,7 @@ def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = 
     reader = _Reader(name, tolerance)
     read_events(path, name, reader.start, reader.end)
     if not reader.strokes:
-        raise EmptySketch(
-            f"{name}: nothing is drawn in it; there should be a path, polyline or the like with points."
-        )
+        raise EmptySketch(f"{name}: nothing is drawn in it, no path, polyline or the like.")
     return Sketches.from_lists([reader.strokes], name=name)
 
 
@@ -130,9 +128,7 @@ def _as_path(tag: str, attributes: dict[str, str]) -> str | None:
         points = attributes.get("points", "")
         rest = NUMBER.sub(" ", points).replace(",", " ").split()
         if rest or len(NUMBER.findall(points)) % 2:
-            raise SketchError(
-                f"the points {short(points)} of a <{tag}> should be pairs of numbers."
-            )
+            raise SketchError(f"the points {short(points)} of <{tag}> should be pairs of numbers.")
         if not points.strip():
             return ""
         return f"M{points}" + ("Z" if tag == "polygon" else "")
@@ -253,9 +249,7 @@ def write_svg(
     """
     if isinstance(sketch, Sketches):
         if len(sketch) != 1:
-            raise SketchError(
-                f"{sketch.name}: an SVG file holds one sketch, not {len(sketch)}; give sketches[m]."
-            )
+            raise SketchError(f"{sketch.name}: {len(sketch)} sketches, not one; give sketches[m].")
         sketch = sketch[0]
     checked = Sketches.from_lists([sketch])
     low, high = checked.points.min(0), checked.points.max(0)

@@ -30,10 +30,9 @@ __all__ = ["MOST_POINTS", "NUMBER", "Subpath", "flatten", "parse_path", "short",
 # possessive throughout (+ after a quantifier): nothing is tried twice, so time is linear in the text
 _NUMBER = r"[+-]?(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?\d++)?+"
 NUMBER = re.compile(_NUMBER, re.ASCII)
-_NEXT = re.compile(rf"[\s,]*+{_NUMBER}", re.ASCII)
-_ARC = re.compile(
-    rf"[\s,]*+({_NUMBER})" * 3 + r"[\s,]*+([01])" * 2 + rf"[\s,]*+({_NUMBER})" * 2, re.ASCII
-)
+_PART = rf"[\s,]*+({_NUMBER})"
+_NEXT = re.compile(_PART, re.ASCII)
+_ARC = re.compile(_PART * 3 + r"[\s,]*+([01])" * 2 + _PART * 2, re.ASCII)
 _COMMANDS = re.compile(r"([A-DF-Za-df-z])([^A-DF-Za-df-z]*)")  # e and E belong to numbers
 _TAKES = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 _MOST = 1_000_000  # pieces of a curve, or of a path's arcs; beyond, the tolerance is a mistake
@@ -157,9 +156,7 @@ def subpaths(d: str, tolerance: float = 0.1) -> list[Subpath]:
     for letter, values, where in _read_commands(d):
         command, (ox, oy) = letter.upper(), (here if letter.islower() else (0.0, 0.0))
         if last == "" and command != "M":
-            raise SketchError(
-                f"the path {short(d)} begins with {letter!r}; it should begin with M."
-            )
+            raise SketchError(f"the path {short(d)} begins with {letter!r} and not with M.")
         if command == "Z":
             if last == "Z":
                 continue
@@ -252,9 +249,7 @@ def _read_commands(d: str) -> list[tuple[str, list[float], int]]:
             )
         commands.append((letter, values, where))
     if not commands and d.strip():
-        raise SketchError(
-            f"the path {short(d)} does not begin with a command; it should begin with M."
-        )
+        raise SketchError(f"the path {short(d)} does not begin with a command, that is M.")
     return commands
 
 

@@ -48,15 +48,11 @@ def read_events(
         parser.Parse(data, True)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
-        raise SketchError(
-            f"{name}, line {error.lineno}: not well-formed XML ({reason})."
-        ) from error
+        raise SketchError(f"{name}, line {error.lineno}: not well-formed XML: {reason}.") from error
     except SketchError:
         raise
-    except (
-        LookupError,
-        ValueError,
-    ) as error:  # from expat: an unknown encoding, or one of several bytes
+    except (LookupError, ValueError) as error:
+        # from expat: an unknown encoding, or one of several bytes
         raise SketchError(
             f"{name}, line {parser.CurrentLineNumber}: its encoding cannot be read ({error}); save it "
             "as UTF-8."

@@ -203,7 +203,7 @@ def test_the_first_strokes_are_in_ink_and_the_others_in_colour(tmp_path):
     dark = column.min(1) < 100
     shown = np.flatnonzero(dark & grey), np.flatnonzero(dark & ~grey)
     assert len(shown[0]) and len(shown[1]) and shown[0].max() < shown[1].min()
-    with pytest.raises(ValueError, match=r"give one for each stroke, \(7, 3\)"):
+    with pytest.raises(ValueError, match=r"not \(7, 3\): one for a stroke"):
         draw_grid(tmp_path / "b.png", both, stroke_colors=colors[1:])
 
 

@@ -78,10 +78,10 @@ def assert_same(a, b):
             {"points": np.array([[0, 0], [1, 1], [2, 2], [3, np.nan]])},
             "sketch 1, stroke 1, point 0",
         ),
-        ({"strokes": [0, 1, 2, 3]}, "strokes must run from 0 to 4"),
+        ({"strokes": [0, 1, 2, 3]}, "strokes must run from 0 to the 4 points"),
         ({"strokes": [0, 2, 2, 4]}, "sketch 1, stroke 0 is empty"),
         ({"strokes": [0, 3, 2, 4]}, "sketch 1, stroke 0 is empty"),
-        ({"offsets": [0, 2]}, "offsets must run from 0 to 3"),
+        ({"offsets": [0, 2]}, "offsets must run from 0 to the 3 strokes"),
         ({"offsets": [0, 0, 3]}, "sketch 0 is empty"),
         ({"labels": ["cat"]}, "1 labels, but 2 are needed"),
         ({"times": np.zeros(3)}, "3 times, but 4"),
@@ -97,14 +97,14 @@ def test_arrays_that_cannot_be_right_are_refused(changes, message):
 @pytest.mark.parametrize(
     "stroke, message",
     [
-        (np.zeros((2, 5)), r"is \(2, 5\); give \(n, 2\) rows of x, y, np.transpose of lists"),
+        (np.zeros((2, 5)), r"is \(2, 5\); give \(n, 2\) rows, np.transpose of"),
         ([[1, 2, 3], [4, 5, 6]], r"is \(2, 3\)"),
         (np.zeros((4, 3)), r"is \(4, 3\)"),
         (np.zeros((1, 3, 2)), r"is \(1, 3, 2\)"),
         (np.zeros(4), r"is \(4,\)"),
         (3.0, r"is \(\)"),
-        ([[1, 2], [3]], "is not an array of numbers"),
-        ([["a", "b"]], "is not an array of numbers"),
+        ([[1, 2], [3]], "is not of numbers"),
+        ([["a", "b"]], "is not of numbers"),
         ([], "is empty; each needs at least one point"),
         (np.zeros((0, 2)), "is empty"),
         ([[], []], "is empty"),
@@ -501,7 +501,7 @@ def test_labels_as_pythons_strings(tmp_path):
         with pytest.raises(SketchError, match=r"labels should be one|not of arrays"):
             read_sketches(path)
     np.savez(path, labels)
-    with pytest.raises(SketchError, match=r"sketch 0 is \(\); give \(n, 3\) rows"):
+    with pytest.raises(SketchError, match=r"sketch 0 is \(\); give \(n, 3\) of dx"):
         read_sketches(path)
 
 
@@ -513,7 +513,7 @@ def test_objects_where_numbers_belong_are_refused(tmp_path, key):
         if form == "rows":
             arrays = {"strokes": np.ones((3, 3)), "offsets": [0, 3]}
         np.savez(tmp_path / "a.npz", **{**arrays, key: rows})
-        with pytest.raises(SketchError, match=f"{key} is an array of Python objects") as error:
+        with pytest.raises(SketchError, match=f"{key} is of Python objects") as error:
             read_sketches(tmp_path / "a.npz")
         assert str(tmp_path / "a.npz") in str(error.value)
 
@@ -535,9 +535,7 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path, monkeypatch):
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         file.writestr("points.npy", b"")
-    with pytest.raises(
-        SketchError, match=r"points\.npy: compressed in a way that NumPy does not use"
-    ):
+    with pytest.raises(SketchError, match=r"points\.npy: not compressed as by NumPy"):
         read_sketches(path)
 
 
