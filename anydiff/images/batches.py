@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from anydiff.checks import check_range
 from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
 from anydiff.images.images import ImageError, Images, from_uint8
 from anydiff.spaces import Dense
@@ -49,17 +50,14 @@ class ImageBatchSampler(EpochBatches):
     def __init__(
         self, num: int, batch_size: int = 128, *, seed: int = 0, shuffle: bool = True
     ) -> None:
-        for name, value in (("num", num), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        check_range("[1, inf)", num=num, batch_size=batch_size)
         super().__init__(-(-num // batch_size), seed=seed)
         self.num, self.batch_size, self.shuffle = num, batch_size, shuffle
 
     def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
         if not self.shuffle:
-            return np.split(
-                np.arange(self.num), np.arange(self.batch_size, self.num, self.batch_size)
-            )
+            numbers = np.arange(self.num)
+            return np.split(numbers, numbers[self.batch_size :: self.batch_size])
         return np.array_split(rng.permutation(self.num), self.num_batches)
 
 

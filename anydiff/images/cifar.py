@@ -69,11 +69,8 @@ def is_cifar10(path: PathLike) -> bool:
     path = Path(path)
     if path.name == _ARCHIVE and path.is_file():
         return True
-    found = [
-        path / _ARCHIVE,
-        *(folder / name for folder in (path, path / _FOLDER) for name in _FILES),
-    ]
-    return any(file.is_file() for file in found)
+    files = (folder / name for folder in (path, path / _FOLDER) for name in _FILES)
+    return any(file.is_file() for file in (path / _ARCHIVE, *files))
 
 
 def load_cifar10(
@@ -93,12 +90,11 @@ def load_cifar10(
             names them.
     """
     folder = _folder(cache_folder() if root is None else Path(root), download, source)
-    meta = _read(folder / "batches.meta")
+    file = folder / "batches.meta"
+    meta = _read(file)
     names = meta.get("label_names")
     if not (isinstance(names, list) and all(isinstance(name, str) for name in map(_text, names))):
-        raise ImageError(
-            f"{folder / 'batches.meta'}: has no list of the classes' names (label_names)."
-        )
+        raise ImageError(f"{file}: has no list of the classes' names (label_names).")
     classes = tuple(_text(name) for name in names)
     count = meta.get("num_cases_per_batch", 10_000)
 
@@ -234,9 +230,8 @@ def _continue(source: Source, part: Path, have: int, timeout: float) -> int:
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Write those of the archive's seven files that are missing, and nothing else from it."""
-    wanted = {
-        f"{_FOLDER}/{name}": folder / name for name in _FILES if not (folder / name).is_file()
-    }
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    wanted = {f"{_FOLDER}/{name}": folder / name for name in missing}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
@@ -283,9 +278,7 @@ def _batch(path: Path, count: Any, classes: int) -> tuple[np.ndarray, list[int]]
     values = _read(path)
     data, labels = values.get("data"), values.get("labels")
     if not isinstance(data, PickledArray) or not isinstance(labels, list):
-        raise ImageError(
-            f"{path}: holds {sorted(map(str, values))}; it should have an array data and a list labels."
-        )
+        raise ImageError(f"{path}: holds {sorted(map(str, values))}; expected data and labels.")
     try:
         rows = data.numbers()
     except Exception as error:  # a pickled array may contain anything

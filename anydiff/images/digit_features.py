@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_shape
 from anydiff.metrics.shipped import FeatureNetwork, layer
 
 __all__ = ["DigitFeatures"]
@@ -66,10 +67,6 @@ class DigitFeatures(FeatureNetwork):
 
     def _checked(self, pixels: np.ndarray | Tensor) -> Tensor:
         pixels = torch.as_tensor(pixels)
-        if pixels.dtype != torch.uint8 or pixels.shape[1:] != (1, self.side, self.side):
-            raise ValueError(
-                f"the images are {tuple(pixels.shape)} of {pixels.dtype}, but these features are those "
-                f"of grey digits: give (M, 1, {self.side}, {self.side}) of uint8, or use PixelFeatures "
-                "for other images."
-            )
+        hint = "these are features of grey digits; use PixelFeatures for other images"
+        check_shape((None, 1, self.side, self.side), hint, torch.uint8, pixels=pixels)
         return pixels

@@ -306,9 +306,7 @@ def _mmd(x: Tensor, y: Tensor, seed: int) -> tuple[float, float]:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", UserWarning)  # that it stores the features
         torch.default_generator.manual_seed(seed)  # it takes no generator
-        metric = KernelInceptionDistance(
-            _Given(x), subsets=_SUBSETS, subset_size=size, sync_on_compute=False
-        )
+        metric = KernelInceptionDistance(_Given(x), _SUBSETS, size, sync_on_compute=False)
         metric.update(y.double(), real=True)
         metric.update(x.double(), real=False)
         mean, std = metric.compute()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
+from anydiff.checks import check_shape, frozen
 from anydiff.files import PathLike
 from anydiff.images.inception import Inception
 
@@ -32,7 +32,7 @@ _FILE = f"weights-inception-2015-12-05-{_HASH}.pth"
 INCEPTION = f"Inception v3 {_HASH}"  # the only name whose Fréchet distance is FID
 
 
-@dataclass(frozen=True)
+@frozen(size="[1, inf)")
 class PixelFeatures:
     """The image, averaged over areas to `size` × `size` pixels, all channels, in [−1, 1].
 
@@ -49,10 +49,6 @@ class PixelFeatures:
 
     size: int = 8
 
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}; give the pixels of a side, 1 or more.")
-
     @property
     def name(self) -> str:
         """The features' name in tables."""
@@ -68,14 +64,9 @@ class PixelFeatures:
         Raises:
             ValueError: `pixels` have another shape or type.
         """
-        if pixels.ndim != 4 or pixels.dtype != torch.uint8:
-            raise ValueError(
-                f"the images are {tuple(pixels.shape)} of {pixels.dtype}; give (M, C, H, W) of uint8."
-            )
-        small = [
-            adaptive_avg_pool2d(part.float(), self.size).flatten(1)
-            for part in torch.split(pixels, batch_size)
-        ]
+        check_shape([None] * 4, "give images (M, C, H, W) of uint8", torch.uint8, pixels=pixels)
+        parts = torch.split(pixels, batch_size)
+        small = [adaptive_avg_pool2d(part.float(), self.size).flatten(1) for part in parts]
         return torch.cat(small) / 127.5 - 1
 
 

@@ -82,9 +82,7 @@ def adapt(images: Images, size: Size = None, channels: int | None = None) -> Ima
     if (want, *sizes) == images.shape:
         return images
     if have not in (1, 3):
-        raise ImageError(
-            f"{images.name}: images of {have} channels cannot be resampled or converted."
-        )
+        raise ImageError(f"{images.name}: {have} channels cannot be resampled or converted.")
 
     Image = pillow()[0]
     modes = {1: "L", 3: "RGB"}
@@ -214,9 +212,7 @@ def read_mnist(path: PathLike) -> Images:
 
     missing = [image for image, label in files if label is None]
     if 0 < len(missing) < len(files):
-        raise ImageError(
-            f"{missing[0]}: there is no file of its labels, but the other part has one."
-        )
+        raise ImageError(f"{missing[0]}: has no file of labels, but the other part has one.")
     pixels: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for image, label in files:
@@ -277,9 +273,8 @@ def read_folder(folder: PathLike, *, size: Size = None, channels: int | None = N
     _check_channels(channels)
     files = _image_files(folder)
     pixels, grey = np.empty((0, 0, 0, 0), np.uint8), True
-    for m, path in enumerate(
-        tqdm(files, desc="reading images", unit=" files", disable=len(files) < _MANY)
-    ):
+    bar = tqdm(files, desc="reading images", unit=" files", disable=len(files) < _MANY)
+    for m, path in enumerate(bar):
         image = _read(path, sizes, channels)
         if m == 0:
             pixels = np.empty((len(files), *image.shape), np.uint8)
@@ -308,15 +303,10 @@ def _image_files(folder: Path) -> list[Path]:
     files = []
     for top, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        files += [
-            Path(top, name)
-            for name in names
-            if name.lower().endswith(_SUFFIXES) and not name.startswith(".")
-        ]
+        named = (n for n in names if n.lower().endswith(_SUFFIXES) and not n.startswith("."))
+        files += [Path(top, name) for name in named]
     if not files:
-        raise ImageError(
-            f"{folder}: there are no images ({', '.join(_SUFFIXES)}) in it; it holds {_some(folder)}."
-        )
+        raise ImageError(f"{folder}: holds {_some(folder)}, no images ({', '.join(_SUFFIXES)}).")
     return sorted(files, key=lambda path: path.relative_to(folder).parts)
 
 

@@ -57,9 +57,7 @@ class Images:
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
         if not 0 <= self.num_test <= len(pixels):
-            raise ImageError(
-                f"{self.name}: num_test is {self.num_test}, but there are {len(pixels)} images."
-            )
+            raise ImageError(f"{self.name}: num_test is {self.num_test} of {len(pixels)} images.")
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked(torch.as_tensor(self.labels)))
 
@@ -77,9 +75,7 @@ class Images:
         if wrong.any():
             m = int(wrong.to(torch.uint8).argmax())
             most = f"to {len(self.classes) - 1}, one for each name" if self.classes else "up"
-            raise ImageError(
-                f"{self.name}: image {m} has the label {int(labels[m])}; labels are from 0 {most}."
-            )
+            raise ImageError(f"{self.name}: image {m} has label {labels[m]}; labels are 0 {most}.")
         return labels
 
     @property
@@ -102,9 +98,8 @@ class Images:
         """
         chosen = np.arange(len(self))[np.asarray(indices)]
         labels = None if self.labels is None else torch.from_numpy(self.labels.numpy()[chosen])
-        return Images(
-            torch.from_numpy(self.pixels.numpy()[chosen]), labels, self.classes, name=self.name
-        )
+        pixels = torch.from_numpy(self.pixels.numpy()[chosen])
+        return Images(pixels, labels, self.classes, name=self.name)
 
 
 def from_uint8(pixels: Tensor) -> Tensor:

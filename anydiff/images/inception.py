@@ -22,6 +22,8 @@ __all__ = ["Inception", "resize"]
 
 Kernel = int | tuple[int, int]
 Chain = list[tuple[int, Kernel]]  # channels and kernel of one convolution after another
+Chains = dict[str, Chain]
+_DOUBLE: Chain = [(64, 1), (96, 3), (96, 3)]
 
 
 class Inception(nn.Module):
@@ -39,20 +41,14 @@ class Inception(nn.Module):
         self.Mixed_5b = _square(192, 32)
         self.Mixed_5c = _square(256, 64)
         self.Mixed_5d = _square(288, 64)
-        self.Mixed_6a = _Halving(
-            288, {"branch3x3": [(384, 3)], "branch3x3dbl": [(64, 1), (96, 3), (96, 3)]}
-        )
+        self.Mixed_6a = _Halving(288, {"branch3x3": [(384, 3)], "branch3x3dbl": _DOUBLE})
         self.Mixed_6b = _crossed(128)
         self.Mixed_6c = _crossed(160)
         self.Mixed_6d = _crossed(160)
         self.Mixed_6e = _crossed(192)
-        self.Mixed_7a = _Halving(
-            768,
-            {
-                "branch3x3": [(192, 1), (320, 3)],
-                "branch7x7x3": [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)],
-            },
-        )
+        sevens: Chain = [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)]
+        halves: Chains = {"branch3x3": [(192, 1), (320, 3)], "branch7x7x3": sevens}
+        self.Mixed_7a = _Halving(768, halves)
         self.Mixed_7b = _forked(1280, maxima=False)
         self.Mixed_7c = _forked(2048, maxima=True)
 
@@ -116,11 +112,7 @@ class _Mixed(nn.Module):
     """
 
     def __init__(
-        self,
-        before: int,
-        chains: dict[str, Chain],
-        fork: tuple[str, ...] = (),
-        maxima: bool = False,
+        self, before: int, chains: Chains, fork: tuple[str, ...] = (), maxima: bool = False
     ) -> None:
         super().__init__()
         self.maxima = maxima
@@ -129,9 +121,8 @@ class _Mixed(nn.Module):
             channels, steps = before, []
             for k, (after, kernel) in enumerate(chain, 1):
                 step = [name if len(chain) == 1 and name not in fork else f"{name}_{k}"]
-                self.add_module(
-                    step[0], self._convolution(channels, after, kernel, k == len(chain))
-                )
+                last = k == len(chain)
+                self.add_module(step[0], self._convolution(channels, after, kernel, last))
                 steps.append(step)
                 channels = after
             if name in fork:
@@ -167,39 +158,18 @@ class _Halving(_Mixed):
 
 
 def _square(before: int, pool: int) -> _Mixed:
-    return _Mixed(
-        before,
-        {
-            "branch1x1": [(64, 1)],
-            "branch5x5": [(48, 1), (64, 5)],
-            "branch3x3dbl": [(64, 1), (96, 3), (96, 3)],
-            "branch_pool": [(pool, 1)],
-        },
-    )
+    chains: Chains = {"branch1x1": [(64, 1)], "branch5x5": [(48, 1), (64, 5)]}
+    return _Mixed(before, chains | {"branch3x3dbl": _DOUBLE, "branch_pool": [(pool, 1)]})
 
 
 def _crossed(c: int) -> _Mixed:
     wide, high = (1, 7), (7, 1)
-    return _Mixed(
-        768,
-        {
-            "branch1x1": [(192, 1)],
-            "branch7x7": [(c, 1), (c, wide), (192, high)],
-            "branch7x7dbl": [(c, 1), (c, high), (c, wide), (c, high), (192, wide)],
-            "branch_pool": [(192, 1)],
-        },
-    )
+    double: Chain = [(c, 1), (c, high), (c, wide), (c, high), (192, wide)]
+    chains: Chains = {"branch1x1": [(192, 1)], "branch7x7": [(c, 1), (c, wide), (192, high)]}
+    return _Mixed(768, chains | {"branch7x7dbl": double, "branch_pool": [(192, 1)]})
 
 
 def _forked(before: int, maxima: bool) -> _Mixed:
-    return _Mixed(
-        before,
-        {
-            "branch1x1": [(320, 1)],
-            "branch3x3": [(384, 1)],
-            "branch3x3dbl": [(448, 1), (384, 3)],
-            "branch_pool": [(192, 1)],
-        },
-        fork=("branch3x3", "branch3x3dbl"),
-        maxima=maxima,
-    )
+    chains: Chains = {"branch1x1": [(320, 1)], "branch3x3": [(384, 1)]}
+    chains |= {"branch3x3dbl": [(448, 1), (384, 3)], "branch_pool": [(192, 1)]}
+    return _Mixed(before, chains, ("branch3x3", "branch3x3dbl"), maxima)

@@ -194,9 +194,7 @@ class ImageModel(KindModel):
             return None
         wanted = [label] if isinstance(label, int) else list(label or range(self.classes))
         if wrong := [n for n in wanted if not 0 <= n < self.classes]:
-            raise ValueError(
-                f"label is {wrong[0]}; the model knows the labels 0 to {self.classes - 1}."
-            )
+            raise ValueError(f"label is {wrong[0]}; the model knows 0 to {self.classes - 1}.")
         return torch.tensor(wanted)[torch.arange(num) % len(wanted)]
 
     def _encode(self, images: Images) -> Tensor:

@@ -68,8 +68,7 @@ def _kind(data: PathLike, root: PathLike | None) -> tuple[str, PathLike]:
         return str(data), root or ""
     if root is not None:
         raise ImageError(
-            f'data is "{data}" and root "{root}"; a root goes with "cifar10", "mnist" and "folder" '
-            "only."
+            f'data is "{data}" and root "{root}"; a root goes with "cifar10", "mnist", "folder" only.'
         )
     if data == "digits":
         return "digits", ""
