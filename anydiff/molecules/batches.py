@@ -63,9 +63,7 @@ class SizeBatchSampler(EpochBatches):
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
         self.cost = sizes.astype(np.int64) ** 2
         if budget is not None and budget < self.cost.max():
-            raise ValueError(
-                f"budget is {budget} but the largest molecule alone costs {self.cost.max()}."
-            )
+            raise ValueError(f"budget is {budget}; the largest molecule costs {self.cost.max()}.")
         self.batch_size, self.budget, self.shuffle = batch_size, budget, shuffle
         super().__init__(self._count_dealt() if shuffle else len(self._consecutive()), seed=seed)
 

@@ -27,22 +27,11 @@ Array = Tensor | np.ndarray | Sequence[Any]
 
 # lengths of single, double and triple bonds in pm; _MARGINS are added to them
 _LENGTHS: dict[tuple[int, int], tuple[int, ...]] = {
-    (1, 1): (74,),
-    (1, 6): (109,),
-    (1, 7): (101,),
-    (1, 8): (96,),
-    (1, 9): (92,),
-    (6, 6): (154, 134, 120),
-    (6, 7): (147, 129, 116),
-    (6, 8): (143, 120, 113),
-    (6, 9): (135,),
-    (7, 7): (145, 125, 110),
-    (7, 8): (140, 121),
-    (7, 9): (136,),
-    (8, 8): (148, 121),
-    (8, 9): (142,),
-    (9, 9): (142,),
-}
+    (1, 1): (74,), (1, 6): (109,), (1, 7): (101,), (1, 8): (96,), (1, 9): (92,),
+    (6, 6): (154, 134, 120), (6, 7): (147, 129, 116), (6, 8): (143, 120, 113), (6, 9): (135,),
+    (7, 7): (145, 125, 110), (7, 8): (140, 121), (7, 9): (136,),
+    (8, 8): (148, 121), (8, 9): (142,), (9, 9): (142,),
+}  # fmt: skip
 _MARGINS = (10, 5, 3)
 _ROWS = 100_000  # atoms whose pairs are in memory at once
 _VALENCE = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}
@@ -93,9 +82,7 @@ def as_arrays(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarra
 def _check_elements(z: np.ndarray) -> None:
     unknown = np.setdiff1d(z, list(_VALENCE))
     if len(unknown):
-        raise ValueError(
-            f"the table has the elements H, C, N, O and F, but there is atomic number {unknown[0]}."
-        )
+        raise ValueError(f"the table has H, C, N, O and F, but no atomic number {unknown[0]}.")
 
 
 def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -130,9 +117,8 @@ def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndar
         with np.errstate(invalid="ignore", over="ignore"):  # samples may be nan
             d = 100 * np.sqrt(((pos[i] - pos[j]) ** 2).sum(1))
         closer = d < _LIMITS[:, z[i], z[j]]
-        order = closer.sum(
-            0
-        )  # limits fall as the order rises, so that counting them nests the conditions
+        # limits fall as the order rises, so that counting them nests the conditions
+        order = closer.sum(0)
         bonded = order > 0
         pairs.append(np.stack([i[bonded], j[bonded]], axis=1))
         orders.append(order[bonded])

@@ -199,9 +199,8 @@ def _bond_lengths(pos: Array, z: Array, index: Array) -> dict[tuple[int, int, in
     pos, z, _ = as_arrays(pos, z, index)
     ends = np.sort(z[pairs], axis=1)
     lengths = np.sqrt(((pos[pairs[:, 0]] - pos[pairs[:, 1]]) ** 2).sum(1))
-    kinds, which = np.unique(
-        np.concatenate([ends, orders[:, None]], axis=1), axis=0, return_inverse=True
-    )
+    rows = np.concatenate([ends, orders[:, None]], axis=1)
+    kinds, which = np.unique(rows, axis=0, return_inverse=True)
     which = which.ravel()
     return {tuple(kind): lengths[which == k] for k, kind in enumerate(kinds.tolist())}
 
@@ -225,9 +224,7 @@ def bond_lengths_distance(
     """
     ours, theirs = _bond_lengths(*sample), _bond_lengths(*reference)
     empty = np.zeros(0)
-    distances = {
-        kind: wasserstein(ours.get(kind, empty), lengths) for kind, lengths in theirs.items()
-    }
+    distances = {kind: wasserstein(ours.get(kind, empty), theirs[kind]) for kind in theirs}
     common = [kind for kind in theirs if kind in ours]
     total = sum(len(theirs[kind]) for kind in common)
     mean = ratio(sum(distances[kind] * len(theirs[kind]) for kind in common), total)

@@ -264,7 +264,6 @@ def write_xyz(
         for k, (pos, z) in enumerate(frames):
             comment = comments[k] if comments is not None else f"frame {k}"
             file.write(f"{len(z)}\n{' '.join(comment.split())}\n")
-            for number, (x, y, w) in zip(
-                np.asarray(z).tolist(), np.asarray(pos).tolist(), strict=True
-            ):
+            rows = zip(np.asarray(z).tolist(), np.asarray(pos).tolist(), strict=True)
+            for number, (x, y, w) in rows:
                 file.write(f"{SYMBOLS[number]:<2} {x:12.6f} {y:12.6f} {w:12.6f}\n")

@@ -21,7 +21,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.data.ranges import ranges
 from anydiff.extras import extra
 from anydiff.spaces import Ragged
@@ -94,9 +95,7 @@ class Molecules:
         known = (z >= 1) & (z < len(SYMBOLS))
         if not known.all():
             row = int(np.argmin(known))
-            raise MoleculeError(
-                f"{self.place(row)} has atomic number {z[row]}; 1 to 118 are elements."
-            )
+            raise MoleculeError(f"{self.place(row)} has atomic number {z[row]}; give 1 to 118.")
 
         values = {
             "z": z.astype(np.uint8, copy=False),
@@ -136,9 +135,7 @@ class Molecules:
         finite = np.isfinite(self.pos).all(1)
         if not finite.all():
             row = int(np.argmin(finite))
-            raise MoleculeError(
-                f"{self.place(row)} is at {self.pos[row]}; positions must be finite."
-            )
+            raise MoleculeError(f"{self.place(row)} is at {self.pos[row]}; it must be finite.")
 
         # equal rows get equal keys; adding zero makes -0.0 and 0.0 the same bits
         bits = (self.pos + np.float32(0)).view(np.uint32).astype(np.uint64)
@@ -199,9 +196,8 @@ class Molecules:
             raise IndexError(f"molecule {m} of {len(self)}")
         m = m % len(self)
         rows = slice(int(self.offsets[m]), int(self.offsets[m + 1]))
-        data = Data(
-            pos=torch.tensor(self.pos[rows]), z=torch.tensor(self.z[rows], dtype=torch.long)
-        )
+        pos, z = torch.tensor(self.pos[rows]), torch.tensor(self.z[rows], dtype=torch.long)
+        data = Data(pos=pos, z=z)
         if self.props is not None:
             data.y = torch.tensor(self.props[None, m], dtype=torch.float32)
         if self.smiles is not None:
@@ -257,7 +253,7 @@ class Molecules:
         return self.props[:, self.prop_names.index(name)]
 
 
-@dataclass(frozen=True)
+@frozen(type_scale="(0, inf]", charge_scale="(0, inf]")
 class Atoms:
     """The rows that diffuse: [position | one-hot type · type_scale | z · charge_scale].
 
@@ -284,10 +280,6 @@ class Atoms:
         object.__setattr__(self, "elements", tuple(int(z) for z in self.elements))
         if not self.elements or len(set(self.elements)) != len(self.elements):
             raise ValueError(f"elements are {self.elements}; give distinct atomic numbers.")
-        for key in ("type_scale", "charge_scale"):
-            scale = getattr(self, key)
-            if scale is not None and not scale > 0:
-                raise ValueError(f"{key} is {scale}; it must be positive.")
 
     @property
     def features(self) -> int:
@@ -297,11 +289,7 @@ class Atoms:
     @property
     def config(self) -> dict[str, Any]:
         """The arguments, ready for JSON."""
-        return {
-            "elements": list(self.elements),
-            "type_scale": self.type_scale,
-            "charge_scale": self.charge_scale,
-        }
+        return asdict(self) | {"elements": list(self.elements)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Atoms:

@@ -60,9 +60,8 @@ def principal_axes(pos: np.ndarray) -> np.ndarray:
     axes = axes * np.where(skew < 0, -1.0, 1.0)[:, None]
     axes[2] *= np.sign(np.linalg.det(axes))
     tilt = math.radians(14)  # so that flat molecules show their depth
-    lean = np.array(
-        [[1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)], [0, math.sin(tilt), math.cos(tilt)]]
-    )
+    cos, sin = math.cos(tilt), math.sin(tilt)
+    lean = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     return np.asarray(lean @ axes)
 
 
@@ -211,9 +210,8 @@ def _side(pos: np.ndarray, pairs: np.ndarray, i: int, j: int) -> np.ndarray:
 
 def _formula(z: np.ndarray) -> list[tuple[str, str]]:
     """Symbols and counts, carbon and hydrogen first and then alphabetically (Hill's order)."""
-    counts = {
-        symbol(int(n)): int(c) for n, c in zip(*np.unique(z, return_counts=True), strict=True)
-    }
+    found = zip(*np.unique(z, return_counts=True), strict=True)
+    counts = {symbol(int(n)): int(c) for n, c in found}
     order = sorted(counts, key=lambda s: (s != "C", s != "H", s) if "C" in counts else (s,))
     return [(s, "" if counts[s] == 1 else str(counts[s])) for s in order]
 
@@ -279,9 +277,7 @@ def draw_grid(
         raise ValueError(f"{len(captions)} captions for {len(molecules)} molecules.")
     marked = np.zeros(len(z), bool) if marked is None else as_array(marked)
     if marked.shape != z.shape or marked.dtype != bool:
-        raise ValueError(
-            f"marked is {marked.dtype} {marked.shape}; give a boolean for each of {len(z)} atoms."
-        )
+        raise ValueError(f"marked is {marked.dtype} {marked.shape}; give ({len(z)},) of booleans.")
 
     height = round(0.84 * size)
     turned = []

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from anydiff.checks import check_shape
 from anydiff.molecules.molecules import Molecules
 
 __all__ = ["Properties", "PropertyDistribution", "halves", "with_properties"]
@@ -85,9 +86,7 @@ class Properties:
         known = np.isfinite(values)
         count = known.sum(0)
         if (count == 0).any():
-            raise ValueError(
-                f"{molecules.name}: no value of {names[int(count.argmin())]} is known."
-            )
+            raise ValueError(f"{molecules.name}: no value of {names[int(count.argmin())]} known.")
         mean = np.where(known, values, 0).sum(0) / count
         mad = np.where(known, abs(values - mean), 0).sum(0) / count
         return cls(names, tuple(mean), tuple(mad))
@@ -295,10 +294,7 @@ class PropertyDistribution:
             ValueError: `value` is not (P,).
         """
         wanted = torch.as_tensor(value).to(self.values)
-        if wanted.shape != self.values.shape[1:]:
-            raise ValueError(
-                f"value is {tuple(wanted.shape)}; give ({self.values.shape[1]},), one for each property."
-            )
+        check_shape(self.values.shape[1:], "give a number for each property", value=wanted)
         known = self.values.isfinite().all(1).nonzero()[:, 0]
         values = self.values[known].double()  # float64: a distant value still has a nearest one
         spread = values.std(0, correction=0).clamp(min=1e-12)
@@ -328,7 +324,5 @@ def halves(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ValueError: There are fewer than two molecules.
     """
     if len(train) < 2:
-        raise ValueError(
-            f"the training part has {len(train)} molecules; two halves need at least 2."
-        )
+        raise ValueError(f"the training part has {len(train)} molecules; two halves need 2.")
     return train[: len(train) // 2], train[len(train) // 2 :]

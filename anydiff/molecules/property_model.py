@@ -201,17 +201,13 @@ class PropertyModel(nn.Module):
             ValueError: The file is of another kind, or damaged.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"{path}: no such file; scripts/train_property_model.py makes one."
-            )
+            raise FileNotFoundError(f"{path}: not there; scripts/train_property_model.py makes it.")
         try:
             with safe_open(path, framework="pt") as file:
                 header = (file.metadata() or {}).get(_KEY)
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a safetensors file, or is damaged ({error})."
-            ) from error
+            raise ValueError(f"{path} is not a safetensors file, or damaged ({error}).") from error
         if header is None:
             raise ValueError(f"{path} holds no PropertyModel; give a file that its `save` wrote.")
         described = json.loads(header)

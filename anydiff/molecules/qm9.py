@@ -35,19 +35,10 @@ __all__ = ["PROPERTIES", "load_qm9", "read_qm9_csv", "split"]
 
 PROPERTIES = ("mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv")
 _COLUMNS = (
-    "Dipole_debye",
-    "Polarizability_bohr3",
-    "HOMO_au",
-    "LUMO_au",
-    "HOMO_LUMO_gap_au",
-    "R2_bohr2",
-    "ZPVE_au",
-    "InternalEnergy_0K_au",
-    "InternalEnergy_298K_au",
-    "Enthalphy_298K_au",
-    "GibbsFreeEnergy_298K_au",
-    "Heatcapacity_Cv_cal_mol_K",
-)
+    "Dipole_debye", "Polarizability_bohr3", "HOMO_au", "LUMO_au", "HOMO_LUMO_gap_au", "R2_bohr2",
+    "ZPVE_au", "InternalEnergy_0K_au", "InternalEnergy_298K_au", "Enthalphy_298K_au",
+    "GibbsFreeEnergy_298K_au", "Heatcapacity_Cv_cal_mol_K",
+)  # fmt: skip
 _FULL = 130_831
 _HARTREE = 27.211386246  # eV, the factor that PyG's QM9 uses
 
@@ -151,9 +142,8 @@ def read_qm9_csv(folder: PathLike, *, progress: bool = True) -> Molecules:
     pos: list[float] = []
     props: list[list[float]] = []
     total = sum(path.stat().st_size for path in paths)
-    with tqdm(
-        total=total, desc="parsing QM9", unit="B", unit_scale=True, disable=not progress
-    ) as bar:
+    bar = tqdm(total=total, desc="parsing QM9", unit="B", unit_scale=True, disable=not progress)
+    with bar:
         for path, line, row in _rows(paths, bar):
             try:
                 elements = row["Elements"].translate(_PLAIN).split(",")
@@ -164,9 +154,7 @@ def read_qm9_csv(folder: PathLike, *, progress: bool = True) -> Molecules:
             except KeyError as error:
                 raise MoleculeError(f"{path}, line {line}: {error} is not an element.") from None
             except (ValueError, AttributeError, TypeError) as error:
-                raise MoleculeError(
-                    f"{path}, line {line}: {error}; the row is cut or faulty."
-                ) from None
+                raise MoleculeError(f"{path}, line {line}: {error}; the row is faulty.") from None
             if not (len(numbers) == atoms and len(positions) == 3 * atoms):
                 raise MoleculeError(
                     f"{path}, line {line}: {atoms} atoms, but {len(numbers)} elements and "
@@ -205,9 +193,7 @@ def _rows(paths: list[Path], bar: Any) -> Iterator[tuple[Path, int, dict[str, st
             header = next(reader, [])
             needed = {"Index", "SMILES", "N_atoms", "Elements", "XYZ_Ang", *_COLUMNS}
             if not needed <= set(header):
-                raise MoleculeError(
-                    f"{path}, line 1: no column {sorted(needed - set(header))[0]!r}."
-                )
+                raise MoleculeError(f"{path}, line 1: no column {min(needed - set(header))!r}.")
             for row in reader:
                 if len(row) != len(header):
                     raise MoleculeError(
