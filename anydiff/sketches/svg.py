@@ -249,7 +249,7 @@ def write_svg(
     """
     if isinstance(sketch, Sketches):
         if len(sketch) != 1:
-            raise SketchError(f"{sketch.name}: {len(sketch)} sketches, not one; give sketches[m].")
+            raise SketchError(f"{sketch.name}: one sketch, not {len(sketch)}; give sketches[m].")
         sketch = sketch[0]
     checked = Sketches.from_lists([sketch])
     low, high = checked.points.min(0), checked.points.max(0)
