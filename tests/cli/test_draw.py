@@ -128,7 +128,7 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
         ("sketches", ["--target", 3], "target applies to molecules"),
         ("images", ["--length", 3], "length applies to sketches"),
         ("sketches", ["--guidance", 2], "knows no condition, which guidance is about"),
-        ("images", ["--label", 12], "label is 12; the model knows the labels 0 to 9"),
+        ("images", ["--label", 12], "label is 12; the model knows 0 to 9"),
         ("images", ["--skip", 9], "skip is 9 of 4 items"),
     ],
 )
