@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from anydiff.data.batches import Split
@@ -72,13 +73,13 @@ def load_qm9(
 
     - ``"5k"``: a random 5,000 molecules, shipped with the package (see QM9.md).
     - ``"full"``: all 130,831, from the package `qm9pack` (``pip install "anydiff[qm9]"``), parsed once
-      and cached; or from PyG's `QM9` if `root` is given.
+      and cached; or from what PyG's `QM9` has prepared in `root`.
     - A path: a file for :func:`~anydiff.molecules.files.read_molecules`.
 
     Arguments:
         data: "5k", "full", or the path of a file.
-        root: The root folder of PyG's `QM9` dataset, from which to read "full"; PyG downloads missing
-            files.
+        root: The root folder of PyG's `QM9` dataset, from which to read "full". Tensors and text are
+            read from it, and no code is run.
         cache: The folder for the parsed arrays; by default `anydiff` in `$XDG_CACHE_HOME` or in
             `~/.cache`.
         progress: Whether to show a progress bar while parsing.
@@ -208,18 +209,33 @@ def _rows(paths: list[Path], bar: Any) -> Iterator[tuple[Path, int, dict[str, st
 
 
 def _read_pyg(root: PathLike) -> Molecules:
+    """What PyG's `QM9` has prepared; the class itself would unpickle whatever lies in the folder."""
     with extra("molecules"):
-        from torch_geometric.datasets import QM9
-    dataset = QM9(os.fspath(root))
-    data, slices = dataset._data, dataset.slices
+        import torch_geometric.data  # noqa: F401  # which tells torch the classes of such files
+    path = Path(root) / "processed" / "data_v3.pt"
+    if not path.is_file():
+        raise MoleculeError(
+            f"{path}: no such file; torch_geometric.datasets.QM9({os.fspath(root)!r}) downloads and "
+            "prepares it, or leave root out."
+        )
     factor = np.array([1, 1, *[_HARTREE] * 3, 1, *[_HARTREE] * 5, 1])  # PyG's energies are in eV
-    return Molecules(
-        z=data.z.numpy().astype(np.uint8),
-        pos=data.pos.numpy(),
-        offsets=slices["pos"].numpy(),
-        smiles=list(data.smiles),
-        props=data.y[:, : len(PROPERTIES)].numpy().astype(np.float64) / factor,
-        prop_names=PROPERTIES,
-        ids=data.idx.numpy() + 1,
-        name=str(root),
-    )
+    try:
+        data, slices, *_ = torch.load(path, map_location="cpu", weights_only=True)
+        data = data if isinstance(data, dict) else data.to_dict()
+        return Molecules(
+            z=data["z"].numpy().astype(np.uint8),
+            pos=data["pos"].numpy(),
+            offsets=slices["pos"].numpy(),
+            smiles=list(data["smiles"]),
+            props=data["y"][:, : len(PROPERTIES)].numpy().astype(np.float64) / factor,
+            prop_names=PROPERTIES,
+            ids=data["idx"].numpy() + 1,
+            name=str(root),
+        )
+    except MoleculeError:
+        raise
+    except Exception as error:  # of whatever kind: a pickle may hold anything
+        raise MoleculeError(
+            f"{path} is not what PyG's QM9 writes, or is damaged "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}); prepare it again."
+        ) from error

@@ -1,6 +1,7 @@
 import json
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,6 +322,35 @@ def test_pyg_gives_the_same_arrays_and_units(tmp_path, molecules):
     assert np.array_equal(read.offsets, part.offsets) and np.array_equal(read.ids, part.ids)
     assert read.smiles == part.smiles
     assert read.props == pytest.approx(part.props, rel=1e-6)  # PyG's are float32
+
+
+class Runs:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["data_v3.pt", "pre_transform.pt", "pre_filter.pt"])
+def test_no_folder_runs_code(tmp_path, name):
+    for part in ("raw/gdb9.sdf", "raw/gdb9.sdf.csv", "raw/uncharacterized.txt", "processed/x"):
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        (tmp_path / part).touch()
+    torch.save((Runs(tmp_path / "ran"), None), tmp_path / "processed" / name)
+    with pytest.raises(MoleculeError, match=r"data_v3.pt.*(prepare it again|no such file)"):
+        load_qm9("full", tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("held", [None, 3, (1, 2), ({}, {}), ({"z": torch.ones(2)}, None)])
+def test_a_folder_without_molecules_is_named(tmp_path, held):
+    (tmp_path / "processed").mkdir()
+    torch.save(held, tmp_path / "processed/data_v3.pt")
+    with pytest.raises(MoleculeError, match=r"data_v3.pt is not what PyG's QM9 writes"):
+        load_qm9("full", tmp_path)
 
 
 def test_the_split_shares_nothing_and_misses_nothing():
