@@ -55,7 +55,7 @@ def _about(known: Any) -> dict[str, str]:
     )
     about = {"trained on": data or "unknown"}
     if known.kind == "molecules":
-        from anydiff.molecules.molecules import symbol
+        from anydiff.molecules.elements import symbol
 
         sizes = known.sizes.counts.nonzero()[:, 0].tolist()
         elements = ", ".join(map(symbol, known.atoms.elements))

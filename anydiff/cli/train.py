@@ -54,9 +54,9 @@ def molecules(
     from anydiff.data.sizes import SizeDistribution
     from anydiff.denoisers import PairNet
     from anydiff.losses import Power
+    from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.batches import loader
     from anydiff.molecules.models import MoleculeModel
-    from anydiff.molecules.molecules import Atoms
     from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
     from anydiff.molecules.qm9 import load_qm9, split
     from anydiff.training.muon import Muon

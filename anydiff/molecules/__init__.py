@@ -1,6 +1,6 @@
 """Molecules: atoms in space with their elements, in a ragged space without the centre of mass.
 
-- `molecules`: :class:`Molecules` in memory, and :class:`Atoms`, the rows that diffuse.
+- `molecules`: :class:`Molecules` in memory; `atoms`: :class:`Atoms`, the rows that diffuse.
 - `files` and `qm9`: molecules on disk, and QM9 with its split.
 - `batches`: a resumable loader of PyG batches.
 - `bonds`: bonds and stability, from distances; `fragments`: parts of molecules to keep.
@@ -10,9 +10,11 @@
 - `models`: a trained model together with what it needs to generate molecules.
 """
 
+from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.batches import loader
+from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.files import read_molecules
-from anydiff.molecules.molecules import Atoms, MoleculeError, Molecules
+from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.qm9 import load_qm9
 
 __all__ = ["Atoms", "MoleculeError", "Molecules", "load_qm9", "loader", "read_molecules"]

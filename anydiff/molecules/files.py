@@ -1,13 +1,13 @@
 r"""Files of molecules: npz, SDF and XYZ, read and written.
 
 Reading gives :class:`~anydiff.molecules.molecules.Molecules`, or raises a
-:class:`~anydiff.molecules.molecules.MoleculeError` that names the file and the line or molecule.
+:class:`~anydiff.molecules.elements.MoleculeError` that names the file and the line or molecule.
 Hydrogens must be explicit: none are added. Bonds, charges and data fields of an SDF are not read.
 
 The arrays of an npz: `z` (N,), `pos` (N, 3) in ångström, `offsets` (M + 1,); optionally `index` (M,),
-the source's numbers, `smiles` (UTF-8 bytes, one line for each molecule), and `props` (M, P) with
-`prop_names`. `pos_q` (integers) times `pos_scale` may take the place of `pos`, and `n_atoms` (M,) that
-of `offsets`.
+the source's numbers, `smiles` (UTF-8 bytes, one line for each molecule), `props` (M, P) with
+`prop_names`, `charges` (N,), and `bonds` (E, 2) with `orders` (E,). `pos_q` (integers) times
+`pos_scale` may take the place of `pos`, and `n_atoms` (M,) that of `offsets`.
 
 Writing is atomic: a file is complete or absent.
 """
@@ -24,7 +24,8 @@ import numpy as np
 
 from anydiff.extras import extra
 from anydiff.files import PathLike, whole
-from anydiff.molecules.molecules import NUMBERS, SYMBOLS, MoleculeError, Molecules
+from anydiff.molecules.elements import NUMBERS, SYMBOLS, MoleculeError
+from anydiff.molecules.molecules import Molecules
 
 __all__ = ["read_molecules", "write_npz", "write_sdf", "write_xyz"]
 
@@ -84,6 +85,9 @@ def _read_npz(path: Path, name: str) -> Molecules:
         prop_names=tuple(arrays.get("prop_names", ())),
         ids=arrays.get("index"),
         name=name,
+        charges=arrays.get("charges"),
+        bonds=arrays.get("bonds"),
+        orders=arrays.get("orders"),
     )
 
 
@@ -95,8 +99,12 @@ def write_npz(path: PathLike, molecules: Molecules) -> None:
         molecules: The molecules.
     """
     arrays: dict[str, Any] = {key: getattr(molecules, key) for key in ("z", "pos", "offsets")}
-    if molecules.ids is not None:
-        arrays["index"] = molecules.ids
+    for key, value in (
+        ("index", molecules.ids), ("charges", molecules.charges),
+        ("bonds", molecules.bonds), ("orders", molecules.orders),
+    ):  # fmt: skip
+        if value is not None:
+            arrays[key] = value
     if molecules.smiles is not None:
         arrays["smiles"] = np.frombuffer("\n".join(molecules.smiles).encode(), np.uint8)
     if molecules.props is not None:

@@ -17,8 +17,9 @@ from torch import Tensor
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite
+from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
-from anydiff.molecules.molecules import Atoms, Molecules
+from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.properties import Properties, PropertyDistribution
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.spaces import Ragged

@@ -1,83 +1,67 @@
-r"""Molecules in ragged arrays, and the rows that diffuse.
+r"""Molecules in ragged arrays.
 
 :class:`Molecules` holds many molecules as three arrays: atomic numbers z (N,), positions (N, 3) in
-ångström and offsets (M + 1,); molecule m is rows offsets[m]:offsets[m + 1]. It checks itself when it
-is built. :class:`Atoms` converts a batch to the array that diffuses, one row for each atom,
+ångström and offsets (M + 1,); molecule m is rows offsets[m]:offsets[m + 1]. Formal charges, bonds,
+SMILES, properties and numbers go with them if they are known. It checks itself when it is built, and
+whatever it accepts can be written and read again.
 
-.. math:: x = [\,\text{position} \mid s_t \cdot \text{one-hot type} \mid s_c \cdot z\,]
-
-with the mean position of each molecule at 0. The scales determine at which noise level the types of
-atoms are decided, relative to their positions. They belong to the data; the diffusion does not know
-them.
-
-Bonds are not part of the data: hydrogens are explicit, and bonds follow from distances
-(:mod:`anydiff.molecules.bonds`).
-
-References:
-    Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
-    https://arxiv.org/abs/2203.17003
+Hydrogens are explicit. A model learns positions and elements alone: it needs no bonds, and those of
+its samples follow from distances (:mod:`anydiff.molecules.bonds`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from anydiff.checks import frozen
 from anydiff.data.ranges import ranges
 from anydiff.extras import extra
-from anydiff.spaces import Ragged
+from anydiff.molecules.elements import MoleculeError
+from anydiff.molecules.fields import (
+    check_atoms,
+    check_bonds,
+    check_charges,
+    check_names,
+    check_positions,
+    check_smiles,
+    numbers,
+    place,
+)
 
-__all__ = ["NUMBERS", "SYMBOLS", "Atoms", "MoleculeError", "Molecules", "symbol"]
-
-_TABLE = """
-    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br
-    Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er
-    Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md
-    No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
-"""
-SYMBOLS = ["", *_TABLE.split()]
-"""Symbols of the elements by atomic number."""
-NUMBERS = {name: z for z, name in enumerate(SYMBOLS) if z}
-"""Atomic numbers of the elements by symbol."""
-
-
-def symbol(z: int) -> str:
-    """The symbol of an element; ``?(z)`` for other numbers.
-
-    Arguments:
-        z: An atomic number.
-    """
-    return SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"?({z})"
-
-
-class MoleculeError(ValueError):
-    """Molecules, or a file of them, that cannot be right. The message names the place."""
+__all__ = ["Molecules"]
 
 
 @dataclass(frozen=True, eq=False)
 class Molecules:
     """Many molecules in ragged arrays, checked.
 
+    Positions are kept in float32. A molecule that is more than 100 ångström from the origin would lose
+    digits of its bond lengths by that, and is moved: its mean position becomes 0.
+
     Arguments:
         z: (N,), atomic numbers, hydrogens included.
         pos: (N, 3), positions in ångström.
         offsets: (M + 1,), molecule m is rows offsets[m]:offsets[m + 1].
         smiles: One for each molecule, or None.
-        props: (M, P), properties, with the source's names and units, or None.
+        props: (M, P), properties, with the source's names and units, NaN if not known, or None.
         prop_names: P names.
         ids: (M,), the source's own numbers of its molecules, or None.
         name: The source of the molecules; error messages begin with it.
+        charges: (N,), formal charges from -15 to 15, or None if they are not known.
+        bonds: (E, 2), the rows of the two atoms of each bond, or None if bonds are not known. They are
+            kept with the lower row first, and in ascending order, which is that of the molecules.
+        orders: (E,), the order of each bond: 1, 2, 3, or 4 if it is aromatic and the places of single and
+            double bonds are not known. Needed with `bonds`, and kept in their order.
 
     Raises:
-        MoleculeError: The arrays do not fit together, a molecule is empty, an element is unknown, a
-            position is not finite, or two atoms of a molecule are at the same point.
+        MoleculeError: The arrays do not fit together or are not of numbers, a molecule is empty, an
+            element, charge or order is unknown, a position is not finite, or two atoms of a molecule
+            are at the same point.
     """
 
     z: np.ndarray
@@ -88,82 +72,44 @@ class Molecules:
     prop_names: tuple[str, ...] = ()
     ids: np.ndarray | None = None
     name: str = "molecules"
+    charges: np.ndarray | None = None
+    bonds: np.ndarray | None = None
+    orders: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        z, offsets = np.asarray(self.z), np.asarray(self.offsets)
-        self._check_offsets(z, offsets)
-        known = (z >= 1) & (z < len(SYMBOLS))
-        if not known.all():
-            row = int(np.argmin(known))
-            raise MoleculeError(f"{self.place(row)} has atomic number {z[row]}; give 1 to 118.")
-
-        values = {
-            "z": z.astype(np.uint8, copy=False),
-            "pos": np.asarray(self.pos).astype(np.float32, copy=False),
-            "offsets": offsets.astype(np.int64, copy=False),
-            "props": None if self.props is None else np.asarray(self.props),
-            "ids": None if self.ids is None else np.asarray(self.ids).astype(np.int64, copy=False),
-            "prop_names": tuple(str(p) for p in self.prop_names),
-        }
-        for key, value in values.items():
+        name = self.name
+        z, offsets = check_atoms(name, self.z, self.offsets)
+        kept: dict[str, Any] = {"z": z, "offsets": offsets}
+        kept["pos"] = check_positions(name, self.pos, offsets)
+        if self.charges is not None:
+            kept["charges"] = check_charges(name, self.charges, offsets)
+        if self.bonds is not None or self.orders is not None:
+            both = check_bonds(name, self.bonds, self.orders, offsets)
+            kept["bonds"], kept["orders"] = both
+        kept["prop_names"] = check_names(name, self.prop_names)
+        if self.props is not None:
+            props = numbers(name, "props", self.props, "fiub")
+            kept["props"] = props if props.dtype.kind == "f" else props.astype(np.float64)
+        if self.ids is not None:
+            ids = numbers(name, "ids", self.ids)
+            kept["ids"] = ids.astype(np.int64, copy=False)
+        if self.smiles is not None:
+            kept["smiles"] = check_smiles(name, self.smiles)
+        for key, value in kept.items():
             object.__setattr__(self, key, value)
-        self._check_positions()
-        self._check_companions()
+        self._check_shapes()
 
-    def _check_offsets(self, z: np.ndarray, offsets: np.ndarray) -> None:
-        for key, array in (("z", z), ("offsets", offsets)):
-            if array.ndim != 1 or array.dtype.kind not in "ui":
+    def _check_shapes(self) -> None:
+        P = len(self.prop_names)
+        if self.props is None and P:
+            raise MoleculeError(f"{self.name}: there are prop_names without props; give both.")
+        for key, shape in (("smiles", ()), ("ids", ()), ("props", (P,))):
+            value = getattr(self, key)
+            if value is not None and np.shape(value) != (len(self), *shape):
                 raise MoleculeError(
-                    f"{self.name}: {key} is {array.dtype} {array.shape}; give a row of integers."
+                    f"{self.name}: {key} are {np.shape(value)} for {len(self)} molecules"
+                    f"{f' with {P} prop_names' if shape else ''}; give {(len(self), *shape)}."
                 )
-        if len(offsets) < 2:
-            raise MoleculeError(f"{self.name} holds no molecules.")
-        if offsets[0] != 0 or offsets[-1] != len(z):
-            raise MoleculeError(
-                f"{self.name}: offsets run from {offsets[0]} to {offsets[-1]} but there "
-                f"are {len(z)} atoms; the file may be cut short."
-            )
-        empty = np.diff(offsets.astype(np.int64)) < 1
-        if empty.any():
-            raise MoleculeError(f"{self.name}: molecule {int(np.argmax(empty))} has no atoms.")
-
-    def _check_positions(self) -> None:
-        if self.pos.shape != (len(self.z), 3):
-            raise MoleculeError(
-                f"{self.name}: positions are {self.pos.shape} for {len(self.z)} atoms; give (N, 3)."
-            )
-        finite = np.isfinite(self.pos).all(1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise MoleculeError(f"{self.place(row)} is at {self.pos[row]}; it must be finite.")
-
-        # equal rows get equal keys; adding zero makes -0.0 and 0.0 the same bits
-        bits = (self.pos + np.float32(0)).view(np.uint32).astype(np.uint64)
-        key = self.index.astype(np.uint64)
-        with np.errstate(over="ignore"):
-            for column in bits.T:
-                key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
-                key ^= key >> np.uint64(29)
-        order = np.argsort(key, kind="stable")
-        a, b = order[:-1], order[1:]
-        near = np.flatnonzero(key[a] == key[b])
-        a, b = a[near], b[near]
-        same = (self.index[a] == self.index[b]) & (self.pos[a] == self.pos[b]).all(1)
-        if same.any():
-            first = int(np.argmin(np.where(same, a, len(order))))
-            raise MoleculeError(
-                f"{self.place(int(b[first]))} is at the same point as atom "
-                f"{int(a[first] - self.offsets[self.index[a[first]]])}: {self.pos[a[first]]}."
-            )
-
-    def _check_companions(self) -> None:
-        for key, value in (("smiles", self.smiles), ("props", self.props), ("ids", self.ids)):
-            if value is not None and len(value) != len(self):
-                raise MoleculeError(f"{self.name}: {len(value)} {key} for {len(self)} molecules.")
-        if self.props is not None and self.props.shape != (len(self), len(self.prop_names)):
-            raise MoleculeError(
-                f"{self.name}: properties are {self.props.shape} with {len(self.prop_names)} names."
-            )
 
     def place(self, row: int) -> str:
         """The source, molecule and atom of a row, for error messages.
@@ -171,8 +117,7 @@ class Molecules:
         Arguments:
             row: The row, 0 to N − 1.
         """
-        m = int(np.searchsorted(self.offsets, row, side="right")) - 1
-        return f"{self.name}: molecule {m}, atom {row - int(self.offsets[m])}"
+        return place(self.name, self.offsets, row)
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -183,6 +128,17 @@ class Molecules:
     def sizes(self) -> np.ndarray:
         """The number of atoms of each molecule, (M,)."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def bond_offsets(self) -> np.ndarray:
+        """(M + 1,); the bonds of molecule m are rows bond_offsets[m]:bond_offsets[m + 1] of `bonds`.
+
+        Raises:
+            MoleculeError: The bonds are not known.
+        """
+        if self.bonds is None:
+            raise MoleculeError(f"{self.name} has no bonds.")
+        return np.searchsorted(self.bonds[:, 0], self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -224,19 +180,86 @@ class Molecules:
         """
         indices = np.asarray(indices)
         if indices.dtype == bool:
+            if indices.shape != (len(self),):
+                raise IndexError(f"the mask is {indices.shape}; give ({len(self)},).")
             indices = np.flatnonzero(indices)
+        if indices.ndim != 1 or (len(indices) and indices.dtype.kind not in "iu"):
+            raise IndexError(
+                f"indices are {indices.shape} of {indices.dtype}; give a row of integers or a mask."
+            )
         if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(self):
             raise IndexError(f"indices must be one or more of 0 to {len(self) - 1}.")
         rows = self.rows(indices)
+        offsets = np.concatenate([[0], np.cumsum(self.sizes[indices])])
+        bonds = orders = None
+        if self.bonds is not None and self.orders is not None:
+            first, last = self.bond_offsets[indices], self.bond_offsets[indices + 1]
+            picked = ranges(first, last)
+            moved = np.repeat(offsets[:-1] - self.offsets[indices], last - first)
+            bonds, orders = self.bonds[picked] + moved[:, None], self.orders[picked]
         return Molecules(
             z=self.z[rows],
             pos=self.pos[rows],
-            offsets=np.concatenate([[0], np.cumsum(self.sizes[indices])]),
+            offsets=offsets,
             smiles=None if self.smiles is None else [self.smiles[i] for i in indices.tolist()],
             props=None if self.props is None else self.props[indices],
             prop_names=self.prop_names,
             ids=None if self.ids is None else self.ids[indices],
             name=name or self.name,
+            charges=None if self.charges is None else self.charges[rows],
+            bonds=bonds,
+            orders=orders,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Molecules], name: str | None = None) -> Molecules:
+        """The molecules of several, one after the other.
+
+        What only some of them know is left out, but for properties, which are NaN where not known.
+
+        Arguments:
+            parts: At least one.
+            name: The name of the result; by default that of the first.
+
+        Raises:
+            ValueError: There are no parts.
+        """
+        if not parts:
+            raise ValueError("there are no molecules to put together; give one part or more.")
+
+        def joined(key: str, shifts: np.ndarray | None = None) -> Any:
+            values = [getattr(part, key) for part in parts]
+            if any(value is None for value in values):
+                return None
+            if shifts is not None:
+                values = [value + shift for value, shift in zip(values, shifts, strict=True)]
+            return np.concatenate(values)
+
+        atoms = np.cumsum([0, *(len(part.z) for part in parts)])
+        first = np.cumsum([0, *map(len, parts)])
+        names = tuple(dict.fromkeys(p for part in parts for p in part.prop_names))
+        props = np.full((first[-1], len(names)), np.nan)
+        for part, m in zip(parts, first.tolist(), strict=False):
+            if part.props is not None:
+                columns = [names.index(p) for p in part.prop_names]
+                props[m : m + len(part), columns] = part.props
+        smiles: list[str] = []
+        for part in parts:
+            smiles += part.smiles or []
+        return cls(
+            z=joined("z"),
+            pos=joined("pos"),
+            offsets=np.concatenate(
+                [[0], *(p.offsets[1:] + a for p, a in zip(parts, atoms, strict=False))]
+            ),
+            smiles=smiles if len(smiles) == first[-1] else None,
+            props=props if names else None,
+            prop_names=names,
+            ids=joined("ids"),
+            name=name or parts[0].name,
+            charges=joined("charges"),
+            bonds=joined("bonds", atoms[:-1]),
+            orders=joined("orders"),
         )
 
     def property(self, name: str) -> np.ndarray:
@@ -251,121 +274,3 @@ class Molecules:
         if self.props is None or name not in self.prop_names:
             raise KeyError(f"{self.name} has no property {name!r}; it has {list(self.prop_names)}.")
         return self.props[:, self.prop_names.index(name)]
-
-
-@frozen(type_scale="(0, inf]", charge_scale="(0, inf]")
-class Atoms:
-    """The rows that diffuse: [position | one-hot type · type_scale | z · charge_scale].
-
-    The defaults are EDM's for QM9.
-
-    Arguments:
-        elements: Atomic numbers, in the order of the one-hot columns.
-        type_scale: The factor of the one-hot columns.
-        charge_scale: The factor of the column of atomic numbers, or None to leave the column out.
-
-    Raises:
-        ValueError: `elements` are not distinct, or a scale is not positive.
-
-    References:
-        Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), EDM.
-        https://arxiv.org/abs/2203.17003
-    """
-
-    elements: tuple[int, ...] = (1, 6, 7, 8, 9)
-    type_scale: float = 0.25
-    charge_scale: float | None = 0.1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "elements", tuple(int(z) for z in self.elements))
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ValueError(f"elements are {self.elements}; give distinct atomic numbers.")
-
-    @property
-    def features(self) -> int:
-        """The number of columns of x."""
-        return 3 + len(self.elements) + (self.charge_scale is not None)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments, ready for JSON."""
-        return asdict(self) | {"elements": list(self.elements)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Atoms:
-        """The object whose :attr:`config` was saved."""
-        return cls(**config)
-
-    def check(self, molecules: Molecules) -> Molecules:
-        """Return the molecules unchanged, after a check of their elements.
-
-        Arguments:
-            molecules: The molecules to check.
-
-        Raises:
-            MoleculeError: An element is not among `elements`.
-        """
-        known = np.isin(molecules.z, self.elements)
-        if not known.all():
-            row = int(np.argmin(known))
-            raise MoleculeError(
-                f"{molecules.place(row)} is {symbol(int(molecules.z[row]))}, which is not among "
-                f"{' '.join(map(symbol, self.elements))}; add it to `elements` or leave it out."
-            )
-        return molecules
-
-    def encode(self, pos: Tensor, z: Tensor) -> Tensor:
-        """Rows (N, F) of atoms; positions are not centred.
-
-        Arguments:
-            pos: (N, 3), positions in ångström.
-            z: (N,), atomic numbers.
-
-        Raises:
-            MoleculeError: An element is not among `elements`. Tensors on an accelerator are not checked.
-        """
-        elements = torch.tensor(self.elements, device=z.device)
-        types = z[:, None] == elements
-        if z.device.type == "cpu" and not bool(types.any(1).all()):  # no read from an accelerator
-            unknown = int(z[~types.any(1)][0])
-            raise MoleculeError(
-                f"{symbol(unknown)} is not among {' '.join(map(symbol, self.elements))}; "
-                "add it to `elements` or leave such molecules out."
-            )
-        columns = [pos, types.to(pos.dtype) * self.type_scale]
-        if self.charge_scale is not None:
-            columns.append(z[:, None].to(pos.dtype) * self.charge_scale)
-        return torch.cat(columns, dim=1)
-
-    def unpack(self, batch: Any) -> tuple[Tensor, Ragged, dict[str, Any]]:
-        """A PyG batch with pos, z and batch -> (x0, space, cond): rows with centred positions, {}.
-
-        Arguments:
-            batch: From :func:`~anydiff.molecules.batches.loader`.
-
-        Raises:
-            MoleculeError: As for :meth:`encode`.
-        """
-        space = Ragged(batch.batch, batch.num_graphs, centered=3)
-        x = space.project(self.encode(batch.pos, batch.z))
-        return x, space, {}
-
-    def decode(self, x: Tensor, space: Ragged | None = None) -> tuple[Tensor, Tensor]:
-        """Positions (N, 3) in ångström and atomic numbers (N,) of rows.
-
-        The element is that of the largest type column. The column of atomic numbers is an aid to the
-        network and is not read.
-
-        Arguments:
-            x: (N, F).
-            space: The space of the rows, if its number of rows is to be checked.
-
-        Raises:
-            ValueError: `x` has another number of columns, or rows.
-        """
-        if x.ndim != 2 or x.shape[1] != self.features:
-            raise ValueError(f"x is {tuple(x.shape)}; these atoms have {self.features} columns.")
-        if space is not None and len(space.index) != len(x):
-            raise ValueError(f"x has {len(x)} rows but the space indexes {len(space.index)}.")
-        elements = torch.tensor(self.elements, device=x.device)
-        return x[:, :3], elements[x[:, 3 : 3 + len(self.elements)].argmax(1)]

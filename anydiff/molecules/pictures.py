@@ -18,7 +18,7 @@ import numpy as np
 from anydiff.drawing import pillow, tiled, write_gif, write_image
 from anydiff.files import PathLike
 from anydiff.molecules.bonds import Array, as_array, bond_orders, stable
-from anydiff.molecules.molecules import symbol
+from anydiff.molecules.elements import symbol
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
 

@@ -29,8 +29,9 @@ from tqdm import tqdm
 from anydiff.data.batches import Split
 from anydiff.extras import extra
 from anydiff.files import PathLike, cache_folder
+from anydiff.molecules.elements import NUMBERS, MoleculeError
 from anydiff.molecules.files import read_molecules, write_npz
-from anydiff.molecules.molecules import NUMBERS, MoleculeError, Molecules
+from anydiff.molecules.molecules import Molecules
 
 __all__ = ["PROPERTIES", "load_qm9", "read_qm9_csv", "split"]
 

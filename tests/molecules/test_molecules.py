@@ -80,8 +80,8 @@ def test_a_subset_holds_the_molecules_asked_for(molecules):
         ({"offsets": np.array([0, 1, 1, 3])}, "molecule 1 has no atoms"),
         ({"offsets": np.array([0, 4, 3])}, "molecule 1 has no atoms"),
         ({"offsets": np.array([0])}, "no molecules"),
-        ({"smiles": ["O", "N"]}, "2 smiles for 1"),
-        ({"props": np.zeros((1, 2)), "prop_names": ("mu",)}, "1 names"),
+        ({"smiles": ["O", "N"]}, r"smiles are \(2,\) for 1"),
+        ({"props": np.zeros((1, 2)), "prop_names": ("mu",)}, "1 prop_names"),
     ],
 )
 def test_arrays_that_cannot_be_right_are_refused(changes, message):
