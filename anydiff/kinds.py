@@ -9,7 +9,7 @@ not depend on its batch, so that an interrupted run can continue where it stoppe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar
 
@@ -66,6 +66,8 @@ class KindModel(ABC):
     kind: ClassVar[str]
     needs: ClassVar[set[str]]
     """What a file of such a model holds at least; older files do not name their kind."""
+    names: ClassVar[set[str]]
+    """Data that are read because a model names them; all others are given by the user."""
 
     @abstractmethod
     def extra(self) -> dict[str, Any]:
@@ -282,6 +284,28 @@ def finite(items: Sequence[Tensor], kind: str, all_of_them: bool = False) -> Ten
             f"{lost} of the {len(items)} {kind} are not finite and left out.", stacklevel=3
         )
     return sound
+
+
+def named(data: str | None, names: Collection[str]) -> str:
+    """The data that a model was trained on, if they have a name.
+
+    A model may come from anybody, so that no file is opened because its path stands there.
+
+    Arguments:
+        data: A name or path, as the model has it.
+        names: The names.
+
+    Raises:
+        ValueError: If the model does not say what it was trained on, or it is no name.
+    """
+    if data is None:
+        raise ValueError("the model does not say what it was trained on; give the data (--data).")
+    if data not in names:
+        raise ValueError(
+            f"the model was trained on {data!r}, and no path is opened because a model has it; give the "
+            "data (--data)."
+        )
+    return data
 
 
 def first(items: Data, num: int, skip: int = 0) -> Data:

@@ -1,11 +1,20 @@
 """Drawing batch after batch: seeds, guidance, what is known, and what a stop leaves."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import anydiff
 from anydiff import Dense, GaussianDiffusion
+from anydiff.images.models import ImageModel
 from anydiff.kinds import Batch, Stopped, calls, draw_all, finite
+from anydiff.molecules.models import MoleculeModel
+from anydiff.sketches.models import SketchModel
+
+FORMAT2 = Path(__file__).parent / "goldens/format2"
 
 
 class Remembers(nn.Module):
@@ -84,6 +93,29 @@ def test_what_is_known_stays_and_edits_are_near():
     assert len(states) == 6 and len(states[0]) == 3  # each step twice, of the first batch
     little = drawn(x=x, strength=0.02, steps=100)
     assert (little - x).abs().max() < 0.3 < (drawn(steps=100) - x).abs().max()
+
+
+@pytest.mark.parametrize("kind", [MoleculeModel, SketchModel, ImageModel])
+@pytest.mark.parametrize("data", ["more/own", "folder", "../5k", "/dev/zero", "", None])
+def test_what_a_file_says_that_a_model_was_trained_on_is_opened_only_by_name(
+    tmp_path, monkeypatch, kind, data
+):
+    opened = []
+    diffusion, extra = anydiff.load(FORMAT2 / f"{kind.kind}.safetensors")
+    extra["data"], extra["root"] = [data, "more", 8] if kind is ImageModel else data, "more"
+    anydiff.save(tmp_path / "m", diffusion, extra)
+    model = kind.load(tmp_path / "m")
+    assert getattr(model, "root", None) is None and model.data == data
+    for name in ("load_qm9", "load_sketches", "load_images"):
+        if hasattr(module := sys.modules[kind.__module__], name):
+            monkeypatch.setattr(module, name, lambda *given, **_: opened.append(given))
+    with pytest.raises(ValueError, match=r"trained on.*give the data \(--data\)"):
+        model.read_data()
+    assert not opened
+    model.read_data("mine")  # a path of the user's
+    assert opened[0][0] == "mine"
+    model.save(tmp_path / "n")
+    assert "more" not in str(anydiff.load(tmp_path / "n")[1].get("root"))
 
 
 def test_calls_of_the_network_are_counted():

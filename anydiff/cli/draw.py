@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.cli.numbers import Numbers
-from anydiff.cli.runs import kind_of, open_model, place, positive, say_files
+from anydiff.cli.runs import kind_of, open_model, place, positive, printable, say_files
 
 __all__ = ["edit", "inpaint", "interpolate", "sample"]
 
@@ -56,11 +56,15 @@ class Drawing:
         positive(num=self.num, steps=self.steps, batch_size=self.batch_size)
 
 
-def sample(model: Path, *, length: int | None = None, **drawing: Any) -> None:
+def sample(
+    model: Path, *, data: str | None = None, length: int | None = None, **drawing: Any
+) -> None:
     """Sample new items from a model.
 
     Arguments:
         model: Model file, the model.safetensors that training has written.
+        data: Data to compare with, by name or path. By default the model's own training data, if they
+            have a name; a path in a model file is not opened.
         length: For a model of sketches: number of strokes (or points); by default as in the data.
         drawing: See :class:`Drawing`.
 
@@ -71,7 +75,11 @@ def sample(model: Path, *, length: int | None = None, **drawing: Any) -> None:
     positive(length=length)
     known = open_model(model)
     draw = _asked(known, model, asked, length=length)
-    _run("sample", model, known, asked, lambda num, how: known.sample(num, **draw, **how))
+    _run(
+        "sample", model, known, asked,
+        lambda num, how: known.sample(num, **draw, **how),
+        data=data,
+    )  # fmt: skip
 
 
 def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawing: Any) -> None:
@@ -82,8 +90,8 @@ def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawi
 
     Arguments:
         model: Model file, the model.safetensors that training has written.
-        data: Original items: a file; or data by name, of which the held-out part is used. By default the
-            held-out part of the model's own training data.
+        data: Original items: a file; or data by name, or what the model was trained on, of which the
+            held-out part is used. By default the model's own training data, if they have a name.
         resamples: Repetitions of each step, which fit the generated part to the kept part.
         drawing: See :class:`Drawing`.
 
@@ -100,7 +108,7 @@ def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawi
         lambda num, how: known.inpaint(
             before, kind.kept(before), resamples=resamples, **draw, **how
         ),
-        before=before, kept=kind.kept, repeats=resamples,
+        data=_other(known, data), before=before, kept=kind.kept, repeats=resamples,
     )  # fmt: skip
 
 
@@ -112,8 +120,8 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     Arguments:
         model: Model file, the model.safetensors that training has written.
         strength: Time in (0, 1] up to which the items are noised; 1 keeps nothing of them.
-        data: Original items: a file; or data by name, of which the held-out part is used. By default the
-            held-out part of the model's own training data.
+        data: Original items: a file; or data by name, or what the model was trained on, of which the
+            held-out part is used. By default the model's own training data, if they have a name.
         drawing: See :class:`Drawing`.
 
     Raises:
@@ -130,7 +138,7 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     _run(
         "edit", model, known, asked,
         lambda num, how: known.edit(before, strength, **draw, **how),
-        before=before,
+        data=_other(known, data), before=before,
     )  # fmt: skip
 
 
@@ -151,8 +159,8 @@ def interpolate(
 
     Arguments:
         model: Model file, the model.safetensors that training has written.
-        data: Original items: a file; or data by name, of which the held-out part is used. By default the
-            held-out part of the model's own training data.
+        data: Original items: a file; or data by name, or what the model was trained on, of which the
+            held-out part is used. By default the model's own training data, if they have a name.
         num: Number of samples; by default 360 sketches or 400 images.
         steps: Number of sampling steps in each direction; 100 by default.
         sampler: Sampling method.
@@ -177,7 +185,7 @@ def interpolate(
         lambda _, how: known.interpolate(
             before, 8, sampler=_sampler(sampler), steps=how["steps"]
         ),
-        before=before, num=len(before) // 2 * 8,
+        data=_other(known, data), before=before, num=len(before) // 2 * 8,
     )  # fmt: skip
 
 
@@ -185,6 +193,11 @@ def _sampler(name: str) -> Any:
     from anydiff import DDIM, DDPM, DPMSolver
 
     return {"ddpm": DDPM, "ddim": DDIM, "dpm": DPMSolver}[name]()
+
+
+def _other(known: Any, data: str | None) -> str | None:
+    """What to compare with where `data` are what is begun from: its own data, if they have a name."""
+    return None if known.data in known.names else data
 
 
 def _asked(known: Any, path: Path, asked: Drawing, length: int | None = None) -> dict[str, Any]:
@@ -213,12 +226,13 @@ def _run(
     asked: Drawing,
     draw: Callable[[int, dict[str, Any]], Any],
     *,
+    data: str | None,
     before: Any = None,
     kept: Callable[[Any], Any] | None = None,
     repeats: int = 1,
     num: int | None = None,
 ) -> None:
-    """Draw, write, measure."""
+    """Draw, write, measure against data, by default those that the model was trained on."""
     from anydiff.files import free_folder
     from anydiff.kinds import Stopped, calls, first
 
@@ -258,9 +272,9 @@ def _run(
         print("computing metrics ...", flush=True)
         guided = calls(steps, asked.guidance, known.conditional, repeats)
         try:
-            text = kind.measure(drawn, known.read_data(), nfe=guided, seconds=seconds)
+            text = kind.measure(drawn, known.read_data(data), nfe=guided, seconds=seconds)
             print("", text, "", sep="\n")
             (folder / "table.txt").write_text(text + "\n")
         except (ValueError, OSError, ImportError) as error:  # the model may have travelled alone
-            print(f"no metrics: {error}")
+            print(f"no metrics: {printable(str(error))}")
     say_files(folder)

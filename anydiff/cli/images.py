@@ -50,9 +50,9 @@ def read_items(path: str, shape: tuple[int, int, int] | None = None) -> Images:
 
 def begin(model: ImageModel, data: str | None) -> Images:
     """Images to begin from: those of a file or a folder, or the test part of data."""
-    if data not in (None, "digits", "cifar10"):
+    if data not in (None, *model.names, model.data):
         return read_items(data, model.shape)
-    known = model.read_data() if data is None else load_images(data, size=model.size)
+    known = model.read_data(data)
     return known.subset(split(known).test)
 
 

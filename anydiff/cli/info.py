@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from anydiff.cli.runs import printable
+
 __all__ = ["info"]
 
 
@@ -50,10 +52,7 @@ def info(model: Path) -> None:
 
 def _about(known: Any) -> dict[str, str]:
     """What a model of a kind was trained on, what it draws and what it can be asked for."""
-    data = " ".join(
-        str(v) for v in (known.data, known.root if hasattr(known, "root") else None) if v
-    )
-    about = {"trained on": data or "unknown"}
+    about = {"trained on": _short(known.data or "unknown")}
     if known.kind == "molecules":
         from anydiff.molecules.elements import symbol
 
@@ -80,4 +79,4 @@ def _about(known: Any) -> dict[str, str]:
 
 def _short(value: Any) -> str:
     """A value as text, without the quotes and spaces of JSON."""
-    return json.dumps(value, default=repr).replace('"', "")
+    return printable(json.dumps(value, default=repr, ensure_ascii=False).replace('"', ""))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from anydiff.cli.numbers import Numbers
+from anydiff.cli.runs import printable
 from anydiff.extras import extra
 
 with extra("train"):
@@ -229,7 +230,7 @@ def _call(function: Callable[..., Any], asked: dict[str, Any]) -> None:
             warnings.showwarning = _say
             function(**asked)
     except (ValueError, OSError, ImportError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = printable(" ".join(str(error).split())) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt as stop:
@@ -238,4 +239,4 @@ def _call(function: Callable[..., Any], asked: dict[str, Any]) -> None:
 
 
 def _say(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(str(message))}", file=sys.stderr)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
-    "Run", "kind_of", "model_of", "open_model", "place", "positive", "run_folder", "say_files",
+    "Run", "kind_of", "model_of", "open_model", "place", "positive", "printable", "run_folder",
+    "say_files",
 ]  # fmt: skip
 
 
@@ -159,6 +160,15 @@ def kind_of(kind: str) -> Any:
     from anydiff.cli import images
 
     return images
+
+
+def printable(text: str) -> str:
+    """A text of a file for a terminal, on which it can do nothing but be read.
+
+    Arguments:
+        text: Of any characters.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def say_files(folder: Path) -> None:

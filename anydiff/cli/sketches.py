@@ -32,9 +32,9 @@ def read_items(path: str) -> Sketches:
 
 def begin(model: SketchModel, data: str | None) -> Sketches:
     """Sketches to begin from: those of a file, or the validation part of data."""
-    if data not in (None, "kanji", "kanjivg"):
+    if data not in (None, *model.names, model.data):
         return read_sketches(data)
-    known = model.read_data() if data is None else load_sketches(data)
+    known = model.read_data(data)
     return known.subset(split(known).valid)
 
 

@@ -20,7 +20,7 @@ from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
 from anydiff.images.images import Images, from_uint8, to_uint8
 from anydiff.images.named import load_images, split
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.spaces import Dense
 
@@ -38,8 +38,9 @@ class ImageModel(KindModel):
     Arguments:
         diffusion: The model. Of one that knows labels the condition is `label`.
         shape: (C, H, W) of a picture.
-        data: What it was trained on, `root` and `size`: as
-            :func:`~anydiff.images.named.load_images` takes them.
+        data: What it was trained on, by name or path.
+        root: As :func:`~anydiff.images.named.load_images` takes it; not kept in a file.
+        size: As `load_images` takes it.
     """
 
     shape: tuple[int, int, int]
@@ -49,6 +50,7 @@ class ImageModel(KindModel):
 
     kind: ClassVar[str] = "images"
     needs: ClassVar[set[str]] = {"shape", "data"}
+    names: ClassVar[set[str]] = {"cifar10", "digits"}
 
     @property
     def classes(self) -> int:
@@ -60,25 +62,28 @@ class ImageModel(KindModel):
         return self.classes > 0
 
     def extra(self) -> dict[str, Any]:
-        return {"shape": self.shape, "data": [self.data, self.root, self.size]}
+        return {"shape": self.shape, "data": [self.data, None, self.size]}
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> ImageModel:
         channels, height, width = extra["shape"]
-        return cls(diffusion, (channels, height, width), *extra["data"])
+        data, _, size = extra["data"]
+        return cls(diffusion, (channels, height, width), data, size=size)
 
-    def read_data(self, download: bool = False) -> Images:
+    def read_data(self, data: str | None = None, *, download: bool = False) -> Images:
         """What it was trained on, all parts of it.
 
         Arguments:
-            download: Fetch it where it is missing and can be.
+            data: As :func:`~anydiff.images.named.load_images` takes them; the name that the
+                model has if None.
+            download: Fetch them where they are missing and can be.
 
         Raises:
-            ValueError: If the file does not say what that was, or it is not there.
+            ValueError: If the model has no name of such data, or they are not there.
         """
-        if self.data is None:
-            raise ValueError("the model does not say what it was trained on.")
-        return load_images(self.data, self.root, size=self.size, download=download)
+        root = self.root if data is None else None
+        data = named(self.data, self.names) if data is None else data
+        return load_images(data, root, size=self.size, download=download)
 
     def sample(
         self,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
 from anydiff.molecules.molecules import Molecules
@@ -39,7 +39,8 @@ class MoleculeModel(KindModel):
         sizes: How many atoms molecules have.
         properties: Which properties it knows, and their units; None of a model that knows none.
         pairs: Sizes and properties as they occur together, where there are properties.
-        data: What it was trained on, and `root`: as :func:`~anydiff.molecules.qm9.load_qm9` takes them.
+        data: What it was trained on, by name or path.
+        root: As :func:`~anydiff.molecules.qm9.load_qm9` takes it; not kept in a file.
     """
 
     atoms: Atoms
@@ -51,6 +52,7 @@ class MoleculeModel(KindModel):
 
     kind: ClassVar[str] = "molecules"
     needs: ClassVar[set[str]] = {"atoms", "sizes"}
+    names: ClassVar[set[str]] = {"5k", "full"}
 
     @property
     def conditional(self) -> bool:
@@ -58,7 +60,7 @@ class MoleculeModel(KindModel):
 
     def extra(self) -> dict[str, Any]:
         extra: dict[str, Any] = {"atoms": self.atoms.config, "sizes": self.sizes.counts}
-        extra |= {"data": self.data, "root": self.root}
+        extra |= {"data": self.data}
         if self.properties is not None and self.pairs is not None:
             extra |= {"properties": self.properties.config}
             extra |= {"values": self.pairs.values, "of_size": self.pairs.sizes}
@@ -72,18 +74,22 @@ class MoleculeModel(KindModel):
             pairs = PropertyDistribution(extra["of_size"], extra["values"])
         return cls(
             diffusion, Atoms.from_config(extra["atoms"]), SizeDistribution(extra["sizes"]),
-            properties, pairs, extra.get("data"), extra.get("root"),
+            properties, pairs, extra.get("data"),
         )  # fmt: skip
 
-    def read_data(self) -> Molecules:
+    def read_data(self, data: str | None = None) -> Molecules:
         """What it was trained on, all parts of it.
 
+        Arguments:
+            data: As :func:`~anydiff.molecules.qm9.load_qm9` takes them; the name that the
+                model has if None.
+
         Raises:
-            ValueError: If the file does not say what that was, or it is not there.
+            ValueError: If the model has no name of such data, or they are not there.
         """
-        if self.data is None:
-            raise ValueError("the model does not say what it was trained on.")
-        return load_qm9(self.data, self.root)
+        if data is not None:
+            return load_qm9(data)
+        return load_qm9(named(self.data, self.names), self.root)
 
     def sample(
         self,

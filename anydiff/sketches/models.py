@@ -17,7 +17,7 @@ from torch import Tensor
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
 from anydiff.sketches.named import load_sketches, split
@@ -40,8 +40,8 @@ class SketchModel(KindModel):
         diffusion: The model, of padded rows.
         rows: How a sketch becomes rows.
         lengths: How many rows sketches have.
-        data: What it was trained on, and `skip_empty`: as
-            :func:`~anydiff.sketches.named.load_sketches` takes them.
+        data: What it was trained on, by name or path.
+        skip_empty: As :func:`~anydiff.sketches.named.load_sketches` takes it.
     """
 
     rows: StrokeRows | PointRows
@@ -51,6 +51,7 @@ class SketchModel(KindModel):
 
     kind: ClassVar[str] = "sketches"
     needs: ClassVar[set[str]] = {"rows", "lengths"}
+    names: ClassVar[set[str]] = {"kanji", "kanjivg"}
 
     def extra(self) -> dict[str, Any]:
         return {
@@ -63,15 +64,18 @@ class SketchModel(KindModel):
         rows, lengths = rows_from_config(extra["rows"]), LengthDistribution(extra["lengths"])
         return cls(diffusion, rows, lengths, extra.get("data"), extra.get("skip_empty", False))
 
-    def read_data(self) -> Sketches:
+    def read_data(self, data: str | None = None) -> Sketches:
         """What it was trained on, all parts of it.
 
+        Arguments:
+            data: As :func:`~anydiff.sketches.named.load_sketches` takes them; the name that the
+                model has if None.
+
         Raises:
-            ValueError: If the file does not say what that was, or it is not there.
+            ValueError: If the model has no name of such data, or they are not there.
         """
-        if self.data is None:
-            raise ValueError("the model does not say what it was trained on.")
-        return load_sketches(self.data, skip_empty=self.skip_empty)
+        data = named(self.data, self.names) if data is None else data
+        return load_sketches(data, skip_empty=self.skip_empty)
 
     def sample(
         self, num: int, *, length: int | None = None, watch: Watch | None = None, **how: Unpack[How]

@@ -1,6 +1,7 @@
 """The commands from training to figures, with small networks and little data."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from anydiff.molecules.qm9 import load_qm9
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.kanji import load_kanji
 
+FORMAT2 = Path(__file__).parents[1] / "goldens/format2"
 DRAWN = {"molecules": "samples.sdf", "sketches": "samples.ndjson", "images": "samples.npz"}
 PICTURES = {
     "molecules": {"samples.png", "path.xyz", "path.gif"},
@@ -58,7 +60,11 @@ def flags(tmp_path, *more):
     "how", [["sample"], ["inpaint", "--resamples", 2], ["edit", "--strength", 0.2]]
 )
 def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsys):
-    call(how[0], models[kind], *how[1:], *flags(tmp_path, "--num", 7))
+    folder = models[kind].parents[1]
+    data = {"molecules": folder / "data.npz", "sketches": folder / "data.ndjson"}.get(
+        kind, "digits"
+    )
+    call(how[0], models[kind], *how[1:], *flags(tmp_path, "--num", 7, "--data", data))
     files = {p.name for p in (tmp_path / "out").iterdir()}
     wanted = {DRAWN[kind], "table.txt"} | PICTURES[kind]
     assert files == (wanted if how[0] == "sample" else wanted | {"before.png"})
@@ -70,12 +76,46 @@ def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsy
             np.asarray(Image.open(tmp_path / f"out/{n}.png")) for n in ("before", "samples")
         ]
         assert pictures[0].shape == pictures[1].shape
-    folder = models[kind].parents[1]
-    data = {"molecules": folder / "data.npz", "sketches": folder / "data.ndjson"}.get(
-        kind, "digits"
-    )
     call("evaluate", tmp_path / "out" / DRAWN[kind], "--against", data)
     assert "drawn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["molecules", "sketches"])
+def test_no_path_in_a_model_is_opened(kind, models, tmp_path, capsys):
+    model = models[kind]
+    path = str(model.parents[1] / {"molecules": "data.npz", "sketches": "data.ndjson"}[kind])
+    call("info", model)
+    assert f"trained on   {path}\n" in capsys.readouterr().out
+    line = f"the model was trained on {path!r}, and no path is opened because a model has it; give"
+    for command in ("inpaint", "edit", "interpolate"):
+        if (kind, command) != ("molecules", "interpolate"):
+            with pytest.raises(SystemExit) as stop:
+                call(command, model, *flags(tmp_path, "--num", 4))
+            assert stop.value.code == 2 and line in capsys.readouterr().err
+            assert not (tmp_path / "out").exists()
+    call("sample", model, *flags(tmp_path, "--num", 4))
+    assert f"no metrics: {line}" in capsys.readouterr().out
+
+
+def test_its_own_data_are_split_and_others_are_not(models, tmp_path):
+    data = models["sketches"].parents[1] / "data.ndjson"
+    (tmp_path / "moved.ndjson").write_bytes(data.read_bytes())
+    for path, count in ((data, 10), (tmp_path / "moved.ndjson", 12)):
+        out = tmp_path / path.stem
+        words = ["--data", path, "--out", out, "--num", 12, "--steps", 1, "--measure", "false"]
+        call("edit", models["sketches"], *words, "--accelerator", "cpu")
+        assert len(read_sketches(out / "samples.ndjson")) == count
+
+
+def test_what_a_file_says_does_nothing_to_a_terminal(tmp_path, capsys):
+    diffusion, extra = anydiff.load(FORMAT2 / "sketches.safetensors")
+    anydiff.save(tmp_path / "m", diffusion, extra | {"data": "a\x1b[2Jb\x9bc"})
+    call("info", tmp_path / "m")
+    with pytest.raises(SystemExit):
+        call("edit", tmp_path / "m")
+    told = capsys.readouterr()
+    assert "trained on   a\\x1b[2Jb\\x9bc" in told.out.replace("\\u001b", "\\x1b")
+    assert all(c.isprintable() or c == "\n" for c in told.out + told.err)
 
 
 def test_models_say_what_they_are(models, capsys):
@@ -141,7 +181,9 @@ def test_what_a_model_does_not_know(kind, wrong, line, models, tmp_path, capsys)
 
 @pytest.mark.parametrize("kind", ["sketches", "images"])
 def test_pairs_are_blended(kind, models, tmp_path):
-    call("interpolate", models[kind], *flags(tmp_path, "--num", 16, "--measure", "false"))
+    data = {"images": "digits", "sketches": models[kind].parents[1] / "data.ndjson"}[kind]
+    more = ["--num", 16, "--measure", "false", "--data", data]
+    call("interpolate", models[kind], *flags(tmp_path, *more))
     files = {p.name for p in (tmp_path / "out").iterdir()}
     assert {DRAWN[kind], "samples.png", "before.png"} <= files and "table.txt" not in files
 
