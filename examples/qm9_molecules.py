@@ -46,7 +46,7 @@ def main(
     """Train on QM9, draw new molecules, count what is stable, look at them.
 
     Arguments:
-        data: 5k (shipped), full (130,831), or an .npz, .sdf or .xyz file, of H, C, N, O, F.
+        data: 5k (shipped), full (130,831), or an .npz, .sdf or .xyz file.
         minutes: Training time.
         epochs: Number of passes over the data, instead of a time.
         num: Number of samples.
@@ -58,8 +58,8 @@ def main(
     out = out if resume else free_folder(out, "model.safetensors")
 
     # data: a row for each atom, its position beside its element
-    molecules, atoms = load_qm9(data), Atoms(charge_scale=None)
-    parts = split(len(atoms.check(molecules)))
+    molecules = load_qm9(data)
+    atoms, parts = Atoms(molecules.elements, charge_scale=None), split(len(molecules))
     learn, check = molecules.subset(parts.train), molecules.subset(parts.valid)
     print(f"{len(learn):,} molecules to learn from, {len(check):,} to check with")
 

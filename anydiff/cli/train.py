@@ -33,7 +33,7 @@ def molecules(
     The shipped data are 5,000 molecules of QM9.
 
     Arguments:
-        data: 5k (shipped), full (all 130,831 of QM9), or an .npz, .sdf or .xyz file, of H, C, N, O, F.
+        data: 5k (shipped), full (all 130,831 of QM9), or an .npz, .sdf or .xyz file, of any elements.
         root: Folder of PyG's QM9 dataset, as the source of the full data.
         hidden: Width of the network.
         layers: Depth of the network.
@@ -56,7 +56,7 @@ def molecules(
     from anydiff.losses import Power
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.batches import loader
-    from anydiff.molecules.models import MoleculeModel
+    from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
     from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
     from anydiff.molecules.qm9 import load_qm9, split
     from anydiff.training.muon import Muon
@@ -64,8 +64,10 @@ def molecules(
     asked = Run(out=out, **run)
     positive(hidden=hidden, layers=layers)
     folder = run_folder(asked)
-    known, atoms = load_qm9(data, root), Atoms(charge_scale=None)
-    parts = split(len(atoms.check(known)))
+    known = load_qm9(data, root)
+    warn_without_hydrogens(known)
+    atoms = Atoms(known.elements, charge_scale=None)
+    parts = split(len(known))
     if not min(map(len, parts)):
         raise ValueError(f"{data} holds {len(known)} molecules; give at least 10.")
     learn = known.subset(parts.train)

@@ -85,7 +85,8 @@ class Atoms:
             row = int(np.argmin(known))
             raise MoleculeError(
                 f"{molecules.place(row)} is {symbol(int(molecules.z[row]))}, which is not among "
-                f"{' '.join(map(symbol, self.elements))}; add it to `elements` or leave it out."
+                f"{' '.join(map(symbol, self.elements))}; leave such molecules out, or train a model "
+                "of molecules that have it."
             )
         return molecules
 
@@ -105,7 +106,7 @@ class Atoms:
             unknown = int(z[~types.any(1)][0])
             raise MoleculeError(
                 f"{symbol(unknown)} is not among {' '.join(map(symbol, self.elements))}; "
-                "add it to `elements` or leave such molecules out."
+                "leave such molecules out, or train a model of molecules that have it."
             )
         columns = [pos, types.to(pos.dtype) * self.type_scale]
         if self.charge_scale is not None:

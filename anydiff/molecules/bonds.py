@@ -1,48 +1,115 @@
-r"""Bonds and stability, determined from distances by EDM's table.
+r"""Bonds and stability, determined from distances.
 
 Two atoms at distance d are bonded with the highest order whose length plus a margin exceeds d. An
-atom is *stable* if its bond orders sum to its valence, a molecule if all its atoms are stable. There
-are no charges and no aromatic bonds. Atoms are rows: pos (N, 3) in ångström, z (N,) atomic numbers,
-and index (N,), the molecule of each row, ascending. Tensors and arrays are both accepted.
+atom is *stable* if its bond orders sum to one of its valences, a molecule if all its atoms are stable.
+There are no aromatic bonds. Atoms are rows: pos (N, 3) in ångström, z (N,) atomic numbers, and index
+(N,), the molecule of each row, ascending. Tensors and arrays are both accepted.
+
+Molecules of H, C, N, O and F are judged exactly as published (EDM for QM9). For all other elements:
+
+- Lengths are EDM's for GEOM-Drugs, except of S to O and to N. EDM has no double bond between these, and
+  for S–O a length in between, by which a sulfone has radicals and a sulfonic acid falls in two.
+- Pairs without an entry have a single bond if they are closer than the sum of RDKit's covalent radii
+  and 30 pm.
+- Valences are EDM's, and RDKit's for the elements that EDM lacks; only of S, for which EDM has 4, they
+  are 2, 4 and 6. A metal may have any.
+
+A charged atom may also have the valences of the neutral element with as many electrons: N⁺ those of C,
+O⁻ that of F. Generated molecules have no charges.
 
 References:
     Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), EDM, section 5 and
     appendix. https://arxiv.org/abs/2203.17003
+    Molecular single-bond and double-bond covalent radii (Pyykkö and Atsumi, 2009), whose sums are the
+    lengths of S–O and of S=N. https://doi.org/10.1002/chem.200800987,
+    https://doi.org/10.1002/chem.200901472
+    Structural parameters of dimethyl sulfoxide (Reuter, 2017), for S=O.
+    https://doi.org/10.1107/S2056989017012464
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from anydiff.extras import extra
+
 __all__ = [
-    "Array", "Stability", "as_array", "as_arrays", "bond_orders", "ratio", "stability", "stable",
+    "Array", "Stability", "allowed", "as_array", "as_arrays", "bond_orders", "ratio", "stability",
+    "stable", "sums_of_orders",
 ]  # fmt: skip
 
 Array = Tensor | np.ndarray | Sequence[Any]
 
-# lengths of single, double and triple bonds in pm; _MARGINS are added to them
+# EDM's lengths of single, double and triple bonds in pm; _MARGINS are added to them
 _LENGTHS: dict[tuple[int, int], tuple[int, ...]] = {
+    # for QM9
     (1, 1): (74,), (1, 6): (109,), (1, 7): (101,), (1, 8): (96,), (1, 9): (92,),
     (6, 6): (154, 134, 120), (6, 7): (147, 129, 116), (6, 8): (143, 120, 113), (6, 9): (135,),
     (7, 7): (145, 125, 110), (7, 8): (140, 121), (7, 9): (136,),
     (8, 8): (148, 121), (8, 9): (142,), (9, 9): (142,),
+    # for GEOM-Drugs
+    (1, 5): (119,), (1, 14): (148,), (1, 15): (144,), (1, 16): (134,), (1, 17): (127,),
+    (1, 33): (152,), (1, 35): (141,), (1, 53): (161,), (5, 17): (175,),
+    (6, 14): (185,), (6, 15): (184,), (6, 16): (182, 160), (6, 17): (177,), (6, 35): (194,),
+    (6, 53): (214,), (7, 15): (177,), (7, 17): (175,), (7, 35): (214,), (7, 53): (222,),
+    (8, 14): (163,), (8, 15): (163, 150), (8, 17): (164,), (8, 35): (172,), (8, 53): (194,),
+    (9, 14): (160,), (9, 15): (156,), (9, 16): (158,), (9, 17): (166,), (9, 35): (178,),
+    (9, 53): (187,), (14, 14): (233,), (14, 16): (200,), (14, 17): (202,), (14, 35): (215,),
+    (14, 53): (243,), (15, 15): (221,), (15, 16): (210, 186), (15, 17): (203,), (15, 35): (222,),
+    (16, 16): (204,), (16, 17): (207,), (16, 35): (225,), (16, 53): (234,),
+    (17, 17): (199,), (17, 35): (214,), (35, 35): (228,), (53, 53): (266,),
+    # not EDM's
+    (7, 16): (168, 154), (8, 16): (166, 150),
 }  # fmt: skip
 _MARGINS = (10, 5, 3)
+_RADII_MARGIN = 30  # pm; radii fit less closely than lengths of one pair
 _ROWS = 100_000  # atoms whose pairs are in memory at once
-_VALENCE = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}
+_VALENCES: dict[int, tuple[int, ...]] = {
+    1: (1,), 6: (4,), 7: (3,), 8: (2,), 9: (1,), 5: (3,), 13: (3,), 14: (4,), 15: (3, 5),
+    16: (2, 4, 6), 17: (1,), 33: (3,), 35: (1,), 53: (1,), 80: (1, 2), 83: (3, 5),
+}  # fmt: skip
+_QM9 = (1, 6, 7, 8, 9)
+_MOST = 12  # a sum of orders, or more
 
 # _LIMITS[k, z, z']: closer than this, in pm, the bond is of order k + 1 or higher
-_LIMITS = np.zeros((3, 10, 10))
+_LIMITS = np.zeros((3, 119, 119))
 for (_a, _b), _lengths in _LENGTHS.items():
     for _k, _length in enumerate(_lengths):
         _LIMITS[_k, _a, _b] = _LIMITS[_k, _b, _a] = _length + _MARGINS[_k]
-_ALLOWED = np.full(10, -1)
-_ALLOWED[list(_VALENCE)] = list(_VALENCE.values())
+# _ALLOWED[z, sum of orders]; a nucleus without electrons has no bonds
+_ALLOWED = np.zeros((119, _MOST + 1), bool)
+_ALLOWED[0, 0] = True
+for _a, _sums in _VALENCES.items():
+    _ALLOWED[_a, list(_sums)] = True
+
+
+@lru_cache(maxsize=1)
+def _every_element() -> tuple[np.ndarray, np.ndarray]:
+    """`_LIMITS` and `_ALLOWED` without gaps."""
+    with extra("molecules"):
+        from rdkit import Chem
+
+    elements, limits, allowed = Chem.GetPeriodicTable(), _LIMITS.copy(), _ALLOWED.copy()
+    radii = 100 * np.array([elements.GetRcovalent(z) for z in range(119)])
+    limits[0] = np.where(limits[0] > 0, limits[0], radii[:, None] + radii + _RADII_MARGIN)
+    for z in range(1, 119):
+        if z not in _VALENCES:
+            sums = list(elements.GetValenceList(z))
+            allowed[z, slice(None) if -1 in sums else sums] = True  # -1: any
+    return limits, allowed
+
+
+def _rules(z: np.ndarray, charged: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Limits and allowed sums for these elements; those of QM9 do not need RDKit."""
+    if not charged and np.isin(z, _QM9).all():
+        return _LIMITS, _ALLOWED
+    return _every_element()
 
 
 def as_array(values: Array) -> np.ndarray:
@@ -66,7 +133,7 @@ def as_arrays(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarra
         pos and z as arrays of float64 and int64, and the number of atoms of each molecule, (M,).
 
     Raises:
-        ValueError: The shapes do not fit, or the index does not ascend.
+        ValueError: The shapes do not fit, the index does not ascend, or a number is of no element.
     """
     pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
     if pos.shape != (len(z), 3) or index.shape != z.shape or z.ndim != 1:
@@ -75,35 +142,33 @@ def as_arrays(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarra
         )
     if len(index) and (index[0] < 0 or (np.diff(index) < 0).any()):
         raise ValueError("index must ascend: 0, 0, 0, 1, 1, 2, …")
+    if ((z < 1) | (z > 118)).any():
+        raise ValueError(f"z has {z[(z < 1) | (z > 118)][0]}; give atomic numbers, 1 to 118.")
     sizes = np.bincount(index.astype(np.int64))
     return pos, z.astype(np.int64), sizes[sizes > 0]
 
 
-def _check_elements(z: np.ndarray) -> None:
-    unknown = np.setdiff1d(z, list(_VALENCE))
-    if len(unknown):
-        raise ValueError(f"the table has H, C, N, O and F, but no atomic number {unknown[0]}.")
-
-
 def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray]:
-    """The bonds of molecules, from distances by the table.
+    """The bonds of molecules, from distances.
 
     The order is 3 if d < T3, else 2 if d < T2, else 1 if d < T1, each only if the lower conditions hold
-    too; T in pm is the length plus the margin, and d < T strictly. Atoms at nan have no bonds.
+    too; T in pm is the length plus the margin, and d < T strictly. Atoms that are not at a finite
+    position have no bonds.
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
 
     Returns:
         Row numbers (E, 2) with i < j, and orders (E,) of 1, 2 or 3.
 
     Raises:
-        ValueError: The shapes do not fit, the index does not ascend, or an element is not in the table.
+        ValueError: The shapes do not fit, the index does not ascend, or a number is of no element.
+        ImportError: There are other elements than H, C, N, O and F, and RDKit is not installed.
     """
     pos, z, sizes = as_arrays(pos, z, index)
-    _check_elements(z)
+    limits = _rules(z)[0]
     pairs, orders = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
     for start, part in _parts(sizes, _ROWS):
         # each row with every later row of its molecule
@@ -116,7 +181,7 @@ def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndar
 
         with np.errstate(invalid="ignore", over="ignore"):  # samples may be nan
             d = 100 * np.sqrt(((pos[i] - pos[j]) ** 2).sum(1))
-        closer = d < _LIMITS[:, z[i], z[j]]
+        closer = d < limits[:, z[i], z[j]]
         # limits fall as the order rises, so that counting them nests the conditions
         order = closer.sum(0)
         bonded = order > 0
@@ -171,35 +236,76 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def stable(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray]:
+def allowed(z: np.ndarray, total: np.ndarray, charges: np.ndarray | None = None) -> np.ndarray:
+    """Whether the bond orders of each atom sum to a valence of its element, (N,).
+
+    Arguments:
+        z: (N,), atomic numbers.
+        total: (N,), the sums of bond orders.
+        charges: (N,), formal charges, whose valences count instead of those of the neutral atoms.
+
+    Raises:
+        ImportError: As for :func:`bond_orders`.
+    """
+    sums = _rules(z, charges is not None)[1]
+    electrons = z if charges is None else z - charges
+    inside = (electrons >= 0) & (electrons < len(sums))
+    found: np.ndarray = sums[np.where(inside, electrons, 0), np.minimum(total, _MOST)]
+    return found & inside
+
+
+def stable(
+    pos: Array, z: Array, index: Array, charges: Array | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Which atoms (N,) and which molecules (M,) are stable.
+
+    Atoms that are not at a finite position are not.
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
+        charges: (N,), formal charges, where they are known.
 
     Raises:
         ValueError: As for :func:`bond_orders`.
+        ImportError: As for :func:`bond_orders`.
     """
     pairs, orders = bond_orders(pos, z, index)
     pos, z, sizes = as_arrays(pos, z, index)
-    total = np.bincount(pairs.ravel(), weights=np.repeat(orders, 2), minlength=len(z))
-    atoms = total == _ALLOWED[z]
+    total = sums_of_orders(pairs, orders, len(z))
+    atoms = allowed(z, total)
+    if charges is not None:
+        atoms |= allowed(z, total, as_array(charges).astype(np.int64))
+    atoms &= np.isfinite(pos).all(1)
     molecule = np.repeat(np.arange(len(sizes)), sizes)
     return atoms, np.bincount(molecule[atoms], minlength=len(sizes)) == sizes
 
 
-def stability(pos: Array, z: Array, index: Array) -> Stability:
+def sums_of_orders(pairs: np.ndarray, orders: np.ndarray, num: int) -> np.ndarray:
+    """The sum of the bond orders of each atom, (num,).
+
+    Arguments:
+        pairs: (E, 2), the rows that each bond joins.
+        orders: (E,), its order.
+        num: The number of atoms.
+    """
+    total = np.bincount(pairs.ravel(), weights=np.repeat(orders, 2), minlength=num)
+    return total.astype(np.int64)
+
+
+def stability(pos: Array, z: Array, index: Array, charges: Array | None = None) -> Stability:
     """How many atoms and molecules are stable.
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
+        charges: (N,), formal charges, where they are known.
 
     Raises:
         ValueError: As for :func:`bond_orders`.
+        ImportError: As for :func:`bond_orders`.
     """
-    atoms, molecules = stable(pos, z, index)
+    atoms, molecules = stable(pos, z, index, charges)
     return Stability(len(atoms), int(atoms.sum()), len(molecules), int(molecules.sum()))

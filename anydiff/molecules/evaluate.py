@@ -1,7 +1,7 @@
 r"""Metrics of generated molecules.
 
-A sample consists of positions and elements; bonds follow from distances by the table of
-:mod:`anydiff.molecules.bonds`, and all metrics follow from the bonds. Atoms are rows: pos (N, 3) in
+A sample consists of positions and elements; bonds follow from distances, as
+:mod:`anydiff.molecules.bonds` says, and all metrics follow from the bonds. Atoms are rows: pos (N, 3) in
 ångström, z (N,) atomic numbers, and index (N,), the molecule of each row, ascending. Tensors and arrays
 are both accepted.
 
@@ -10,11 +10,14 @@ Two sets of metrics:
 - EDM's: an atom is *stable* if its bond orders sum to its valence, a molecule if all its atoms are
   stable. A molecule is *valid* if RDKit sanitises it, where missing hydrogens are added (CH3 is valid)
   and the largest of several fragments counts. *Unique* counts different SMILES among the valid ones,
-  *novel* those that are not in the training set, whose SMILES are made by the same table.
+  *novel* those that are not in the training set, whose SMILES are made in the same way.
 - *Strict*: RDKit sanitises the molecule without added hydrogens, it is one fragment and has no radicals.
 
-The table is tuned to QM9 and not perfect even there: compare with the metrics of the data, computed by
-the same code. Reports hold counts, and ratios follow from them; a ratio with denominator 0 is nan.
+A molecule with a position that is not finite is none of these. SMILES are without stereochemistry, so
+that enantiomers count as one.
+
+The lengths are tuned to QM9 and not perfect even there: compare with the metrics of the data, computed
+by the same code. Reports hold counts, and ratios follow from them; a ratio with denominator 0 is nan.
 
 References:
     Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5.
@@ -35,12 +38,15 @@ from anydiff.metrics.tables import Column, rendered
 from anydiff.molecules.bonds import (
     Array,
     Stability,
+    allowed,
     as_array,
     as_arrays,
     bond_orders,
     ratio,
     stability,
+    sums_of_orders,
 )
+from anydiff.molecules.fragments import count_pieces
 
 __all__ = [
     "MoleculeReport", "bond_lengths_distance", "element_distance", "evaluate", "smiles", "strict",
@@ -60,14 +66,23 @@ def _rdkit() -> Iterator[Any]:
 
 
 def to_rdkit(
-    pos: Array, z: Array, index: Array, *, implicit_hydrogens: bool = False, sanitize: bool = False
+    pos: Array,
+    z: Array,
+    index: Array,
+    *,
+    charges: Array | None = None,
+    implicit_hydrogens: bool = False,
+    sanitize: bool = False,
 ) -> list[Any]:
-    """RDKit molecules with the bonds of the table and one 3-D conformer each.
+    """RDKit molecules with the bonds that follow from distances, and one 3-D conformer each.
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
+        charges: (N,), formal charges, where they are known. An atom is given its charge if its bonds sum
+            to a valence of that charge: the N of an ammonium ion, but not that of a nitro group, which
+            has two double bonds by distance.
         implicit_hydrogens: Let RDKit add missing hydrogens, as EDM does.
         sanitize: Sanitise the molecules; those for which this fails are returned as they are.
 
@@ -77,6 +92,10 @@ def to_rdkit(
     """
     pairs, orders = bond_orders(pos, z, index)
     pos, z, sizes = as_arrays(pos, z, index)
+    given = np.zeros(len(z), np.int64)
+    if charges is not None:
+        given = as_array(charges).astype(np.int64)
+        given = given * allowed(z, sums_of_orders(pairs, orders, len(z)), given)
     ends = np.cumsum(sizes)
     cuts = np.searchsorted(pairs[:, 0], ends)
     mols = []
@@ -85,8 +104,11 @@ def to_rdkit(
         first_bond = 0
         for start, end, last_bond in zip(ends - sizes, ends, cuts, strict=True):
             mol = Chem.RWMol()
-            for number in z[start:end].tolist():
+            for number, charge in zip(
+                z[start:end].tolist(), given[start:end].tolist(), strict=True
+            ):
                 atom = Chem.Atom(number)
+                atom.SetFormalCharge(charge)
                 atom.SetNoImplicit(not implicit_hydrogens)
                 mol.AddAtom(atom)
             bonds = slice(first_bond, last_bond)
@@ -108,24 +130,23 @@ def _sane(Chem: Any, mol: Any) -> bool:
     return bool(Chem.SanitizeMol(mol, catchErrors=True) == Chem.SanitizeFlags.SANITIZE_NONE)
 
 
-def smiles(pos: Array, z: Array, index: Array) -> list[str | None]:
+def smiles(pos: Array, z: Array, index: Array, charges: Array | None = None) -> list[str | None]:
     """SMILES of each molecule's largest fragment by EDM's rule; None if the molecule is not valid.
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
+        charges: As for :func:`to_rdkit`.
 
     Raises:
         ImportError: RDKit is not installed.
         ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     result: list[str | None] = []
-    mols = to_rdkit(pos, z, index, implicit_hydrogens=True)
     with _rdkit() as Chem:
-        for mol in mols:
-            mol.RemoveAllConformers()
-            if not _sane(Chem, mol):
+        for mol in _plain(pos, z, index, charges=charges, implicit_hydrogens=True):
+            if mol is None or not _sane(Chem, mol):
                 result.append(None)
                 continue
             fragments = Chem.GetMolFrags(mol, asMols=True)
@@ -134,32 +155,49 @@ def smiles(pos: Array, z: Array, index: Array) -> list[str | None]:
     return result
 
 
-def strict(pos: Array, z: Array, index: Array) -> list[str | None]:
+def strict(pos: Array, z: Array, index: Array, charges: Array | None = None) -> list[str | None]:
     """SMILES of each molecule that meets the strict rule, and None for the others.
 
     RDKit sanitises the molecule without added hydrogens, it is one fragment, and no atom is a radical.
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
+        charges: As for :func:`to_rdkit`.
 
     Raises:
         ImportError: RDKit is not installed.
         ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     result: list[str | None] = []
-    mols = to_rdkit(pos, z, index)
     with _rdkit() as Chem:
-        for mol in mols:
-            mol.RemoveAllConformers()
+        for mol in _plain(pos, z, index, charges=charges):
             sound = (
-                _sane(Chem, mol)
+                mol is not None
+                and _sane(Chem, mol)
                 and len(Chem.GetMolFrags(mol)) == 1
                 and not any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
             )
             result.append(Chem.MolToSmiles(mol) if sound else None)
     return result
+
+
+def _plain(pos: Array, z: Array, index: Array, **how: Any) -> Iterator[Any]:
+    """Molecules without positions, as SMILES have none; None for one that is not finite."""
+    for mol, finite in zip(to_rdkit(pos, z, index, **how), _finite(pos, z, index), strict=True):
+        mol.RemoveAllConformers()
+        yield mol if finite else None
+
+
+def _finite(pos: Array, z: Array, index: Array) -> np.ndarray:
+    """Whether all positions of each molecule are finite, (M,)."""
+    pos, _, sizes = as_arrays(pos, z, index)
+    lost = np.bincount(
+        np.repeat(np.arange(len(sizes)), sizes), ~np.isfinite(pos).all(1), len(sizes)
+    )
+    found: np.ndarray = lost == 0
+    return found
 
 
 # distributions --------------------
@@ -241,6 +279,8 @@ class MoleculeReport:
     Arguments:
         name: The row's name.
         stability: Stable atoms and molecules.
+        connected: Molecules in one piece.
+        not_finite: Molecules with positions that are not finite, which count for nothing else.
         valid, unique, novel: Molecules by EDM's rules; novel is None without a training set.
         strict, strict_unique: Molecules that meet the strict rule, and different ones among them.
         elements: Total variation distance of the elements to the reference's, or None.
@@ -251,6 +291,8 @@ class MoleculeReport:
 
     name: str
     stability: Stability
+    connected: int
+    not_finite: int
     valid: int
     unique: int
     novel: int | None
@@ -265,6 +307,11 @@ class MoleculeReport:
     def molecules(self) -> int:
         """The number of molecules."""
         return self.stability.molecules
+
+    @property
+    def connectedness(self) -> float:
+        """The share of molecules in one piece."""
+        return ratio(self.connected, self.molecules)
 
     @property
     def validity(self) -> float:
@@ -297,6 +344,7 @@ def evaluate(
     z: Array,
     index: Array,
     *,
+    charges: Array | None = None,
     name: str = "samples",
     train_smiles: Collection[str | None] | None = None,
     reference: tuple[Array, Array, Array] | None = None,
@@ -307,8 +355,9 @@ def evaluate(
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
+        charges: As for :func:`to_rdkit`.
         name: The row's name.
         train_smiles: The training set's SMILES as :func:`smiles` makes them, for novelty.
         reference: (pos, z, index) of real molecules, for the distances between distributions.
@@ -319,13 +368,16 @@ def evaluate(
         ImportError: RDKit is not installed.
         ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
-    counts = stability(pos, z, index)
-    valid = [s for s in smiles(pos, z, index) if s is not None]
-    sound = [s for s in strict(pos, z, index) if s is not None]
+    counts = stability(pos, z, index, charges)
+    valid = [s for s in smiles(pos, z, index, charges) if s is not None]
+    sound = [s for s in strict(pos, z, index, charges) if s is not None]
+    finite = _finite(pos, z, index)
     novel = None if train_smiles is None else len(set(valid) - set(train_smiles))
     return MoleculeReport(
         name=name,
         stability=counts,
+        connected=int((finite & (count_pieces(pos, z, index) == 1)).sum()),
+        not_finite=int((~finite).sum()),
         valid=len(valid),
         unique=len(set(valid)),
         novel=novel,
@@ -343,6 +395,7 @@ _COLUMNS = [
     Column("molecules", "molecules", ","),
     Column("atoms stable", "stability.atom_ratio", ".1f", 100),
     Column("mols stable", "stability.molecule_ratio", ".1f", 100),
+    Column("connected", "connectedness", ".1f", 100),
     Column("valid", "validity", ".1f", 100),
     Column("valid·unique", "valid_unique", ".1f", 100),
     Column("novel", "novelty", ".1f", 100),
@@ -353,10 +406,16 @@ _COLUMNS = [
 ]
 
 
+_CAPTION = (
+    "Bonds are read off distances. Valid, unique and novel are of the SMILES of these bonds, without\n"
+    "stereochemistry; a molecule in pieces may be valid, but is not strictly so. Compare with real ones."
+)
+
+
 def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
     """The reports as an aligned table, with ratios in percent and – for missing values.
 
-    Include a row of the data.
+    Include a row of the data. As text it ends with a caption.
 
     Arguments:
         rows: The reports.
@@ -365,4 +424,11 @@ def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
     Raises:
         ValueError: `style` is neither of the two.
     """
-    return rendered(rows, _COLUMNS, style)
+    lines = rendered(rows, _COLUMNS, style)
+    if style != "text":
+        return lines
+    lost = [
+        f"{row.name}: {row.not_finite} of {row.molecules} molecules are not finite, and so not valid."
+        for row in rows if row.not_finite
+    ]  # fmt: skip
+    return "\n".join([lines, "", *lost, _CAPTION])

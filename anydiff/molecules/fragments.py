@@ -33,12 +33,13 @@ def largest_ring(pos: Array, z: Array, index: Array, least: int = 5) -> np.ndarr
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
         least: The least number of atoms of a ring system.
 
     Raises:
         ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
+        ImportError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     kept = np.zeros(len(as_arrays(pos, z, index)[1]), bool)
     for rows, bonds, _ in _molecules(pos, z, index):
@@ -65,13 +66,14 @@ def two_ends(
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
         between: The least and the greatest number of heavy atoms to leave out.
         least: The least number of heavy atoms of an end.
 
     Raises:
         ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
+        ImportError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     kept = np.zeros(len(as_arrays(pos, z, index)[1]), bool)
     for rows, bonds, numbers in _molecules(pos, z, index):
@@ -135,11 +137,12 @@ def count_pieces(pos: Array, z: Array, index: Array) -> np.ndarray:
 
     Arguments:
         pos: (N, 3), positions in ångström.
-        z: (N,), atomic numbers, of H, C, N, O and F.
+        z: (N,), atomic numbers.
         index: (N,), the molecule of each row, ascending.
 
     Raises:
         ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
+        ImportError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
     return np.array([_pieces(bonds).max() + 1 for _, bonds, _ in _molecules(pos, z, index)])
 

@@ -6,6 +6,7 @@ properties their units and the pairs of size and property that occur. One file k
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
@@ -24,7 +25,7 @@ from anydiff.molecules.properties import Properties, PropertyDistribution
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.spaces import Ragged
 
-__all__ = ["MoleculeModel", "compare_parts"]
+__all__ = ["MoleculeModel", "compare_parts", "warn_without_hydrogens"]
 
 Watch = Callable[[Molecules], None]
 
@@ -251,7 +252,11 @@ def compare_parts(
             part are compared with.
         nfe: Network calls for a molecule.
         seconds: Seconds for a molecule.
+
+    Raises:
+        ImportError: RDKit is not installed.
     """
+    warn_without_hydrogens(data)
     parts = split(len(data))
     known, test = data.subset(parts.train), data.subset(parts.test[:1000])
     of: dict[str, Any] = {"train_smiles": smiles(known.pos, known.z, known.index)}
@@ -259,3 +264,16 @@ def compare_parts(
     of["reference"] = (test.pos, test.z, test.index)
     rows = (drawn.pos, drawn.z, drawn.index)
     return [real, evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, **of)]
+
+
+def warn_without_hydrogens(molecules: Molecules) -> None:
+    """Warn if no molecule has a hydrogen atom, which the metrics and the bonds count with.
+
+    Arguments:
+        molecules: What is learned from, or compared with.
+    """
+    if 1 not in molecules.elements:
+        warnings.warn(
+            f"{molecules.name}: no molecule has hydrogen atoms, so that hardly any is stable; add them, "
+            "as RDKit's AddHs(mol, addCoords=True) does.", stacklevel=2,
+        )  # fmt: skip

@@ -140,6 +140,11 @@ class Molecules:
             raise MoleculeError(f"{self.name} has no bonds.")
         return np.searchsorted(self.bonds[:, 0], self.offsets)
 
+    @cached_property
+    def elements(self) -> tuple[int, ...]:
+        """The atomic numbers that occur, ascending."""
+        return tuple(np.unique(self.z).tolist())
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -22,7 +22,6 @@ from anydiff.molecules.elements import symbol
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
 
-_KNOWN = (1, 6, 7, 8, 9)  # the elements of the table of bonds
 _COLORS = {
     1: (238, 240, 243), 5: (244, 170, 140), 6: (86, 92, 102), 7: (58, 104, 224), 8: (226, 54, 48),
     9: (92, 190, 100), 14: (205, 175, 130), 15: (240, 140, 30), 16: (236, 200, 50),
@@ -63,17 +62,6 @@ def principal_axes(pos: np.ndarray) -> np.ndarray:
     cos, sin = math.cos(tilt), math.sin(tilt)
     lean = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     return np.asarray(lean @ axes)
-
-
-def _bonds(pos: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs and orders by the table; with other elements, single bonds by covalent radii."""
-    if np.isin(z, _KNOWN).all():
-        return bond_orders(pos, z, np.zeros(len(z), np.int64))
-    radii = np.array([_COVALENT.get(int(n), _OTHER_RADIUS) for n in z])
-    i, j = np.triu_indices(len(z), 1)
-    near = np.linalg.norm(pos[i] - pos[j], axis=1) < radii[i] + radii[j] + 0.3
-    pairs = np.stack([i[near], j[near]], axis=1)
-    return pairs, np.ones(len(pairs), np.int64)
 
 
 class _Canvas:
@@ -179,7 +167,7 @@ def _render(
     radii = [_radius(int(n)) for n in z]
     for center, radius, color in zip(pos, radii, colors, strict=True):
         canvas.sphere(center, radius, color)
-    pairs, orders = _bonds(pos, z)
+    pairs, orders = bond_orders(pos, z, np.zeros(len(z), np.int64))
     alone = np.repeat(np.flatnonzero(marked)[:, None], 2, axis=1)
     for i, j in [*alone.tolist(), *pairs[marked[pairs].all(1)].tolist()]:
         canvas.mark(pos[i], pos[j])
@@ -265,7 +253,7 @@ def draw_grid(
             their principal axes, so that molecules with equal highlighted parts look alike.
 
     Raises:
-        ImportError: Pillow is not installed.
+        ImportError: Pillow is not installed; or RDKit, which other elements than H, C, N, O and F need.
         ValueError: There are no molecules, or captions or `marked` do not fit them.
     """
     Image = pillow()[0]
@@ -288,8 +276,7 @@ def draw_grid(
     half = np.max([np.nan_to_num(np.abs(p)).max(0) for p in turned], axis=0) + 0.5
     half = np.minimum(half, 12.0)  # or one molecule in pieces makes all others tiny
     scale = _SMOOTH * min(0.48 * size / half[0], 0.41 * size * 0.84 / half[1])  # room for captions
-    known = np.isin(z, _KNOWN).all()
-    sound = stable(pos, z, index)[1] if known else np.zeros(len(molecules), bool)
+    sound = stable(pos, z, index)[1]
 
     tiles = []
     for k, (rows_of, p) in enumerate(zip(molecules, turned, strict=True)):
@@ -335,7 +322,7 @@ def animate(
         hold: Seconds that the last frame is held.
 
     Raises:
-        ImportError: Pillow is not installed.
+        ImportError: Pillow is not installed; or RDKit, which other elements than H, C, N, O and F need.
         ValueError: There are no frames, frames and `z` do not fit, or `fps` or `hold` is out of range.
     """
     Image = pillow()[0]

@@ -145,7 +145,20 @@ def test_what_went_astray_is_unstable():
     pos, z, index = one(*METHANE)
     pos[1] = np.nan
     assert stability(pos, z, index) == Stability(5, 3, 1, 0)
-    assert len(smiles(pos, z, index)) == 1 and strict(pos, z, index) == [None]
+    assert smiles(pos, z, index) == strict(pos, z, index) == [None]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_counts_for_nothing(wrong):
+    pos, z, _ = one(*METHANE)
+    twice = np.concatenate([pos, np.full_like(pos, wrong)]), [*z, *z], [0] * 5 + [1] * 5
+    report = evaluate(*twice)
+    assert (report.molecules, report.not_finite, report.valid, report.strict) == (2, 1, 1, 1)
+    assert report.connected == report.stability.stable_molecules == 1
+    assert report.stability.stable_atoms == 5
+    assert "samples: 1 of 2 molecules are not finite, and so not valid." in table([report])
+    assert smiles(np.full((1, 3), wrong), [18], [0]) == [None]  # argon needs no bonds, but a place
+    assert stability(np.full((1, 3), wrong), [18], [0]).stable_atoms == 0
 
 
 def test_nothing_gives_nan_not_an_error():
@@ -161,8 +174,8 @@ def test_bad_arguments_are_named():
         stability(pos, z, [0, 0, 1, 0, 0])
     with pytest.raises(ValueError, match="fit"):
         stability(pos[:3], z, index)
-    with pytest.raises(ValueError, match="atomic number 17"):
-        stability(pos, [17, 1, 1, 1, 1], index)
+    with pytest.raises(ValueError, match="z has 119; give atomic numbers, 1 to 118"):
+        stability(pos, [119, 1, 1, 1, 1], index)
 
 
 # validity --------------------
@@ -262,15 +275,30 @@ def test_unique_and_novel_are_counted_among_the_valid():
 def test_the_table_is_aligned():
     counts = Stability(1000, 993, 50, 47)
     reports = [
-        MoleculeReport("QM9 (test)", counts, 49, 49, None, 47, 47),
+        MoleculeReport("QM9 (test)", counts, 50, 0, 49, 49, None, 47, 47),
         MoleculeReport(
-            "ours", counts, 40, 20, 10, 30, 20, elements=0.1, bonds=0.0123, nfe=1001, seconds=0.5
+            "ours",
+            counts,
+            45,
+            0,
+            40,
+            20,
+            10,
+            30,
+            20,
+            elements=0.1,
+            bonds=0.0123,
+            nfe=1001,
+            seconds=0.5,
         ),
     ]
-    header, rule, *body = table(reports).split("\n")
+    lines, caption = table(reports).split("\n\n")
+    assert "without\nstereochemistry" in caption and "not finite" not in caption
+    header, rule, *body = lines.split("\n")
     assert len(header) == len(rule) and all(len(line) == len(header) for line in body)
-    assert body[0].split()[2:] == ["50", "99.3", "94.0", "98.0", "98.0", "–", "94.0", "–", "–", "–"]
-    ours = ["50", "99.3", "94.0", "80.0", "40.0", "50.0", "60.0", "0.0123", "1001", "0.5"]
+    real = ["50", "99.3", "94.0", "100.0", "98.0", "98.0", "–", "94.0", "–", "–", "–"]
+    assert body[0].split()[2:] == real
+    ours = ["50", "99.3", "94.0", "90.0", "80.0", "40.0", "50.0", "60.0", "0.0123", "1001", "0.5"]
     assert body[1].split()[1:] == ours
     lines = table(reports, "markdown").split("\n")
     assert len({line.count("|") for line in lines}) == 1 and len({len(line) for line in lines}) == 1

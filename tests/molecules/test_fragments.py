@@ -4,30 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from anydiff.molecules import Molecules, load_qm9
+from anydiff.molecules import load_qm9
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
+from tests.helpers.molecules import embedded
 
 
 @pytest.fixture(scope="module")
 def molecules():
     return load_qm9().subset(range(150))
-
-
-def embedded(*smiles):
-    """Molecules with the positions that RDKit gives them."""
-    from rdkit import Chem
-    from rdkit.Chem import AllChem
-
-    z, pos, sizes = [], [], []
-    for text in smiles:
-        mol = Chem.AddHs(Chem.MolFromSmiles(text))
-        AllChem.EmbedMolecule(mol, randomSeed=0)
-        AllChem.MMFFOptimizeMolecule(mol)
-        z += [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-        pos.append(mol.GetConformer().GetPositions())
-        sizes.append(mol.GetNumAtoms())
-    return Molecules(np.array(z), np.concatenate(pos), np.cumsum([0, *sizes]))
 
 
 def of(molecules):

@@ -1,0 +1,75 @@
+"""Molecules of one's own, with elements that QM9 has not, from a file to figures."""
+
+import numpy as np
+import pytest
+
+from anydiff.cli import train
+from anydiff.cli.main import main
+from anydiff.molecules import Molecules
+from anydiff.molecules.evaluate import to_rdkit
+from anydiff.molecules.files import read_molecules, write_npz, write_sdf
+from tests.helpers.molecules import embedded, rows
+
+MINE = [
+    "CCS", "CCCl", "CCBr", "CI", "CP", "CSC", "CS(C)=O", "C[Si](C)(C)C", "CB(C)C", "C1CCSC1",
+    "CP(C)C", "FC(F)(F)Cl", "CC(=O)SC", "OCCS", "NCCCl",
+]  # fmt: skip
+ELEMENTS = {1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
+
+
+def call(*words):
+    main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With molecules, those of them that have a ring, and a model of them."""
+    folder = tmp_path_factory.mktemp("mine")
+    write_sdf(folder / "mine.sdf", to_rdkit(*rows(embedded(*MINE))))
+    write_sdf(folder / "rings.sdf", to_rdkit(*rows(embedded("C1CCSC1", "CC1CSCC1Br"))))
+    common = {"epochs": 2, "hidden": 8, "layers": 1, "accelerator": "cpu", "out": folder / "run"}
+    train.molecules(str(folder / "mine.sdf"), **common)
+    return folder
+
+
+def test_the_elements_are_those_of_the_data(folder, capsys):
+    call("info", folder / "run/model.safetensors")
+    assert "molecules of H, B, C, N, O, F, Si, P, S, Cl, Br, I, 5 to " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "how", ["sample", "inpaint --resamples 1 --data {0}/rings.sdf", "edit --data {0}/mine.sdf"]
+)
+def test_everything_works_with_them(how, folder, tmp_path, capsys):
+    name, *more = how.format(folder).split()
+    some = ["--out", tmp_path, "--steps", 3, "--num", 5, "--accelerator", "cpu"]
+    call(name, folder / "run/model.safetensors", *more, *some)
+    out = capsys.readouterr().out
+    assert "real, held out" in out and "no metrics" not in out
+    files = {"samples.sdf", "samples.png", "path.xyz", "path.gif", "table.txt"}
+    drawn = {p.name for p in tmp_path.iterdir()}
+    assert drawn == (files if name == "sample" else files | {"before.png"})
+    molecules = read_molecules(tmp_path / "samples.sdf")
+    assert len(molecules) == (2 if name == "inpaint" else 5) and set(molecules.elements) <= ELEMENTS
+    for written in ("samples.sdf", "path.xyz"):
+        call("evaluate", tmp_path / written, "--against", folder / "mine.sdf")
+        assert "drawn" in capsys.readouterr().out
+
+
+def test_an_element_that_the_model_has_not_is_named(folder, tmp_path, capsys):
+    write_sdf(tmp_path / "se.sdf", to_rdkit(*rows(embedded("C[Se]C"))))
+    with pytest.raises(SystemExit):
+        call("edit", folder / "run/model.safetensors", "--data", tmp_path / "se.sdf")
+    assert "atom 1 is Se, which is not among H B C N O F Si P S Cl Br I" in capsys.readouterr().err
+
+
+def test_data_without_hydrogens_are_warned_of(tmp_path, capsys):
+    some = embedded(*MINE)
+    heavy = some.z > 1
+    sizes = np.bincount(some.index[heavy], minlength=len(some))
+    bare = Molecules(some.z[heavy], some.pos[heavy], np.cumsum([0, *sizes]))
+    write_npz(tmp_path / "bare.npz", bare)
+    words = ["--epochs", 1, "--hidden", 8, "--layers", 1, "--accelerator", "cpu"]
+    call("train", "molecules", "--data", tmp_path / "bare.npz", *words, "--out", tmp_path / "run")
+    assert "bare.npz: no molecule has hydrogen atoms" in capsys.readouterr().err
+    assert (tmp_path / "run/model.safetensors").exists()
