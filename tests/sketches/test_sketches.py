@@ -3,7 +3,6 @@ import io
 import json
 import os
 import pickle
-import time
 import tracemalloc
 import zipfile
 from itertools import pairwise
@@ -15,7 +14,6 @@ from anydiff.sketches import arrays as stroke_arrays
 from anydiff.sketches import kanji
 from anydiff.sketches.files import read_sketches, write_ndjson, write_npz
 from anydiff.sketches.geometry import resample, scale, simplify
-from anydiff.sketches.inkml import read_inkml
 from anydiff.sketches.kanji import load_kanji, read_kanjivg
 from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.sketches import (
@@ -743,6 +741,10 @@ def test_a_folder_of_drawings(tmp_path):
         read_sketches(tmp_path / "e.svg", part="train")
 
 
+def ink(body, head='<ink xmlns="http://www.w3.org/2003/InkML">'):
+    return f"{head}\n{body}\n</ink>\n"
+
+
 def test_what_is_empty(tmp_path):
     head = '<svg xmlns="http://www.w3.org/2000/svg">'
     nothing = {
@@ -773,98 +775,6 @@ def test_other_files_are_refused(tmp_path):
     path_of(tmp_path, "é").write_bytes(b'{"word": "\xff"}')
     with pytest.raises(SketchError, match="not a readable text file"):
         read_sketches(tmp_path / "b.ndjson")
-
-
-# InkML --------------------
-
-
-def ink(body, head='<ink xmlns="http://www.w3.org/2003/InkML">'):
-    return f"{head}\n{body}\n</ink>\n"
-
-
-TIMED = """<annotation type="truth">$x$</annotation><definitions><traceFormat>
-<channel name="T" units="s"/><channel name="Y"/><channel name="F"/><channel name="X"/>
-</traceFormat><trace>1 2 3 4</trace></definitions>"""
-
-
-def test_inkml(tmp_path):
-    plain = read_inkml(
-        path_of(tmp_path, ink("<trace>\n1 2,-3.5 4e1,\n.5-6</trace><trace>7 8</trace>"))
-    )
-    assert [s.tolist() for s in plain[0]] == [[[1, 2], [-3.5, 40], [0.5, -6]], [[7, 8]]]
-    assert plain.labels is None and plain.times is None
-    air = ink('<trace type="penUp">1 1</trace><trace> </trace><trace>7 8</trace>')
-    assert [s.tolist() for s in read_inkml(path_of(tmp_path, air))[0]] == [[[7, 8]]]
-
-    prefixed = '<i:ink xmlns:i="http://www.w3.org/2003/InkML">'
-    body = (
-        TIMED.replace("<", "<i:").replace("<i:/", "</i:") + "<i:trace>0.5 1 9 2,1 3 9 4</i:trace>"
-    )
-    timed = read_inkml(path_of(tmp_path, f"{prefixed}{body}</i:ink>"))
-    assert timed[0][0].tolist() == [[2, 1], [4, 3]] and timed.times.tolist() == [500, 1000]
-    assert list(timed.labels) == ["$x$"]
-    up = '<traceFormat><channel name="X"/><channel name="Y" orientation="-ve"/></traceFormat>'
-    assert read_inkml(path_of(tmp_path, ink(f"{up}<trace>1 2</trace>")))[0][0].tolist() == [[1, -2]]
-
-
-def test_a_faulty_inkml_is_refused_soon(tmp_path):
-    begin = time.process_time()
-    for filling in (800 * " ", 800 * "1", 300_000 * " ", 300_000 * "1 "):
-        path = path_of(tmp_path, ink(f"<trace>1 2{filling}x,3 4</trace>"))
-        with pytest.raises(SketchError, match=r"line 2: .* holds 'x'") as error:
-            read_inkml(path)
-        assert len(str(error.value)) < 500
-        assert time.process_time() - begin < 1
-    lines = "\n".join("1 2," for _ in range(20_000))
-    with pytest.raises(SketchError, match="line 20002: '3' holds 1 numbers"):
-        read_inkml(path_of(tmp_path, ink(f"<trace>{lines}\n3</trace>")))
-    assert time.process_time() - begin < 2
-
-
-@pytest.mark.parametrize("encoding", ["foo", "shift_jis"])
-def test_an_encoding_that_cannot_be_read(tmp_path, encoding):
-    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + ink("<trace>1 2</trace>")
-    path = path_of(tmp_path, text, "mine.inkml")
-    with pytest.raises(SketchError, match=r"mine\.inkml, line 1: its encoding .*UTF-8"):
-        read_sketches(path)
-
-
-def test_differences_in_inkml(tmp_path):
-    # first and second differences, as in section 3.2.1 of the recommendation
-    text = ink("""<trace>1125 18432,'23'43,"7"-8,3-5,7 -3,!6 !2</trace>""")
-    line = read_inkml(path_of(tmp_path, text))[0][0]
-    assert line.tolist() == [
-        [1125, 18432],
-        [1148, 18475],
-        [1178, 18510],
-        [1211, 18540],
-        [1251, 18567],
-        [6, 2],
-    ]
-
-
-@pytest.mark.parametrize(
-    "body, message",
-    [
-        ("<trace>1 2,\n3 x</trace>", "line 3: '3 x' holds 'x'"),
-        ("<trace>1 2,\n3 4,\n\n5</trace>", "line 5: '5' holds 1 numbers, .*X Y"),
-        ("<trace>1 2,3 4,</trace>", "line 2: '' holds 0 numbers"),
-        ("<trace>1 2 3</trace>", "line 2: '1 2 3' holds 3"),
-        ("<trace>1 2,* 4</trace>", "line 2: .* holds '\\*'"),
-        ("<trace>'1 2</trace>", "line 2: .*comes first"),
-        ("<trace>1 1e999</trace>", "line 2: .*not finite"),
-        (f"{TIMED}\n<trace>1e308 1 2 3</trace>", "line 5: .*not finite"),  # in milliseconds
-        ('<trace continuation="begin">1 2</trace>', "line 2: .*several pieces"),
-        ('<traceFormat><channel name="X"/></traceFormat>\n<trace>1</trace>', "line 3: .*X and Y"),
-        ("", "there is no trace"),
-        ("<trace>", "line 3: not well-formed XML"),
-    ],
-)
-def test_a_faulty_inkml_is_named_by_line(tmp_path, body, message):
-    path = path_of(tmp_path, ink(body), "mine.inkml")
-    with pytest.raises(SketchError, match=message) as error:
-        read_sketches(path)
-    assert str(path) in str(error.value)
 
 
 # KanjiVG --------------------
