@@ -1,14 +1,15 @@
 r"""Sketches in the files of NumPy, npz and npy.
 
 Our own npz holds the arrays of :class:`~anydiff.sketches.sketches.Sketches`: `points`, `strokes`,
-`offsets` and, if known, `labels` and `times`. A smaller form has integers `steps` (P, 2) from each
+`offsets` and, if known, `labels` and `times`; and `label_sizes`, the letters of each label, if one
+ends with a NUL, which NumPy cuts off. A smaller form has integers `steps` (P, 2) from each
 point to the next, whose running sum times `unit` gives the points, and instead of the offsets
 `stroke_sizes` (S,), the points of each stroke, and `sketch_sizes` (M,), the strokes of each sketch.
 Also read are
 
 - stroke-3 rows end to end: `strokes` (N, 3) and `offsets` (M + 1,), optional `labels`, or `label` with
   the names in `categories`; `split` numbers with `split_names`; `unit`, which rows are multiples of;
-- sketch-rnn's files: arrays `train`, `valid`, `test` of stroke-3 arrays;
+- sketch-rnn's files: arrays `train`, `valid`, `test` of stroke-3 arrays, or of stroke-5;
 - one array of rows (n, 3) or (n, 5), or (M, n, 5) of many sketches.
 
 Arrays of arrays, or of Python's strings, are pickles within NumPy's files. They are read without
@@ -25,16 +26,17 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.checks import check_range
 from anydiff.data.pickles import read_pickle
 from anydiff.files import PathLike, whole
 from anydiff.sketches.sketches import SketchError, Sketches, from_stroke3, from_stroke5
 
-__all__ = ["read_arrays", "write_npz"]
+__all__ = ["check_ending", "check_size", "read_arrays", "write_npz"]
 
 _PARTS = ("train", "valid", "test")
 _NUMBERS = (
     *("points", "strokes", "offsets", "times", "steps", "unit", "stroke_sizes", "sketch_sizes"),
-    *("label", "split"),
+    *("label", "split", "label_sizes"),
 )
 # bytes, and how many times those of the file: sketches never exceed both at once
 _LARGE, _RATIO = 2**30, 100
@@ -58,7 +60,7 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
         else:
             with zipfile.ZipFile(path) as file:
                 size = sum(member.file_size for member in file.infolist())
-                _check_size(size, Path(path).stat().st_size, name)
+                check_size(size, Path(path).stat().st_size, name)
                 arrays = {}
                 for member in file.infolist():
                     raw = _unpacked(file, member, where := f"{name}, {member.filename}")
@@ -92,8 +94,17 @@ def read_arrays(path: PathLike, name: str | None = None, part: str | None = None
     )
 
 
-def _check_size(size: int, packed: int, name: str) -> None:
-    """An error if a small file would fill the memory."""
+def check_size(size: int, packed: int, name: str) -> None:
+    """An error if a small file would fill the memory.
+
+    Arguments:
+        size: Its bytes unpacked.
+        packed: Its bytes as they are.
+        name: What the error calls it.
+
+    Raises:
+        SketchError: It is so.
+    """
     if size > max(_LARGE, _RATIO * packed):
         raise SketchError(
             f"{name}: its {packed:,} bytes unpack to {size:,}, far more than sketches do. If you trust "
@@ -119,6 +130,9 @@ def _own(arrays: dict[str, Any], name: str) -> Sketches:
             for key in ("stroke_sizes", "sketch_sizes")
         )
     labels = _texts(arrays, "labels", name) if "labels" in arrays else None
+    if labels is not None and "label_sizes" in arrays:
+        sizes = arrays["label_sizes"].tolist()
+        labels = [label.ljust(size, "\0") for label, size in zip(labels, sizes, strict=True)]
     return Sketches(points, strokes, offsets, labels, arrays.get("times"), name)
 
 
@@ -162,7 +176,7 @@ def _parts(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:
         if key not in arrays:
             raise SketchError(f"{name}: has no part {key!r}; it holds {sorted(arrays)}.")
         rows += list(arrays[key])
-    return from_stroke3(rows, name=name)
+    return _rows(rows, name)
 
 
 def _rows(array: Any, name: str) -> Sketches:
@@ -188,8 +202,12 @@ def _array(raw: bytes, name: str) -> Any:
     except ValueError as error:
         raise SketchError(f"{name}: {error}") from error
     try:
-        if not (isinstance(value.raw, list) and len(value.shape) == 1):
+        if not (isinstance(value.raw, list) and len(value.shape) in (1, 3)):
             raise ValueError("not a row of arrays")
+        if len(value.shape) == 3:  # arrays of one size, which NumPy took apart
+            if not all(type(number) in (int, float) for number in value.raw):
+                raise ValueError("not a row of arrays of numbers")
+            return np.array(value.raw, np.float64).reshape(value.shape)
         if all(isinstance(item, str) for item in value.raw):
             return value.raw
         rows = [item.numbers() for item in value.raw]
@@ -198,7 +216,7 @@ def _array(raw: bytes, name: str) -> Any:
             f"{name}: its pickle is cut short or not of arrays ({type(error).__name__}: {error})."
         ) from error
     # a pickle may repeat one many times
-    _check_size(sum(row.nbytes for row in rows), len(raw), name)
+    check_size(sum(row.nbytes for row in rows), len(raw), name)
     return rows
 
 
@@ -209,17 +227,30 @@ def write_npz(path: PathLike, sketches: Sketches, *, unit: float | None = None) 
     """Write sketches to an npz file without pickles, which `read_sketches` reads.
 
     Arguments:
-        path: The file, which is complete or absent.
+        path: The file, which ends in .npz, and is complete or absent.
         sketches: What to write; everything but the name is kept.
         unit: If given, coordinates are rounded to multiples of it and kept as integer steps from point
             to point, which takes a fraction of the space. Nothing is lost if they are such multiples
             already and the unit is a power of two.
+
+    Raises:
+        SketchError: The path has another ending, or the unit is so small that coordinates have more
+            than 2⁵³ of it.
+        ValueError: The unit is not positive and finite.
     """
+    check_ending(path, ".npz")
     if unit is None:
         own = ("points", "strokes", "offsets")
         arrays: dict[str, Any] = {key: getattr(sketches, key) for key in own}
     else:
-        rounded = np.rint(sketches.points.astype(np.float64) / unit).astype(np.int64)
+        check_range("(0, inf)", unit=unit)
+        with np.errstate(over="ignore"):
+            multiples = np.rint(sketches.points.astype(np.float64) / unit)
+        if not (np.abs(multiples) <= 2**53).all():
+            raise SketchError(
+                f"{sketches.name}: a coordinate is over 2⁵³ times {unit}; give a larger unit."
+            )
+        rounded = multiples.astype(np.int64)
         arrays = {
             "steps": _small(np.diff(rounded, axis=0, prepend=np.zeros((1, 2), np.int64))),
             "unit": np.array(float(unit)),
@@ -228,10 +259,30 @@ def write_npz(path: PathLike, sketches: Sketches, *, unit: float | None = None) 
         }
     if sketches.labels is not None:
         arrays["labels"] = np.array(list(sketches.labels), dtype=np.str_)
+        if any(label.endswith("\0") for label in sketches.labels):
+            arrays["label_sizes"] = np.array(list(map(len, sketches.labels)))
     if sketches.times is not None:
         arrays["times"] = sketches.times
     with whole(path, ".npz") as temporary:
         np.savez_compressed(temporary, **arrays)
+        with zipfile.ZipFile(temporary) as file:
+            size = sum(member.file_size for member in file.infolist())
+        if size > max(_LARGE, _RATIO * Path(temporary).stat().st_size):
+            np.savez(temporary, **arrays)  # a small file of so much would not be read
+
+
+def check_ending(path: PathLike, ending: str) -> None:
+    """An error if a file would not be read again because of its name.
+
+    Arguments:
+        path: The file.
+        ending: What it should end in.
+
+    Raises:
+        SketchError: It ends otherwise.
+    """
+    if Path(path).suffix.lower() != ending:
+        raise SketchError(f"{path} is to be read by its ending; give a name that ends in {ending}.")
 
 
 def _small(values: np.ndarray) -> np.ndarray:

@@ -3,39 +3,47 @@ r"""Files of sketches: the reader for each kind of file, and the lines of Quick,
 Reading returns :class:`~anydiff.sketches.sketches.Sketches`, or raises a
 :class:`~anydiff.sketches.sketches.SketchError` that names the file and the line or the sketch.
 
-- `.ndjson`: Quick, Draw!, one sketch in each line, ``{"word": …, "drawing": [[xs, ys], …]}``; in the raw
-  form with times in milliseconds, ``[xs, ys, ts]``. Labels are the words.
+- `.ndjson`, `.ndjson.gz`: Quick, Draw!, one sketch in each line, ``{"word": …, "drawing": [[xs, ys],
+  …]}``; in the raw form with times in milliseconds, ``[xs, ys, ts]``. Labels are the words. `.json`:
+  such lines, or one list of such objects.
 - `.npz`, `.npy`: stroke-3 and stroke-5, sketch-rnn's files, our own (:mod:`~anydiff.sketches.arrays`).
-- `.svg` and `.inkml`: one sketch in each file (:mod:`~anydiff.sketches.svg`,
+- `.svg` and `.inkml` (or `.xml`): one sketch in each file (:mod:`~anydiff.sketches.svg`,
   :mod:`~anydiff.sketches.inkml`).
-- A folder of `.svg`, `.inkml` and `.ndjson` files, sorted by name. Where a file has no labels, its name
-  without the ending is the label.
+- A folder of such files, except `.json` and `.xml`, and their folders, sorted by path. Where a file has
+  no labels, its name without the ending is the label. Hidden files are passed over, others counted in a
+  warning.
 
 Writing is atomic: a file is complete or absent.
 """
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import math
+import os
 import reprlib
-from collections.abc import Sequence
-from itertools import pairwise
+import warnings
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anydiff.files import PathLike, whole
-from anydiff.sketches.arrays import read_arrays, write_npz
+from anydiff.sketches.arrays import check_ending, check_size, read_arrays, write_npz
 from anydiff.sketches.inkml import read_inkml
 from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
 from anydiff.sketches.svg import read_svg
 
 __all__ = ["read_sketches", "write_ndjson", "write_npz"]
 
-_ENDINGS = (".ndjson", ".npz", ".npy", ".svg", ".inkml")
-_IN_FOLDERS = (".ndjson", ".svg", ".inkml")
+_IN_FOLDERS = (".ndjson", ".npz", ".npy", ".svg", ".inkml", ".ndjson.gz")
+_ENDINGS = (*_IN_FOLDERS, ".json", ".xml")
+_LINES = (".ndjson", ".ndjson.gz", ".json")
 
 
 def read_sketches(
@@ -45,36 +53,47 @@ def read_sketches(
     part: str | None = None,
     tolerance: float | None = None,
     skip_empty: bool = False,
+    num: int | None = None,
+    recognized: bool = False,
 ) -> Sketches:
     """Read the sketches of a file or a folder.
 
     Arguments:
-        path: A file that ends in .ndjson, .npz, .npy, .svg or .inkml, or a folder.
+        path: A file that ends in .ndjson, .npz, .npy, .svg, .inkml, .ndjson.gz, .json or .xml; or a
+            folder.
         name: What errors call it; by default the path.
         part: ``"train"``, ``"valid"`` or ``"test"`` of an npz that has these parts; by default all.
         tolerance: How far curves of SVG files may be off, see :func:`~anydiff.sketches.svg.read_svg`.
         skip_empty: Leave out sketches of ndjson, SVG and InkML in which nothing is drawn, and strokes
             of ndjson without points; otherwise they are errors. A `<path>` or `<trace>` without
             points is always left out if others in the file have some.
+        num: The most sketches to read, the first ones; all if None. Lines after them are not read.
+        recognized: Leave out sketches that Quick, Draw! did not recognise, ``"recognized": false``.
 
     Raises:
         SketchError: A file is missing, cut short or faulty; the message names it and the place in it.
+            Or `num` is not a number of sketches.
     """
     path = Path(path)
     name = name or str(path)
-    ending = path.suffix.lower()
+    if num is not None and not (isinstance(num, (int, np.integer)) and num >= 1):
+        raise SketchError(f"num is {num!r}; give a whole number of sketches, 1 or more.")
     if path.is_dir():
-        return _read_folder(path, name, part=part, tolerance=tolerance, skip_empty=skip_empty)
-    if ending not in _ENDINGS:
+        options = {"part": part, "tolerance": tolerance, "skip_empty": skip_empty}
+        return _read_folder(path, name, num, recognized=recognized, **options)
+    ending = _ending(path)
+    if ending is None:
         raise SketchError(f"{name}: give a folder, or a file that ends in {', '.join(_ENDINGS)}.")
     if not path.is_file():
-        raise SketchError(f"{name}: there is no such file.")
+        kind = "it is no regular file" if path.exists() else "there is no such file"
+        raise SketchError(f"{name}: {kind}.")
     if ending in (".npz", ".npy"):
-        return read_arrays(path, name, part)
+        sketches = read_arrays(path, name, part)
+        return sketches if num is None else sketches.subset(np.arange(min(num, len(sketches))))
     if part is not None:
         raise SketchError(f"{name}: a {ending} file has no parts; leave out part={part!r}.")
-    if ending == ".ndjson":
-        return _read_ndjson(path, name, skip_empty)
+    if ending in _LINES:
+        return _read_lines(path, name, skip_empty, num, recognized)
     try:
         return read_svg(path, tolerance, name) if ending == ".svg" else read_inkml(path, name)
     except EmptySketch:
@@ -83,85 +102,166 @@ def read_sketches(
         return Sketches.from_lists([], name=name)
 
 
-def _read_folder(folder: Path, name: str, **options: Any) -> Sketches:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IN_FOLDERS)
+def _ending(path: Path, endings: Sequence[str] = _ENDINGS) -> str | None:
+    """Which of the endings a file has."""
+    return next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+
+
+# folders --------------------
+
+
+def _read_folder(folder: Path, name: str, num: int | None, **options: Any) -> Sketches:
+    paths, others = _files(folder, name)
     if not paths:
         raise SketchError(f"{name}: there are no files in it that end in {', '.join(_IN_FOLDERS)}.")
-    files = [read_sketches(path, **options) for path in paths]
+    if others:
+        warnings.warn(
+            f"{name}: {len(others)} other files in it are not read, the first is "
+            f"{others[0].relative_to(folder)}.",
+            stacklevel=3,
+        )
+    files: list[Sketches] = []
     labels: list[str] = []
-    for path, sketches in zip(paths, files, strict=True):
-        labels += [path.stem] * len(sketches) if sketches.labels is None else list(sketches.labels)
-    timed = all(sketches.times is not None for sketches in files if len(sketches))
-    sizes = [sketches.stroke_sizes for sketches in files]
-    counts = [sketches.counts for sketches in files]
-    times = [sketches.times for sketches in files if sketches.times is not None]
+    for path in paths:
+        left = None if num is None else num - len(labels)
+        if left == 0:
+            break
+        files.append(sketches := read_sketches(path, num=left, **options))
+        stem = path.name[: -len(_ending(path) or "")]
+        labels += sketches.labels if sketches.labels is not None else [stem] * len(sketches)
+    drawn = [sketches for sketches in files if len(sketches)]
+    times = [sketches.times for sketches in drawn if sketches.times is not None]
+    if 0 < len(times) < len(drawn):
+        warnings.warn(
+            f"{name}: {len(drawn) - len(times)} of its {len(drawn)} files have no times, so that none "
+            "are kept.",
+            stacklevel=3,
+        )
     return Sketches(
         np.concatenate([sketches.points for sketches in files]),
-        np.cumsum(np.concatenate([[0], *sizes])),
-        np.cumsum(np.concatenate([[0], *counts])),
+        np.cumsum(np.concatenate([[0], *(sketches.stroke_sizes for sketches in files)])),
+        np.cumsum(np.concatenate([[0], *(sketches.counts for sketches in files)])),
         labels,
-        np.concatenate(times) if timed and labels else None,
+        np.concatenate(times) if times and len(times) == len(drawn) else None,
         name,
     )
 
 
-# ndjson --------------------
+def _files(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
+    """The files of sketches in a folder and in its folders, and the others; hidden ones are neither."""
+
+    def refused(error: OSError) -> None:
+        raise SketchError(f"{name}: a folder in it cannot be read ({error}).") from error
+
+    found: list[Path] = []
+    others: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        folders[:] = [inner for inner in sorted(folders) if not inner.startswith(".")]
+        if (real := os.path.realpath(root)) in seen:  # by links, maybe in a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        for path in (Path(root, file) for file in names if not file.startswith(".")):
+            readable = _ending(path, _IN_FOLDERS) and path.is_file()  # a pipe would be waited for
+            (found if readable else others).append(path)
+    return sorted(found), sorted(others)
 
 
-def _read_ndjson(path: Path, name: str, skip_empty: bool) -> Sketches:
-    values: tuple[list[float], ...] = ([], [], [])  # x, y, t of all points
-    sizes: list[int] = []
-    counts: list[int] = []
+# lines --------------------
+
+
+def _read_lines(
+    path: Path, name: str, skip_empty: bool, num: int | None, recognized: bool
+) -> Sketches:
+    values = (array("d"), array("d"), array("d"))  # x, y, t of all points
+    sizes, counts = array("q"), array("q")
     words: list[str | None] = []
     lists = 0  # in each stroke: 2, or 3 with times
-    try:
-        with open(path, encoding="utf-8") as file:
-            for line, text in enumerate(file, 1):
-                if not text.strip():
+    for where, record in _records(path, name):
+        drawing = record.get("drawing") if isinstance(record, dict) else None
+        if not isinstance(drawing, list):
+            raise SketchError(f'{where}: should be an object with a list "drawing".')
+        if recognized and record.get("recognized") is False:
+            continue
+        count = 0
+        for s, stroke in enumerate(drawing):
+            fault = _stroke_fault(stroke, lists)
+            if fault:
+                raise SketchError(f"{where}: stroke {s} {fault}.")
+            lists = len(stroke)
+            if not stroke[0]:
+                if skip_empty:
                     continue
-
-                def wrong(message: str, line: int = line) -> SketchError:
-                    return SketchError(f"{name}, line {line}: {message}")
-
-                try:
-                    record = json.loads(text)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    raise wrong(f"not JSON, or cut short ({error}).") from None
-                except ValueError:  # an integer of thousands of digits
-                    raise wrong("holds a number that is not finite.") from None
-                drawing = record.get("drawing") if isinstance(record, dict) else None
-                if not isinstance(drawing, list):
-                    raise wrong('should be an object with a list "drawing".')
-                count = 0
-                for s, stroke in enumerate(drawing):
-                    fault = _stroke_fault(stroke, lists)
-                    if fault:
-                        raise wrong(f"stroke {s} {fault}.")
-                    lists = len(stroke)
-                    if not stroke[0]:
-                        if skip_empty:
-                            continue
-                        raise wrong(f"stroke {s} is empty; skip_empty=True leaves such ones out.")
-                    for kept, new in zip(values, stroke, strict=False):
-                        kept += new
-                    sizes.append(len(stroke[0]))
-                    count += 1
-                if count:
-                    word = record.get("word")
-                    counts.append(count)
-                    words.append(word if word is None else str(word))
-                elif not skip_empty:
-                    raise wrong("the drawing is empty; skip_empty=True leaves such sketches out.")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SketchError(f"{name}: not a readable text file ({error}).") from error
+                raise SketchError(
+                    f"{where}: stroke {s} is empty; skip_empty=True leaves such ones out."
+                )
+            for kept, new in zip(values, stroke, strict=False):
+                kept.extend(new)
+            sizes.append(len(stroke[0]))
+            count += 1
+        if count:
+            word = record.get("word")
+            counts.append(count)
+            words.append(word if word is None else str(word))
+        elif not skip_empty:
+            raise SketchError(
+                f"{where}: the drawing is empty; skip_empty=True leaves such sketches out."
+            )
+        if len(counts) == num:
+            break
     return Sketches(
-        np.array(values[:2], np.float64).T.copy(),
-        np.cumsum([0, *sizes]),
-        np.cumsum([0, *counts]),
+        np.stack([np.frombuffer(axis, np.float64) for axis in values[:2]], axis=1),
+        np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
+        np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
         None if all(word is None for word in words) else [word or "" for word in words],
-        np.array(values[2], np.float64) if lists == 3 else None,
+        np.array(values[2]) if lists == 3 else None,
         name,
     )
+
+
+def _records(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """Where each object of a file stands, and the object."""
+    try:
+        if path.suffix.lower() == ".json":
+            try:
+                found = json.loads(path.read_text(encoding="utf-8-sig"))
+            except (json.JSONDecodeError, RecursionError):
+                pass  # lines, or faulty ones
+            else:
+                for m, record in enumerate(found if isinstance(found, list) else [found]):
+                    yield f"{name}, record {m}", record
+                return
+        for line, text in _lines(path, name):
+            if text.strip():
+                yield f"{name}, line {line}", _parsed(text, f"{name}, line {line}")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise SketchError(f"{name}: not a readable text file ({error}).") from error
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """The lines of a file with their numbers, from 1."""
+    if path.suffix.lower() != ".gz":
+        with open(path, encoding="utf-8-sig") as file:
+            yield from enumerate(file, 1)
+        return
+    packed, size = path.stat().st_size, 0
+    with gzip.open(path, "rt", encoding="utf-8-sig") as file:
+        for line in itertools.count(1):
+            if not (text := file.readline(2**30)):
+                return
+            size += len(text)
+            check_size(size, packed, name)
+            yield line, text
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SketchError(f"{where}: not JSON, or cut short ({error}).") from None
+    except ValueError:  # an integer of thousands of digits
+        raise SketchError(f"{where}: holds a number that is not finite.") from None
 
 
 _NUMERIC = {int, float}
@@ -184,13 +284,17 @@ def _stroke_fault(stroke: Any, lists: int) -> str | None:
         if not _NUMERIC.issuperset(map(type, values)):
             bad = next(value for value in values if type(value) not in _NUMERIC)
             return f"holds {reprlib.repr(bad)}, which is not a number"
-        try:
-            finite = math.isfinite(sum(values))
-        except OverflowError:  # an integer beyond any float
-            finite = False
-        if not finite:
+        # the sum tells in one go, but it may overflow where no number does
+        if not _finite(sum(values)) and not all(map(_finite, values)):
             return "holds a number that is not finite"
     return None
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def write_ndjson(path: PathLike, sketches: Sketches) -> None:
@@ -199,17 +303,21 @@ def write_ndjson(path: PathLike, sketches: Sketches) -> None:
     `read_sketches` returns exactly the same numbers.
 
     Arguments:
-        path: The file, which is complete or absent.
+        path: The file, which ends in .ndjson, and is complete or absent.
         sketches: What to write.
+
+    Raises:
+        SketchError: The path has another ending, by which it would not be read.
     """
+    check_ending(path, ".ndjson")
     xs, ys = (_plain(values) for values in sketches.points.T)
     ts = None if sketches.times is None else _plain(np.asarray(sketches.times))
     strokes, offsets = sketches.strokes.tolist(), sketches.offsets.tolist()
     with whole(path, ".ndjson") as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for m, (first, last) in enumerate(pairwise(offsets)):
+        for m, (first, last) in enumerate(itertools.pairwise(offsets)):
             drawing = [
                 [values[a:b] for values in (xs, ys, ts) if values is not None]
-                for a, b in pairwise(strokes[first : last + 1])
+                for a, b in itertools.pairwise(strokes[first : last + 1])
             ]
             record = {} if sketches.labels is None else {"word": str(sketches.labels[m])}
             text = json.dumps({**record, "drawing": drawing}, separators=(",", ":"))
@@ -219,5 +327,6 @@ def write_ndjson(path: PathLike, sketches: Sketches) -> None:
 def _plain(values: np.ndarray) -> Sequence[float]:
     """As Python's integers if all are whole, as in Quick, Draw!, and otherwise as its floats."""
     whole_numbers = (np.abs(values) < 2**53).all() and (values == np.rint(values)).all()
+    whole_numbers &= not (np.signbit(values) & (values == 0)).any()  # -0.0
     plain: Sequence[float] = values.astype(np.int64 if whole_numbers else np.float64).tolist()
     return plain

@@ -75,7 +75,7 @@ def read_kanjivg(
     files = []
     for path in sorted(folder.glob("*.svg")):
         match = _FILE.fullmatch(path.stem)
-        if match and (variants or match[2] is None):
+        if match and (variants or match[2] is None) and path.is_file():
             files.append((path, chr(int(match[1], 16))))
     if not files:
         raise SketchError(f"{folder}: there are no files like 04e00.svg.")

@@ -15,6 +15,7 @@ conventions of the whole folder:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from anydiff.data.ranges import ranges
+from anydiff.data.values import numbers
 
 __all__ = [
     "EmptySketch", "SketchError", "Sketches", "as_stroke", "from_stroke3", "from_stroke5",
@@ -31,6 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 Labels = Sequence[str] | None
+_START = [0, 0, 1, 0, 0]
 
 
 class SketchError(ValueError):
@@ -49,13 +52,13 @@ class Sketches:
         points: (P, 2) floats, x to the right and y down, in the units of the source.
         strokes: (S + 1,), stroke s is points[strokes[s]:strokes[s + 1]].
         offsets: (M + 1,), sketch m is strokes offsets[m]:offsets[m + 1].
-        labels: What each sketch shows, a word or a character, if known.
+        labels: What each sketch shows, a word or a character, if known: (M,) strings.
         times: (P,), milliseconds at each point, if known.
         name: Where they come from; errors begin with it.
 
     Raises:
-        SketchError: The arrays do not fit together, a sketch or a stroke is empty, or a coordinate
-            is not finite.
+        SketchError: The arrays do not fit together, a sketch or a stroke is empty, a coordinate or a
+            time is not finite, or a label is not a string.
     """
 
     points: np.ndarray
@@ -67,26 +70,66 @@ class Sketches:
 
     def __post_init__(self) -> None:
         for field in ("strokes", "offsets"):
-            object.__setattr__(self, field, np.asarray(getattr(self, field), np.int64))
-        points = self.points
+            offsets = np.asarray(getattr(self, field))
+            if offsets.size and offsets.dtype.kind not in "iu":
+                raise SketchError(f"{self.name}: {field} are of {offsets.dtype}; give integers.")
+            object.__setattr__(self, field, offsets.astype(np.int64))
+        points = self._numbers("points", self.points)
         if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind != "f":
             raise SketchError(
                 f"{self.name}: points are {points.shape} of {points.dtype}; give (P, 2) of floats."
             )
         self._check_offsets("strokes", self.strokes, len(points), "point")
         self._check_offsets("offsets", self.offsets, len(self.strokes) - 1, "stroke")
-        if not (finite := np.isfinite(points).all(1)).all():
-            p = int(np.argmin(finite))
-            s = int(np.searchsorted(self.strokes, p, side="right")) - 1
-            m = int(np.searchsorted(self.offsets, s, side="right")) - 1
-            raise SketchError(
-                f"{self.name}: sketch {m}, stroke {s - self.offsets[m]}, point {p - self.strokes[s]} is "
-                f"{tuple(points[p].tolist())}; every coordinate must be finite."
-            )
+        self._check_finite("every coordinate", points)
+        object.__setattr__(self, "points", points)
         for field, count in (("labels", len(self)), ("times", len(points))):
             value = getattr(self, field)
             if value is not None and len(value) != count:
                 raise SketchError(f"{self.name}: {len(value)} {field}, but {count} are needed.")
+        if self.times is not None:
+            times = self._numbers("times", self.times)
+            if times.ndim != 1:
+                raise SketchError(f"{self.name}: times are {times.shape}; give ({len(points)},).")
+            self._check_finite("every time", times)
+            object.__setattr__(self, "times", times)
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self._strings(self.labels))
+
+    def _numbers(self, field: str, values: Any) -> np.ndarray:
+        """Plain arrays as they are, others as float64."""
+        if type(values) is np.ndarray and values.dtype.kind in "iuf" and values.itemsize <= 8:
+            return values
+        try:
+            return numbers(values)
+        except ValueError as error:
+            raise SketchError(f"{self.name}: {field}: it {error}.") from None
+
+    def _strings(self, labels: Any) -> list[str]:
+        for m, label in enumerate(labels):
+            if isinstance(labels, str) or not isinstance(label, str):
+                wrong = (
+                    f"labels are {labels!r}"
+                    if isinstance(labels, str)
+                    else f"label {m} is {label!r}"
+                )
+                raise SketchError(
+                    f"{self.name}: {wrong}; give one string for each, as list(map(str, labels))."
+                )
+        return list(map(str, labels))
+
+    def _check_finite(self, what: str, values: np.ndarray) -> None:
+        finite = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(1)
+        if finite.all():
+            return
+        p = int(np.argmin(finite))
+        s = int(np.searchsorted(self.strokes, p, side="right")) - 1
+        m = int(np.searchsorted(self.offsets, s, side="right")) - 1
+        found = values[p].tolist()
+        raise SketchError(
+            f"{self.name}: sketch {m}, stroke {s - self.offsets[m]}, point {p - self.strokes[s]} is "
+            f"{tuple(found) if isinstance(found, list) else found}; {what} must be finite."
+        )
 
     def _check_offsets(self, field: str, offsets: np.ndarray, count: int, of: str) -> None:
         whole = "sketch" if of == "stroke" else "stroke"
@@ -212,9 +255,9 @@ def as_stroke(values: Any, where: str) -> np.ndarray:
         SketchError: It cannot be made such an array.
     """
     try:
-        stroke = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise SketchError(f"{where} is not of numbers ({error}); give (n, 2) rows.") from None
+        stroke = numbers(values)
+    except ValueError as error:
+        raise SketchError(f"{where} is not of numbers: it {error}; give (n, 2) rows.") from None
     if stroke.size == 0:
         return stroke.reshape(0, 2)
     if stroke.ndim != 2 or stroke.shape[1] != 2:
@@ -233,11 +276,20 @@ def to_stroke3(sketches: Sketches) -> list[np.ndarray]:
 
     Arguments:
         sketches: What to write as rows.
+
+    Raises:
+        SketchError: Two points are so far apart that their difference is not finite.
     """
     begin = sketches.strokes[sketches.offsets]
     rows = np.zeros((len(sketches.points), 3), sketches.points.dtype)
-    rows[:, :2] = np.diff(sketches.points, axis=0, prepend=np.zeros((1, 2), rows.dtype))
+    with np.errstate(over="ignore"):
+        rows[:, :2] = np.diff(sketches.points, axis=0, prepend=np.zeros((1, 2), rows.dtype))
     rows[begin[:-1], :2] = sketches.points[begin[:-1]]
+    if not np.isfinite(rows).all():
+        raise SketchError(
+            f"{sketches.name}: points are so far apart that steps between them are not finite in "
+            f"{rows.dtype}; scale the sketches."
+        )
     rows[sketches.strokes[1:] - 1, 2] = 1
     return [rows[a:b] for a, b in pairwise(begin.tolist())]
 
@@ -257,11 +309,12 @@ def from_stroke3(
     Raises:
         SketchError: Rows have another shape, a sketch has none, or a pen is neither 0 nor 1.
     """
-    for m, shape in enumerate(map(np.shape, rows)):
+    arrays = [_rows(sketch, f"{name}: sketch {m}") for m, sketch in enumerate(rows)]
+    for m, shape in enumerate(map(np.shape, arrays)):
         if len(shape) != 2 or shape[1] != 3 or shape[0] == 0:
             raise SketchError(f"{name}: sketch {m} is {shape}; give (n, 3) of dx, dy, pen, n ≥ 1.")
-    begin = np.cumsum([0, *map(len, rows)])
-    pen = np.concatenate([np.empty(0), *(np.asarray(sketch)[:, 2] for sketch in rows)])
+    begin = np.cumsum([0, *map(len, arrays)])
+    pen = np.concatenate([np.empty(0), *(sketch[:, 2] for sketch in arrays)])
     if not (good := (pen == 0) | (pen == 1)).all():
         row = int(np.argmin(good))
         m = int(np.searchsorted(begin, row, side="right")) - 1
@@ -270,12 +323,24 @@ def from_stroke3(
             "lifted after this point."
         )
     # a sum for each sketch: one running over all of them would carry roundings along
-    steps = (np.asarray(sketch, np.float64)[:, :2] for sketch in rows)
+    steps = (sketch[:, :2].astype(np.float64) for sketch in arrays)
     points = np.concatenate([np.empty((0, 2)), *(step.cumsum(0) for step in steps)])
     lifted = pen == 1
     lifted[begin[1:] - 1] = True
     strokes = np.concatenate([[0], np.flatnonzero(lifted) + 1])
     return Sketches(points, strokes, np.searchsorted(strokes, begin), labels, None, name)
+
+
+def _rows(values: Any, where: str) -> np.ndarray:
+    """Rows as a plain array of numbers, of whatever type."""
+    if isinstance(values, (str, np.generic)):
+        return np.asarray(values)
+    if type(values) is np.ndarray and (values.dtype.kind in "iufb" or values.ndim != 2):
+        return values
+    try:
+        return numbers(values)
+    except ValueError as error:
+        raise SketchError(f"{where} is not of numbers: it {error}.") from None
 
 
 def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
@@ -286,7 +351,7 @@ def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
         length: At least the points of the longest sketch + 1, for the row that ends it; by default that.
 
     Raises:
-        SketchError: The length is too short for a sketch.
+        SketchError: The length is too short for a sketch, or as of `to_stroke3`.
     """
     sizes = sketches.sizes
     needed = int(sizes.max(initial=0)) + 1
@@ -308,25 +373,39 @@ def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
 
 
 def from_stroke5(
-    rows: Sequence[np.ndarray], labels: Labels = None, name: str = "stroke-5"
+    rows: Sequence[np.ndarray],
+    labels: Labels = None,
+    name: str = "stroke-5",
+    start: bool | None = None,
 ) -> Sketches:
     """Sketches from rows of dx, dy and the three pen states.
 
-    Each sketch ends before its first row with the third pen state, or with its last row.
+    Each sketch ends before its first row with the third pen state, or with its last row. The batches of
+    sketch-rnn begin with a row (0, 0, 1, 0, 0) that is no point; a sketch whose first point is the
+    origin begins with the same row.
 
     Arguments:
         rows: (n, 5) of each sketch; one array (M, n, 5) serves too.
         labels: What each sketch shows.
         name: What errors call them.
+        start: Whether the first row of each sketch is such a start row, to be left out. None takes it
+            for a point, with a warning if it may be none, as all sketches begin so.
 
     Raises:
         SketchError: Rows have another shape, a sketch has none before its end, or not exactly one of
-            the pen states of a row is 1.
+            the pen states of a row is 1; or a first row is no start row, but should be.
     """
-    three = []
-    for m, sketch in enumerate(map(np.asarray, rows)):
+    three, begun = [], 0
+    for m, values in enumerate(rows):
+        sketch = _rows(values, f"{name}: sketch {m}")
         if sketch.ndim != 2 or sketch.shape[1] != 5:
             raise SketchError(f"{name}: sketch {m} is {sketch.shape}; give (n, 5) rows.")
+        begins = bool(len(sketch)) and sketch[0].tolist() == _START
+        begun += begins
+        if start:
+            if not begins:
+                raise SketchError(f"{name}: sketch {m} has no start row {_START}; leave out start.")
+            sketch = sketch[1:]
         over = np.flatnonzero(sketch[:, 4] == 1)
         pen = sketch[: over[0] if len(over) else len(sketch), 2:]
         good = ((pen == 0) | (pen == 1)).all(1) & (pen.sum(1) == 1)
@@ -337,4 +416,10 @@ def from_stroke5(
                 "should be 1 and the others 0."
             )
         three.append(np.column_stack([sketch[: len(pen), :2], pen[:, 1]]))
+    if start is None and three and begun == len(three):
+        warnings.warn(
+            f"{name}: every sketch begins with {_START}, taken for a point at the origin; if it is "
+            "sketch-rnn's start row, give from_stroke5(rows, start=True), otherwise start=False.",
+            stacklevel=2,
+        )
     return from_stroke3(three, labels, name)

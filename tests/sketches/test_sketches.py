@@ -723,6 +723,7 @@ def test_a_faulty_npz_is_named(tmp_path):
         refuse("not a NumPy array|cut short")
 
 
+@pytest.mark.filterwarnings("ignore:.* other files in it")
 def test_a_folder_of_drawings(tmp_path):
     sketches = Sketches(np.rint(scribbles(3).points), scribbles(3).strokes, scribbles(3).offsets)
     for m in (0, 1):
