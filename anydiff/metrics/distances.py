@@ -3,7 +3,11 @@ r"""Distances between two samples, given as rows of features (N, D).
 The caller chooses the features. Numbers are comparable only if measured in the same way: with the same
 features and the same sizes of samples. The distance of real data from real data is the lower bound.
 
-All are computed in float64. The Fréchet distance of finite samples is biased upwards, for two samples
+All are computed in float64. Neighbours are found among squared distances by matrix products, block by
+block; wherever their rounding could decide, the distance is computed from the differences instead. So
+the results are those of the plain distances, in which equal rows are exactly 0 apart, for any rows.
+
+The Fréchet distance of finite samples is biased upwards, for two samples
 of one standard normal by about :math:`(\frac{1}{n} + \frac{1}{m}) \frac{D^2 + 5 D}{4}`: compare only
 values of equal n and m, or use `mmd`, whose mean does not depend on them.
 
@@ -14,6 +18,7 @@ subsets. :mod:`anydiff.images.evaluate` uses those, as published figures do; the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,6 +29,9 @@ from anydiff.checks import check_range
 __all__ = [
     "PrecisionRecall", "frechet", "jensen_shannon", "mmd", "nearest_ratio", "precision_recall",
 ]  # fmt: skip
+
+_NUMBERS = 2**22  # squared distances of a block: 32 MiB
+_MOST = 1e150  # whose square is finite
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
@@ -108,7 +116,7 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 5) -> PrecisionRecall:
     of fake rows in the ball of any real one, `recall` that of real rows in the ball of any fake one;
     `density` is the number of real balls that a fake row lies in, over k, which may exceed 1;
     `coverage` is the share of real balls with a fake row in them. Two samples of one distribution do
-    not reach 1. N M + max(N, M)² numbers are kept in memory.
+    not reach 1.
 
     Arguments:
         fake: (N, D), more than k rows.
@@ -127,15 +135,23 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 5) -> PrecisionRecall:
     check_range("[1, inf)", k=k)
     fake, real = _pair(fake, real, least=k + 1)
     # of k + 1, since a row is its own nearest
-    fake_radius, real_radius = (_distances(r, r).kthvalue(k + 1).values for r in (fake, real))
-    apart = _distances(real, fake)
-    in_real = apart <= real_radius[:, None]
-    in_fake = apart <= fake_radius[None]
+    fake_radius, real_radius = (_nearest(rows, rows, k + 1) for rows in (fake, real))
+    balls, resembled, covered = 0, [], []
+    found = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)  # in a real ball
+    for rows, apart, off in _squares(real, fake):
+        radii = real_radius[rows, None], fake_radius[None]
+        unsure = torch.stack([(apart - r).abs() <= off for r in radii]).any(0)
+        apart = _settled(real[rows], fake, apart, unsure & (off > 0))
+        in_real, in_fake = (apart <= r for r in radii)
+        found |= in_real.any(0)
+        balls += int(in_real.sum())
+        covered.append(in_real.any(1))
+        resembled.append(in_fake.any(1))
     return PrecisionRecall(
-        precision=_mean(in_real.any(0)),
-        recall=_mean(in_fake.any(1)),
-        density=_mean(in_real) * len(real) / k,
-        coverage=_mean(in_real.any(1)),
+        precision=_mean(found),
+        recall=_mean(torch.cat(resembled)),
+        density=balls / (k * len(fake)),
+        coverage=_mean(torch.cat(covered)),
     )
 
 
@@ -157,11 +173,7 @@ def nearest_ratio(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
     fake, train = _pair(fake, train, least=1)
     held_out, _ = _pair(held_out, train, least=1)
 
-    def nearest(rows: Tensor) -> float:
-        parts = torch.split(rows, 2048)
-        return float(torch.cat([_distances(part, train).amin(1) for part in parts]).median())
-
-    near, usual = nearest(fake), nearest(held_out)
+    near, usual = (float(_nearest(rows, train).sqrt().median()) for rows in (fake, held_out))
     return near / usual if usual > 0 else math.nan
 
 
@@ -200,14 +212,56 @@ def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"features {tuple(x.shape)} and {tuple(y.shape)}; give (N, D) and (M, D).")
     if min(len(x), len(y)) < least:
         raise ValueError(f"{len(x)} and {len(y)} rows; give at least {least} of each.")
-    if not (bool(x.isfinite().all()) and bool(y.isfinite().all())):
-        raise ValueError("some features are not finite; leave those samples out and count them.")
+    if not all(bool((rows.abs() < _MOST).all()) for rows in (x, y)):
+        raise ValueError(
+            f"some features are not finite, or beyond {_MOST:g}; leave those samples out and count them."
+        )
     return x, y.to(x.device)
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances (N, M); 0 to the last bit between equal rows."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+def _squares(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Squared distances from the rows of x to those of y, in blocks of rows of x.
+
+    Yields the rows of a block, |x|² + |y|² − 2 x·y, and a bound of its rounding error. Both are 0 where
+    the rows of x and y are the median.
+    """
+    # far from the origin, the origin is moved to the rows; a median withstands outliers
+    middle = y.median(0).values
+    b = y - middle
+    bb = b.square().sum(1)
+    # of three sums of D products, and of the distance from the differences
+    share = 4 * (y.shape[1] + 4) * torch.finfo(y.dtype).eps
+    size = max(_NUMBERS // len(y), 1)
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        a = x[rows] - middle
+        lengths = a.square().sum(1)[:, None] + bb
+        yield rows, torch.addmm(lengths, a, b.T, alpha=-2), share * lengths
+
+
+def _settled(x: Tensor, y: Tensor, squares: Tensor, unsure: Tensor) -> Tensor:
+    """The squares, replaced by those of the differences where they are unsure."""
+    direct = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    if (num := int(unsure.sum())) > unsure.numel() / 4:
+        return torch.where(unsure, torch.cdist(x, y, **direct).square(), squares)
+    if num:
+        i, j = unsure.nonzero(as_tuple=True)
+        few = max(2**18 // x.shape[1], 1)
+        pairs = zip(i.split(few), j.split(few), strict=True)
+        parts = [torch.cdist(x[k, None], y[m, None], **direct).flatten() for k, m in pairs]
+        squares[i, j] = torch.cat(parts).square()
+    return squares
+
+
+def _nearest(x: Tensor, y: Tensor, k: int = 1) -> Tensor:
+    """The squared distance from each row of x to the k-th nearest row of y, (N,)."""
+    found = []
+    for rows, squares, off in _squares(x, y):
+        most = (squares + off).topk(k, 1, largest=False).values[:, -1:]
+        near = squares - off <= most  # the only ones that can be the k-th, or nearer
+        squares = _settled(x[rows], y, squares, near & (off > 0))
+        found.append(squares.masked_fill(~near, math.inf).topk(k, 1, largest=False).values[:, -1])
+    return torch.cat(found)
 
 
 def _mean(x: Tensor) -> float:

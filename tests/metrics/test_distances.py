@@ -152,6 +152,71 @@ def test_expected_coverage_of_the_same_distribution():
     assert found.density == pytest.approx(1, abs=0.15)
 
 
+def differences(x, y):
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def by_differences(fake, real, k):
+    """Precision, recall, density and coverage of all distances, each from the differences."""
+    a, b = (differences(r, r).kthvalue(k + 1).values for r in (fake, real))
+    apart = differences(real, fake)
+    in_real, in_fake = apart <= b[:, None], apart <= a
+    shares = in_real.any(0), in_fake.any(1), in_real, in_real.any(1)
+    values = [float(share.double().mean()) for share in shares]
+    return (*values[:2], values[2] * len(real) / k, values[3])
+
+
+def hard_rows():
+    """Pairs of samples in which rounding decides: equal rows, ties, and rows far from the origin."""
+    fake, real = normal(130, 9), normal(170, 9, seed=1)
+    grid, other = (torch.randint(0, 3, (150, 4), generator=g).double() for g in seeds(0, 1))
+    collapsed = torch.cat([fake[:1].expand(60, 9), fake[1:2].expand(70, 9)])
+    clusters = torch.cat([1e-7 * real[:80], 1e7 + 1e-7 * real[80:]])
+    return {
+        "far": (fake + 1e8, real + 1e8),
+        "very far": (1e-3 * fake + 1e12, 1e-3 * real + 1e12),
+        "the same": (real, real),
+        "some the same": (torch.cat([real[:40], fake]), real),
+        "copies": (fake.repeat(2, 1), real.repeat(3, 1) + 1e6),
+        "grid": (grid, other),
+        "grid, far": (grid + 0.1, other + 0.1 + 2**-30),
+        "collapsed": (collapsed, real),
+        "one row": (fake[:1].expand(30, 9) / 3, fake[:1].expand(20, 9) / 3),
+        "clusters": (torch.cat([clusters[:20], fake]), clusters),
+        "an outlier": (fake, torch.cat([real, real.new_full((1, 9), 1e14)])),
+        "small": (1e-155 * fake, 1e-155 * real),
+        "large": (1e149 * fake, 1e149 * real),
+    }
+
+
+def seeds(*numbers):
+    return [torch.Generator().manual_seed(n) for n in numbers]
+
+
+@pytest.mark.parametrize("case", hard_rows())
+def test_neighbours_are_those_of_the_differences(case):
+    fake, real = hard_rows()[case]
+    for k in (1, 5):
+        assert precision_recall(fake, real, k) == pytest.approx(by_differences(fake, real, k))
+    known, held_out = real[1::2], real[::2]
+    near, usual = (differences(rows, known).amin(1).median() for rows in (fake, held_out))
+    expected = float(near / usual) if usual else math.nan
+    assert nearest_ratio(fake, known, held_out) == pytest.approx(expected, nan_ok=True)
+
+
+def test_equal_rows_are_exactly_0_apart():
+    rows = 1e9 + normal(300, 64)
+    assert nearest_ratio(rows, rows.flip(0), normal(50, 64)) == 0
+    assert precision_recall(rows.repeat(2, 1), rows.repeat(2, 1), k=1) == (1, 1, 2, 1)
+
+
+def test_blocks_are_the_whole(monkeypatch):
+    fake, real = normal(90, 5), normal(70, 5, seed=1) + 0.3
+    whole = precision_recall(fake, real), nearest_ratio(fake, real[:30], real[30:])
+    monkeypatch.setattr("anydiff.metrics.distances._NUMBERS", 200)
+    assert (precision_recall(fake, real), nearest_ratio(fake, real[:30], real[30:])) == whole
+
+
 # nearest neighbours, histograms --------------------
 
 
