@@ -293,7 +293,11 @@ class _Path:
 
 def _noisy(schedule: Schedule, at: Level, sigma_min: float) -> Level:
     """The level itself; for the data, that with sigma / alpha = sigma_min, limited to the schedule."""
-    return at if at.sigma > 0 else schedule.at_logsnr(-2 * math.log(sigma_min))
+    if at.sigma > 0:
+        return at
+    at = schedule.at_logsnr(-2 * math.log(sigma_min))
+    first = torch.tensor([schedule.first], dtype=torch.float64)
+    return at if at.t >= schedule.first else schedule.levels(first)[0]
 
 
 def odeint() -> Callable[..., Any]:

@@ -3,7 +3,8 @@ r"""Grids: the times of a sampling run.
 A grid is a frozen object, (schedule, steps, start) -> falling times, (steps + 1,), the last one 0. Runs
 that start at an intermediate noise level, as edits do, have a start below 1. The spacing of the times
 matters more than the solver: near the data and near pure noise the state hardly changes, so that equal
-steps in t waste most network calls there.
+steps in t waste most network calls there. The last time before the data is never before the first row of
+a table, where its networks were not trained.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Uniform:
     """Equal steps in t: the chain of a table, or every n-th row of it."""
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
-        return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
+        return _even(schedule, steps, start)
 
 
 @frozen()
@@ -51,7 +52,7 @@ class Quadratic:
     """
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
-        return torch.linspace(start**0.5, 0, steps + 1, dtype=torch.float64) ** 2
+        return _even(schedule, steps, start, power=2)
 
 
 @frozen(power="(0, inf)", logsnr_max="(logsnr_min, inf)")
@@ -111,17 +112,26 @@ class KarrasGrid:
         return _closed(schedule, -2 * self.rho * roots.log(), start)
 
 
+def _even(schedule: Schedule, steps: int, start: float, power: int = 1) -> Tensor:
+    """Times whose roots are equally spaced, down to the data."""
+    high, low = start ** (1 / power), schedule.first ** (1 / power)
+    if low <= (1 + 1e-9) * high / steps:
+        return torch.linspace(high, 0, steps + 1, dtype=torch.float64) ** power
+    times = torch.linspace(high, low, steps, dtype=torch.float64) ** power
+    return torch.cat([times.clamp(min=schedule.first), times.new_zeros(1)])
+
+
 def _range(schedule: Schedule, low: float, high: float, start: float) -> tuple[float, float]:
     """The range of log-SNR of a grid: limited to that of the schedule and to the start of the run."""
-    if start < 1:
-        with torch.no_grad():
-            low = max(low, float(schedule.logsnr(torch.tensor(start, dtype=torch.float64))))
-    return schedule.clip(low, high)
+    with torch.no_grad():
+        ends = torch.tensor([start, schedule.first], dtype=torch.float64)
+        noisy, clean = schedule.logsnr(ends).tolist()
+    return schedule.clip(max(low, noisy), min(high, clean))
 
 
 def _closed(schedule: Schedule, logsnr: Tensor, start: float) -> Tensor:
     """The times of the log-SNRs, with the start in place of the first, and 0 at the end."""
     # t = 0 is the data; the schedule's clean end, which has some noise, is a separate level before it
-    times = schedule.time(logsnr).clamp(min=1e-15)
+    times = schedule.time(logsnr).clamp(min=max(schedule.first, 1e-15))
     times[0] = start
     return torch.cat([times, times.new_zeros(1)])

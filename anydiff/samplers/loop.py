@@ -124,10 +124,17 @@ def plan(
             sampler cannot run on them.
     """
     steps = sampler.steps if steps is None else steps
-    check_range("(0, 1]", start=start)
+    first = schedule.first
+    check_range(f"[{first}, 1]" if first else "(0, 1]", start=start)
     if isinstance(steps, int):
         check_range("[1, inf)", steps=steps)
-        times = (grid or sampler.grid)(schedule, steps, start)
+        if start == first and steps > 1:
+            raise ValueError(
+                f"the start is {start:g}, the first row of {schedule}, after which there is one step to "
+                f"the data, and steps is {steps}; start later, or give steps=1."
+            )
+        alone = torch.tensor([start, 0], dtype=torch.float64)
+        times = alone if steps == 1 else (grid or sampler.grid)(schedule, steps, start)
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
     else:
@@ -140,6 +147,10 @@ def plan(
             )
 
     levels = schedule.levels(times)
+    if (
+        levels[0].t < first
+    ):  # a rising run: the first call, at the data, is for the first row of a table
+        levels[0] = replace(levels[0], t=first)
     if levels[-1].t == 0:  # the data, even if the schedule has some noise at t = 0
         levels[-1] = replace(levels[-1], alpha=1.0, sigma=0.0)
     return list(sampler.prepare(levels))

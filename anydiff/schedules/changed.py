@@ -53,6 +53,10 @@ class ZeroTerminalSNR(Schedule):
                 f"{self.schedule} does not keep alpha² + sigma² = 1; give one that does."
             )
 
+    @property
+    def first(self) -> float:  # type: ignore[override]
+        return self.schedule.first
+
     @cached_property
     def _ends(self) -> tuple[float, float, float]:
         """alpha at t = 0 and at t = 1, and 1 - alpha at t = 0."""
@@ -112,6 +116,10 @@ class Shifted(Schedule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_length", _length(self.schedule))
+
+    @property
+    def first(self) -> float:  # type: ignore[override]
+        return self.schedule.first
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule._levels(t)

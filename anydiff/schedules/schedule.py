@@ -30,6 +30,9 @@ __all__ = ["Level", "Schedule", "VariancePreserving"]
 class Schedule(ABC):
     """A noise schedule t -> (alpha, sigma), whose log-SNR falls with t."""
 
+    first = 0.0
+    """The least time at which a sampler calls a denoiser: that of the first row, in a table."""
+
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at the times t, both with the shape and dtype of t."""
         alpha, sigma = self._levels(t.double())

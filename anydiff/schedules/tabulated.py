@@ -45,6 +45,11 @@ class Tabulated(VariancePreserving):
     def __repr__(self) -> str:
         return f"Tabulated({len(self.alpha_bar)} steps to alpha_bar = {self.alpha_bar[-1]:.3g})"
 
+    @property
+    def first(self) -> float:  # type: ignore[override]
+        """The time of row 1: no network of a chain knows an earlier one."""
+        return 1 / len(self.alpha_bar)
+
     @classmethod
     def linear(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Tabulated:
         """Ho et al.'s table: rates that rise linearly.

@@ -107,8 +107,11 @@ def test_ddim_upwards():
     rows = [0, *range(1, 902, 100)]
 
     class Ahead(Toy):
+        seen = 0
+
         def row(self, t):
-            return torch.where(t == 0, 0.0, super().row(t) + 100)
+            self.seen += 1  # the first call is for the data, and asks for row 0 as it is
+            return super().row(t) + 100 * (self.seen > 1)
 
     up = clipped(predictor(network=Ahead()))
     x = sample(up, start(), DDIM(), times(rows))

@@ -6,9 +6,31 @@ import math
 import pytest
 import torch
 
-from anydiff import DDIM, VE, Cosine, Flow, Karras, exact, sample
+from anydiff import (
+    DDIM,
+    VE,
+    Cosine,
+    DPMSolver,
+    Flow,
+    GaussianDiffusion,
+    Heun,
+    Karras,
+    exact,
+    sample,
+)
 from anydiff import schedules as all_schedules
-from anydiff.samplers import KarrasGrid, LogSNR, Quadratic, Uniform, plan
+from anydiff.editing import decode, encode
+from anydiff.samplers import (
+    AdamsBashforth,
+    AdaptiveODE,
+    AdaptiveSDE,
+    KarrasGrid,
+    LogSNR,
+    Quadratic,
+    Uniform,
+    UniPC,
+    plan,
+)
 from anydiff.schedules import Schedule, Shifted, Tabulated, ZeroTerminalSNR
 from tests.helpers.spaces import draw
 
@@ -114,6 +136,74 @@ def test_a_run_ends_right_where_the_schedule_keeps_noise():
     truth = diffusion.denoiser.flow(x_T, 1.0, 0.0)
     # first order: a step of the root is 1 / 400 of its range, sigma changes by 7 of those
     assert (x / truth - 1).abs().max() < 7 * math.log(80 / 0.002) / 400
+
+
+TABLES = [
+    Tabulated.linear(),
+    Tabulated.linear(200),
+    Tabulated.cosine(40),
+    Shifted(Tabulated.linear(), 0.5),
+    ZeroTerminalSNR(Tabulated.linear(100)),
+]
+every_table = pytest.mark.parametrize("table", TABLES, ids=str)
+
+
+@every_table
+@every_grid
+@pytest.mark.parametrize("start", [1.0, 0.6])
+def test_the_last_time_before_the_data_is_not_before_the_first_row_of_a_table(table, grid, start):
+    assert table.first in (1 / 1000, 1 / 200, 1 / 100, 1 / 40)
+    for steps in (1, 2, 50, 300):
+        times = grid(table, steps, start)
+        assert len(times) == steps + 1 and times[-1] == 0
+        assert times[0] == pytest.approx(start)
+        assert (times.diff() < 0).all() and times[-2] >= table.first
+    if isinstance(grid, LogSNR) and grid.logsnr_max == 12 and start == 1:
+        assert times[-2] == pytest.approx(table.first, rel=1e-9)
+
+
+def test_the_chain_of_a_table_is_each_of_its_rows():
+    rows = 40 * Uniform()(Tabulated.cosine(40), 40)
+    assert torch.allclose(rows, torch.arange(40, -1, -1).double(), atol=1e-12)
+
+
+class Times(torch.nn.Module):
+    """Keeps the least time that it is asked for."""
+
+    least = 1.0
+
+    def forward(self, x_t, t):
+        self.least = min(self.least, float(t.min()))
+        return 0 * x_t
+
+
+SOLVERS = [DPMSolver(), DDIM(), Heun(), UniPC(), AdamsBashforth(), AdaptiveODE(), AdaptiveSDE()]
+
+
+@pytest.mark.parametrize("sampler", SOLVERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("table", TABLES[1:4], ids=str)
+def test_no_network_is_called_before_the_first_row_of_a_table(table, sampler):
+    network = Times()
+    predictor = GaussianDiffusion(network, table, "eps").predictor()
+    sample(predictor, (2, 3), sampler, seed=0)
+    assert network.least >= table.first - 1e-7  # of float32
+    if not isinstance(sampler, AdaptiveSDE):  # which adds noise
+        network.least = 1.0
+        x = draw((2, 3))
+        z = encode(predictor, x, sampler=sampler)
+        assert network.least == pytest.approx(table.first, rel=1e-5)
+        if not isinstance(sampler, AdaptiveODE):  # whose tolerance is of z, here near 0
+            assert torch.allclose(decode(predictor, z, sampler=sampler), x, atol=1e-3)
+
+
+def test_a_run_that_starts_at_the_first_row_is_one_step():
+    table = Tabulated.cosine(10)
+    assert [at.t for at in plan(table, 1, start=0.1)] == [0.1, 0]
+    with pytest.raises(ValueError, match=r"the start is 0.1, the first row of .*steps is 2"):
+        plan(table, 2, start=0.1)
+    with pytest.raises(ValueError, match=r"start is 0.05; give a number in \[0.1, 1\]"):
+        plan(table, 2, start=0.05)
+    assert [at.t for at in plan(Tabulated.from_betas([0.5]), 1)] == [1, 0]
 
 
 def test_pure_noise_is_left_in_one_step():

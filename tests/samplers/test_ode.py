@@ -378,9 +378,11 @@ def test_the_default_ends_nearer_the_data_than_its_peers(peer):
     std = torch.tensor([0.3, 0.5, 0.05], dtype=torch.float64)
     diffusion = exact.gaussian(Tabulated.linear(), "eps", std=std)
     one = torch.ones(1, 3, dtype=torch.float64)  # all data of mean 0 need, for a linear run
+    (first,) = diffusion.schedule.levels(torch.tensor([0.001]))
+    left = 1 - std / torch.hypot(std, torch.tensor(first.sigma))  # by the step from row 1, the last
     for calls, theirs in zip((10, 20, 50), peer, strict=True):
         ours = sample(diffusion.predictor(), one, DPMSolver(), calls)[0] / std
-        off, peers = (ours - 1).abs(), (torch.tensor(theirs) - 1).abs()
+        off, peers = (ours - 1).abs(), (torch.tensor(theirs) - 1).abs() + left
         assert off.max() < peers.max() and off.sum() < peers.sum()
 
 
