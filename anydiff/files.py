@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["PathLike", "cache_folder", "free_folder", "whole"]
@@ -22,26 +22,55 @@ def cache_folder() -> Path:
 def whole(path: PathLike, suffix: str = "") -> Iterator[str]:
     """Write to a temporary file, which replaces `path` if the block raises no error.
 
+    The file then has the permissions of the one that it replaces, or those of any new file. A link is
+    replaced by the file, and what it points to stays as it is. The contents are on the disk before they
+    get their name, so that after a power cut there is the old file or the new one. Nothing else is left:
+    after an error, a full disk or Ctrl-C the temporary file is removed.
+
     Arguments:
         path: The file to write; its folder is created if it is missing.
         suffix: The suffix of the temporary file, for writers that choose a format by it.
 
     Yields:
         The path of the temporary file, in the folder of `path`.
+
+    Raises:
+        OSError: If the file cannot be written; the error names it.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is a folder or a device; give the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=suffix, prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    replaced = path.is_file() and not path.is_symlink()
+    mode = path.stat().st_mode & 0o777 if replaced else 0o666
+    # of a name that nobody can guess; whatever is there already, a link for instance, is not followed
+    temporary = str(path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{suffix}"))
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode & 0o666 | 0o600))
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        _sync(temporary, os.O_RDWR)
+        if replaced:
+            with suppress(OSError):  # some drives have no permissions
+                os.chmod(temporary, mode)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        if os.path.exists(temporary):
+        with suppress(OSError):
             os.unlink(temporary)
+    with suppress(OSError):  # some systems have no way to do this
+        _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: PathLike, flags: int) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def free_folder(folder: PathLike, *markers: str) -> Path:

@@ -233,7 +233,7 @@ def _run(
     num: int | None = None,
 ) -> None:
     """Draw, write, measure against data, by default those that the model was trained on."""
-    from anydiff.files import free_folder
+    from anydiff.files import free_folder, whole
     from anydiff.kinds import Stopped, calls, first
 
     kind = kind_of(known.kind)
@@ -274,7 +274,8 @@ def _run(
         try:
             text = kind.measure(drawn, known.read_data(data), nfe=guided, seconds=seconds)
             print("", text, "", sep="\n")
-            (folder / "table.txt").write_text(text + "\n")
+            with whole(folder / "table.txt") as temporary:
+                Path(temporary).write_text(text + "\n", encoding="utf-8")
         except (ValueError, OSError, ImportError) as error:  # the model may have travelled alone
             print(f"no metrics: {printable(str(error))}")
     say_files(folder)

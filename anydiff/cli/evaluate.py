@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.cli.runs import kind_of
+from anydiff.files import whole
 
 __all__ = ["evaluate"]
 
@@ -59,5 +60,5 @@ def evaluate(
     text = module.measure(drawn, module.read_data(against, **place), **more)
     print(text)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n")
+        with whole(out) as temporary:
+            Path(temporary).write_text(text + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from anydiff.extras import extra
+from anydiff.files import whole
 
 __all__ = ["plot_curve"]
 
@@ -52,4 +53,5 @@ def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
     axes.set(xlabel="training step", ylabel="loss")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=160)
+    with whole(path, Path(path).suffix) as temporary:
+        figure.savefig(temporary, dpi=160)
