@@ -128,15 +128,22 @@ class LengthBatchSampler(EpochBatches):
     makes batches more random, a longer one saves padding. Batches differ by one item at most in size,
     and every item is used once in an epoch. Without shuffling, batches are of consecutive items.
 
+    If lengths are very different, one long item makes all of its batch long. With `rows`, batches are cut
+    by padded rows: items are sorted into groups, in each of which the longest has at most a quarter more
+    rows than the shortest, and a batch has as many items of a group as its longest leaves room for, up to
+    `batch_size`. Batches of short items then have more items, and steps take about the same time.
+
     Arguments:
         lengths: (M,), rows of each item.
         batch_size: The largest number of items in a batch.
+        rows: The most rows of a batch, padding included; None sets no limit. A longer item is a batch of
+            its own. There are then no windows.
         seed: Of the order.
         shuffle: Whether to shuffle.
         window: Batches in a window.
 
     Raises:
-        ValueError: There are no items, or `batch_size` or `window` is below 1.
+        ValueError: There are no items, or `batch_size`, `rows` or `window` is below 1.
     """
 
     def __init__(
@@ -144,6 +151,7 @@ class LengthBatchSampler(EpochBatches):
         lengths: Sequence[int] | np.ndarray,
         batch_size: int = 64,
         *,
+        rows: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
         window: int = 50,
@@ -152,12 +160,49 @@ class LengthBatchSampler(EpochBatches):
         if lengths.ndim != 1 or len(lengths) == 0:
             raise ValueError(f"lengths are {lengths.shape}; give the rows of one or more items.")
         check_range("[1, inf)", batch_size=batch_size, window=window)
-        super().__init__(-(-len(lengths) // batch_size), seed=seed)
         self.lengths = lengths
         self.batch_size, self.shuffle, self.window = batch_size, shuffle, window
+        count = -(-len(lengths) // batch_size)
+        if rows is not None:
+            check_range("[1, inf)", rows=rows)
+            self._cut = self._groups(rows) if shuffle else self._consecutive(rows)
+            count = sum(num for _, num in self._cut)
+        self.rows = rows
+        super().__init__(count, seed=seed)
+
+    def _room(self, longest: int, rows: int) -> int:
+        """How many items a batch may have if the longest of them has so many rows."""
+        return int(min(max(rows // max(longest, 1), 1), self.batch_size))
+
+    def _groups(self, rows: int) -> list[tuple[np.ndarray, int]]:
+        """Items of similar length, and into how many batches they are cut."""
+        order = np.argsort(self.lengths, kind="stable")
+        lengths, groups, start = self.lengths[order], [], 0
+        while start < len(order):
+            end = int(np.searchsorted(lengths, 1.25 * lengths[start], side="right"))
+            room = self._room(int(lengths[end - 1]), rows)
+            groups.append((order[start:end], -(-(end - start) // room)))
+            start = end
+        return groups
+
+    def _consecutive(self, rows: int) -> list[tuple[np.ndarray, int]]:
+        """Consecutive items, each a batch."""
+        cuts, longest = [0], 0
+        for m, length in enumerate(self.lengths.tolist()):
+            longest = max(longest, length)
+            if m - cuts[-1] >= self._room(longest, rows):
+                cuts.append(m)
+                longest = length
+        return [(part, 1) for part in np.split(np.arange(len(self.lengths)), cuts[1:])]
 
     def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
         num, count = len(self.lengths), self.num_batches
+        if self.rows is not None:
+            if not self.shuffle:
+                return [part for part, _ in self._cut]
+            mixed = [np.array_split(rng.permutation(part), n) for part, n in self._cut]
+            batches = [batch for group in mixed for batch in group]
+            return [batches[k] for k in rng.permutation(count)]
         if not self.shuffle:
             return np.split(np.arange(num), np.arange(self.batch_size, num, self.batch_size))
 

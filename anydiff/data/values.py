@@ -1,7 +1,8 @@
 """Numbers as users have them: lists, NumPy's arrays and masked arrays, tensors, pandas' objects.
 
 :func:`numbers` makes float64 of them, in which nothing is lost: what is missing (a masked value, None,
-pandas' NA) becomes NaN, and what is no number, or no longer that number, is an error.
+pandas' NA) becomes NaN, and what is no number, or no longer that number, is an error. :func:`single` is
+the way from there to float32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["numbers"]
+__all__ = ["constant", "numbers", "single"]
 
 _OTHER = (str, bytes, complex, datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
 _DATES = "; give dates as numbers, such as days since a common start"
@@ -76,3 +77,41 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(reprlib.repr(value)) from None
+
+
+def constant(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Whether the known values of a column are the same, to rounding, (C,).
+
+    Arguments:
+        values: (R, C) floats.
+        known: (R, C) booleans.
+    """
+    low = values.min(0, where=known, initial=np.inf)
+    high = values.max(0, where=known, initial=-np.inf)
+    rounding = 2 * np.finfo(values.dtype).eps * np.maximum(np.abs(low), np.abs(high))
+    return np.asarray(~(high - low > rounding))  # true also where none is known
+
+
+def single(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Values in float32, (R, C).
+
+    Arguments:
+        values: (R, C) floats.
+        known: (R, C) booleans, which of them count.
+
+    Raises:
+        ValueError: Known values of a column are much closer to each other than to 0, so that they would
+            no longer differ. The message begins with the column.
+    """
+    if values.dtype != np.float32:
+        count = known.sum(0).clip(min=1)
+        mean = values.sum(0, where=known) / count
+        std = np.sqrt(np.square(values - mean).sum(0, where=known) / count)
+        coarse = (np.abs(mean) > 2**14 * std) & ~constant(values, known)
+        if coarse.any():
+            c = int(np.argmax(coarse))
+            raise ValueError(
+                f"channel {c} is {mean[c]:.8g} ± {std[c]:.3g}, which float32 cannot tell apart; scale it "
+                "first, as sequences.scaled(Scaling.from_sequences(sequences)) does."
+            )
+    return values.astype(np.float32, copy=False)

@@ -171,7 +171,8 @@ class StrokeRows:
     def encode(self, sketches: Sketches) -> Sequences:
         """Rows (S, 2 · points) of the sketches; an item is a sketch."""
         rows = (along(sketches, self.points, self.bend) - self.center) / self.scale
-        return Sequences(rows.reshape(len(rows), -1), sketches.offsets, name=sketches.name)
+        rows = rows.reshape(len(rows), -1).astype(np.float32)
+        return Sequences(rows, sketches.offsets, name=sketches.name)
 
     def decode(self, rows: Tensor | np.ndarray, lengths: Sequence[int] | Tensor) -> Sketches:
         """Sketches from rows.
@@ -229,7 +230,7 @@ class PointRows:
         pen = np.full((len(even.points), 1), -1.0)
         pen[even.strokes[1:] - 1] = 1
         rows = np.concatenate([(even.points - self.center) / self.scale, pen], axis=1)
-        return Sequences(rows, even.strokes[even.offsets], name=sketches.name)
+        return Sequences(rows.astype(np.float32), even.strokes[even.offsets], name=sketches.name)
 
     def decode(self, rows: Tensor | np.ndarray, lengths: Sequence[int] | Tensor) -> Sketches:
         """Sketches from rows.

@@ -160,3 +160,52 @@ def test_processes_share_the_batches_out(lengths, make, monkeypatch):
 def test_errors_name_the_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# rows --------------------
+
+
+def epoch_of(sampler):
+    return [np.array(batch) for batch in sampler]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("rows, most", [(200, 64), (200, 3), (1, 64), (10**6, 64), (5000, 1000)])
+def test_a_batch_has_at_most_so_many_rows(shuffle, rows, most):
+    lengths = np.random.default_rng(0).geometric(0.05, 500)
+    lengths[7] = 3000
+    sampler = LengthBatchSampler(lengths, most, rows=rows, shuffle=shuffle, seed=3)
+    for _ in range(2):
+        batches = epoch_of(sampler)
+        assert len(batches) == len(sampler)
+        assert sorted(np.concatenate(batches)) == list(range(500))
+        for batch in batches:
+            assert len(batch) <= most
+            assert len(batch) == 1 or len(batch) * lengths[batch].max() <= rows
+            assert not shuffle or lengths[batch].max() <= 1.25 * lengths[batch].min()
+            assert shuffle or (np.diff(batch) == 1).all()
+
+
+def test_one_long_item_does_not_make_the_others_long():
+    lengths = [50] * 63 + [5000]
+    sampler = LengthBatchSampler(lengths, 64, rows=5000)
+    batches = epoch_of(sampler)
+    assert sorted(map(len, batches)) == [1, 63]
+    with pytest.raises(ValueError, match="rows is 0"):
+        LengthBatchSampler(lengths, rows=0)
+
+
+def test_batches_by_rows_go_on_where_they_were_saved():
+    lengths = np.random.default_rng(1).integers(1, 100, 300)
+    running = LengthBatchSampler(lengths, 16, rows=400, seed=5)
+    first = epoch_of(running)
+    batches = iter(running)
+    for _ in range(3):
+        next(batches)
+    state = running.state_dict()
+    rest = [np.array(batch) for batch in batches]
+    assert not all(np.array_equal(a, b) for a, b in zip(first[3:], rest, strict=True))
+    resumed = LengthBatchSampler(lengths, 16, rows=400)
+    resumed.load_state_dict(state)
+    again = epoch_of(resumed)
+    assert len(rest) == len(again) and all(map(np.array_equal, rest, again))
