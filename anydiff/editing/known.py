@@ -115,10 +115,15 @@ def impute(
         All samples, (n, \\*x.shape).
 
     Raises:
-        ValueError: If n is below 1, or as :func:`inpaint`.
+        ValueError: If x is no tensor, or is infinite where it is kept; if n is below 1; or as
+            :func:`inpaint`.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x is a {type(x).__name__}; give a tensor, NaN where a value is missing.")
     seen = ~x.isnan()
     known = seen if known is None else _entries(known, x) & seen
+    if bool((x.isinf() & known).any()):
+        raise ValueError("x holds inf where it is kept; give finite values, or NaN where missing.")
 
     def one(p: Predictor, x: Tensor, known: Tensor, seed: Seed) -> Tensor:
         return inpaint(p, x, known, seed=seed, **options)
@@ -175,8 +180,9 @@ def ilvr(
 
 def _entries(known: Tensor, x: Tensor) -> Tensor:
     """A mask of rows or of entries, shaped like x."""
-    if known.dtype != torch.bool:
-        raise ValueError(f"known is of {known.dtype}; give booleans, True where x is kept.")
+    if not isinstance(known, Tensor) or known.dtype != torch.bool:
+        kind = known.dtype if isinstance(known, Tensor) else f"the type {type(known).__name__}"
+        raise ValueError(f"known is of {kind}; give a tensor of booleans, True where x is kept.")
     fits = known.ndim <= x.ndim and all(
         k == n or (k == 1 and known.ndim == x.ndim)
         for k, n in zip(known.shape, x.shape, strict=False)

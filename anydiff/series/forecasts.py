@@ -6,6 +6,8 @@ known of them. The network needs no training for it beyond that of a model of wh
 
 from __future__ import annotations
 
+import operator
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anydiff.checks import check_range, check_shape
+from anydiff.data.values import numbers
 from anydiff.editing.known import impute
 from anydiff.predictions import Predictor
 from anydiff.spaces import Masked, Seed
@@ -22,7 +25,7 @@ __all__ = ["forecast"]
 
 def forecast(
     predict: Callable[[Masked], Predictor],
-    history: Tensor,
+    history: Any,
     horizon: int,
     n: int = 1,
     *,
@@ -39,7 +42,9 @@ def forecast(
         predict: From the space of the longer series, of N + horizon rows, to a predictor in it:
             `diffusion.predictor`, or a function that adds conditions or guidance, as
             ``lambda space: diffusion.predictor(space, label=label)``.
-        history: (B, N, C), NaN where a value is missing.
+        history: (B, N, C), NaN where a value is missing: a tensor, on the device and of the dtype of the
+            network, or an array or lists, from which one of torch's default dtype is made. A row of
+            NaNs is one that was not observed; where items end earlier, give their `lengths`.
         horizon: How many rows to draw after the last row of each item.
         n: How many draws.
         lengths: (B,) how many rows of the history belong to each item, its first ones; N if None.
@@ -47,23 +52,56 @@ def forecast(
         options: Those of :func:`~anydiff.editing.inpaint`, as `sampler`, `steps` and `resamples`.
 
     Returns:
-        The draws, (n, B, horizon, C).
+        The draws, (n, B, horizon, C). A warning counts those that did not come out finite.
 
     Raises:
-        ValueError: The history has not three axes, the horizon or n is below 1, or a length does not
-            fit the history.
+        ValueError: The history has not three axes or is not of finite numbers and NaN, the horizon or n
+            is not a whole number from 1, or a length does not fit the history.
     """
-    check_range("[1, inf)", horizon=horizon)
-    check_shape((None, None, None), "give (B, N, C)", history=history)
-    B, N, C = history.shape
-    known = torch.as_tensor([N] * B if lengths is None else lengths, device=history.device)
-    if known.shape != (B,) or bool(((known < 0) | (known > N)).any()):
+    horizon, n = _whole(horizon=horizon), _whole(n=n)
+    past = _tensor(history)
+    check_shape((None, None, None), "give (B, N, C)", history=past)
+    B, N, C = past.shape
+    known = torch.as_tensor([N] * B if lengths is None else lengths, device=past.device)
+    fits = known.shape == (B,) and known.dtype not in (torch.bool, torch.float32, torch.float64)
+    if not fits or bool(((known < 0) | (known > N)).any()):
         raise ValueError(f"lengths are {known.tolist()}; give 0 to {N} rows for each of {B} items.")
-    rows = torch.arange(N + horizon, device=history.device)
+    rows = torch.arange(N + horizon, device=past.device)
     space = Masked(rows < (known + horizon)[:, None])
-    x = history.new_full((B, N + horizon, C), torch.nan)
-    x[:, :N] = history.masked_fill((rows[:N] >= known[:, None])[..., None], torch.nan)
+    x = past.new_full((B, N + horizon, C), torch.nan)
+    x[:, :N] = past.masked_fill((rows[:N] >= known[:, None])[..., None], torch.nan)
+    if bool((infinite := x.isinf()).any()):
+        item, row, channel = where = tuple(infinite.nonzero()[0].tolist())
+        raise ValueError(
+            f"item {item}, row {row}, channel {channel} of the history is {float(x[where])}; give finite "
+            "values, or NaN where one is missing."
+        )
 
     drawn = impute(predict(space), x, n, seed=seed, **options)
     ahead = known[:, None] + rows[:horizon]
-    return drawn.gather(2, ahead[None, :, :, None].expand(n, B, horizon, C))
+    drawn = torch.gather(drawn, 2, ahead[None, :, :, None].expand(n, B, horizon, C))
+    if unsound := int((~drawn.isfinite()).flatten(2).any(2).sum()):
+        warnings.warn(f"{unsound} of the {n * B} forecasts are not finite.", stacklevel=2)
+    return drawn
+
+
+def _tensor(history: Any) -> Tensor:
+    """A history as a tensor of floats."""
+    if isinstance(history, Tensor) and history.is_floating_point():
+        return history
+    try:
+        x = history if isinstance(history, Tensor) else torch.from_numpy(numbers(history))
+    except ValueError as error:
+        raise ValueError(f"history: it {error}; give (B, N, C).") from None
+    return x.to(torch.get_default_dtype())
+
+
+def _whole(**value: Any) -> int:
+    """A whole number from 1, of Python, NumPy or torch."""
+    ((name, given),) = value.items()
+    try:
+        number = operator.index(given)
+    except TypeError:
+        raise ValueError(f"{name} is {given!r}; give a whole number in [1, inf).") from None
+    check_range("[1, inf)", **{name: number})
+    return number

@@ -1,7 +1,8 @@
 r"""Scores of sampled forecasts and imputations, given the true values.
 
-All take draws (n, \*) and the true values (\*), and return a number for each entry of these; the caller
-decides over which entries to average.
+All take draws (n, \*) and the true values (\*), as tensors, arrays or lists, and return a number for each
+entry of these; the caller decides over which entries to average. Integers count as floats. Where the
+true value or a draw is NaN, so is the score.
 
 References:
     Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007), section 4.2.
@@ -10,15 +11,18 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from anydiff.checks import check_range, check_shape
+from anydiff.data.values import numbers
 
 __all__ = ["coverage", "crps"]
 
 
-def crps(draws: Tensor, truth: Tensor) -> Tensor:
+def crps(draws: Any, truth: Any) -> Tensor:
     r"""The continuous ranked probability score; smaller is better.
 
     .. math:: \mathbb{E}\,|X - y| - \tfrac12\, \mathbb{E}\,|X - X'|
@@ -34,9 +38,9 @@ def crps(draws: Tensor, truth: Tensor) -> Tensor:
         (\*), in the unit of the data.
 
     Raises:
-        ValueError: The shapes do not match, or there is no draw.
+        ValueError: The shapes do not match, something is no number, or there is no draw.
     """
-    _check(draws, truth)
+    draws, truth = _checked(draws, truth)
     n = len(draws)
     error: Tensor = (draws - truth).abs().mean(0)
     if n == 1:
@@ -44,10 +48,11 @@ def crps(draws: Tensor, truth: Tensor) -> Tensor:
     # the mean of |X - X'| over pairs, from the sorted draws: n log n instead of n²
     ranks = 2 * torch.arange(n, dtype=draws.dtype, device=draws.device) - (n - 1)
     spread = (draws.sort(0).values * ranks.view(-1, *(1,) * truth.ndim)).sum(0)
-    return error - spread / (n * (n - 1))
+    score: Tensor = error - spread / (n * (n - 1))
+    return score
 
 
-def coverage(draws: Tensor, truth: Tensor, share: float = 0.8) -> Tensor:
+def coverage(draws: Any, truth: Any, share: float = 0.8) -> Tensor:
     """Whether the true values lie in the central interval that holds a share of the draws.
 
     If the draws are from the true distribution, that share of the values does.
@@ -61,9 +66,10 @@ def coverage(draws: Tensor, truth: Tensor, share: float = 0.8) -> Tensor:
         Booleans (\\*).
 
     Raises:
-        ValueError: The shapes do not match, there is no draw, or the share lies outside (0, 1).
+        ValueError: The shapes do not match, something is no number, there is no draw, or the share lies
+            outside (0, 1).
     """
-    _check(draws, truth)
+    draws, truth = _checked(draws, truth)
     check_range("(0, 1)", share=share)
     edges = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=draws.dtype, device=draws.device)
     low, high = draws.quantile(edges, dim=0)
@@ -71,6 +77,19 @@ def coverage(draws: Tensor, truth: Tensor, share: float = 0.8) -> Tensor:
     return inside
 
 
-def _check(draws: Tensor, truth: Tensor) -> None:
+def _checked(draws: Any, truth: Any) -> tuple[Tensor, Tensor]:
+    """Both as floats of one dtype and device."""
+    draws, truth = (_floats(x, name) for x, name in ((draws, "draws"), (truth, "truth")))
     check_shape((None, *truth.shape), "give several draws of the truth", draws=draws)
     check_range("[1, inf)", number_of_draws=len(draws))
+    kind = torch.promote_types(draws.dtype, truth.dtype)
+    return draws.to(kind), truth.to(kind)
+
+
+def _floats(x: Any, name: str) -> Tensor:
+    if isinstance(x, Tensor):
+        return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    try:
+        return torch.from_numpy(numbers(x))
+    except ValueError as error:
+        raise ValueError(f"{name}: it {error}; give numbers.") from None

@@ -542,6 +542,13 @@ class Bare(Space):
         (lambda p, x, k: sample(p, (3, 4), steps=[1.0, 0.0], start=0.5), "begin them there"),
         (lambda p, x, k: inpaint(p, x, k, resamples=0), r"resamples is 0; .* \[1, inf\)"),
         (lambda p, x, k: impute(p, x, 0), r"n is 0; .* \[1, inf\)"),
+        (lambda p, x, k: impute(p, x.numpy()), "x is a ndarray; give a tensor, NaN where"),
+        (lambda p, x, k: impute(p, x.tolist()), "x is a list; give a tensor"),
+        (lambda p, x, k: impute(p, x / 0), "x holds inf where it is kept"),
+        (
+            lambda p, x, k: impute(p, x, known=k.numpy()),
+            "known is of the type ndarray; give a tensor",
+        ),
         (lambda p, x, k: edit(p, x, 0.0), r"strength is 0.0; .* \(0, 1\]"),
         (lambda p, x, k: edit(p, x, 1.2), r"strength is 1.2; .* \(0, 1\]"),
         (lambda p, x, k: denoise(p, x, 0.0), r"std is 0.0; .* \(0, inf\)"),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,3 +50,26 @@ def test_coverage_of_the_right_distribution_is_the_share():
 def test_errors_name_the_value_and_the_way_out(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_integers_arrays_and_lists_are_scored_like_floats():
+    x, y = torch.randint(0, 9, (5, 3)), torch.randint(0, 9, (3,))
+    for score in (crps, coverage):
+        expected = score(x.double(), y.double())
+        for kind in (torch.Tensor.int, torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.float):
+            assert torch.allclose(score(kind(x), kind(y)).double(), expected.double())
+            assert torch.allclose(score(x.double(), kind(y)).double(), expected.double())
+    assert crps(x.bool(), y.bool()).is_floating_point()
+
+
+def test_a_score_of_what_is_missing_is_missing():
+    masked = np.ma.masked_array([1.0, 999.0], mask=[0, 1])
+    assert crps([[1, 2], [3, 4]], masked).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("score", [crps, coverage])
+def test_what_cannot_be_scored_is_named(score):
+    with pytest.raises(ValueError, match="truth: it holds <U4"):
+        score([[1.0]], ["2020"])
+    with pytest.raises(ValueError, match=r"draws is \(3,\)"):
+        score([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
