@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from anydiff.checks import check_choice, frozen
 from anydiff.schedules import Level, Schedule
+from anydiff.schedules.schedule import once
 from anydiff.spaces import Dense, Space
 from anydiff.spaces.draws import at_least_float32
 
@@ -149,23 +150,6 @@ def _combine(c: Tensor | float, x: Tensor, d: Tensor | float, y: Tensor) -> Tens
     return (c * x).add_(y, alpha=d)
 
 
-class _once:
-    """A property that is computed on first access and cached.
-
-    Unlike functools.cached_property in older Pythons it has no lock, which a compiler cannot trace; no
-    lock is needed, since two threads do not share a prediction.
-    """
-
-    def __init__(self, function: Callable[[Any], Tensor]) -> None:
-        self.function, self.__doc__ = function, function.__doc__
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        if instance is None:
-            return self
-        value = instance.__dict__[self.function.__name__] = self.function(instance)
-        return value
-
-
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """A network's output y at x_t with its coefficients, which determine x0, eps, v and the score.
@@ -235,22 +219,22 @@ class Prediction:
         move = (self.alpha * self.b - self.sigma * self.a) / self.sigma
         return replace(self, y=self.y - move * (x0 - self.x0))
 
-    @_once
+    @once
     def x0(self) -> Tensor:
         """The predicted data, shaped like x_t."""
         return self.at(1.0, 0.0)
 
-    @_once
+    @once
     def eps(self) -> Tensor:
         """The predicted noise, shaped like x_t."""
         return self.at(0.0, 1.0)
 
-    @_once
+    @once
     def v(self) -> Tensor:
         """alpha eps - sigma x0, shaped like x_t."""
         return self.at(-self.sigma, self.alpha)
 
-    @_once
+    @once
     def score(self) -> Tensor:
         """The gradient of log p(x_t), -eps / sigma, shaped like x_t."""
         return self.at(0.0, -1 / self.sigma)

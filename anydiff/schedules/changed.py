@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -52,16 +51,14 @@ class ZeroTerminalSNR(Schedule):
             raise ValueError(
                 f"{self.schedule} does not keep alpha² + sigma² = 1; give one that does."
             )
+        clean, noisy = self.schedule.levels(torch.tensor([0.0, 1.0]))
+        # alpha at t = 0 and at t = 1, and 1 - alpha at t = 0
+        ends = clean.alpha, noisy.alpha, clean.sigma**2 / (1 + clean.alpha)
+        object.__setattr__(self, "_ends", ends)
 
     @property
     def first(self) -> float:  # type: ignore[override]
         return self.schedule.first
-
-    @cached_property
-    def _ends(self) -> tuple[float, float, float]:
-        """alpha at t = 0 and at t = 1, and 1 - alpha at t = 0."""
-        clean, noisy = self.schedule.levels(torch.tensor([0.0, 1.0]))
-        return clean.alpha, noisy.alpha, clean.sigma**2 / (1 + clean.alpha)
 
     def _change(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and 1 - alpha, the latter without the cancellation of a subtraction near the data."""
@@ -76,6 +73,12 @@ class ZeroTerminalSNR(Schedule):
 
     def _logsnr(self, t: Tensor) -> Tensor:
         return _ratio(*self._change(t))
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        first, last, _ = self._ends
+        alpha, sigma = self._levels(t)
+        rate = first / (first - last) * self.schedule._rates(t)[0]
+        return rate, -alpha * rate / sigma
 
     def _time(self, logsnr: Tensor) -> Tensor:
         first, last, less = self._ends

@@ -51,6 +51,11 @@ class Cosine(VariancePreserving):
         start, stop = self._angles()
         return (torch.atan(torch.exp(-logsnr / 2)) - start) / (stop - start)
 
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        start, stop = self._angles()
+        alpha, sigma = self._levels(t)
+        return (start - stop) * sigma, (stop - start) * alpha
+
     def _angles(self) -> tuple[float, float]:
         ends = self.logsnr_max, self.logsnr_min
         start, stop = (math.atan(math.exp(-logsnr / 2)) for logsnr in ends)
@@ -80,10 +85,7 @@ class Polynomial(VariancePreserving):
     precision: float = 1e-5
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        # The published table clips the ratio of successive alpha² at 0.001. Only the last of its
-        # 1000 steps is clipped: alpha² there is 0.001 times that of the step before.
-        last = 1 - 1e-3**0.5 * (1 - (1 - 1e-3) ** self.power)
-        s, u = self.precision, (t**self.power).clamp(max=last)
+        s, u = self.precision, (t**self.power).clamp(max=self._last())
         alpha2 = (1 - 2 * s) * (1 - u) ** 2 + s
         sigma2 = (1 - 2 * s) * u * (2 - u) + s  # 1 - alpha2, without cancellation
         return torch.log(alpha2) - torch.log(sigma2)
@@ -92,6 +94,18 @@ class Polynomial(VariancePreserving):
         s = self.precision
         noise = ((-logsnr).sigmoid() - s) / (1 - 2 * s)
         return (noise / (1 + torch.sqrt(1 - noise))) ** (1 / self.power)
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        u, rate = t**self.power, self.power * t ** (self.power - 1)
+        push = (1 - 2 * self.precision) * (1 - u) * rate
+        return self._turning(t, torch.where(u < self._last(), push, 0.0))
+
+    def _last(self) -> float:
+        """The largest t^p. The published table clips the ratio of successive alpha² at 0.001.
+
+        Only the last of its 1000 steps is clipped: alpha² there is 0.001 times that of the step before.
+        """
+        return 1 - 1e-3**0.5 * float(1 - (1 - 1e-3) ** self.power)
 
 
 @frozen(minimum="(0, 1)", end="(start, inf)")
@@ -146,6 +160,12 @@ class SigmoidAlphaBar(VariancePreserving):
         x = torch.log(_sigmoid(low) + noise * total) - torch.log(_sigmoid(-high) + data * total)
         return (x - low) / (high - low)
 
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        low, high, total = self._ends()
+        x = low + t * (high - low)
+        rise = (high - low) * x.sigmoid() * (-x).sigmoid() / total
+        return self._turning(t, (1 - self.minimum) / 2 * rise)
+
     def _ends(self) -> tuple[float, float, float]:
         """The sigmoid's arguments at t = 0 and 1, and the difference of its values there."""
         low, high = self.start / self.tau, self.end / self.tau
@@ -175,6 +195,10 @@ class VE(Schedule):
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        growth = math.log(self.sigma_max / self.sigma_min)
+        return torch.zeros_like(t), growth * self._levels(t)[1]
 
     def _time(self, logsnr: Tensor) -> Tensor:
         return (-logsnr / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
@@ -213,6 +237,11 @@ class Karras(Schedule):
         low, high = self._roots()
         return (torch.exp(-logsnr / (2 * self.rho)) - low) / (high - low)
 
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self._roots()
+        root = low + t * (high - low)
+        return torch.zeros_like(t), self.rho * (high - low) * root ** (self.rho - 1)
+
     def _roots(self) -> tuple[float, float]:
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
@@ -235,6 +264,9 @@ class Flow(Schedule):
 
     def _time(self, logsnr: Tensor) -> Tensor:
         return (-logsnr / 2).sigmoid()
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(t), torch.ones_like(t)
 
 
 def _sigmoid(x: float) -> float:

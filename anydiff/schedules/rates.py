@@ -48,6 +48,9 @@ class Linear(VariancePreserving):
     def _time(self, logsnr: Tensor) -> Tensor:
         return _linear_time(_integral(logsnr), self.beta_min, self.beta_max)
 
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self._losing(t, self.beta_min + t * (self.beta_max - self.beta_min))
+
 
 @frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
 class ScaledLinear(VariancePreserving):
@@ -84,6 +87,10 @@ class ScaledLinear(VariancePreserving):
         integral = _integral(logsnr)
         root = (a**3 + 3 * d * integral) ** (1 / 3)  # a + t d
         return 3 * integral / (root**2 + a * root + a**2)  # (root - a) / d, without cancellation
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, d = self._roots()
+        return self._losing(t, (a + t * d) ** 2)
 
     def _roots(self) -> tuple[float, float]:
         return sqrt(self.beta_min), sqrt(self.beta_max) - sqrt(self.beta_min)
@@ -122,6 +129,10 @@ class SigmoidBeta(VariancePreserving):
         rise = torch.log1p(torch.expm1(2 * self.limit * t) / (1 + exp(self.limit)))
         slope = (self.beta_max - self.beta_min) / (2 * self.limit)
         return _logsnr(self.beta_min * t + slope * rise)
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        rise = torch.sigmoid(self.limit * (2 * t - 1))
+        return self._losing(t, self.beta_min + (self.beta_max - self.beta_min) * rise)
 
 
 @frozen(beta_min="(0, inf)", beta_max="[beta_min, inf)")
@@ -162,6 +173,11 @@ class SubVP(Schedule):
         root = 1 + torch.sqrt(1 + 4 * r * r)
         noisy, clean = 2 * torch.log(2 * r / root), torch.log1p(-2 / root)
         return _linear_time(-torch.where(r < 1, noisy, clean), self.beta_min, self.beta_max)
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, _ = self._levels(t)
+        beta = self.beta_min + t * (self.beta_max - self.beta_min)
+        return -beta / 2 * alpha, beta * alpha**2
 
 
 def _logsnr(integral: Tensor) -> Tensor:

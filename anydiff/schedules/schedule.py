@@ -18,13 +18,31 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import vjp
 
-__all__ = ["Level", "Schedule", "VariancePreserving"]
+__all__ = ["Level", "Schedule", "VariancePreserving", "once"]
+
+
+class once:
+    """A property that is computed on first access and cached.
+
+    Unlike functools.cached_property in older Pythons it has no lock, which a compiler cannot trace; no
+    lock is needed, since two threads share neither a level nor a prediction.
+    """
+
+    def __init__(self, function: Callable[[Any], Tensor]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self.function.__name__] = self.function(instance)
+        return value
 
 
 class Schedule(ABC):
@@ -103,17 +121,16 @@ class Schedule(ABC):
 
         They are detached from t; those of a learned schedule are differentiable in its weights.
         """
-        # reverse mode: the state of forward mode is global, and several threads may sample at once
-        learned = isinstance(self, nn.Module) and torch.is_grad_enabled()
-        with torch.enable_grad():
-            t64 = t.detach().double().requires_grad_()
-            alpha, sigma = (
-                torch.autograd.grad(level.sum(), t64, retain_graph=True, create_graph=learned)[0]
-                if level.requires_grad
-                else torch.zeros_like(t64)
-                for level in self._levels(t64)
-            )
+        alpha, sigma = self._rates(t.detach().double())
         return alpha.to(t.dtype), sigma.to(t.dtype)
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The derivatives at float64 times: those of `_levels`, where a schedule has no formula."""
+        # vjp works without gradients, compiled, and within vmap, jvp and grad
+        with torch.inference_mode(False):
+            levels, pull = vjp(self._levels, t.clone())
+            one, zero = torch.ones_like(levels[0]), torch.zeros_like(levels[0])
+            return pull((one, zero))[0], pull((zero, one))[0]
 
     def at(self, t: Tensor) -> Level:
         """The level at the times t, of tensors shaped like t."""
@@ -150,6 +167,16 @@ class VariancePreserving(Schedule):
         logsnr = self._logsnr(t)
         return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
 
+    def _losing(self, t: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The rates where alpha falls as :math:`\alpha' = -\tfrac12 \beta \alpha`."""
+        alpha, sigma = self._levels(t)
+        return -beta / 2 * alpha, beta / 2 * alpha**2 / sigma
+
+    def _turning(self, t: Tensor, push: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The rates at which :math:`\sigma\sigma' = -\alpha\alpha'` is the given push."""
+        alpha, sigma = self._levels(t)
+        return -push / alpha, push / sigma
+
 
 @dataclass(frozen=True, eq=False)
 class Level:
@@ -172,7 +199,7 @@ class Level:
     raised: Level | None = None
     planned: Callable[[], tuple[Any, Any]] | None = field(default=None, repr=False)
 
-    @cached_property
+    @once
     def rates(self) -> tuple[Any, Any]:
         """The time derivatives of alpha and sigma, shaped like t."""
         if self.planned is None and not isinstance(self.t, Tensor):

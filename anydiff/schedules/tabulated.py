@@ -159,12 +159,20 @@ class Tabulated(VariancePreserving):
         return cls(torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0))
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        rows = self._log_rows.to(t.device)
-        steps = len(rows) - 1
-        position = t * steps
-        k = position.floor().clamp(0, steps - 1).long()
-        log_alpha2 = torch.lerp(rows[k], rows[k + 1], position - k)
+        row, following, share = self._between(t)
+        log_alpha2 = torch.lerp(row, following, share)
         return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        row, following, _ = self._between(t)
+        return self._losing(t, (row - following) * len(self.alpha_bar))
+
+    def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows before and after the times, and how far these are from the one to the other."""
+        rows = self._log_rows.to(t.device)
+        position = t * len(self.alpha_bar)
+        k = position.floor().clamp(0, len(self.alpha_bar) - 1).long()
+        return torch.take(rows, k), torch.take(rows, k + 1), position - k
 
     def _time(self, logsnr: Tensor) -> Tensor:
         rows = self._log_rows.to(logsnr.device)

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -151,6 +152,54 @@ def test_rates_are_the_derivatives(schedule):
     # central differences: error h² times the third derivative
     assert torch.allclose(alpha, (later[0] - earlier[0]) / (2 * h), atol=1e-5, rtol=1e-4)
     assert torch.allclose(sigma, (later[1] - earlier[1]) / (2 * h), atol=1e-5, rtol=1e-4)
+
+
+@every_schedule
+def test_rates_in_closed_form_are_the_derivatives_of_the_levels(schedule):
+    t = TIMES[:-1:7] + 1e-5
+    for formula, derivative in zip(schedule.rates(t), Schedule._rates(schedule, t), strict=True):
+        assert torch.allclose(formula, derivative, rtol=1e-11, atol=1e-12)
+
+
+class Own(Schedule):
+    """A schedule of one's own, which defines its levels only."""
+
+    def _levels(self, t):
+        return torch.cos(1.5 * t), torch.sin(1.5 * t)
+
+
+MODES = {
+    "vmap": lambda f, t: torch.vmap(f)(t),
+    "grad": lambda f, t: torch.func.grad(lambda x: (f(x) * x).sum())(t),
+    "vmap of grad": lambda f, t: torch.vmap(torch.func.grad(lambda x: f(x) * x))(t),
+    "jvp": lambda f, t: torch.func.jvp(lambda x: f(x) * x, (t,), (torch.ones_like(t),))[1],
+    "compile": lambda f, t: torch.compile(f, fullgraph=True, backend="aot_eager")(t),
+}
+
+
+@over([*SCHEDULES, Own()])
+def test_rates_are_the_same_in_every_mode_of_torch(schedule):
+    t = TIMES[100::100].clone()
+    expected = schedule.rates(t)
+    with torch.no_grad():
+        assert all(map(torch.equal, schedule.rates(t), expected))
+    with torch.inference_mode():
+        assert all(map(torch.equal, schedule.rates(t.clone()), expected))
+        assert isinstance(schedule.levels(t)[0].rates[0], float)
+    if isinstance(schedule, Learned):  # differentiable in t as well
+        return
+    for mode, call in MODES.items():
+        torch._dynamo.reset()
+        for k in (0, 1):
+            found = call(lambda t, k=k: schedule.rates(t)[k], t)
+            assert torch.allclose(found, expected[k], rtol=1e-12, atol=0), mode
+
+
+def test_several_threads_differentiate_one_schedule():
+    schedule, t = Own(), TIMES.clone()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: schedule.rates(t), range(200)))
+    assert all(torch.equal(a, -1.5 * torch.sin(1.5 * t)) for a, _ in found)
 
 
 @every_schedule
