@@ -23,6 +23,7 @@ from anydiff.predictions import Network, Predictor, Target, as_target, takes_spa
 from anydiff.samplers import sample
 from anydiff.schedules import Cosine, Schedule
 from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces.draws import at_least_float32
 
 __all__ = ["GaussianDiffusion"]
 
@@ -97,6 +98,8 @@ class GaussianDiffusion(nn.Module):
     ) -> Tensor:
         """The weighted squared error of each item, divided by the item's dimension, (B,).
 
+        It is computed in the dtype of x0, or in float32 if that has fewer bits.
+
         Arguments:
             x0: Data, which are projected onto the space first.
             t: Times in [0, 1], (B,). Drawn from `times` if None.
@@ -111,6 +114,7 @@ class GaussianDiffusion(nn.Module):
                 have the shape of x0.
         """
         drawn = t is None
+        x0 = x0.to(at_least_float32(x0))
         if t is None:
             if not (generator is None or isinstance(generator, torch.Generator)):
                 raise ValueError(

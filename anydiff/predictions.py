@@ -35,7 +35,7 @@ from anydiff.spaces.draws import at_least_float32
 
 __all__ = [
     "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
-    "item_times",
+    "item_times", "weights_dtype",
 ]  # fmt: skip
 
 
@@ -280,6 +280,9 @@ class Predictor:
 class Network:
     """The function (x_t, level) -> Prediction of one denoiser, bound to a batch.
 
+    The denoiser gets x_t in the dtype of its weights and t in at least float32; its output is returned in
+    the dtype of x_t, since the state of a run is more precise than a network in half precision.
+
     Arguments:
         denoiser: (x_t, t, **cond) -> y, where t is (B,) and y is shaped like x_t; or -> (y, extra), see
             :class:`Prediction`.
@@ -298,8 +301,10 @@ class Network:
     cond: Mapping[str, Any] = field(default_factory=dict)
     takes: Callable[[Space], bool] | None = None
     given: Mapping[str, Any] = field(init=False, repr=False)
+    dtype: torch.dtype | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", weights_dtype(self.denoiser))
         told = (self.takes or takes_space(self.denoiser))(self.space)
         object.__setattr__(self, "given", {**self.cond, "space": self.space} if told else self.cond)
         if not (told or isinstance(self.space, Dense)):
@@ -312,14 +317,17 @@ class Network:
         a, b, alpha, sigma = self.coefficients(x_t, at)
         scale = self._expand(self.target.input_scale(at), x_t, at)
         seen = x_t if isinstance(scale, float) and scale == 1 else scale * x_t
-        y = self.denoiser(seen, item_times(x_t, at.t, self.space), **self.given)
+        seen = seen.to(self.dtype or x_t.dtype)
+        t = item_times(x_t, at.t, self.space).to(at_least_float32(seen))
+        y = self.denoiser(seen, t, **self.given)
         y, extra = y if isinstance(y, tuple) else (y, None)
         if y.shape != x_t.shape:
             raise ValueError(
                 f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; let it give the "
                 "same shape, or a pair of such: the prediction and a learned variance."
             )
-        return Prediction(x_t, self.space.project(y).to(x_t.dtype), a, b, alpha, sigma, extra)
+        y, extra = y.to(x_t.dtype), None if extra is None else extra.to(x_t.dtype)
+        return Prediction(x_t, self.space.project(y), a, b, alpha, sigma, extra)
 
     def coefficients(self, x_t: Tensor, at: Level) -> tuple[Any, Any, Any, Any]:
         """a, b, alpha and sigma: floats, or tensors that broadcast with x_t, like the level.
@@ -372,6 +380,20 @@ def wrapped(module: Any) -> nn.Module | None:
     """The module inside a compiled or data parallel module; None if it wraps no module."""
     inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
     return inner if isinstance(inner, nn.Module) else None
+
+
+def weights_dtype(*modules: Any) -> torch.dtype | None:
+    """The dtype of most floating-point weights of some modules; None if there are none.
+
+    Arguments:
+        modules: Modules; functions have no weights.
+    """
+    sizes: dict[torch.dtype, int] = {}
+    for module in modules:
+        for p in module.parameters() if isinstance(module, nn.Module) else ():
+            if p.is_floating_point() and p.dtype.itemsize > 1:
+                sizes[p.dtype] = sizes.get(p.dtype, 0) + p.numel()
+    return max(sizes, key=lambda kind: sizes[kind]) if sizes else None
 
 
 def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:

@@ -31,12 +31,15 @@ def divergence(
         directions: Chunks of directions d, each (n, \\*).
         graph: Whether the result has to be differentiable.
     """
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone() if x.is_inference() else x
         x = x if graph and x.requires_grad else x.detach().requires_grad_()
         y = f(x) + 0 * x  # depends on x even if the network's output does not
         total = torch.zeros_like(x)
         for d in directions:
-            total = total + (d * _backward(y, x, d, graph)).sum(0)
+            total = total + (d * _backward(y, x, d.clone() if d.is_inference() else d, graph)).sum(
+                0
+            )
     return (y, total) if graph else (y.detach(), total.detach())
 
 

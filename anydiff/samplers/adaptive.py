@@ -204,7 +204,8 @@ class AdaptiveSDE(Sampler):
 
             size = torch.maximum(euler.abs(), euler_before.abs())
             scale = (self.rtol * size).clamp(min=self.atol)
-            error = (space.sum(((euler - improved) / scale).square()) / dim).sqrt().double()
+            error = (space.sum(((euler - improved) / scale).square()) / dim).sqrt()
+            error = error.detach().double()  # a gradient follows the steps, not their choice
 
             accepted = (time > last.t) & (error <= 1)
             chosen = space.expand(accepted, x)
@@ -278,11 +279,11 @@ class _Path:
         w = expand(share.to(z.dtype), z) * move + expand(spread.to(z.dtype), z) * z
 
         # the rest of the interval keeps its place in the stack, and the step goes on top of it
-        self.lengths.scatter_(0, top[None], (length - h)[None])
-        self.moves.scatter_(0, slot, (move - w)[None])
+        self.lengths = self.lengths.scatter(0, top[None], (length - h)[None])
+        self.moves = self.moves.scatter(0, slot, (move - w)[None])
         top = torch.where(whole, top, self.depth)
-        self.lengths.scatter_(0, top[None], h[None])
-        self.moves.scatter_(0, expand(top, z).expand_as(z)[None], w[None])
+        self.lengths = self.lengths.scatter(0, top[None], h[None])
+        self.moves = self.moves.scatter(0, expand(top, z).expand_as(z)[None], w[None])
         self.depth = top + 1
         return h, w
 

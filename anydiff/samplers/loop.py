@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from anydiff.checks import check_range
-from anydiff.predictions import Prediction, Predictor
+from anydiff.predictions import Prediction, Predictor, weights_dtype
 from anydiff.samplers.grids import Grid
 from anydiff.samplers.multistep import DPMSolver
 from anydiff.samplers.sampler import Past, Sampler
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Seed, generators
+from anydiff.spaces.draws import at_least_float32
 
 __all__ = [
     "Callback", "Progress", "Steps", "evaluating", "first_noise", "follow", "plan", "sample",
@@ -97,9 +98,10 @@ def sample(
     levels = plan(predictor.schedule, steps, sampler, grid, start)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     generator = generators(seed, like.device)
-    x = x_T if like is x_T else first_noise(levels[0], like, predictor, generator)
+    x = like.to(at_least_float32(like))
+    x = x if like is x_T else first_noise(levels[0], x, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
-        return follow(predictor, x, sampler, levels, generator, report)
+        return follow(predictor, x, sampler, levels, generator, report).to(like.dtype)
 
 
 def plan(
@@ -167,6 +169,8 @@ def follow(
 ) -> Tensor:
     """The loop: steps from x at the first level to the last level.
 
+    The state is of at least float32 in between, since rounding errors add up over the steps.
+
     Arguments:
         predictor: The model, bound to its batch.
         x: The state at the first level.
@@ -179,13 +183,14 @@ def follow(
         The state at the last level.
     """
     past: Past = ()
+    kind, x = x.dtype, x.to(at_least_float32(x))
     with evaluating(predictor):
         for t, s in pairwise(levels):
             x, p = sampler.step(predictor, x, t, s, past, generator)
             past = (*past, p)[-sampler.past :] if sampler.past else ()
             if report is not None:
                 report(t, s, x, p)
-    return x
+    return x.to(kind)
 
 
 @contextmanager
@@ -247,5 +252,5 @@ def first_noise(at: Level, like: Tensor, predictor: Predictor, generator: Random
 def _blank(predictor: Predictor, shape: Sequence[int]) -> Tensor:
     """An uninitialised tensor with the dtype and device of the predictor's models."""
     parameters = (p for model in predictor.models for p in model.parameters())
-    like = next(parameters, torch.empty(0))
-    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+    device = next(parameters, torch.empty(0)).device
+    return torch.empty(tuple(shape), dtype=weights_dtype(*predictor.models), device=device)

@@ -67,7 +67,9 @@ def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Te
         like: Gives the dtype and the device.
         generator: Where the numbers come from; torch's own if None.
     """
-    device = like.device if generator is None else generator.device
+    if generator is None:  # a compiler takes no generator, not even None
+        return torch.randn(shape, dtype=like.dtype, device=like.device)
+    device = generator.device
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
@@ -79,7 +81,9 @@ def rand(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Ten
         like: Gives the device.
         generator: Where the numbers come from; torch's own if None.
     """
-    device = like.device if generator is None else generator.device
+    if generator is None:
+        return torch.rand(shape, dtype=torch.double, device=like.device)
+    device = generator.device
     return torch.rand(shape, generator=generator, dtype=torch.double, device=device).to(like.device)
 
 
