@@ -172,7 +172,8 @@ class Tabulated(VariancePreserving):
         rows = self._log_rows.to(t.device)
         position = t * len(self.alpha_bar)
         k = position.floor().clamp(0, len(self.alpha_bar) - 1).long()
-        return torch.take(rows, k), torch.take(rows, k + 1), position - k
+        before, after = (rows.index_select(0, n.flatten()).view_as(n) for n in (k, k + 1))
+        return before, after, position - k
 
     def _time(self, logsnr: Tensor) -> Tensor:
         rows = self._log_rows.to(logsnr.device)
