@@ -2,10 +2,12 @@ r"""Networks of the library diffusers: their weights in a `UNet`, or their objec
 
 `load_diffusers` reads a folder with ``config.json`` and weights, which ``save_pretrained`` writes for a
 `UNet2DModel`; it does not need diffusers. In a published pipeline the folder is ``unet/``.
-`FromDiffusers` wraps any U-Net of diffusers. These networks count the steps of their chain from 0, so
-that step k is the time t = (k + 1) / T. For the chain of Ho et al. the diffusion is
+:class:`~anydiff.denoisers.unet.foreign.FromDiffusers` wraps any network of diffusers. For the chain of
+Ho et al. the diffusion is
 
     GaussianDiffusion(load_diffusers(folder), Tabulated.linear(), "eps")
+
+:func:`anydiff.images.pipelines.load_pipeline` also reads which chain it is.
 """
 
 from __future__ import annotations
@@ -13,18 +15,23 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from anydiff.denoisers.unet.foreign import FromDiffusers
 from anydiff.denoisers.unet.network import UNet
-from anydiff.spaces import Space
 
-__all__ = ["FromDiffusers", "load_diffusers"]
+__all__ = ["FromDiffusers", "load_diffusers", "read_config"]
 
-_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+# a variant stands before the ending, and before that of an index; older files have it in the middle
+_WEIGHTS = re.compile(
+    r"diffusion_pytorch_model(\.(?P<before>(?!safetensors|bin)\w+))?\.(?P<kind>safetensors|bin)"
+    r"(?P<index>\.index(\.(?P<after>\w+))?\.json)?"
+)
 
 # the values of a configuration that `UNet` computes; the first is the default
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -59,15 +66,21 @@ _NAMES = (  # ours, as regular expressions, and theirs
 )
 
 
-def load_diffusers(folder: str | os.PathLike[str], steps: int = 1000) -> UNet:
+def load_diffusers(
+    folder: str | os.PathLike[str], steps: int | None = None, variant: str | None = None
+) -> UNet:
     """A `UNet2DModel` of diffusers as a `UNet`.
 
-    Weights are read from safetensors or, by PyTorch's reader that runs no code, from a ``.bin``.
+    Weights are read from safetensors or, by PyTorch's reader that runs no code, from ``.bin``; in one
+    file or in several with an index.
 
     Arguments:
         folder: The folder of ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``;
             or that of a pipeline, with these under ``unet``.
-        steps: T of the chain that the network was trained on.
+        steps: T of the chain that the network was trained on; if None, that of the pipeline's
+            ``scheduler/scheduler_config.json``, or 1000 where there is none.
+        variant: Which weights, such as ``fp16`` or ``non_ema``; if None, those without a variant, or
+            else the only ones that there are.
 
     Returns:
         The network, in eval mode on the CPU.
@@ -75,85 +88,113 @@ def load_diffusers(folder: str | os.PathLike[str], steps: int = 1000) -> UNet:
     Raises:
         FileNotFoundError: If one of the files is missing.
         ValueError: If `UNet` does not compute such a network, or the weights do not belong to the
-            configuration.
+            configuration; or if there are several variants and none is chosen.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file() and (folder / "unet" / "config.json").is_file():
         folder = folder / "unet"
     about = folder / "config.json"
-    weights = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-    if not about.is_file() or weights is None:
+    if not about.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no {'config.json' if not about.is_file() else ' or '.join(_FILES)}; give a "
-            "folder that save_pretrained of diffusers wrote."
+            f"{folder} holds no config.json; give a folder that save_pretrained of diffusers wrote."
         )
-    try:
-        config = json.loads(about.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{about} is not JSON ({error}).") from error
-    if not isinstance(config, dict) or config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+    config = read_config(about)
+    if (name := config.get("_class_name", "UNet2DModel")) != "UNet2DModel":
         raise ValueError(
             f"{about} describes a {name}, not a UNet2DModel; wrap the object with FromDiffusers."
         )
-    network = _build(config, steps, about)
-    state = _translate(_read(weights), network, config, weights)
-    for name, value in network.state_dict().items():
-        here, there = tuple(value.shape), tuple(state[name].shape) if name in state else "nothing"
+    chain = folder.parent / "scheduler" / "scheduler_config.json"
+    if steps is None and chain.is_file():
+        steps = read_config(chain).get("num_train_timesteps", 1000)
+        if type(steps) is not int:
+            raise ValueError(f"{chain} has num_train_timesteps {steps!r}; give steps.")
+    weights = _weights(folder, variant)
+    theirs = {name: w for path in weights for name, w in _read(path).items()}
+    arguments = _arguments(config, about)
+    blocks = len(arguments["widths"]) * arguments["blocks"]
+    if blocks > len(theirs):
+        raise ValueError(
+            f"{about} has {blocks:,} blocks and {weights[0]} {len(theirs):,} tensors; they do not belong "
+            "together."
+        )
+
+    def build(device: str) -> UNet:
+        try:
+            with torch.device(device):
+                return UNet(steps=1000 if steps is None else steps, **arguments)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{about}: {error} If diffusers builds it, wrap the object with FromDiffusers."
+            ) from error
+
+    planned = build("meta")  # sizes are compared before any memory is taken
+    state = _translate(theirs, planned, config, weights[0])
+    for name, value in planned.state_dict().items():
+        here, there = tuple(value.shape), tuple(state[name].shape)
         if here != there:
-            raise ValueError(f"{weights}: {there} for {name}, which its config.json has as {here}.")
+            raise ValueError(
+                f"{weights[0]}: {there} for {name}, which its config.json has as {here}."
+            )
+    network = build("cpu")
     network.load_state_dict(state)
     return network.eval()
 
 
-class FromDiffusers(nn.Module):
-    """Any U-Net of diffusers as a denoiser.
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration, which save_pretrained wrote as JSON.
 
     Arguments:
-        network: Called as ``network(x_t, step, ..., return_dict=False)[0]``: a `UNet2DModel`,
-            `UNet2DConditionModel`, `UNet1DModel` and others.
-        steps: T of the chain that the network was trained on.
+        path: The file.
 
-    If the network's configuration has twice as many `out_channels` as `in_channels`, the second half is
-    a learned variance.
+    Raises:
+        ValueError: If it is not JSON, or not a dictionary.
     """
-
-    def __init__(self, network: nn.Module, steps: int = 1000) -> None:
-        super().__init__()
-        self.network, self.steps = network, steps
-        config = getattr(network, "config", {})
-        self.learns_variance = config.get("out_channels") == 2 * config.get("in_channels", 0)
-
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        *,
-        space: Space | None = None,
-        label: Tensor | None = None,
-        **cond: Any,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """The prediction.
-
-        Arguments:
-            x_t: The network's input, usually (B, C, H, W).
-            t: (B,), times in [0, 1].
-            space: The batch's space, which changes nothing; see `UNet.forward`.
-            label: (B,) integers, for the network's `class_labels`.
-            **cond: Passed on by name, `encoder_hidden_states` for instance.
-
-        Returns:
-            Shaped like x_t; a tuple of the prediction and the learned variance if there is one.
-        """
-        if label is not None:
-            cond["class_labels"] = label
-        y: Tensor = self.network(x_t, self.steps * t - 1, **cond, return_dict=False)[0]
-        C = x_t.shape[1]
-        return (y[:, :C], y[:, C:]) if self.learns_variance else y
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, not a dictionary of arguments.")
+    return config
 
 
-def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
-    """The network of a configuration, without its weights; what it lacks has the value of diffusers."""
+def _weights(folder: Path, variant: str | None) -> list[Path]:
+    """The files of the weights, of one variant."""
+    names = {path.name: path for path in folder.iterdir() if path.is_file()}
+    found: dict[
+        str, tuple[int, str]
+    ] = {}  # by variant; whole files are preferred, then safetensors
+    for name in names:
+        if match := _WEIGHTS.fullmatch(name):
+            kind, sharded = match["kind"], match["index"] is not None
+            rank = 2 * sharded + (kind == "bin")
+            key = match["before"] or match["after"] or ""
+            found[key] = min(found.get(key, (9, "")), (rank, name))
+    if variant is None and "" not in found and len(found) > 1:
+        raise ValueError(
+            f"{folder} holds the variants {', '.join(sorted(found))}; choose one, variant={min(found)!r}."
+        )
+    key = variant if variant is not None else "" if "" in found else next(iter(found), "")
+    if key not in found:
+        held = ", ".join(sorted(names)[:6]) or "nothing"
+        raise FileNotFoundError(
+            f"{folder} holds no diffusion_pytorch_model{f'.{key}' if key else ''}.safetensors or .bin "
+            f"but {held}; give a folder that save_pretrained of diffusers wrote."
+        )
+    path = names[found[key][1]]
+    if path.suffix != ".json":
+        return [path]
+    shards = read_config(path).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{path} has no weight_map, from weights to files.")
+    files = sorted(set(shards.values()))
+    if missing := [name for name in files if name not in names]:
+        raise FileNotFoundError(f"{folder} holds no {missing[0]}, which {path.name} names.")
+    return [names[name] for name in files]
+
+
+def _arguments(config: dict[str, Any], about: Path) -> dict[str, Any]:
+    """The arguments of `UNet`; what a configuration lacks has the value of diffusers."""
     get = config.get
 
     def refuse(what: str) -> ValueError:
@@ -164,40 +205,72 @@ def _build(config: dict[str, Any], steps: int, about: Path) -> UNet:
 
     for key, known in _FIXED.items():
         if (value := get(key, known[0])) not in known:
-            raise refuse(f"{key} {value!r}")
+            raise refuse(f"{key} {value!r:.80}")
+    for key, (default, kind) in _KINDS.items():
+        if not kind(value := get(key, default)):
+            raise refuse(f"{key} {json.dumps(value):.80}")
     down = list(get("down_block_types", ["DownBlock2D", *["AttnDownBlock2D"] * 3]))
     up = list(get("up_block_types", [*["AttnUpBlock2D"] * 3, "UpBlock2D"]))
     for kind in down:
         if kind not in ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"):
-            raise refuse(f"down_block_types {kind!r}")
+            raise refuse(f"down_block_types {kind!r:.80}")
     if up != [k.replace("Downs", "Ups").replace("Down", "Up") for k in reversed(down)]:
-        raise refuse(f"up_block_types {up} that do not mirror down_block_types {down}")
+        raise refuse(
+            f"up_block_types {up!s:.200} that do not mirror down_block_types {down!s:.200}"
+        )
+    widths = get("block_out_channels", [224, 448, 672, 896])
+    if len(widths) != len(down):
+        raise refuse(f"{len(widths)} block_out_channels for {len(down)} down_block_types")
     if len(ways := _resamplings(config, down, up)) > 1:
         raise refuse(f"resolutions changed by {' and by '.join(sorted(ways))}")
     adaptive = get("resnet_time_scale_shift") == "scale_shift"
     groups = get("norm_num_groups", 32)
-    if groups is None:
-        raise refuse("norm_num_groups null")
     middle = get("attn_norm_num_groups") or (None if adaptive else groups)
     if middle != groups:
-        raise refuse(f"attn_norm_num_groups {middle} where norm_num_groups is {groups}")
-    return UNet(
-        get("in_channels", 3),
-        tuple(get("block_out_channels", [224, 448, 672, 896])),
-        get("layers_per_block", 2),
-        tuple(k for k, kind in enumerate(down) if kind.startswith("Attn")),
-        head_channels=get("attention_head_dim", 8),
-        out_channels=get("out_channels", 3),
-        steps=steps,
-        shift=get("freq_shift", 0),
-        modulation="scale_shift" if adaptive else "add",
-        resample="block" if ways == {"resnet"} else "conv",
-        centered=get("downsample_padding", 1) == 1,
-        dropout=get("dropout", 0.0),
-        classes=get("num_class_embeds") or 0,
-        groups=groups,
-        eps=get("norm_eps", 1e-5),
-    )
+        raise refuse(f"attn_norm_num_groups {middle!r:.80} where norm_num_groups is {groups}")
+    return {
+        "channels": get("in_channels", 3),
+        "widths": tuple(widths),
+        "blocks": get("layers_per_block", 2),
+        "attention": tuple(k for k, kind in enumerate(down) if kind.startswith("Attn")),
+        "head_channels": get("attention_head_dim", 8),
+        "out_channels": get("out_channels", 3),
+        "shift": get("freq_shift", 0),
+        "modulation": "scale_shift" if adaptive else "add",
+        "resample": "block" if ways == {"resnet"} else "conv",
+        "centered": get("downsample_padding", 1) == 1,
+        "dropout": get("dropout", 0.0),
+        "classes": get("num_class_embeds") or 0,
+        "groups": groups,
+        "eps": get("norm_eps", 1e-5),
+    }
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 2**20
+
+
+def _share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1
+
+
+def _list(value: Any, kind: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and 1 <= len(value) <= 64 and all(map(kind, value))
+
+
+# the values of the other entries that are read: the default, and whether `UNet` takes a value
+_KINDS: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("in_channels", "out_channels", "layers_per_block"), (1, _count)),
+    "norm_num_groups": (32, _count),
+    "block_out_channels": ([1], lambda value: _list(value, _count)),
+    "attention_head_dim": (None, lambda value: value is None or _count(value)),
+    "num_class_embeds": (None, lambda value: value in (None, 0) or _count(value)),
+    "dropout": (0.0, _share),
+    "norm_eps": (1e-5, _share),
+    "freq_shift": (0, lambda value: type(value) in (int, float) and abs(value) <= 1),
+    **{key: (["x"], lambda value: _list(value, lambda v: isinstance(v, str)))
+       for key in ("down_block_types", "up_block_types")},
+}  # fmt: skip
 
 
 def _resamplings(config: dict[str, Any], down: list[str], up: list[str]) -> set[str]:
@@ -209,18 +282,29 @@ def _resamplings(config: dict[str, Any], down: list[str], up: list[str]) -> set[
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    weights: Any
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return weights
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read, or is damaged ({error}).") from error
     except Exception as error:  # pickle has exceptions of its own
         raise ValueError(f"{path} holds more than tensors, or is damaged ({error}).") from error
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise ValueError(f"{path} holds a {type(weights).__name__}, not tensors by their names.")
+    for name, value in weights.items():
+        what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        if what not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise ValueError(f"{path} has {name} of {what}; the weights of a network are numbers.")
+        if not bool(value.float().isfinite().all()):
+            raise ValueError(f"{path} has values in {name} that are not finite.")
+    return weights
 
 
 def _translate(
@@ -240,13 +324,20 @@ def _translate(
         raise ValueError(
             f"{path} has {odd[0]}, which its config.json does not ask for; they do not belong together."
         )
-    ours = {name: torch.cat([theirs[part] for part in names]) for name, names in parts.items()}
-    for name in ours:
-        if ".qkv." in name or ".out." in name:  # before 2023 these were convolutions of kernel 1
-            ours[name] = ours[name].flatten(1) if ours[name].ndim > 2 else ours[name]
-    if config.get("flip_sin_to_cos", True):  # cosines first
-        weight = ours["embed_time.1.weight"]
-        ours["embed_time.1.weight"] = weight.roll(weight.shape[1] // 2, 1)
+    try:
+        ours = {name: torch.cat([theirs[part] for part in names]) for name, names in parts.items()}
+        for name in ours:
+            if (
+                ".qkv." in name or ".out." in name
+            ):  # before 2023 these were convolutions of kernel 1
+                ours[name] = ours[name].flatten(1) if ours[name].ndim > 2 else ours[name]
+        if config.get("flip_sin_to_cos", True):  # cosines first
+            weight = ours["embed_time.1.weight"]
+            ours["embed_time.1.weight"] = weight.roll(weight.shape[1] // 2, 1)
+    except (RuntimeError, IndexError, NotImplementedError) as error:
+        raise ValueError(
+            f"{path} has weights of other shapes than its config.json ({error})."
+        ) from error
     return ours
 
 

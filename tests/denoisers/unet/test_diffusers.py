@@ -181,6 +181,30 @@ def test_older_names_and_pickled_weights(folder) -> None:
         ({"block_out_channels": [8, 32]}, r"\(16, .* for down.1.*config.json has as \(32, "),
         ({"layers_per_block": 2}, "has no .*resnets.1"),
         ({"norm_num_groups": None}, "norm_num_groups null"),
+        ({"dropout": None}, "dropout null.*FromDiffusers"),
+        ({"dropout": "a"}, 'dropout "a".*FromDiffusers'),
+        ({"attention_head_dim": [8, 8]}, r"attention_head_dim \[8, 8\].*FromDiffusers"),
+        ({"attention_head_dim": 3}, "a width is 16; give multiples of the 3 .*FromDiffusers"),
+        ({"norm_num_groups": 7}, "a width is 8; give multiples of the 7 .*FromDiffusers"),
+        ({"block_out_channels": "wide"}, 'block_out_channels "wide"'),
+        ({"block_out_channels": [8, "16"]}, r'block_out_channels \[8, "16"\]'),
+        ({"block_out_channels": [8]}, "1 block_out_channels for 2 down_block_types"),
+        ({"block_out_channels": [40_000, 80_000]}, "which its config.json has as .*40000"),
+        ({"block_out_channels": [4e6, 16]}, "block_out_channels"),
+        ({"block_out_channels": [2**40, 16]}, "block_out_channels"),
+        ({"down_block_types": "DownBlock2D"}, "down_block_types"),
+        ({"down_block_types": [["DownBlock2D"]]}, "down_block_types"),
+        (
+            {"layers_per_block": 10**6},
+            "2,000,000 blocks and .* tensors; they do not belong together",
+        ),
+        ({"layers_per_block": True}, "layers_per_block true"),
+        ({"in_channels": None}, "in_channels null"),
+        ({"num_class_embeds": "ten"}, "num_class_embeds"),
+        ({"norm_eps": "small"}, "norm_eps"),
+        ({"freq_shift": {}}, "freq_shift"),
+        ({"act_fn": ["silu"]}, "act_fn"),
+        ({"attn_norm_num_groups": "x" * 999}, "attn_norm_num_groups 'xxx"),
     ],
 )
 def test_what_is_not_a_unet_is_named(folder, change: dict, words: str) -> None:
@@ -215,10 +239,102 @@ def test_faulty_files_are_named(folder) -> None:
         load_diffusers(path)
     assert not (path / "hacked").exists()
 
+    faulty = [
+        ([torch.zeros(2)], "holds a list, not tensors by their names"),
+        (torch.zeros(2), "holds a Tensor"),
+        ({"x": [1.0]}, "has x of list"),
+        ({1: torch.zeros(2)}, "not tensors by their names"),
+        ({"x": torch.zeros(2, dtype=torch.int8)}, r"has x of torch.int8; the weights"),
+        ({"x": torch.zeros(2, dtype=torch.complex64)}, "has x of torch.complex64"),
+        ({"x": torch.tensor([1.0, torch.nan])}, "values in x that are not finite"),
+        (theirs_of(folder[2]) | {"conv_in.weight": torch.zeros(())}, "other shapes"),
+    ]
+    for value, words in faulty:
+        torch.save(value, weights)
+        with pytest.raises(ValueError, match=words) as error:
+            load_diffusers(path)
+        assert str(weights) in str(error.value)
+
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors"):
         load_diffusers(path)
-    (path / "config.json").write_text("{")
     weights.write_bytes(b"")
-    with pytest.raises(ValueError, match="not JSON"):
+    for text in ("{", "[" * 100_000, "\xff", "9" * 5000):
+        (path / "config.json").write_text(text, encoding="latin1")
+        with pytest.raises(ValueError, match=r"config.json is not JSON"):
+            load_diffusers(path)
+    (path / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="holds a list, not a dictionary"):
+        load_diffusers(path)
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        load_diffusers(path)
+
+
+# which weights, which chain --------------------
+
+
+def test_variants_are_read(folder) -> None:
+    path, _, ours = folder
+    whole = path / "diffusion_pytorch_model.bin"
+    half = {name: value.half() for name, value in theirs_of(ours).items()}
+    torch.save(half, path / "diffusion_pytorch_model.fp16.bin")
+    x, t = torch.randn(2, 3, 8, 8), torch.rand(2)
+    assert torch.equal(load_diffusers(path)(x, t), ours(x, t))  # the one without a variant
+    near = load_diffusers(path, variant="fp16")(x, t)
+    assert not torch.equal(near, ours(x, t)) and torch.allclose(near, ours(x, t), atol=1e-2)
+    with pytest.raises(FileNotFoundError, match=r"no diffusion_pytorch_model\.bf16\..*fp16\.bin"):
+        load_diffusers(path, variant="bf16")
+
+    whole.rename(path / "diffusion_pytorch_model.non_ema.bin")
+    with pytest.raises(ValueError, match="the variants fp16, non_ema; choose one, variant='fp16'"):
+        load_diffusers(path)
+    assert torch.equal(load_diffusers(path, variant="non_ema")(x, t), ours(x, t))
+    (path / "diffusion_pytorch_model.non_ema.bin").unlink()
+    assert torch.equal(load_diffusers(path)(x, t), near)  # the only one
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("safe", [True, False])
+def test_sharded_weights_are_read(tmp_path, variant, safe) -> None:
+    theirs = make(OTHER)
+    options = {"variant": variant, "safe_serialization": safe, "max_shard_size": "200KB"}
+    theirs.save_pretrained(tmp_path, **options)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert any("index" in name for name in names) and len(names) > 4
+    x, label = torch.randn(2, 4, 8, 8), torch.tensor([0, 6])
+    with torch.no_grad():
+        expected = theirs(x, torch.tensor([0, 9]), class_labels=label).sample
+        found = load_diffusers(tmp_path)(x, torch.tensor([0.001, 0.01]), label=label)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+    next(path for path in tmp_path.iterdir() if "00001-of" in path.name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"00001-of-.*, which .*index.* names"):
+        load_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "index", ['{"weight_map": {"x": "../x"}}', '{"weight_map": {"x": 3}}', "{}"]
+)
+def test_an_index_names_files_of_its_folder(folder, index) -> None:
+    path, _, _ = folder
+    (path / "diffusion_pytorch_model.bin").rename(path.parent / "x")
+    (path / "diffusion_pytorch_model.safetensors.index.json").write_text(index)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"weight_map|holds no \.\./x"):
+        load_diffusers(path)
+
+
+def test_the_length_of_the_chain_comes_with_a_pipeline(folder) -> None:
+    path, _, _ = folder
+    unet, scheduler = path / "unet", path / "scheduler"
+    unet.mkdir()
+    scheduler.mkdir()
+    for name in ("config.json", "diffusion_pytorch_model.bin"):
+        (path / name).rename(unet / name)
+    assert load_diffusers(path).config["steps"] == 1000
+    (scheduler / "scheduler_config.json").write_text('{"num_train_timesteps": 50}')
+    assert load_diffusers(path).config["steps"] == load_diffusers(unet).config["steps"] == 50
+    assert load_diffusers(path, steps=20).config["steps"] == 20
+    (scheduler / "scheduler_config.json").write_text('{"num_train_timesteps": "many"}')
+    with pytest.raises(ValueError, match=r"scheduler_config\.json has num_train_timesteps 'many'"):
         load_diffusers(path)

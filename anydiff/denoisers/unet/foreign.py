@@ -1,0 +1,214 @@
+r"""Networks of the library diffusers as denoisers: their objects, unchanged.
+
+Two conventions of theirs are translated. They count the steps of their chain from 0, so that step k is
+the time t = (k + 1) / T. And they have no value for an absent condition: what a network takes in its
+place, a label of its own or the tokens of an empty text, is known to whoever trained it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from anydiff.checks import check_range
+from anydiff.spaces import Space
+
+__all__ = ["FromDiffusers"]
+
+# what says in a network's configuration that a condition is not optional
+_NEEDS = {
+    "class_labels": ("num_class_embeds", "class_embed_type", "num_embeds_ada_norm"),
+    "encoder_hidden_states": ("cross_attention_dim", "joint_attention_dim", "encoder_hid_dim"),
+}
+_WHOLE: Any = WeakIdKeyDictionary()  # conditions without an absent item: a run reads them once
+
+
+class FromDiffusers(nn.Module):
+    """Any network of diffusers for arrays as a denoiser.
+
+        guided = FromDiffusers(network, absent={"label": 1000})
+        guided = FromDiffusers(network, absent={"encoder_hidden_states": tokens_of_the_empty_text})
+
+    Arguments:
+        network: Called as ``network(x_t, step, ..., return_dict=False)[0]``: a `UNet2DModel`,
+            `UNet2DConditionModel`, `DiTTransformer2DModel` and others.
+        steps: T of the chain that the network was trained on; its step is then T t - 1. Or the network's
+            own time as a function of t, (B,) -> (B,): ``lambda t: 1000 * t`` for those of flow matching,
+            ``lambda t: schedule(t)[1]`` for those that are given the standard deviation of the noise.
+        absent: What the network takes where an item has no condition, by name: a label, or a tensor of
+            one item, (L, D) for tokens. It replaces -1 in integers and rows with a NaN, and stands for a
+            condition that is left out. Without it, a condition that the network needs cannot be dropped.
+
+    If the network's configuration has twice as many `out_channels` as `in_channels`, the second half is
+    a learned variance.
+
+    Raises:
+        ValueError: If `steps` is below 1, or an integer for a network that is not given the steps of a
+            chain; or if `absent` names what the network does not take.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        steps: int | Callable[[Tensor], Tensor] = 1000,
+        absent: Mapping[str, Tensor | int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.steps = network, steps
+        given = getattr(network, "config", None)
+        config = dict(given) if isinstance(given, Mapping) else {}
+        self.learns_variance = config.get("out_channels") == 2 * (config.get("in_channels") or 0)
+        self._check_steps(config)
+
+        _, *others = inspect.signature(network.forward).parameters.values()
+        names = [p.name for p in others]
+        # Stable Diffusion 3 and others have their tokens in the second place
+        self._by_name = "timestep" in names[1:]
+        skipped = {"timestep", names[0] if names and not self._by_name else ""}
+        self._needs = [
+            p.name
+            for p in others
+            if p.name not in skipped
+            and (
+                (p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+                or any(config.get(key) for key in _NEEDS.get(p.name, ()))
+            )
+        ]
+        self._absent = []
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in others)
+        for name, value in (absent or {}).items():
+            name = "class_labels" if name == "label" else name
+            if name not in names and not open_ended:
+                raise ValueError(
+                    f"absent names {name!r}, and {type(network).__name__} takes {', '.join(names)}."
+                )
+            value = torch.as_tensor(value).detach()
+            if name == "encoder_hidden_states":
+                if value.ndim == 3 and len(value) == 1:  # an encoder gives them as a batch of one
+                    value = value[0]
+                value = value if value.ndim > 1 else value[None]
+            elif name == "class_labels" and (labels := _labels(config)) is not None:
+                check_range(f"[0, {labels - 1}]", **{"absent label": value.flatten()[0].item()})
+            self.register_buffer(f"absent_{name}", value, persistent=False)
+            self._absent.append(name)
+        # for `anydiff.save`; `load` is given the network
+        self.config = {
+            "network": type(network).__name__,
+            "arguments": {k: v for k, v in config.items() if k[:1] != "_" and _is_json(v)},
+            "steps": None if callable(steps) else steps,
+        }
+
+    def _check_steps(self, config: Mapping[str, Any]) -> None:
+        if callable(self.steps):
+            return
+        check_range("[1, inf)", steps=self.steps)
+        if config.get("time_embedding_type") == "fourier":
+            raise ValueError(
+                "the network has time_embedding_type 'fourier' and is given no steps of a chain; say "
+                "what it is given as steps=..., a function of t, such as lambda t: schedule(t)[1] for "
+                "the standard deviation of the noise."
+            )
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        space: Space | None = None,
+        label: Tensor | None = None,
+        **cond: Any,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The prediction.
+
+        Arguments:
+            x_t: The network's input, usually (B, C, H, W).
+            t: (B,), times in [0, 1].
+            space: The batch's space, which changes nothing; see `UNet.forward`.
+            label: (B,) integers, for the network's `class_labels`; -1 for none.
+            **cond: Passed on by name, `encoder_hidden_states` for instance.
+
+        Returns:
+            Shaped like x_t; a tuple of the prediction and the learned variance if there is one.
+
+        Raises:
+            ValueError: If a condition is absent, for all items or for some, and `absent` does not say
+                what the network takes in its place.
+        """
+        if label is not None:
+            cond["class_labels"] = label
+        for name in dict.fromkeys((*cond, *self._needs, *self._absent)):
+            cond[name] = self._complete(name, cond.get(name), x_t)
+        step = self.steps(t) if callable(self.steps) else self.steps * t - 1
+        times = {"timestep": step} if self._by_name else {}
+        args = () if self._by_name else (step,)
+        y: Tensor = self.network(x_t, *args, **times, **cond, return_dict=False)[0]
+        C = x_t.shape[1]
+        return (y[:, :C], y[:, C:]) if self.learns_variance else y
+
+    def _complete(self, name: str, value: Any, x_t: Tensor) -> Any:
+        """A condition in which no item is absent."""
+        empty = getattr(self, f"absent_{name}") if name in self._absent else None
+        if value is None:
+            if empty is None and name in self._needs:
+                raise self._refusal(name, "is not given")
+            if empty is not None:
+                value = empty.to(x_t.dtype) if empty.is_floating_point() else empty
+                return value.expand(len(x_t), *value.shape)
+        if not isinstance(value, Tensor) or value.ndim == 0 or value.dtype == torch.bool:
+            return value
+        if not value.is_floating_point():
+            value = value if value.dtype == torch.int32 else value.long()
+        if empty is None:
+            if not torch.compiler.is_compiling() and value not in _WHOLE:
+                if bool(_gone(value).any()):
+                    raise self._refusal(name, "is -1 or NaN, which is absent, in some items")
+                _WHOLE[value] = True
+            return value
+        axes = zip(reversed(empty.shape), reversed(value.shape), strict=False)
+        if empty.ndim >= value.ndim or not all(n in (1, m) for n, m in axes):
+            raise ValueError(
+                f"{name} is {tuple(value.shape)} and absent is {tuple(empty.shape)}; give that of one "
+                "item."
+            )
+        return torch.where(_gone(value), empty.to(value.dtype), value)
+
+    def _refusal(self, name: str, what: str) -> ValueError:
+        said = "label" if name == "class_labels" else name
+        value = (
+            "the label that the network takes for none"
+            if said == "label"
+            else "a tensor of one item"
+        )
+        return ValueError(
+            f"{said} {what}, and {type(self.network).__name__} needs it; give it to all items, or say "
+            f"what is absent as FromDiffusers(network, absent={{{said!r}: ...}}), with {value}."
+        )
+
+
+def _gone(value: Tensor) -> Tensor:
+    """Where a condition is absent: entries of integers, rows of numbers."""
+    if not value.is_floating_point():
+        return value < 0
+    return value.isnan().any(-1, keepdim=True) if value.ndim > 1 else value.isnan()
+
+
+def _labels(config: Mapping[str, Any]) -> int | None:
+    """How many labels the network has rows for; None if the configuration does not say."""
+    if isinstance(num := config.get("num_class_embeds"), int):
+        return num
+    num = config.get("num_embeds_ada_norm")
+    return num + 1 if isinstance(num, int) else None  # the last is that of no label
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
