@@ -2,6 +2,7 @@
 
 - `images`: :class:`Images` in memory, and their scale in training.
 - `named`: images by name or path, and their split; `files` and `cifar` read them.
+- `pipelines`: the chain and the network of a pipeline of diffusers.
 - `batches`: a resumable loader, and `unpack` from a batch to (x0, space, cond).
 - `pictures`: grids, strips and films as PNG and GIF.
 - `evaluate`: metrics of generated images against real ones, on the features of

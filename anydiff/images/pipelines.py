@@ -26,7 +26,7 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.files import PathLike
 from anydiff.schedules import Flow, Schedule, Tabulated, ZeroTerminalSNR
 
-__all__ = ["Chain", "load_pipeline", "read_chain"]
+__all__ = ["Trained", "load_pipeline", "read_chain"]
 
 _FILE = "scheduler_config.json"
 _PREDICTIONS = {
@@ -34,7 +34,7 @@ _PREDICTIONS = {
 }  # fmt: skip
 
 
-class Chain(NamedTuple):
+class Trained(NamedTuple):
     """What a network was trained on.
 
     Arguments:
@@ -73,7 +73,7 @@ def load_pipeline(folder: PathLike, variant: str | None = None) -> GaussianDiffu
     return GaussianDiffusion(network, chain.schedule, chain.prediction).eval()
 
 
-def read_chain(config: PathLike | Mapping[str, Any]) -> Chain:
+def read_chain(config: PathLike | Mapping[str, Any]) -> Trained:
     """The chain of a scheduler.
 
     Whether samples are clipped, how steps are spaced, and which solver takes them is not read.
@@ -109,7 +109,7 @@ def read_chain(config: PathLike | Mapping[str, Any]) -> Chain:
     if flows or kind == "flow_prediction":
         if get("invert_sigmas"):
             raise refuse("invert_sigmas true")
-        return Chain(Flow(), "velocity", lambda t: steps * t)
+        return Trained(Flow(), "velocity", lambda t: steps * t)
     if not isinstance(kind, str) or kind not in _PREDICTIONS:
         raise refuse(f"prediction_type {kind!r}")
     try:
@@ -119,7 +119,7 @@ def read_chain(config: PathLike | Mapping[str, Any]) -> Chain:
             f"trained_betas, beta_schedule, beta_start or beta_end that make no table ({error})"
         ) from error
     schedule = ZeroTerminalSNR(table) if get("rescale_betas_zero_snr") else table
-    return Chain(schedule, _PREDICTIONS[kind], steps)
+    return Trained(schedule, _PREDICTIONS[kind], steps)
 
 
 def _betas(config: Mapping[str, Any], steps: int) -> Tensor:
