@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import field
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class ZeroTerminalSNR(Schedule):
     """
 
     schedule: Schedule
+    _ends: tuple[float, float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if _length(self.schedule) is not torch.hypot:

@@ -105,7 +105,7 @@ class Polynomial(VariancePreserving):
 
         Only the last of its 1000 steps is clipped: alpha² there is 0.001 times that of the step before.
         """
-        return 1 - 1e-3**0.5 * float(1 - (1 - 1e-3) ** self.power)
+        return float(1 - 1e-3**0.5 * (1 - (1 - 1e-3) ** self.power))
 
 
 @frozen(minimum="(0, 1)", end="(start, inf)")

@@ -35,7 +35,7 @@ class once:
     lock is needed, since two threads share neither a level nor a prediction.
     """
 
-    def __init__(self, function: Callable[[Any], Tensor]) -> None:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function, self.__doc__ = function, function.__doc__
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -128,7 +128,7 @@ class Schedule(ABC):
         """The derivatives at float64 times: those of `_levels`, where a schedule has no formula."""
         # vjp works without gradients, compiled, and within vmap, jvp and grad
         with torch.inference_mode(False):
-            levels, pull = vjp(self._levels, t.clone())
+            levels, pull = vjp(self._levels, t.clone())  # type: ignore[misc]
             one, zero = torch.ones_like(levels[0]), torch.zeros_like(levels[0])
             return pull((one, zero))[0], pull((zero, one))[0]
 
