@@ -226,7 +226,7 @@ def write_animated_svg(
     scale = scale or 1.0  # a dot
     points = one.points
     side, middle = size / scale, (points.min(0) + points.max(0)) / 2
-    box = " ".join(f"{v:.12g}" for v in (*(middle - side / 2), side, side))
+    box = " ".join(repr(float(v)) for v in (*(middle - side / 2), side, side))
     total = seconds + hold
     begin, end = (seconds / total * t for t in _pace(one[0]))
 

@@ -23,7 +23,7 @@ from anydiff.extras import extra
 from anydiff.files import PathLike
 from anydiff.sketches.files import read_sketches
 from anydiff.sketches.sketches import SketchError, Sketches
-from anydiff.sketches.svg_paths import MOST_POINTS, Subpath, flatten, subpaths
+from anydiff.sketches.svg_paths import MOST_POINTS, Paths, flatten
 
 __all__ = ["load_kanji", "read_kanjivg"]
 
@@ -82,20 +82,22 @@ def read_kanjivg(
 
     from tqdm import tqdm
 
-    drawn: list[Subpath] = []
+    drawn = Paths()
+    most = MOST_POINTS * len(files)
     sizes: list[int] = []
     for path, _ in tqdm(files, desc="reading KanjiVG", unit=" files", disable=not progress):
         before = len(drawn)
         try:
             for d in _PATH.findall(path.read_text(encoding="utf-8")):
-                drawn += subpaths(d, tolerance)
+                if fault := drawn.add(d, tolerance, most):
+                    raise SketchError(fault)
         except (OSError, ValueError) as error:  # SketchError and UnicodeDecodeError among them
             raise SketchError(f"{path}: {error}") from error
         if len(drawn) == before:
             raise SketchError(f"{path}: there is no stroke in it.")
         sizes.append(len(drawn) - before)
     try:
-        points, strokes = flatten(drawn, tolerance, MOST_POINTS * len(files))
+        points, strokes = flatten(drawn.starts, drawn.curves, drawn.ends, tolerance, most)
     except SketchError as error:
         raise SketchError(f"{folder}: {error}") from error
     labels = [character for _, character in files]

@@ -1,38 +1,62 @@
 r"""SVG files: read as polylines, and written.
 
-The reader takes `path`, `polyline`, `polygon`, `line`, `rect`, `circle` and `ellipse`, in the order of
-the file and under the transforms of all groups around them; each subpath is one stroke. It leaves out
-what is not drawn where it stands (`defs`, `symbol`, `clipPath`, `mask`, `marker`, `pattern`), and
-`use`, `text` and styles. Coordinates are those of the outermost viewBox, y down, at whatever size the
-picture is shown. Entities outside the file are never opened.
+The reader takes what a browser draws of `path`, `polyline`, `polygon`, `line`, `rect`, `circle` and
+`ellipse`, in the order of the file: each subpath is one stroke, whether it is filled or stroked. What is
+hidden is left out (`display`, `visibility`, no `opacity`, neither fill nor stroke, by attributes or by
+CSS; `defs`, `clipPath`, `mask`, `marker`, `pattern`; elements of other languages), and what is used is
+drawn (`use`, `symbol`, nested `svg`, the first part of a `switch` that fits). What is drawn but cannot
+be read, text and images, is left out with a warning. Clipping, dashes and animations are not applied.
 
-Path data and curves are read by :mod:`anydiff.sketches.svg_paths`.
+Coordinates are those of the outermost viewBox, y down, at whatever size the picture is shown. Entities
+and files outside the file are never opened.
+
+- :mod:`anydiff.sketches.svg_paths`: path data and curves
+- :mod:`anydiff.sketches.svg_shapes`: the other shapes as path data
+- :mod:`anydiff.sketches.svg_styles`: what is painted, by attributes and CSS
+- :mod:`anydiff.sketches.svg_transforms`: transforms, units, viewports
 
 References:
-    Scalable Vector Graphics (SVG) 1.1. https://www.w3.org/TR/SVG11
+    Scalable Vector Graphics (SVG) 2. https://www.w3.org/TR/SVG2
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from itertools import pairwise
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from anydiff.files import PathLike, whole
 from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
-from anydiff.sketches.svg_paths import MOST_POINTS, NUMBER, flatten, parse_path, short, subpaths
-from anydiff.sketches.xml_events import read_events
+from anydiff.sketches.svg_paths import MOST_POINTS, Paths, flatten, parse_path, short
+from anydiff.sketches.svg_shapes import SHAPES, as_path
+from anydiff.sketches.svg_styles import INHERITED, StyleSheet, is_for_screens, is_painted, is_zero
+from anydiff.sketches.svg_transforms import (
+    IDENTITY,
+    NOWHERE,
+    Matrix,
+    Viewport,
+    parse_length,
+    parse_transform,
+    placement,
+    product,
+    stretch,
+    translation,
+    view_box,
+)
+from anydiff.sketches.xml_events import Element, read_tree
 
 __all__ = ["parse_path", "read_svg", "write_svg"]
 
 
 def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = None) -> Sketches:
-    """Read an SVG file as one sketch, with a stroke for each subpath.
+    """Read an SVG file as one sketch, with a stroke for each subpath that is drawn.
 
-    A `<path>` without points is left out if others have some.
+    A warning tells what is drawn in the file and not in the sketch: text, images, markers, the rest of
+    a path after a fault in it. A `<path>` without points is left out if others have some.
 
     Arguments:
         path: The file.
@@ -41,192 +65,333 @@ def read_svg(path: PathLike, tolerance: float | None = None, name: str | None = 
         name: What errors call it; by default the path.
 
     Raises:
-        SketchError: The file is not XML, has a faulty path or number, or more than 10 million points;
-            the message names the file and the line.
-        EmptySketch: Nothing is drawn in it.
+        SketchError: The file is not XML, has a faulty transform, a `<use>` that contains itself, or more
+            than 10 million points; the message names the file and the line.
+        EmptySketch: Nothing is drawn in it; the message says what was left out.
     """
     name = name or str(path)
-    reader = _Reader(name, tolerance)
-    read_events(path, name, reader.start, reader.end)
-    if not reader.strokes:
-        raise EmptySketch(f"{name}: nothing is drawn in it, no path, polyline or the like.")
-    return Sketches.from_lists([reader.strokes], name=name)
+    reader = _Reader(name)
+    reader.read(read_tree(path, name), tolerance)
+    if len(reader.paths) == 0:
+        left_out = reader.notes(reader.lost + reader.unseen)
+        raise EmptySketch(
+            f"{name}: nothing is drawn in it, no path, polyline or the like"
+            f"{f' ({left_out})' if left_out else ''}."
+        )
+    if notes := reader.notes(reader.lost):
+        warnings.warn(f"{name}: {notes}.", stacklevel=2)
+    points, strokes = reader.flatten()
+    return Sketches(points, strokes, np.array([0, len(strokes) - 1]), name=name)
 
 
-_HIDDEN = {"defs", "symbol", "clipPath", "mask", "marker", "pattern"}
+_GROUPS = {"svg", "symbol", "g", "a", "switch", "use"}
+_LOST = {"text", "flowRoot", "image", "foreignObject"}  # drawn, and not in a sketch
+_UNSEEN = {
+    "defs", "clipPath", "mask", "marker", "pattern", "linearGradient", "radialGradient", "hatch",
+    "meshgradient", "solidcolor", "filter", "cursor", "view", "style", "script", "title", "desc",
+    "metadata", "font", "font-face", "glyph", "missing-glyph", "color-profile", "animate",
+    "animateColor", "animateMotion", "animateTransform", "set", "discard",
+}  # fmt: skip
+_MARKERS = {"marker", "marker-start", "marker-mid", "marker-end"}
+_MARKED = {"path", "line", "polyline", "polygon"}
+_MOST_USES = 64  # within one another
+_MOST_WORK = 30_000_000  # characters that are drawn once more by <use>; a few seconds
+
+
+class _Place(NamedTuple):
+    """What an element takes from those around it."""
+
+    matrix: Matrix
+    style: Mapping[str, str]
+    viewport: Viewport
+    uses: int = 0  # how many <use> it is in
+
+
+_Entry = tuple[Element, _Place, Mapping[str, str] | None]  # with the <use> whose target it is
 
 
 class _Reader:
-    """Collects strokes from the elements of an SVG file, one element after the other."""
+    """Walks through the tree of an SVG file as it is drawn, and collects its paths."""
 
-    def __init__(self, name: str, tolerance: float | None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.tolerance = tolerance
-        self.strokes: list[np.ndarray] = []
-        self.left = MOST_POINTS
-        self.transforms = [np.eye(3)]
-        self.hidden = 0  # how many elements deep in something that is not drawn
+        self.paths = Paths()
+        self.lines: list[int] = []  # of each shape
+        self.matrices: list[Matrix] = []  # likewise
+        self.ends = [0]  # likewise, the subpaths up to its last
+        self.lost: Counter[str] = Counter()  # drawn in the file and not in the sketch
+        self.unseen: Counter[str] = Counter()  # not drawn in the file
+        self.faults: list[str] = []
+        self.ids: dict[str, Element] = {}
+        self.own: dict[Element, Matrix] = {}  # where shapes stand that no <use> draws
+        self.used_before: dict[
+            Element, tuple[int, int, float]
+        ] = {}  # its subpaths, their tolerance
+        self.work = 0
+        self.tolerance = 0.0
 
-    def start(self, tag: str, attributes: dict[str, str], line: int) -> None:
+    def read(self, root: Element, tolerance: float | None) -> None:
+        """Collect what is drawn in a tree."""
+        element = root
         try:
-            self.take(tag, attributes)
+            if root.tag != "svg":
+                raise SketchError(f"the outermost element is <{root.tag}>; in an SVG it is <svg>.")
+            self.sheet = StyleSheet(self.index(root))
+            self.faults += [
+                f"<style> has a selector, {s!r}, that is not read" for s in self.sheet.unread
+            ]
+            picture = _picture(self.sheet.look(root))
+            extent = max((side for side in picture[:2] if side is not None), default=0.0)
+            if not 0 <= extent < math.inf:
+                raise SketchError(
+                    f"the picture's longer side is {extent}; it should be finite, 0 or more."
+                )
+            self.tolerance = (extent / 1000 or 0.1) if tolerance is None else tolerance
+            left: list[_Entry] = [(root, _Place(IDENTITY, {}, picture), None)]
+            while left:
+                element, place, use = left.pop()
+                left += reversed(self.draw(element, place, use))
         except SketchError as error:
-            raise SketchError(f"{self.name}, line {line}: {error}") from error
+            raise SketchError(f"{self.name}, line {element.line}: {error}") from error
 
-    def take(self, tag: str, attributes: dict[str, str]) -> None:
-        if len(self.transforms) == 1:
-            if tag != "svg":
-                raise SketchError(f"the outermost element is <{tag}>; in an SVG it is <svg>.")
-            if self.tolerance is None:
-                self.tolerance = _extent(attributes) / 1000 or 0.1
-        elif tag == "svg" and "viewBox" in attributes:
-            raise SketchError("an <svg> with a viewBox of its own within another is not supported.")
-        matrix = self.transforms[-1]
-        if "transform" in attributes:
-            matrix = _product(matrix, _transform(attributes["transform"]))
-        if tag == "svg" and len(self.transforms) > 1:
-            x, y = (_length(attributes, key, 0.0) for key in ("x", "y"))
-            matrix = _product(matrix, _affine(1, 0, 0, 1, x, y))
-        self.transforms.append(matrix)
-        if self.hidden or tag in _HIDDEN:
-            self.hidden += 1
-        elif (d := _as_path(tag, attributes)) is not None:
-            assert self.tolerance is not None
-            tolerance = self.tolerance / float(np.linalg.norm(matrix[:2, :2], 2) or 1)
-            points, strokes = flatten(subpaths(d, tolerance), tolerance, self.left)
-            self.left -= len(points)
-            if matrix is not self.transforms[0]:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    points = points @ matrix[:2, :2].T + matrix[:2, 2]
-                if not np.isfinite(points).all():
-                    raise SketchError("the transforms take points beyond the range of floats.")
-            self.strokes += [points[a:b] for a, b in pairwise(strokes)]
+    def index(self, root: Element) -> list[str]:
+        """Note the elements with an id, and return the text of each <style>."""
+        texts = []
+        left = [root]
+        while left:
+            element = left.pop()
+            left += reversed(element.children)
+            if "id" in element.attributes:
+                self.ids.setdefault(element.attributes["id"], element)
+            if element.tag == "style" and is_for_screens(element.attributes.get("media", "all")):
+                texts.append(element.text)
+        return texts
 
-    def end(self, tag: str) -> None:
-        self.transforms.pop()
-        self.hidden = max(0, self.hidden - 1)
+    def draw(self, element: Element, place: _Place, use: Mapping[str, str] | None) -> list[_Entry]:
+        """Draw a shape, or return what a group draws; `use` draws the element if it is given."""
+        tag = element.tag
+        if tag in _UNSEEN or ":" in tag or (tag == "symbol" and use is None):
+            if element.children:
+                self.unseen[f"{tag} that no <use> draws" if tag == "symbol" else tag] += 1
+            return []
+        look = self.sheet.look(element)
+        if _is_hidden(look) or not _fits(element):
+            self.unseen[f"hidden {tag}"] += 1
+            return []
+        place = self.inside(look, place)
+        if place.uses:
+            self.labour(100)
 
+        if tag in SHAPES:
+            self.add(element, look, place)
+        elif tag in _LOST:
+            if element.children or element.text or tag == "image":
+                seen = place.style.get("visibility", "visible") == "visible"
+                (self.lost if seen else self.unseen)[tag] += 1
+        elif tag == "use":
+            return self.used(element, look, place)
+        elif tag in ("svg", "symbol") and element.parent is not None:
+            window = _window(element, look, place, use or {})
+            return [(child, window, None) for child in element.children] if window else []
+        elif tag == "switch":
+            fits = [c for c in element.children if ":" not in c.tag and _fits(c)]
+            return [(child, place, None) for child in fits[:1]]
+        elif tag in _GROUPS:
+            return [(child, place, None) for child in element.children]
+        elif element.children:
+            self.lost[tag] += 1
+        return []
 
-def _extent(attributes: dict[str, str]) -> float:
-    """The longer side of the viewBox, or of the picture; 0 if neither is given."""
-    box = NUMBER.findall(attributes.get("viewBox", ""))
-    if len(box) == 4:
-        extent = max(float(box[2]), float(box[3]))
-    else:
-        sides = [NUMBER.match(attributes.get(key, "")) for key in ("width", "height")]
-        extent = max((float(side.group()) for side in sides if side), default=0.0)
-    if not 0 <= extent < math.inf:
-        raise SketchError(f"the picture's longer side is {extent}; it should be finite, 0 or more.")
-    return extent
+    def inside(self, look: Mapping[str, str], place: _Place) -> _Place:
+        """What the content of an element takes from it and those around it."""
+        matrix, style, viewport, uses = place
+        own = {key: look[key].strip() for key in look.keys() & INHERITED}
+        own = {key: value for key, value in own.items() if value not in ("", "inherit")}
+        if own:
+            style = {**style, **own}
+            viewport = viewport._replace(em=_font_size(own, viewport.em))
+        if transform := look.get("transform"):
+            origin = look.get("transform-origin", "")
+            if origin and look.get("transform-box", "view-box") != "view-box":
+                raise SketchError("transform-box is supported with the value view-box only.")
+            matrix = product(matrix, parse_transform(transform, origin, viewport))
+        return _Place(matrix, style, viewport, uses)
 
-
-def _as_path(tag: str, attributes: dict[str, str]) -> str | None:
-    """The path data of a shape, or None if the element is not a shape."""
-    if tag == "path":
-        return attributes.get("d", "")
-    if tag in ("polyline", "polygon"):
-        points = attributes.get("points", "")
-        rest = NUMBER.sub(" ", points).replace(",", " ").split()
-        if rest or len(NUMBER.findall(points)) % 2:
-            raise SketchError(f"the points {short(points)} of <{tag}> should be pairs of numbers.")
-        if not points.strip():
-            return ""
-        return f"M{points}" + ("Z" if tag == "polygon" else "")
-    get = {key: _length(attributes, key, 0.0) for key in ("x", "y", "width", "height")}
-    if tag == "line":
-        x1, y1, x2, y2 = (_length(attributes, key, 0.0) for key in ("x1", "y1", "x2", "y2"))
-        return f"M{x1!r} {y1!r}L{x2!r} {y2!r}"
-    if tag == "rect":
-        x, y, w, h = get.values()
-        if w <= 0 or h <= 0:
-            return ""
-        rx, ry = (_length(attributes, key, math.nan) for key in ("rx", "ry"))
-        rx, ry = (ry if rx != rx else rx), (rx if ry != ry else ry)
-        rx, ry = (min(rx, w / 2), min(ry, h / 2)) if rx > 0 and ry > 0 else (0.0, 0.0)
-        if rx == 0:
-            return f"M{x!r} {y!r}h{w!r}v{h!r}h{-w!r}z"
-        a, b, arc = w - 2 * rx, h - 2 * ry, f"a{rx!r} {ry!r} 0 0 1 "
-        return (
-            f"M{x + rx!r} {y!r}h{a!r}{arc}{rx!r} {ry!r}v{b!r}{arc}{-rx!r} {ry!r}"
-            f"h{-a!r}{arc}{-rx!r} {-ry!r}v{-b!r}{arc}{rx!r} {-ry!r}z"
-        )
-    if tag in ("circle", "ellipse"):
-        cx, cy, r = (_length(attributes, key, 0.0) for key in ("cx", "cy", "r"))
-        rx, ry = (r, r) if tag == "circle" else (_length(attributes, k, 0.0) for k in ("rx", "ry"))
-        if rx <= 0 or ry <= 0:
-            return ""
-        half = f"A{rx!r} {ry!r} 0 0 1 "
-        return f"M{cx + rx!r} {cy!r}{half}{cx - rx!r} {cy!r}{half}{cx + rx!r} {cy!r}z"
-    return None
-
-
-def _length(attributes: dict[str, str], key: str, default: float) -> float:
-    text = attributes.get(key, "").strip()
-    if not text:
-        return default
-    match = NUMBER.match(text)
-    if match is None or text[match.end() :] not in ("", "px"):
-        raise SketchError(f"{key}={short(text)} should be a number in user units.")
-    if not math.isfinite(value := float(match.group())):
-        raise SketchError(f"{key}={short(text)} is too large.")
-    return value
-
-
-def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> np.ndarray:
-    return np.array([[a, c, e], [b, d, f], [0, 0, 1.0]])
-
-
-def _product(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """The transform that does `inner` first."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        matrix: np.ndarray = outer @ inner
-        stretch = np.linalg.norm(matrix[:2, :2], 2) if np.isfinite(matrix).all() else math.inf
-    if not np.isfinite(stretch):
-        raise SketchError("the transforms multiply to numbers that are too large.")
-    return matrix
-
-
-_TRANSFORM = re.compile(r"[\s,]*+(\w++)\s*+\(([^)]*+)\)[\s,]*+")
-
-
-def _transform(text: str) -> np.ndarray:
-    """The matrix (3, 3) of a list of transforms; the first of them acts last."""
-    matrix = np.eye(3)
-    at = 0
-    while at < len(text):
-        match = _TRANSFORM.match(text, at)
-        kind, arguments = match.groups() if match else ("", "")
-        v = [float(x) for x in NUMBER.findall(arguments)]
-        if NUMBER.sub(" ", arguments).replace(",", " ").strip():
-            v = []
-        if not all(map(math.isfinite, v)):
-            raise SketchError(f"the transform {short(text[at:])} has a number that is too large.")
-        radians = math.radians(v[0]) if v else 0.0
-        cos, sin, tan = math.cos(radians), math.sin(radians), math.tan(radians)
-        if kind == "matrix" and len(v) == 6:
-            step = _affine(*v)
-        elif kind == "translate" and len(v) in (1, 2):
-            step = _affine(1, 0, 0, 1, v[0], v[1] if len(v) > 1 else 0.0)
-        elif kind == "scale" and len(v) in (1, 2):
-            step = _affine(v[0], 0, 0, v[-1], 0, 0)
-        elif kind == "rotate" and len(v) in (1, 3):
-            x, y = v[1:] if len(v) > 1 else (0.0, 0.0)
-            turn = _affine(cos, sin, -sin, cos, 0, 0)
-            back = _affine(1, 0, 0, 1, -x, -y)
-            step = _product(_affine(1, 0, 0, 1, x, y), _product(turn, back))
-        elif kind == "skewX" and len(v) == 1:
-            step = _affine(1, 0, tan, 1, 0, 0)
-        elif kind == "skewY" and len(v) == 1:
-            step = _affine(1, tan, 0, 1, 0, 0)
-        else:
+    def used(self, element: Element, look: Mapping[str, str], place: _Place) -> list[_Entry]:
+        """The target of a <use>, in its place."""
+        references = (v for k, v in element.attributes.items() if k.endswith(":href"))
+        reference = element.attributes.get("href", next(references, "")).strip()
+        target = self.ids.get(reference[1:]) if reference.startswith("#") else None
+        if target is None:
+            if reference:
+                self.fault(
+                    element, f"<use> of {short(reference)} is left out, it is not in the file"
+                )
+            return []
+        if place.uses == _MOST_USES:
             raise SketchError(
-                f"the transform {short(text[at:])} is not known; give matrix, translate, scale, rotate, "
-                "skewX or skewY with as many numbers as it takes."
+                f"<use> of {reference} is within {_MOST_USES} others; it should not contain itself."
             )
-        assert match is not None
-        matrix = _product(matrix, step)
-        at = match.end()
-    return matrix
+        x, y = (_length(look, key, place.viewport, "0") for key in ("x", "y"))
+        matrix = product(place.matrix, translation(x or 0.0, y or 0.0))
+        return [(target, place._replace(matrix=matrix, uses=place.uses + 1), look)]
+
+    def add(self, element: Element, look: Mapping[str, str], place: _Place) -> None:
+        """Add a shape, if it is seen."""
+        tag, matrix, style = element.tag, place.matrix, place.style
+        if not is_painted(style):
+            self.unseen[f"{tag} without fill and stroke"] += 1
+            return
+        if style.get("visibility", "visible") != "visible":
+            self.unseen[f"hidden {tag}"] += 1
+            return
+        if not place.uses:
+            self.own[element] = matrix
+        elif self.own.get(element) == matrix:
+            return  # a second coat of the same stroke, as in our animated files
+        before = len(self.paths)
+        tolerance = self.tolerance / (stretch(matrix) or 1.0)
+        first, last, known = self.used_before.get(element, (0, 0, math.inf))
+        if known <= tolerance:
+            self.paths.repeat(first, last, MOST_POINTS)
+        else:
+            self.parse(element, look, place, tolerance)
+            if place.uses and tag in _MARKED - {"line"}:
+                self.used_before[element] = before, len(self.paths), tolerance
+        if len(self.paths) == before:
+            return
+        self.lines.append(element.line)
+        self.matrices.append(matrix)
+        self.ends.append(len(self.paths))
+        if tag in _MARKED and any(style.get(key, "none") != "none" for key in _MARKERS):
+            self.lost["marker"] += 1
+
+    def parse(
+        self, element: Element, look: Mapping[str, str], place: _Place, tolerance: float
+    ) -> None:
+        """Read the path of a shape, up to its first fault."""
+        tag = element.tag
+        try:
+            d, fault = as_path(tag, look, place.viewport)
+        except SketchError as error:
+            self.fault(element, f"<{tag}> is left out, {error}")
+            return
+        if place.uses:
+            self.labour(len(d))
+        fault = self.paths.add(d, tolerance, MOST_POINTS) or fault
+        if fault:
+            self.fault(element, f"<{tag}> is drawn up to a fault, {fault}")
+
+    def labour(self, characters: int) -> None:
+        """Count the work that <use> asks for, which a short file could multiply without end."""
+        self.work += characters
+        if self.work > _MOST_WORK:
+            raise SketchError("<use> draws too much, again and again; use less of it.")
+
+    def fault(self, element: Element, text: str) -> None:
+        self.faults.append(f"line {element.line}: {text.removesuffix('.')}")
+
+    def notes(self, counts: Counter[str]) -> str:
+        """What was left out, and the first fault."""
+        notes = (
+            [f"left out {', '.join(f'{n} {what}' for what, n in counts.items())}"] if counts else []
+        )
+        if self.faults:
+            more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+            notes.append(self.faults[0] + more)
+        return "; ".join(notes)
+
+    def flatten(self) -> tuple[np.ndarray, np.ndarray]:
+        """The points and the offsets of the strokes, all at once."""
+        starts, curves, ends = self.paths.starts, self.paths.curves, self.paths.ends
+        shape = np.repeat(np.arange(len(self.lines)), np.diff(self.ends))  # of each subpath
+        if any(matrix != IDENTITY for matrix in self.matrices):
+            matrices = np.array(self.matrices)
+            starts = _transformed(starts, matrices[shape])
+            curves = _transformed(curves, matrices[np.repeat(shape, np.diff(ends))][:, None])
+        return flatten(
+            starts,
+            curves,
+            ends,
+            self.tolerance,
+            MOST_POINTS,
+            lambda subpath: f"{self.name}, line {self.lines[shape[subpath]]}: ",
+        )
+
+
+def _transformed(points: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    a, b, c, d, e, f = np.moveaxis(matrices, -1, 0)
+    x, y = points[..., 0], points[..., 1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.stack([a * x + c * y + e, b * x + d * y + f], -1)
+
+
+def _is_hidden(look: Mapping[str, str]) -> bool:
+    return look.get("display", "").strip() == "none" or is_zero(look.get("opacity", "1"))
+
+
+def _fits(element: Element) -> bool:
+    """Whether the conditions of an element hold: English, and no extensions."""
+    attributes = element.attributes
+    languages = attributes.get("systemLanguage", "en").lower().split(",")
+    english = any(language.strip().partition("-")[0] == "en" for language in languages)
+    return english and not attributes.get("requiredExtensions", "").strip()
+
+
+def _length(look: Mapping[str, str], key: str, viewport: Viewport, default: str) -> float | None:
+    """A length that places a window; None for a share of what has no size."""
+    text = look.get(key, "").strip()
+    text = default if text in ("", "auto") else text
+    if text.endswith("%") and viewport.share(key) is None:
+        return None
+    return parse_length(text, key, viewport)
+
+
+def _font_size(own: Mapping[str, str], em: float) -> float:
+    try:
+        return parse_length(own.get("font-size", ""), "font-size", Viewport(em, em, em))
+    except SketchError:  # none, or one by name
+        return em
+
+
+def _picture(look: Mapping[str, str]) -> Viewport:
+    """The size of the viewBox, or of the picture."""
+    if box := view_box(look):
+        return Viewport(*box[2:])
+    return Viewport(*(_side(look, key) for key in ("width", "height")))
+
+
+def _side(look: Mapping[str, str], key: str) -> float | None:
+    try:
+        return parse_length(look.get(key, ""), key, NOWHERE)
+    except SketchError:  # none, or a share of the page
+        return None
+
+
+def _window(
+    element: Element, look: Mapping[str, str], place: _Place, use: Mapping[str, str]
+) -> _Place | None:
+    """What the content of a <symbol> or an inner <svg> takes from it; None if it is not drawn."""
+    viewport = place.viewport
+    x, y = (_length(look, key, viewport, "0") or 0.0 for key in ("x", "y"))
+    sizes = {
+        k: use.get(k, "").strip() or look.get(k, "").strip() or "100%" for k in ("width", "height")
+    }
+    width, height = (_length(sizes, key, viewport, "100%") for key in ("width", "height"))
+    box = view_box(element.attributes)
+    if box is None:
+        matrix = translation(x, y)
+    else:
+        width, height = (box[2 + k] if s is None else s for k, s in enumerate((width, height)))
+        if min(width, height, *box[2:]) <= 0:
+            return None
+        matrix = placement(
+            box, x, y, width, height, element.attributes.get("preserveAspectRatio", "")
+        )
+        width, height = box[2:]
+    return place._replace(
+        matrix=product(place.matrix, matrix), viewport=Viewport(width, height, viewport.em)
+    )
 
 
 def write_svg(
@@ -256,7 +421,7 @@ def write_svg(
     side = float((high - low).max()) or 1.0
     low, extent = low - margin * side, high - low + 2 * margin * side
     width = side / 50 if line_width is None else line_width
-    box = " ".join(f"{x:.6g}" for x in (*low.tolist(), *extent.tolist()))
+    box = " ".join(map(repr, (*low.tolist(), *extent.tolist())))  # far from 0 it needs every digit
     with whole(path, ".svg") as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">\n<g fill="none" stroke="black" '

@@ -17,15 +17,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from anydiff.sketches.sketches import SketchError
 
-__all__ = ["MOST_POINTS", "NUMBER", "Subpath", "flatten", "parse_path", "short", "subpaths"]
+__all__ = ["MOST_POINTS", "NUMBER", "Paths", "flatten", "parse_path", "short"]
 
 # possessive throughout (+ after a quantifier): nothing is tried twice, so time is linear in the text
 _NUMBER = r"[+-]?(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?\d++)?+"
@@ -33,27 +33,162 @@ NUMBER = re.compile(_NUMBER, re.ASCII)
 _PART = rf"[\s,]*+({_NUMBER})"
 _NEXT = re.compile(_PART, re.ASCII)
 _ARC = re.compile(_PART * 3 + r"[\s,]*+([01])" * 2 + _PART * 2, re.ASCII)
-_COMMANDS = re.compile(r"([A-DF-Za-df-z])([^A-DF-Za-df-z]*)")  # e and E belong to numbers
+_COMMANDS = re.compile(r"([A-DF-Za-df-z])([^A-DF-Za-df-z]*+)")  # e and E belong to numbers
 _TAKES = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 _MOST = 1_000_000  # pieces of a curve, or of a path's arcs; beyond, the tolerance is a mistake
 MOST_POINTS = 10_000_000  # of a file: a few kilobytes could demand any number of points
 
 Point = tuple[float, float]
-Curve = tuple[Point, Point, Point, Point]
 
 
-class Subpath(NamedTuple):
-    """A point and the cubics that follow one another from there; without any, a dot.
+class Paths:
+    """Subpaths as lines and cubics, each a point and the curves that follow one another from there.
 
-    A cubic whose control points lie on its ends is a straight line.
-
-    Arguments:
-        start: The point (x, y).
-        curves: Each with its start, two control points and its end.
+    A cubic whose control points lie on its ends is a straight line; a subpath without curves is a dot.
+    The numbers are kept in flat arrays: 64 bytes a curve, and no copy when they are needed.
     """
 
-    start: Point
-    curves: list[Curve]
+    def __init__(self) -> None:
+        self._starts = array("d")
+        self._curves = array("d")  # of each: start, two control points, end
+        self._ends = array("q", [0])  # the curves up to each subpath
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The first point of each subpath, (S, 2)."""
+        return np.array(self._starts).reshape(-1, 2)
+
+    @property
+    def curves(self) -> np.ndarray:
+        """Start, control points and end of all curves, (C, 4, 2)."""
+        return np.array(self._curves).reshape(-1, 4, 2)
+
+    @property
+    def ends(self) -> np.ndarray:
+        """The offsets (S + 1,) of the subpaths among the curves."""
+        return np.array(self._ends)
+
+    def add(self, d: str, tolerance: float = 0.1, most: int = MOST_POINTS) -> str:
+        """Add the subpaths of an SVG path, up to its first fault; arcs become lines.
+
+        A `moveto` that nothing follows draws nothing and is left out, but `M x y Z` is a dot.
+
+        Arguments:
+            d: Path data, as in `<path d="…">`.
+            tolerance: How far the lines of an arc may be from it, in the units of the path.
+            most: The largest number of points of all subpaths, those added before included.
+
+        Returns:
+            The fault: a command that is unknown or a number that is malformed, and where; or "".
+
+        Raises:
+            SketchError: There would be more points than `most`, or the arcs would have more than a
+                million lines.
+        """
+        _check_tolerance(tolerance)
+        line = self._curves.extend
+        x = y = sx = sy = 0.0  # here, and where the subpath starts
+        cx = cy = 0.0  # the last control point
+        first = len(self._curves)  # of the subpath being drawn
+        drawing = False
+        last = ""  # the command before, for S and T
+        pieces = 0  # of all arcs
+        fault = ""
+        for letter, values, where, fault in _read_commands(d, most - self._points()):
+            command, relative = letter.upper(), letter.islower()
+            if last == "" and command != "M":
+                return fault or f"the path {short(d)} begins with {letter!r} and not with M."
+            if command == "Z" and last != "Z":
+                if (x, y) != (sx, sy):
+                    line((x, y, x, y, sx, sy, sx, sy))
+                self._end(sx, sy)
+                first, drawing = len(self._curves), False
+                x, y, last = sx, sy, "Z"
+            takes = _TAKES.get(command) or 1
+            for k in range(0, len(values), takes):
+                ox, oy = (x, y) if relative else (0.0, 0.0)
+                if command == "M" and k == 0:
+                    if len(self._curves) > first:
+                        self._end(sx, sy)
+                        first = len(self._curves)
+                    x, y = sx, sy = values[0] + ox, values[1] + oy
+                    drawing, last = False, "M"
+                    continue
+                if not drawing:
+                    drawing, sx, sy = True, x, y
+
+                if command in ("L", "M"):
+                    ex, ey = values[k] + ox, values[k + 1] + oy
+                    line((x, y, x, y, ex, ey, ex, ey))
+                elif command == "H":
+                    ex, ey = values[k] + ox, y
+                    line((x, y, x, y, ex, ey, ex, ey))
+                elif command == "V":
+                    ex, ey = x, values[k] + oy
+                    line((x, y, x, y, ex, ey, ex, ey))
+                elif command == "C":
+                    ax, ay, cx, cy, ex, ey = values[k : k + 6]
+                    cx, cy, ex, ey = cx + ox, cy + oy, ex + ox, ey + oy
+                    line((x, y, ax + ox, ay + oy, cx, cy, ex, ey))
+                elif command == "S":
+                    ax, ay = (2 * x - cx, 2 * y - cy) if last in ("C", "S") else (x, y)
+                    cx, cy, ex, ey = values[k : k + 4]
+                    cx, cy, ex, ey = cx + ox, cy + oy, ex + ox, ey + oy
+                    line((x, y, ax, ay, cx, cy, ex, ey))
+                elif command == "A":
+                    ex, ey = values[k + 5] + ox, values[k + 6] + oy
+                    arc = _arc(
+                        (x, y), (ex, ey), values[k : k + 7], tolerance, where, _MOST - pieces
+                    )
+                    pieces += len(arc)
+                    self._curves.frombytes(arc.tobytes())
+                else:  # a quadratic is a cubic with its control points a third of the way from there
+                    if command == "Q":
+                        cx, cy = values[k] + ox, values[k + 1] + oy
+                    else:
+                        cx, cy = (2 * x - cx, 2 * y - cy) if last in ("Q", "T") else (x, y)
+                    ex, ey = values[k + takes - 2] + ox, values[k + takes - 1] + oy
+                    ax, ay = x + 2 / 3 * (cx - x), y + 2 / 3 * (cy - y)
+                    line((x, y, ax, ay, ex + 2 / 3 * (cx - ex), ey + 2 / 3 * (cy - ey), ex, ey))
+                x, y, last = ex, ey, command
+            if self._points() > most:
+                raise _too_many()
+        if len(self._curves) > first:
+            self._end(sx, sy)
+        if self._points() > most:
+            raise _too_many()
+        return fault
+
+    def repeat(self, first: int, last: int, most: int = MOST_POINTS) -> None:
+        """Add some of the subpaths once more.
+
+        Arguments:
+            first: Number of the first.
+            last: Number after the last.
+            most: As of :meth:`add`.
+
+        Raises:
+            SketchError: There would be more points than `most`.
+        """
+        a, b = self._ends[first], self._ends[last]
+        if self._points() + b - a + last - first > most:
+            raise _too_many()
+        shift = self._ends[-1] - a
+        self._ends.extend([end + shift for end in self._ends[first + 1 : last + 1]])
+        self._starts.extend(self._starts[2 * first : 2 * last])
+        self._curves.extend(self._curves[8 * a : 8 * b])
+
+    def _end(self, x: float, y: float) -> None:
+        """End a subpath that starts here."""
+        self._starts.extend((x, y))
+        self._ends.append(len(self._curves) // 8)
+
+    def _points(self) -> int:
+        """The points that there will be at least."""
+        return len(self) + len(self._curves) // 8
 
 
 def parse_path(d: str, tolerance: float = 0.1) -> list[np.ndarray]:
@@ -68,59 +203,77 @@ def parse_path(d: str, tolerance: float = 0.1) -> list[np.ndarray]:
         SketchError: A command is unknown or a number malformed, and the message says where; or there
             would be more than 10 million points.
     """
-    points, strokes = flatten(subpaths(d, tolerance), tolerance)
+    paths = Paths()
+    if fault := paths.add(d, tolerance):
+        raise SketchError(fault)
+    points, strokes = flatten(paths.starts, paths.curves, paths.ends, tolerance)
     return [points[a:b] for a, b in pairwise(strokes)]
 
 
 def flatten(
-    paths: Sequence[Subpath], tolerance: float, most: int = MOST_POINTS
+    starts: np.ndarray,
+    curves: np.ndarray,
+    ends: np.ndarray,
+    tolerance: float,
+    most: int = MOST_POINTS,
+    place: Callable[[int], str] = lambda subpath: "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subpaths as polylines, all at once.
 
     Arguments:
-        paths: The subpaths.
+        starts: The first point of each subpath, (S, 2).
+        curves: Start, control points and end of each curve, (C, 4, 2).
+        ends: The offsets (S + 1,) of the subpaths among the curves.
         tolerance: How far a polyline may be from its curve, in the units of the paths.
         most: The largest number of points.
+        place: Gives the words with which an error about a subpath begins.
 
     Returns:
-        The points (P, 2), and the offsets (len(paths) + 1,) of the subpaths among them.
+        The points (P, 2), and the offsets (S + 1,) of the subpaths among them.
 
     Raises:
         SketchError: There would be more points than `most`, or coordinates beyond the range of floats.
     """
     _check_tolerance(tolerance)
-    starts = np.array([path.start for path in paths], np.float64).reshape(-1, 2)
-    curves = np.array([c for path in paths for c in path.curves], np.float64).reshape(-1, 4, 2)
-    if not (np.isfinite(starts).all() and np.isfinite(curves).all()):
-        raise SketchError("relative coordinates of the path add up to numbers that are too large.")
+
+    def check(good: np.ndarray, message: str) -> None:
+        """Raise with the place of the first subpath that is not good."""
+        if not good.all():
+            raise SketchError(place(int(np.argmin(good))) + message)
+
+    def every(good: np.ndarray) -> np.ndarray:
+        """Which subpaths have good curves only."""
+        bad = np.concatenate([[0], np.cumsum(~good)])
+        return bad[ends[1:]] == bad[ends[:-1]]
+
+    check(
+        np.isfinite(starts).all(1) & every(np.isfinite(curves).all((1, 2))),
+        "relative coordinates or transforms add up to numbers that are too large.",
+    )
     with np.errstate(over="ignore"):
         bend = np.hypot(*np.moveaxis(curves[:, :-2] - 2 * curves[:, 1:-1] + curves[:, 2:], -1, 0))
         steps = np.sqrt(0.75 * bend.max(1, initial=0) / tolerance)
     straight = ((curves[:, 1] == curves[:, 0]) & (curves[:, 2] == curves[:, 3])).all(1)
     steps = np.where(straight, 1, np.ceil(steps).clip(1))
-    if not (steps <= _MOST).all():
-        raise SketchError(
-            f"a curve would need more than {_MOST:,} pieces to be within {tolerance} of its shape; "
-            "give a larger tolerance."
-        )
-    if not steps.sum() + len(paths) <= most:
-        raise SketchError(
-            f"the sketch would have more than {MOST_POINTS:,} points within {tolerance} of its "
-            "curves; give a larger tolerance or less to draw."
-        )
+    check(
+        every(steps <= _MOST),
+        f"a curve would need more than {_MOST:,} pieces to be within {tolerance} of its shape; "
+        "give a larger tolerance.",
+    )
+    strokes = np.concatenate([[0], np.cumsum(steps)])[ends] + np.arange(len(ends))
+    check(strokes[1:] <= most, str(_too_many(tolerance)))
 
     # the points after the start, in Bernstein form, which ends exactly in the last control point
-    n = steps.astype(np.int64)
+    n, strokes = steps.astype(np.int64), strokes.astype(np.int64)
     which = np.repeat(np.arange(len(n)), n)
-    t = (np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n) + 1) / n[which]
+    after = curves[which, 3]
+    bent = np.flatnonzero(~straight[which])
+    t = (bent - (np.cumsum(n) - n)[which[bent]] + 1) / n[which[bent]]
     s = 1 - t
     basis = np.stack([s**3, 3 * s**2 * t, 3 * s * t**2, t**3])
-    after = np.einsum("kn,nkd->nd", basis, curves[which])
+    after[bent] = np.einsum("kn,nkd->nd", basis, curves[which[bent]])
 
-    per_path = np.array([len(path.curves) for path in paths], np.int64)
-    ends = np.concatenate([[0], np.cumsum(n)])[np.concatenate([[0], np.cumsum(per_path)])]
-    strokes = ends + np.arange(len(paths) + 1)
-    points = np.empty((len(after) + len(paths), 2))
+    points = np.empty((len(after) + len(starts), 2))
     first = np.zeros(len(points), bool)
     first[strokes[:-1]] = True
     points[first] = starts
@@ -133,124 +286,79 @@ def _check_tolerance(tolerance: float) -> None:
         raise SketchError(f"the tolerance is {tolerance}; it should be above 0.")
 
 
-def subpaths(d: str, tolerance: float = 0.1) -> list[Subpath]:
-    """The subpaths of an SVG path as lines and cubics; arcs become lines.
+def _too_many(tolerance: float | None = None) -> SketchError:
+    within = "" if tolerance is None else f" within {tolerance} of its curves"
+    return SketchError(
+        f"the sketch would have more than {MOST_POINTS:,} points{within}; give a larger tolerance or "
+        "less to draw."
+    )
 
-    A `moveto` that nothing follows draws nothing and is left out, but `M x y Z` is a dot.
 
-    Arguments:
-        d: Path data, as in `<path d="…">`.
-        tolerance: How far the lines of an arc may be from it, in the units of the path.
+def _read_commands(d: str, most: int) -> Iterator[tuple[str, list[float], int, str]]:
+    """The commands of a path: letter, numbers, where the letter stands, and a fault, which ends them.
 
-    Raises:
-        SketchError: A command is unknown or a number malformed, or the arcs would have more than a
-            million lines.
+    With a fault come the numbers before it.
     """
-    _check_tolerance(tolerance)
-    done: list[Subpath] = []
-    start = here = (0.0, 0.0)
-    curves: list[Curve] | None = None  # of the subpath being drawn
-    last = ""  # the command before, for S and T
-    control = here  # its last control point
-    pieces = 0  # of all arcs
-    for letter, values, where in _read_commands(d):
-        command, (ox, oy) = letter.upper(), (here if letter.islower() else (0.0, 0.0))
-        if last == "" and command != "M":
-            raise SketchError(f"the path {short(d)} begins with {letter!r} and not with M.")
-        if command == "Z":
-            if last == "Z":
-                continue
-            curves = [] if curves is None else curves
-            if here != start:
-                curves.append((here, here, start, start))
-            done.append(Subpath(start, curves))
-            curves, here, last = None, start, "Z"
-            continue
-        takes = _TAKES[command]
-        for k in range(0, len(values), takes):
-            v = values[k : k + takes]
-            if k:
-                ox, oy = here if letter.islower() else (0.0, 0.0)
-            if command == "M" and k == 0:
-                if curves:
-                    done.append(Subpath(start, curves))
-                curves, start = None, (v[0] + ox, v[1] + oy)
-                here, last = start, "M"
-                continue
-            if curves is None:
-                curves, start = [], here
-
-            if command == "H":
-                end = (v[0] + ox, here[1])
-            elif command == "V":
-                end = (here[0], v[0] + oy)
-            else:
-                end = (v[-2] + ox, v[-1] + oy)
-
-            if command == "C":
-                control = (v[2] + ox, v[3] + oy)
-                curves.append((here, (v[0] + ox, v[1] + oy), control, end))
-            elif command == "S":
-                c1 = _reflected(control, here) if last in ("C", "S") else here
-                control = (v[0] + ox, v[1] + oy)
-                curves.append((here, c1, control, end))
-            elif command in ("Q", "T"):
-                if command == "Q":
-                    control = (v[0] + ox, v[1] + oy)
-                else:
-                    control = _reflected(control, here) if last in ("Q", "T") else here
-                curves.append((here, _third(here, control), _third(end, control), end))
-            elif command == "A":
-                lines = _arc(here, end, v, tolerance, where, _MOST - pieces)
-                pieces += len(lines)
-                curves += [(a, a, b, b) for a, b in lines]
-            else:
-                curves.append((here, here, end, end))
-            here, last = end, command
-    if curves:
-        done.append(Subpath(start, curves))
-    return done
-
-
-def _read_commands(d: str) -> list[tuple[str, list[float], int]]:
-    """The commands of a path: letter, numbers, and where the letter stands."""
-    commands: list[tuple[str, list[float], int]] = []
+    if len(d) > 2 * most and _fewest_points(d) > most:  # before the work: no point is shorter
+        raise _too_many()
+    begin = len(d) - len(d.lstrip())
+    if begin < len(d) and not _COMMANDS.match(d, begin):
+        yield "", [], 0, f"the path {short(d)} does not begin with a command, that is M."
+        return
     for match in _COMMANDS.finditer(d):
         letter, arguments = match.groups()
         where = match.start()
-        if not commands and d[:where].strip():
-            break
         takes = _TAKES.get(letter.upper())
         if takes is None:
-            raise SketchError(
+            fault = (
                 f"{letter!r} at character {where} of the path {short(d, where)} is not a command; "
                 f"there are {' '.join(_TAKES)} and the same in lower case."
             )
+            yield letter, [], where, fault
+            return
         if takes == 7:
             texts, rest = _read_arcs(arguments)
         else:
             texts, rest = NUMBER.findall(arguments), NUMBER.sub(" ", arguments)
+        fault = ""
         if rest.replace(",", " ").strip():
-            bad = _first_bad(arguments, takes == 7) + match.start(2)
-            raise SketchError(
+            bad = _first_bad(arguments, takes == 7)
+            texts = texts if takes == 7 else NUMBER.findall(arguments, 0, bad)
+            bad += match.start(2)
+            fault = (
                 f"{d[bad : bad + 8].split(',')[0]!r} at character {bad} of the path {short(d, bad)} "
                 f"is not a number that {letter!r} takes."
             )
-        if (not texts or len(texts) % takes) if takes else texts:
-            raise SketchError(
+        elif (not texts or len(texts) % takes) if takes else texts:
+            fault = (
                 f"{letter!r} at character {where} of the path {short(d, where)} has {len(texts)} "
                 f"numbers; it takes {takes}{' or a multiple' if takes else ''}."
             )
-        values = list(map(float, texts))
+        values = list(map(float, texts[: len(texts) // takes * takes] if takes else ()))
         if values and not math.isfinite(sum(values)):
-            raise SketchError(
+            values = []
+            fault = (
                 f"{letter!r} at character {where} of the path {short(d, where)} has numbers that "
                 "are too large."
             )
-        commands.append((letter, values, where))
-    if not commands and d.strip():
-        raise SketchError(f"the path {short(d)} does not begin with a command, that is M.")
-    return commands
+        yield letter, values, where, fault
+        if fault:
+            return
+
+
+def _fewest_points(d: str) -> int:
+    """A bound from below of the points of a path: its runs of digits, by the numbers a point takes."""
+    text = np.frombuffer(d.encode("ascii", "replace"), np.uint8)
+    digits = np.isin(text, np.frombuffer(b"0123456789.eE", np.uint8))
+    runs = np.flatnonzero(digits[1:] > digits[:-1])
+    takes = np.zeros(256, np.int64)
+    for letter, count in _TAKES.items():
+        takes[[ord(letter), ord(letter.lower())]] = count
+    letters = np.flatnonzero(takes[text])
+    twice = 2 if "e" in d or "E" in d else 1  # 1e-5 is two runs
+    numbers = np.diff(np.searchsorted(runs, letters), append=len(runs))
+    moves = d.count("M") + d.count("m")
+    return int((numbers // (twice * takes[text[letters]])).sum()) - moves
 
 
 def _read_arcs(arguments: str) -> tuple[list[str], str]:
@@ -283,24 +391,15 @@ def short(d: str, where: int = 0) -> str:
     return repr(("…" if begin else "") + text + ("…" if begin + 60 < len(d) else ""))
 
 
-def _reflected(control: Point, here: Point) -> Point:
-    return 2 * here[0] - control[0], 2 * here[1] - control[1]
-
-
-def _third(end: Point, control: Point) -> Point:
-    """The control point of the cubic that is the same curve as a quadratic."""
-    return end[0] + 2 / 3 * (control[0] - end[0]), end[1] + 2 / 3 * (control[1] - end[1])
-
-
 def _arc(
     here: Point, end: Point, v: Sequence[float], tolerance: float, where: int, most_pieces: int
-) -> list[tuple[Point, Point]]:
-    """An elliptic arc as lines: from the ends to the centre as in SVG 1.1, F.6.5."""
+) -> np.ndarray:
+    """An elliptic arc as lines, curves (n, 8): from the ends to the centre as in SVG 1.1, F.6.5."""
     rx, ry, phi, large, sweep = abs(v[0]), abs(v[1]), math.radians(v[2]), v[3] != 0, v[4] != 0
     if here == end:
-        return []
+        return np.empty((0, 8))
     if rx == 0 or ry == 0:
-        return [(here, end)]
+        return np.array([here + here + end + end])
     cos, sin = math.cos(phi), math.sin(phi)
     dx, dy = (here[0] - end[0]) / 2, (here[1] - end[1]) / 2
     x, y = (cos * dx + sin * dy) / rx, (cos * dy - sin * dx) / ry  # on the unit circle
@@ -308,7 +407,7 @@ def _arc(
         rx, ry, x, y = rx * length, ry * length, x / length, y / length
         length = 1.0
     if length == 0:  # the chord is too short for floats
-        return [(here, end)]
+        return np.array([here + here + end + end])
     # the centre is at right angles to half the chord, at a distance that Pythagoras gives
     away = math.sqrt(max(0.0, 1 - length**2)) * (-1 if large == sweep else 1)
     cx, cy = away * (y / length), -away * (x / length)
@@ -326,6 +425,7 @@ def _arc(
     angles = first + turn * np.arange(1, math.ceil(pieces)) / math.ceil(pieces)
     xs, ys = rx * (cx + np.cos(angles)), ry * (cy + np.sin(angles))
     xs, ys = cos * xs - sin * ys, sin * xs + cos * ys
-    inner = np.stack([xs + (here[0] + end[0]) / 2, ys + (here[1] + end[1]) / 2], 1).tolist()
-    joints = [here, *((px, py) for px, py in inner), end]
-    return list(pairwise(joints))
+    points = np.empty((math.ceil(pieces) + 1, 2))
+    points[0], points[-1] = here, end
+    points[1:-1, 0], points[1:-1, 1] = xs + (here[0] + end[0]) / 2, ys + (here[1] + end[1]) / 2
+    return np.concatenate([points[:-1], points[:-1], points[1:], points[1:]], 1)

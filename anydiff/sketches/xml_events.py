@@ -1,4 +1,8 @@
-"""XML files, read element by element; errors name the file and the line, and no entity is fetched."""
+"""XML files, as events or as a tree; errors name the file and the line, and no entity is fetched.
+
+The tags are local names where an element belongs to the namespace of the outermost one, or to none;
+others keep their prefix and the colon, so that the `path` of another language is no `path`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from xml.parsers import expat
 from anydiff.files import PathLike
 from anydiff.sketches.sketches import SketchError
 
-__all__ = ["read_events"]
+__all__ = ["Element", "read_events", "read_tree"]
+
+_MOST_BYTES = 2**29  # as many as ten million points have with every digit
 
 
 def read_events(
@@ -25,23 +31,48 @@ def read_events(
     Arguments:
         path: The file.
         name: What errors call it.
-        start: Called with the tag without its prefix, the attributes and the line.
-        end: Called with the tag without its prefix.
+        start: Called with the tag, the attributes and the line.
+        end: Called with the tag.
         characters: Called with text, if given.
 
     Raises:
         SketchError: The file does not exist or is not XML; or from a call.
     """
     try:
+        if (size := Path(path).stat().st_size) > _MOST_BYTES:
+            raise SketchError(
+                f"{name}: a file of {size:,} bytes; at most {_MOST_BYTES:,} are read. Divide it."
+            )
         data = Path(path).read_bytes()
     except OSError as error:
         raise SketchError(f"{name}: not a readable file ({error}).") from error
     parser = expat.ParserCreate()
     parser.buffer_text = True
-    parser.StartElementHandler = lambda tag, attributes: start(
-        tag.rpartition(":")[2], attributes, parser.CurrentLineNumber
-    )
-    parser.EndElementHandler = lambda tag: end(tag.rpartition(":")[2])
+    scopes: list[dict[str, str]] = [{}]  # the namespace of each prefix, for each open element
+    home: list[tuple[str, str | None]] = []  # prefix and namespace of the outermost element
+    tags: list[str] = []
+
+    def started(tag: str, attributes: dict[str, str]) -> None:
+        scope = scopes[-1]
+        if declared := [key for key in attributes if key.startswith("xmlns")]:
+            scope = scope | {key[6:]: attributes[key] for key in declared}
+        prefix, _, local = tag.rpartition(":")
+        space = scope.get(prefix) or None
+        if not home:
+            home.append((prefix, space))
+        if space is None:  # leniently: prefixes are often left undeclared
+            foreign = prefix not in ("", home[0][0])
+        else:
+            foreign = space != home[0][1] and (home[0][1] is not None or prefix != "")
+        scopes.append(scope)
+        tags.append(f"{prefix}:{local}" if foreign else local)
+        start(tags[-1], attributes, parser.CurrentLineNumber)
+
+    def ended(tag: str) -> None:
+        scopes.pop()
+        end(tags.pop())
+
+    parser.StartElementHandler, parser.EndElementHandler = started, ended
     if characters is not None:
         parser.CharacterDataHandler = characters
     try:
@@ -57,3 +88,58 @@ def read_events(
             f"{name}, line {parser.CurrentLineNumber}: its encoding cannot be read ({error}); save it "
             "as UTF-8."
         ) from error
+
+
+_NO_CHILDREN: list[Element] = []  # shared by all that have none, and never added to
+
+
+class Element:
+    """An element of a tree.
+
+    Arguments:
+        tag: As of :func:`read_events`.
+        attributes: Its attributes.
+        line: Where it starts.
+        parent: The element around it.
+    """
+
+    __slots__ = ("attributes", "children", "line", "parent", "tag", "text")
+
+    def __init__(
+        self, tag: str, attributes: dict[str, str], line: int, parent: Element | None = None
+    ) -> None:
+        self.tag, self.attributes, self.line, self.parent = tag, attributes, line, parent
+        self.children = _NO_CHILDREN
+        self.text = ""  # inside it, not inside its children
+
+
+def read_tree(path: PathLike, name: str) -> Element:
+    """Read an XML file as a tree, and return its outermost element.
+
+    Arguments:
+        path: The file.
+        name: What errors call it.
+
+    Raises:
+        SketchError: As of :func:`read_events`.
+    """
+    roots: list[Element] = []
+    here: list[Element] = []
+    texts: list[list[str]] = []
+
+    def start(tag: str, attributes: dict[str, str], line: int) -> None:
+        around = here[-1] if here else None
+        element = Element(tag, attributes, line, around)
+        if around is None:
+            roots.append(element)
+        else:
+            around.children = around.children or []
+            around.children.append(element)
+        here.append(element)
+        texts.append([])
+
+    def end(tag: str) -> None:
+        here.pop().text = "".join(texts.pop()).strip()
+
+    read_events(path, name, start, end, lambda text: texts[-1].append(text))
+    return roots[0]
