@@ -357,8 +357,8 @@ def _font_size(own: Mapping[str, str], em: float) -> float:
 def _picture(look: Mapping[str, str]) -> Viewport:
     """The size of the viewBox, or of the picture."""
     if box := view_box(look):
-        return Viewport(*box[2:])
-    return Viewport(*(_side(look, key) for key in ("width", "height")))
+        return Viewport(box[2], box[3])
+    return Viewport(_side(look, "width"), _side(look, "height"))
 
 
 def _side(look: Mapping[str, str], key: str) -> float | None:

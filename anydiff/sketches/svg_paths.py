@@ -244,7 +244,7 @@ def flatten(
     def every(good: np.ndarray) -> np.ndarray:
         """Which subpaths have good curves only."""
         bad = np.concatenate([[0], np.cumsum(~good)])
-        return bad[ends[1:]] == bad[ends[:-1]]
+        return np.asarray(bad[ends[1:]] == bad[ends[:-1]])
 
     check(
         np.isfinite(starts).all(1) & every(np.isfinite(curves).all((1, 2))),

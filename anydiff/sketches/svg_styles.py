@@ -250,7 +250,9 @@ def _read_selector(text: str) -> list[_Compound] | None:
         match = _COMPOUND.match(text, at)
         if match is None or match.end() == at or not (match[1] or match[2]):
             return None
-        ids, classes, attributes = [], [], []
+        ids: list[str] = []
+        classes: list[str] = []
+        attributes: list[tuple[str, str, str]] = []
         for sign, name, attribute, how, value in _SIMPLE.findall(match[2]):
             if attribute:
                 attributes.append((attribute, how, value.strip().strip("\"'")))
