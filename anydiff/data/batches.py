@@ -61,7 +61,7 @@ class EpochBatches(Sampler[list[int]]):
 
     def __init__(self, num_batches: int, *, seed: int = 0) -> None:
         self.num_batches, self.seed = num_batches, int(seed)
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.given = 0
         self._resumed = False
 
     @abstractmethod
@@ -79,9 +79,14 @@ class EpochBatches(Sampler[list[int]]):
         batches = self._epoch(np.random.default_rng((self.seed, self.epoch)))
         batches = batches[rank % len(batches) :: world][: len(self)]
         while self.step < len(batches):
-            self.step += 1
+            self.step, self.given = self.step + 1, self.given + 1
             yield batches[self.step - 1].tolist()
         self.epoch, self.step = self.epoch + 1, 0
+
+    @property
+    def sampler(self) -> EpochBatches:
+        """Itself: what trainers tell the number of the epoch."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch, unless `load_state_dict` is within it already.
@@ -217,22 +222,38 @@ class LengthBatchSampler(EpochBatches):
 class ResumableLoader(DataLoader[Any]):
     """A `DataLoader` that can save its position within an epoch, and resume from there.
 
-    Its `batch_sampler` is an :class:`EpochBatches`, which has the methods of the same names.
+    Its `batch_sampler` is an :class:`EpochBatches`, which has the methods of the same names. The position
+    is that of the batches which were used: workers ask for some more in advance.
     """
 
     batch_sampler: EpochBatches
+    _ahead = 0
+    """Batches that were asked for, but not used."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        before = self.batch_sampler.given
+        for used, batch in enumerate(super().__iter__(), start=1):
+            self._ahead = self.batch_sampler.given - before - used
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The position: the batch that comes next."""
-        return self.batch_sampler.state_dict()
+        state = self.batch_sampler.state_dict()
+        if self._ahead:
+            epoch, step = state["epoch"], state["step"]
+            if step == 0:  # all of the epoch before were asked for
+                epoch, step = epoch - 1, state["batches"]
+            state |= {"epoch": epoch, "step": step - self._ahead}
+        return state
 
     def put_back(self) -> None:
         """Count the last batch as not used."""
-        self.batch_sampler.put_back()
+        self._ahead += 1
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a position; see :meth:`EpochBatches.load_state_dict`."""
         self.batch_sampler.load_state_dict(state)
+        self._ahead = 0
 
 
 T = TypeVar("T")
