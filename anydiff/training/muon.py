@@ -7,13 +7,14 @@ from this, are optimised by Adam.
 
 PyTorch has ``torch.optim.Muon``. It iterates in bfloat16, which many processors do not support, and takes
 matrices only, one at a time, so that the other parameters need a second optimizer. This one takes all
-parameters, works in the precision of the weights (in float32 if that is half precision), and processes
-all matrices of one shape together.
+parameters, works in the precision of the weights (in float32 if that is half precision: in bfloat16
+momentum would stand still), and processes all matrices of one shape together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class Muon(torch.optim.Optimizer):
         momentum: The momentum of the matrices.
         betas, eps: The parameters of Adam.
         smallest: A parameter is optimised as a matrix if both of its axes are at least this long; axes
-            after the second are flattened into it.
+            after the second are flattened into it. With inf, all are optimised by Adam.
 
     References:
         Muon: An optimizer for hidden layers in neural networks (Jordan et al., 2024).
@@ -81,7 +82,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
-        smallest: int = 32,
+        smallest: float = 32,
     ) -> None:
         parameters = list(parameters)
         matrices = [p for p in parameters if p.ndim >= 2 and min(len(p), p[0].numel()) >= smallest]
@@ -106,15 +107,26 @@ class Muon(torch.optim.Optimizer):
                 (self._orthogonal if group["matrices"] else self._adam)(group, parameters)
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # torch has rounded the state to the precision of the weights
+        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        own = chain.from_iterable(group["params"] for group in self.param_groups)
+        for key, p in zip(saved, own, strict=True):
+            for name, value in state_dict["state"].get(key, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[p][name] = value.to(p.device, copy=True)
+
     def _orthogonal(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
         by_shape: dict[tuple[int, ...], list[tuple[Parameter, Tensor]]] = {}
         for p in parameters:
             state = self.state[p]
             if not state:
-                state["momentum"] = torch.zeros_like(p)
-            grad: Tensor = p.grad  # type: ignore[assignment]
-            state["momentum"].lerp_(grad, 1 - group["momentum"])
-            ahead = grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
+                state["momentum"] = _zeros(p)
+            momentum: Tensor = state["momentum"]
+            grad = p.grad.to(momentum.dtype)  # type: ignore[union-attr]
+            momentum.lerp_(grad, 1 - group["momentum"])
+            ahead = grad.lerp(momentum, group["momentum"])  # Nesterov's
             by_shape.setdefault((len(p), p[0].numel()), []).append((p, ahead.flatten(1)))
 
         for shape, pairs in by_shape.items():
@@ -129,11 +141,11 @@ class Muon(torch.optim.Optimizer):
     def _adam(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
         for p in parameters:
             if not self.state[p]:
-                self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+                self.state[p].update(step=0, mean=_zeros(p), square=_zeros(p))
             self.state[p]["step"] += 1
         states = [self.state[p] for p in parameters]
         means, squares = [s["mean"] for s in states], [s["square"] for s in states]
-        grads: list[Tensor] = [p.grad for p in parameters]  # type: ignore[misc]
+        grads = [p.grad.to(m.dtype) for p, m in zip(parameters, means, strict=True)]  # type: ignore[union-attr]
         beta1, beta2 = group["betas"]
         corrections = [(1 - beta1 ** s["step"], (1 - beta2 ** s["step"]) ** 0.5) for s in states]
 
@@ -145,3 +157,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(scale, group["eps"])
         sizes = [-group["lr"] / first for first, _ in corrections]
         torch._foreach_addcdiv_(list[Tensor](parameters), means, scale, sizes)
+
+
+def _zeros(p: Parameter) -> Tensor:
+    return torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
