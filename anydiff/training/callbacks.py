@@ -1,20 +1,25 @@
-"""Callbacks of the trainer: averaged weights, checkpoints at any moment, one progress bar."""
+"""Callbacks of the trainer: averaged weights, an end to diverged runs, one progress bar."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from math import isfinite
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import get_total_norm
 
 from anydiff.extras import extra
 
 with extra("train"):
     from pytorch_lightning import LightningModule, Trainer
     from pytorch_lightning.callbacks import Callback, ProgressBar, Timer, WeightAveraging
+    from pytorch_lightning.trainer.states import TrainerFn
 
-__all__ = ["AtTheEnd", "Averaged", "PutBack", "RunBar", "done"]
+__all__ = ["Averaged", "Diverged", "Finite", "RunBar", "done"]
 
 
 def done(trainer: Trainer) -> float:
@@ -33,67 +38,128 @@ def done(trainer: Trainer) -> float:
     return max(fractions)
 
 
+def _average(averaged: Tensor, current: Tensor, n: Tensor, decay: float) -> Tensor:
+    share = (9 / (10 + n)).clamp(min=1 - decay)
+    return averaged.lerp(current.to(averaged.dtype), share.to(averaged.dtype))
+
+
 class Averaged(WeightAveraging):
-    """Lightning's averaged weights, which are also restored when a validation is interrupted.
+    """Lightning's averaged weights, in float32 at least, which the module holds after every `fit`.
 
     After n steps the decay is at most (1 + n) / (10 + n), so that the average of a short run is not
-    dominated by its initial weights.
+    dominated by its initial weights. In half precision an average would stand still, since its steps are
+    smaller than the distance of two numbers.
+
+    A `fit` that finds nothing left to do takes no step, but leaves the averaged weights as well.
 
     Arguments:
         decay: The decay of the exponential moving average per step, in [0, 1).
     """
 
-    _swapped = False
+    _trained: dict[Tensor, Tensor] | None = None
+    """The trained values of the parameters, while the averages are in their places."""
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, n: Tensor) -> Tensor:
-            share = (9 / (10 + n)).clamp(min=1 - decay)
-            return averaged.lerp(current, share.to(averaged.dtype))
+        super().__init__(use_buffers=False, avg_fn=partial(_average, decay=decay))
 
-        super().__init__(use_buffers=False, avg_fn=average)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.precision == "64-true":
+            pl_module.double()  # the trainer does so too, but rounds what it has loaded before
+        super().setup(trainer, pl_module, stage)
+        self._trained = None
+        if stage == "fit":
+            for average in self._averages():
+                average.data = average.data.to(torch.promote_types(average.dtype, torch.float32))
 
-    def on_validation_epoch_start(self, *args: Any) -> None:
-        super().on_validation_epoch_start(*args)
-        self._swapped = True
+    def _averages(self) -> Iterator[Parameter]:
+        assert self._average_model is not None
+        return self._average_model.module.parameters()
 
-    def on_validation_epoch_end(self, *args: Any) -> None:
-        super().on_validation_epoch_end(*args)
-        self._swapped = False
+    def _put(self, pl_module: LightningModule) -> None:
+        self._trained = {p: p.detach().clone() for p in pl_module.parameters()}
+        for p, average in zip(pl_module.parameters(), self._averages(), strict=True):
+            p.data.copy_(average)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any) -> None:
-        if self._swapped:  # the checkpoint of the interruption is written after this
-            self.on_validation_epoch_end(trainer, pl_module)
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._put(pl_module)
 
-
-class AtTheEnd(Callback):
-    """Write a checkpoint at the end of the run, before the averaged weights replace the trained ones.
-
-    Arguments:
-        path: The file to write.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self._trained is not None:
+            for p, trained in self._trained.items():
+                p.data.copy_(trained)
+            self._trained = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        """Nothing: a run that was finished before comes to `on_fit_end` only."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._put(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._trained is not None:  # within a validation, or after the end
+            names = pl_module.named_parameters(remove_duplicate=False)
+            trained = {name: self._trained[p] for name, p in names}
+            checkpoint["current_model_state"] = checkpoint["current_model_state"] | trained
 
 
-class PutBack(Callback):
-    """Return the batch of an interrupted step to its loader, before the loader's state is saved."""
+class Diverged(ValueError):
+    """The gradients of a training step are not finite."""
 
-    _step: int | None = None
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._step = trainer.global_step
+class Finite(Callback):
+    """End a run at the first step whose loss or gradients are not finite, before they are applied.
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._step = None
+    On a CPU the step raises. Another device would have to be waited for in every step; there, the
+    gradients of that step and of those after it are zero, until the host reads the device: every
+    `log_every_n_steps`, and before a checkpoint is written.
+    """
 
-    def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        put_back = getattr(trainer.train_dataloader, "put_back", None)
-        if put_back is not None and self._step == trainer.global_step:
-            put_back()
+    at_once: ClassVar[set[str]] = {"cpu"}
+    """Devices for which the host need not wait."""
+
+    _loss: Tensor
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = torch.tensor(-1, device=pl_module.device)  # the first step that is not finite
+        self._its_loss = torch.tensor(0.0, device=pl_module.device)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        finite = self._loss.isfinite()
+        if getattr(trainer.precision_plugin, "scaler", None) is None:  # it skips such steps itself
+            finite &= get_total_norm(grads).isfinite()
+        first = ~finite & (self._step < 0)
+        self._step = torch.where(first, trainer.global_step, self._step)
+        self._its_loss = torch.where(first, self._loss.float(), self._its_loss)
+        if pl_module.device.type in self.at_once:
+            self._raise()
+            return
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._raise()
+        for grad in grads:
+            grad.masked_fill_(self._step >= 0, 0)
+
+    def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
+        self._raise()
+
+    def _raise(self) -> None:
+        if (step := int(self._step)) >= 0:
+            raise Diverged(
+                f"the training diverged: the loss of step {step} is {float(self._its_loss):g} and its "
+                "gradients are not finite; nothing of it was kept. Check the data, or train with a "
+                "smaller learning rate."
+            )
 
 
 class RunBar(ProgressBar):

@@ -7,8 +7,8 @@ to zero over the run, measured in minutes, epochs or steps, whichever ends the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import cos, pi
+from collections.abc import Callable, Iterable, Iterator
+from math import cos, inf, pi
 from typing import Any, Protocol
 
 import torch
@@ -18,13 +18,29 @@ from torch.optim import Optimizer
 from anydiff.extras import extra
 from anydiff.spaces import Random, Space, child
 from anydiff.training.callbacks import done
+from anydiff.training.muon import Muon
 
 with extra("train"):
     from pytorch_lightning import LightningModule
 
-__all__ = ["DiffusionModule", "Objective"]
+__all__ = ["DiffusionModule", "Objective", "adam"]
 
 Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
+    """AdamW without weight decay, whose moments are in float32 at least.
+
+    Arguments:
+        parameters: What to optimise.
+        lr: The learning rate.
+    """
+    parameters, betas = list(parameters), (0.9, 0.99)
+    if any(
+        p.dtype.itemsize < 4 for p in parameters
+    ):  # torch's moments have the dtype of the weights
+        return Muon(parameters, adam_lr=lr, betas=betas, smallest=inf)
+    return torch.optim.AdamW(parameters, lr, betas=betas, weight_decay=0)
 
 
 class Objective(Protocol):
@@ -99,10 +115,39 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x0, space, cond = self.unpack(batch)
         # seeded by the batch too, since gradients of several batches may be accumulated in one step
-        generator = self._generator(0, self.global_step, batch_idx)
-        loss = self.objective.loss(x0, space=space, generator=generator, **cond)
+        key = (self.global_step, batch_idx)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(child(self.seed, 2, *key, self.global_rank))  # of dropout
+            loss = self.objective.loss(x0, space=space, generator=self._generator(0, *key), **cond)
         self.log("loss", loss.mean(), batch_size=len(loss))
-        return loss.mean()
+        return self._mean(loss)
+
+    def _mean(self, loss: Tensor) -> Tensor:
+        """The mean over the items of all processes, as the mean of what they return."""
+        if self.trainer.world_size == 1:
+            return loss.mean()
+        own = torch.tensor(float(len(loss)), device=loss.device)
+        mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")  # in place
+        assert isinstance(mean, Tensor)
+        return loss.mean() * (own / mean)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint is of this network.
+
+        Arguments:
+            checkpoint: What is about to be loaded.
+
+        Raises:
+            ValueError: If it is of another one.
+        """
+        here = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        for name in here | there:
+            if (a := here.get(name)) != (b := there.get(name)):
+                raise ValueError(
+                    f"the checkpoint has {b or 'nothing'} where the network has {a or 'nothing'} "
+                    f"({name}); build the network as it was, or train in another folder."
+                )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         # the same noise in every validation, so that its losses are comparable
@@ -111,10 +156,7 @@ class DiffusionModule(LightningModule):
         self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        make = self.optimizer or (
-            lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.9, 0.99), weight_decay=0)
-        )
-        optimizer = make(self.objective.parameters(), self.lr)
+        optimizer = (self.optimizer or adam)(self.objective.parameters(), self.lr)
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / max(self.warmup, 1))

@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,14 +20,20 @@ from typing import Any
 
 import torch
 
+from anydiff.checks import check_range
+from anydiff.data.batches import EpochBatches
 from anydiff.extras import extra
-from anydiff.training.callbacks import AtTheEnd, Averaged, PutBack, RunBar
+from anydiff.files import whole
+from anydiff.training.callbacks import Averaged, Finite, RunBar
 from anydiff.training.module import DiffusionModule
+from anydiff.training.stops import CheckpointFiles, LastCheckpoint
 
 with extra("train"):
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+    from pytorch_lightning.callbacks import Callback
     from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+    from pytorch_lightning.plugins.io import CheckpointIO
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 __all__ = ["Interrupted", "fit", "trainer"]
@@ -46,7 +53,7 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(
             f"{checkpoint} is kept; run the same again to go on from it."
             if kept
-            else "nothing was learned yet."
+            else "there was no checkpoint yet; run the same again to begin anew."
         )
         self.checkpoint = checkpoint
 
@@ -84,6 +91,7 @@ def trainer(
     """
     if minutes is None and epochs is None and "max_steps" not in flags:
         raise ValueError("nothing ends the run; give minutes, epochs or max_steps.")
+    check_range("[0, 1)", ema=ema)
     folder = Path(folder)
     # warnings that do not apply: runs resume in their own folder, and batches are built quickly
     for notice in ("exists and is not empty", "does not have many workers", "is deprecated, use"):
@@ -91,13 +99,6 @@ def trainer(
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
     if find_spec("tensorboard") or find_spec("tensorboardX"):
         loggers.append(TensorBoardLogger(folder, name="tensorboard"))
-    checkpoint = ModelCheckpoint(
-        folder,
-        filename="last",
-        train_time_interval=timedelta(seconds=save_every),
-        save_on_exception=True,
-        enable_version_counter=False,
-    )
     options: dict[str, Any] = {
         "accelerator": "gpu" if torch.cuda.is_available() else "cpu",  # MPS has no float64
         "max_epochs": -1 if epochs is None else epochs,
@@ -108,11 +109,19 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    ready: list[Callback] = [AtTheEnd(folder / "last.ckpt"), Averaged(ema)]
-    ready += [PutBack(), checkpoint]
+    ready: list[Callback] = [Averaged(ema), Finite(), LastCheckpoint(folder, save_every)]
     if flags.get("enable_progress_bar", True):
         ready.append(RunBar())
-    return Trainer(callbacks=[*ready, *(callbacks or [])], **(options | flags))
+    plugins = flags.pop("plugins", None) or []
+    plugins = plugins if isinstance(plugins, list) else [plugins]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins = [*plugins, CheckpointFiles()]
+    options |= {"callbacks": [*ready, *(callbacks or [])], "plugins": plugins}
+    try:
+        return Trainer(**(options | flags))
+    except (MisconfigurationException, TypeError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in flags.items())
+        raise ValueError(f"Lightning has no trainer for {given}: {error}") from error
 
 
 def fit(
@@ -147,27 +156,72 @@ def fit(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    last, kept = folder / "last.ckpt", folder / "settings.json"
-    now = json.loads(json.dumps(dict(settings or {})))
-    if last.exists():
-        before = json.loads(kept.read_text()) if kept.exists() else {}
-        if other := [k for k in now | before if now.get(k) != before.get(k)]:
-            differs = ", ".join(f"{k} {before.get(k)} there and {now.get(k)} here" for k in other)
-            raise ValueError(
-                f"{folder} holds a run with other settings: {differs}; give the same to go on with it, "
-                "or another folder."
-            )
-        log.info("going on from %s", last)
-    kept.write_text(json.dumps(now, indent=1))
-
-    run = trainer(folder, **options)
-    resume = last if last.exists() else None
+    # these share out the batches themselves
+    own = isinstance(getattr(train, "batch_sampler", None), EpochBatches)
+    run = trainer(folder, **{"use_distributed_sampler": not own} | options)
+    last = folder / "last.ckpt"
     handler = signal.getsignal(signal.SIGINT)
-    try:
-        run.fit(module, train, valid, ckpt_path=resume, weights_only=True)
-    except SIGTERMException:  # a request to end the process, not only the training
-        raise
-    except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has saved
-        signal.signal(signal.SIGINT, handler)  # it leaves Ctrl-C without effect
-        raise Interrupted(last) from error
+    with _alone(folder) if run.is_global_zero else nullcontext():
+        if run.is_global_zero:
+            _same_settings(folder, settings or {})
+        try:
+            resume = last if last.exists() else None
+            run.fit(module, train, valid, ckpt_path=resume, weights_only=True)
+        except SIGTERMException:  # a request to end the process, not only the training
+            raise
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has saved
+            signal.signal(signal.SIGINT, handler)  # it leaves Ctrl-C without effect
+            raise Interrupted(last) from error
     return run
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder, until this one ends, however it does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"another process trains in {folder} ({file.read().strip()}); wait until it ends, or "
+                "give another folder."
+            ) from None
+        file.truncate(0)
+        print(f"process {os.getpid()}", file=file, flush=True)
+        for cut in folder.glob(".last.ckpt.*"):  # of a process that was killed while it wrote
+            cut.unlink()
+        yield
+
+
+def _same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write down the settings of a new run, or compare them with those of the run in the folder."""
+    path, last = folder / "settings.json", folder / "last.ckpt"
+    try:
+        now = json.loads(json.dumps(dict(settings)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings have to be values that JSON can hold: {error}") from error
+    if not last.exists():
+        with whole(path) as partial:
+            Path(partial).write_text(json.dumps(now, indent=1))
+        return
+    try:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        other = [k for k in now | before if now.get(k) != before.get(k)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} does not hold the settings of a run ({error}); put a copy of it back, or train in "
+            "another folder."
+        ) from error
+    if other:
+        differs = ", ".join(f"{k} {before.get(k)} there and {now.get(k)} here" for k in other)
+        raise ValueError(
+            f"{folder} holds a run with other settings: {differs}; give the same to go on with it, "
+            "or another folder."
+        )
+    log.info("going on from %s", last)

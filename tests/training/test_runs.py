@@ -2,39 +2,19 @@
 
 import logging
 import signal
-import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from anydiff import Cosine, Dense, GaussianDiffusion
+from anydiff import Dense
 from anydiff.files import free_folder
 from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule
 from anydiff.training.runs import Interrupted, trainer
 from anydiff.training.runs import fit as fit_in_folder
-
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", module="pytorch_lightning")
-
-DATA = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) * 0.3 + 1
-
-
-class MLP(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 32), nn.SiLU(), nn.Linear(32, 2))
-
-    def forward(self, x_t, t):
-        return self.layers(torch.cat([x_t, t[:, None]], 1))
-
-
-def fresh(**options):
-    torch.manual_seed(1)
-    diffusion = GaussianDiffusion(MLP(), Cosine(), "v")
-    return DiffusionModule(diffusion, lambda x: (x, Dense(), {}), lr=1e-2, warmup=5, **options)
+from tests.helpers.training import DATA, fresh
 
 
 def fit(module, folder, *, ckpt_path=None, callbacks=None, batch_size=16, **limits):
