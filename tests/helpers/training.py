@@ -28,7 +28,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, x_t, t):
-        return self.layers(torch.cat([x_t, t[:, None]], 1))
+        return self.layers(torch.cat([x_t, t[:, None].to(x_t.dtype)], 1))
 
 
 def dense(x):

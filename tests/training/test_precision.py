@@ -64,7 +64,7 @@ class Wide(nn.Module):
         )
 
     def forward(self, x_t, t):
-        return self.layers(torch.cat([x_t, t[:, None]], 1))
+        return self.layers(torch.cat([x_t, t[:, None].to(x_t.dtype)], 1))
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
