@@ -32,8 +32,8 @@ def read_items(path: str) -> Sketches:
 
 def begin(model: SketchModel, data: str | None) -> Sketches:
     """Sketches to begin from: those of a file, or the validation part of data."""
-    if data not in (None, *model.names, model.data):
-        return read_sketches(data)
+    if data is not None and data not in (*model.names, model.data):
+        return load_sketches(data, normalise=model.normalise)
     known = model.read_data(data)
     return known.subset(split(known).valid)
 

@@ -102,6 +102,7 @@ def sketches(
     data: str = "kanji",
     *,
     skip_empty: bool = False,
+    normalise: bool = False,
     rows: Literal["strokes", "points"] = "strokes",
     hidden: int = 128,
     layers: int = 3,
@@ -117,6 +118,7 @@ def sketches(
     Arguments:
         data: kanji (shipped), kanjivg (all of it), an .ndjson, .npz, .svg or .inkml file, or a folder.
         skip_empty: Leave out sketches without points.
+        normalise: Bring each sketch to one size, for data of very different sizes.
         rows: What a row of the data holds.
         hidden: Width of the network.
         layers: Depth of the network.
@@ -145,7 +147,7 @@ def sketches(
     asked = Run(out=out, batch_size=batch_size, **run)
     positive(hidden=hidden, layers=layers)
     folder = run_folder(asked)
-    known = load_sketches(data, skip_empty=skip_empty)
+    known = load_sketches(data, skip_empty=skip_empty, normalise=normalise)
     parts = split(known)
     if not min(map(len, parts)):
         raise ValueError(f"{data} holds {len(known)} sketches; give at least 10.")
@@ -156,7 +158,7 @@ def sketches(
     network = BiRNN(made.channels, hidden, layers, cell)
     lengths = LengthDistribution.from_sizes(items.sizes)
     diffusion = GaussianDiffusion(network, Cosine(), "v")
-    model = SketchModel(diffusion, made, lengths, data, skip_empty)
+    model = SketchModel(diffusion, made, lengths, data, skip_empty, normalise)
     say_size(model, len(items), len(check))
     return fit_model(
         asked, folder, model, unpack,

@@ -169,11 +169,17 @@ def chamfer(sketches: Sketches, reference: Sketches, spacing: float) -> np.ndarr
         even = resample(drawn, spacing=spacing)
         parts = np.split(even.points, even.strokes[even.offsets[1:-1]])
         points.append([torch.from_numpy(p.astype(np.float64)) for p in parts])
-    found = []
-    for a, b in zip(*points, strict=True):
-        away = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")  # exact at 0
-        found.append((away.amin(1).mean() + away.amin(0).mean()) / 2)
-    return np.array([float(d) for d in found])
+    return np.array([_apart(a, b) for a, b in zip(*points, strict=True)])
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """The mean distance of points to the nearest of the others, in blocks of 32 MB."""
+    from_a, from_b = [], torch.full((len(b),), math.inf, dtype=b.dtype)
+    for part in torch.split(a, max(2**22 // len(b), 1)):
+        away = torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist")  # exact at 0
+        from_a.append(away.amin(1))
+        from_b = torch.minimum(from_b, away.amin(0))
+    return float((torch.cat(from_a).mean() + from_b.mean()) / 2)
 
 
 @dataclass(frozen=True)
@@ -329,7 +335,9 @@ def _sound(sketches: AnySketches) -> Sketches:
 
 @lru_cache(maxsize=4)  # a reference and a training set serve many rows; sketches hash by identity
 def _features(sketches: Sketches) -> Tensor:
-    return _network().features(rasterize(sketches, SketchFeatures.side))
+    parts = np.array_split(np.arange(len(sketches)), max(-(-len(sketches) // 1000), 1))
+    pictures = (rasterize(sketches.subset(part), SketchFeatures.side) for part in parts)
+    return torch.cat([_network().features(some) for some in pictures])
 
 
 @lru_cache(maxsize=1)

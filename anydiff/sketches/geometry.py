@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,10 @@ from anydiff.checks import check_range
 from anydiff.data.ranges import ranges
 from anydiff.sketches.sketches import Sketches
 
-__all__ = ["resample", "scale", "segment_distances", "simplify"]
+__all__ = ["needed_points", "resample", "scale", "segment_distances", "simplify"]
+
+_MOST_POINTS = 50_000_000  # of a result: beyond, the spacing is a mistake
+_ROUNDS = 100  # of simplifying, before pieces are halved as well
 
 
 def resample(
@@ -28,7 +32,8 @@ def resample(
             equal points.
 
     Raises:
-        ValueError: Both or neither of `spacing` and `points` are given, or one is out of range.
+        ValueError: Both or neither of `spacing` and `points` are given, one is out of range, or there
+            would be over 50 million points.
     """
     if (spacing is None) == (points is None):
         raise ValueError("give either spacing or points.")
@@ -40,15 +45,13 @@ def resample(
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     if len(p) == 0:
         return sketches
-    steps = np.zeros(len(p))  # from each point to the next of its stroke
-    steps[:-1] = np.hypot(*np.diff(p, axis=0).T)
-    steps[last] = 0
-    lengths = np.add.reduceat(steps, first)
-    if spacing is None:
-        n = np.full(len(first), points)
-    else:
-        needed = np.maximum(np.ceil(lengths / spacing).astype(np.int64) + 1, 2)
-        n = np.where(first == last, 1, needed)
+    steps, lengths = _lengths(sketches)
+    n = np.full(len(first), points) if spacing is None else needed_points(sketches, spacing)
+    if (total := n.sum(dtype=np.float64)) > _MOST_POINTS:
+        raise ValueError(
+            f"{total:.3g} points would be made of {len(p)}; give a larger spacing or fewer points."
+        )
+    n = n.astype(np.int64)
 
     # one running length for all strokes; each new point is looked up among those of its own stroke
     along = np.cumsum(steps) - steps
@@ -71,6 +74,26 @@ def resample(
     times = None if sketches.times is None else between(np.asarray(sketches.times, np.float64))
     even = between(p).astype(sketches.points.dtype)
     return replace(sketches, points=even, strokes=strokes, times=times)
+
+
+def needed_points(sketches: Sketches, spacing: float) -> np.ndarray:
+    """How many points each stroke gets if it is resampled, (S,) of float64, which any number fits.
+
+    Arguments:
+        sketches: What would be resampled.
+        spacing: The largest distance, in the points' units, above 0.
+    """
+    sizes, (_, lengths) = sketches.stroke_sizes, _lengths(sketches)
+    with np.errstate(over="ignore"):
+        return np.where(sizes == 1, 1.0, np.maximum(np.ceil(lengths / spacing) + 1, 2))
+
+
+def _lengths(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
+    """The way from each point to the next of its stroke (P,), and of each stroke (S,)."""
+    steps = np.zeros(len(sketches.points))
+    steps[:-1] = np.hypot(*np.diff(sketches.points.astype(np.float64), axis=0).T)
+    steps[sketches.strokes[1:] - 1] = 0
+    return steps, np.add.reduceat(steps, sketches.strokes[:-1])
 
 
 def scale(sketches: Sketches, size: float = 1.0, center: bool = True) -> Sketches:
@@ -108,6 +131,10 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
     to the line *segment*, so a stroke that turns back keeps its turning point. First and last points
     stay. The points that stay keep their times.
 
+    A stroke that can only be cut at its ends, as a saw of falling height, would need as many rounds as
+    it has points. From the 101st round on, pieces are halved too, so that the time is in proportion to
+    the points; such a stroke may keep a few points more.
+
     Arguments:
         sketches: What to simplify.
         epsilon: The tolerance, in the points' units; 0 removes only points on straight lines.
@@ -125,7 +152,7 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     keep[first] = keep[last] = True
 
-    while True:
+    for number in itertools.count():
         inner = last - first > 1
         first, last = first[inner], last[inner]
         if len(first) == 0:
@@ -141,9 +168,14 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
         farthest = numbers[candidates[one]]
 
         cut = most > epsilon
-        middle = farthest[cut]
-        keep[middle] = True
-        first, last = np.concatenate([first[cut], middle]), np.concatenate([middle, last[cut]])
+        first, middle, last = first[cut], farthest[cut], last[cut]
+        ends = [first, middle, last]
+        if number >= _ROUNDS:
+            half = (first + last) // 2
+            ends[1:2] = [np.minimum(middle, half), np.maximum(middle, half)]
+        for inside in ends[1:-1]:
+            keep[inside] = True
+        first, last = np.concatenate(ends[:-1]), np.concatenate(ends[1:])
     return replace(
         sketches,
         points=points[keep],

@@ -42,12 +42,14 @@ class SketchModel(KindModel):
         lengths: How many rows sketches have.
         data: What it was trained on, by name or path.
         skip_empty: As :func:`~anydiff.sketches.named.load_sketches` takes it.
+        normalise: Likewise.
     """
 
     rows: StrokeRows | PointRows
     lengths: LengthDistribution
     data: str | None = None
     skip_empty: bool = False
+    normalise: bool = False
 
     kind: ClassVar[str] = "sketches"
     needs: ClassVar[set[str]] = {"rows", "lengths"}
@@ -56,13 +58,14 @@ class SketchModel(KindModel):
     def extra(self) -> dict[str, Any]:
         return {
             "rows": self.rows.config, "lengths": self.lengths.counts, "data": self.data,
-            "skip_empty": self.skip_empty,
+            "skip_empty": self.skip_empty, "normalise": self.normalise,
         }  # fmt: skip
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> SketchModel:
         rows, lengths = rows_from_config(extra["rows"]), LengthDistribution(extra["lengths"])
-        return cls(diffusion, rows, lengths, extra.get("data"), extra.get("skip_empty", False))
+        how = (extra.get(key, False) for key in ("skip_empty", "normalise"))
+        return cls(diffusion, rows, lengths, extra.get("data"), *how)
 
     def read_data(self, data: str | None = None) -> Sketches:
         """What it was trained on, all parts of it.
@@ -75,7 +78,7 @@ class SketchModel(KindModel):
             ValueError: If the model has no name of such data, or they are not there.
         """
         data = named(self.data, self.names) if data is None else data
-        return load_sketches(data, skip_empty=self.skip_empty)
+        return load_sketches(data, skip_empty=self.skip_empty, normalise=self.normalise)
 
     def sample(
         self, num: int, *, length: int | None = None, watch: Watch | None = None, **how: Unpack[How]

@@ -9,27 +9,32 @@ import numpy as np
 from anydiff.data.batches import Split
 from anydiff.files import PathLike
 from anydiff.sketches.files import read_sketches
+from anydiff.sketches.geometry import scale
 from anydiff.sketches.kanji import load_kanji
 from anydiff.sketches.sketches import Sketches
 
 __all__ = ["load_sketches", "split"]
 
 
-def load_sketches(data: PathLike, *, skip_empty: bool = False) -> Sketches:
+def load_sketches(data: PathLike, *, skip_empty: bool = False, normalise: bool = False) -> Sketches:
     """Read sketches by name or path.
 
     Arguments:
         data: ``"kanji"``, the characters shipped with the package; ``"kanjivg"``, all of KanjiVG from
             the package of this name; or a path for :func:`~anydiff.sketches.files.read_sketches`.
         skip_empty: Of a path: leave out empty sketches, as `read_sketches` does.
+        normalise: Bring each sketch to the size 1, around the origin, by
+            :func:`~anydiff.sketches.geometry.scale`. Its own size and place are not kept.
 
     Raises:
         SketchError: As `read_sketches`.
         ImportError: ``"kanjivg"``, and that package is not installed.
     """
     if data in ("kanji", "kanjivg"):
-        return load_kanji("3k" if data == "kanji" else "full")
-    return read_sketches(data, skip_empty=skip_empty)
+        sketches = load_kanji("3k" if data == "kanji" else "full")
+    else:
+        sketches = read_sketches(data, skip_empty=skip_empty)
+    return scale(sketches) if normalise else sketches
 
 
 def split(sketches: Sized) -> Split:

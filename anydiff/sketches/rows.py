@@ -14,7 +14,8 @@ in the arc length plus a share of the turning angle, so that corners stay sharp.
 points. A sampled pen counts as lifted where it is positive, halfway between the two values.
 
 Both keep their numbers in a `config` for the checkpoint. c and s are fitted to the data as a whole, so
-that a model also learns the sizes and places of sketches.
+that a model also learns the sizes and places of sketches. If these differ by orders of magnitude, as
+between sets of icons, bring each sketch to one size first, by :func:`~anydiff.sketches.geometry.scale`.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ import numpy as np
 from torch import Tensor
 
 from anydiff.data.sequences import Sequences
-from anydiff.sketches.geometry import resample, segment_distances
+from anydiff.sketches.geometry import needed_points, resample, segment_distances
 from anydiff.sketches.sketches import Sketches
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
+
+_MOST_ROWS = 100_000  # of one sketch, which no sequence model takes
+_MOST_RATIO = 50  # of the sizes of sketches, for one scale of all
 
 
 def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
@@ -50,10 +54,11 @@ def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
         (S, points, 2), in the units of the sketches.
 
     Raises:
-        ValueError: There are fewer than 2 points.
+        ValueError: There are fewer than 2 points, or no sketches.
     """
     if points < 2:
         raise ValueError(f"points is {points}; a stroke needs at least 2.")
+    _check_some(sketches)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     number = np.repeat(np.arange(len(first)), last - first + 1)
 
@@ -99,10 +104,25 @@ def _array(rows: Tensor | np.ndarray, channels: int) -> np.ndarray:
     return array
 
 
+def _check_some(sketches: Sketches) -> None:
+    if len(sketches) == 0:
+        raise ValueError(f"{sketches.name}: there are no sketches; give one or more.")
+
+
 def _frame(sketches: Sketches) -> tuple[tuple[float, float], float]:
     """The mean point of the sketches and the spread about it, over both axes."""
-    center = sketches.points.mean(0)
-    spread = float(np.sqrt(np.square(sketches.points - center).mean()))
+    _check_some(sketches)
+    center = sketches.points.mean(0, dtype=np.float64)
+    away = sketches.points - center
+    most = np.abs(away).max() or 1.0
+    spread = float(most * np.sqrt(np.square(away / most).mean()))
+    low, high = np.quantile(_extents(sketches), [0.05, 0.95])
+    if high > _MOST_RATIO * low > 0:
+        warnings.warn(
+            f"{sketches.name}: sizes of sketches go from {low:.3g} to {high:.3g}, so that small ones are "
+            "hardly more than dots; bring them to one size (normalise, or geometry.scale).",
+            stacklevel=3,
+        )
     return (float(center[0]), float(center[1])), spread or 1.0
 
 
@@ -139,6 +159,9 @@ class StrokeRows:
                 warning, if none of these is enough.
             bend: See :func:`along`.
             tolerance: As a share of the median size of a sketch, if `points` is None.
+
+        Raises:
+            ValueError: There are no sketches.
         """
         center, scale = _frame(sketches)
         if points is not None:
@@ -169,7 +192,11 @@ class StrokeRows:
         return {"kind": "strokes", **asdict(self), "center": list(self.center)}
 
     def encode(self, sketches: Sketches) -> Sequences:
-        """Rows (S, 2 · points) of the sketches; an item is a sketch."""
+        """Rows (S, 2 · points) of the sketches; an item is a sketch.
+
+        Raises:
+            ValueError: There are no sketches.
+        """
         rows = (along(sketches, self.points, self.bend) - self.center) / self.scale
         rows = rows.reshape(len(rows), -1).astype(np.float32)
         return Sequences(rows, sketches.offsets, name=sketches.name)
@@ -214,6 +241,9 @@ class PointRows:
         Arguments:
             sketches: The training data.
             spacing: As a share of the median size of a sketch.
+
+        Raises:
+            ValueError: There are no sketches.
         """
         center, scale = _frame(sketches)
         extent = float(np.median(_extents(sketches))) or scale  # dots have no extent
@@ -225,7 +255,20 @@ class PointRows:
         return {"kind": "points", **asdict(self), "center": list(self.center)}
 
     def encode(self, sketches: Sketches) -> Sequences:
-        """Rows (P, 3) of the sketches; an item is a sketch."""
+        """Rows (P, 3) of the sketches; an item is a sketch.
+
+        Raises:
+            ValueError: There are no sketches, or one would have over 100,000 rows.
+        """
+        _check_some(sketches)
+        needed = np.add.reduceat(needed_points(sketches, self.spacing), sketches.offsets[:-1])
+        if needed.max() > _MOST_ROWS:
+            m = int(needed.argmax())
+            raise ValueError(
+                f"{sketches.name}: sketch {m} would have {needed[m]:.3g} rows at a spacing of "
+                f"{self.spacing:.3g}, and the median sketch {np.median(needed):.3g}; bring them to one "
+                "size (normalise, or geometry.scale), leave it out, or give a larger spacing."
+            )
         even = resample(sketches, spacing=self.spacing)
         pen = np.full((len(even.points), 1), -1.0)
         pen[even.strokes[1:] - 1] = 1

@@ -1,5 +1,6 @@
 """A model of sketches: what it keeps, redraws and blends, and files of older versions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import anydiff
 from anydiff import DDIM, Cosine, GaussianDiffusion, Masked
 from anydiff.data.sequences import LengthDistribution
 from anydiff.denoisers import BiRNN
+from anydiff.sketches.files import write_ndjson
 from anydiff.sketches.models import SketchModel, compare_parts, first_half, of_one_length
+from anydiff.sketches.named import load_sketches
 from anydiff.sketches.rows import PointRows, StrokeRows
 from anydiff.sketches.sketches import Sketches
 
@@ -139,3 +142,18 @@ def test_real_ones_and_noise_are_beside_the_drawn():
     assert [r.name for r in rows] == ["real, held out", "drawn", "noise"]
     with pytest.raises(ValueError, match="4 of the 40 sketches are held out; 6 are needed"):
         compare_parts(SKETCHES, SKETCHES)
+
+
+def test_sketches_of_any_size_are_brought_to_one_by_name_and_by_the_model(tmp_path):
+    icons = Sketches.from_lists(
+        [[np.random.default_rng(m).random((4, 2)) * 10.0**m + 5] for m in range(5)]
+    )
+    write_ndjson(tmp_path / "icons.ndjson", icons)
+    data = str(tmp_path / "icons.ndjson")
+    same = load_sketches(data, normalise=True)
+    low, high = same.box
+    assert (high - low).max(1) == pytest.approx(1) and np.allclose(low, -high)
+    replace(model(), data=data, normalise=True).save(tmp_path / "model.safetensors")
+    again = SketchModel.load(tmp_path / "model.safetensors")
+    assert again.normalise and not again.skip_empty
+    assert np.array_equal(again.read_data(data).points, same.points)

@@ -1,10 +1,12 @@
 """Sketches as rows: what is kept, what the frame does, how drawings come back."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 
+from anydiff.sketches.geometry import scale
 from anydiff.sketches.kanji import load_kanji
 from anydiff.sketches.rows import PointRows, StrokeRows, along, rows_from_config
 from anydiff.sketches.sketches import Sketches
@@ -117,3 +119,58 @@ def test_rows_that_do_not_fit_are_refused():
         StrokeRows(8, (0.0, 0.0), 1.0).decode(np.zeros((2, 3)), [2])
     with pytest.raises(ValueError, match="at least 2"):
         along(sketches(), 1)
+
+
+NONE = Sketches.from_lists([], name="mine")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: along(NONE, 4),
+        lambda: StrokeRows.fit(NONE),
+        lambda: StrokeRows.fit(NONE, 8),
+        lambda: PointRows.fit(NONE),
+        lambda: StrokeRows(4, (0, 0), 1.0).encode(NONE),
+        lambda: PointRows(1.0, (0, 0), 1.0).encode(NONE),
+    ],
+)
+def test_no_sketches_are_refused(call):
+    with pytest.raises(ValueError, match="mine: there are no sketches; give one or more"):
+        call()
+
+
+def test_a_sketch_of_another_size_does_not_fill_the_memory():
+    rng = np.random.default_rng(0)
+    alike = [[rng.random((4, 2))] for _ in range(99)]
+    for size in (1e5, 1e9, 1e300):
+        mixed = Sketches.from_lists([*alike, [rng.random((4, 2)) * size]], name="mine")
+        rows = PointRows.fit(mixed)
+        with pytest.raises(ValueError, match=r"mine: sketch 99 would have .* rows at a spacing of"):
+            rows.encode(mixed)
+        assert len(rows.encode(mixed.subset(range(99))).values) < 10_000
+        assert len(PointRows.fit(scale(mixed)).encode(scale(mixed)).values) < 10_000
+
+
+def test_sizes_of_several_orders_are_said():
+    icons = Sketches.from_lists(
+        [[np.random.default_rng(m).random((4, 2)) * (24 if m % 2 else 5000)] for m in range(40)]
+    )
+    for kind in (StrokeRows, PointRows):
+        with pytest.warns(UserWarning, match="bring them to one size"):
+            kind.fit(icons)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            kind.fit(scale(icons))
+
+
+def test_sketches_far_from_the_origin_keep_their_points():
+    near = sketches()
+    far = moved(near, 0.01, (4.5e6, -1.7e9))
+    for rows in (StrokeRows.fit(far, 12), PointRows.fit(far)):
+        items = rows.encode(far)
+        here = type(rows).fit(near, **({"points": 12} if isinstance(rows, StrokeRows) else {}))
+        assert np.allclose(items.values, here.encode(near).values, atol=1e-3)
+        back = rows.decode(items.values, items.sizes)
+        first = far.points[far.strokes[:-1]]
+        assert np.abs(back.points[back.strokes[:-1]] - first).max() < 1e-6
