@@ -16,7 +16,7 @@ from anydiff.molecules.elements import SYMBOLS, MoleculeError
 
 __all__ = [
     "AROMATIC", "check_atoms", "check_bonds", "check_charges", "check_names", "check_positions",
-    "check_smiles", "coincident", "numbers", "place",
+    "check_smiles", "coincident", "in_float32", "numbers", "place",
 ]  # fmt: skip
 
 # beyond this many ångström from the origin, float32 is off by more than 4e-6
@@ -98,6 +98,24 @@ def check_atoms(name: str, z: Any, offsets: Any) -> tuple[np.ndarray, np.ndarray
     return z.astype(np.uint8, copy=False), offsets
 
 
+def in_float32(pos: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Positions in float32; molecules far from the origin are moved there first.
+
+    Arguments:
+        pos: (N, 3), in ångström.
+        offsets: (M + 1,), molecule m is rows offsets[m]:offsets[m + 1].
+    """
+    if pos.dtype == np.float32:
+        return pos
+    pos, sizes = pos.astype(np.float64), np.diff(offsets)
+    with np.errstate(over="ignore", invalid="ignore"):
+        far = np.maximum.reduceat(abs(pos).max(1), offsets[:-1]) > _FAR
+        if far.any():
+            mean = np.add.reduceat(pos, offsets[:-1]) / sizes[:, None]
+            pos = pos - np.repeat(np.where(far[:, None], mean, 0), sizes, axis=0)
+        return pos.astype(np.float32)
+
+
 def check_positions(name: str, pos: Any, offsets: np.ndarray) -> np.ndarray:
     """Positions in float32, those of molecules far from the origin moved there.
 
@@ -116,15 +134,8 @@ def check_positions(name: str, pos: Any, offsets: np.ndarray) -> np.ndarray:
             f"{name}: positions are {given.shape} for {offsets[-1]} atoms; give (N, 3)."
         )
     index = np.repeat(np.arange(len(sizes)), sizes)
-    kept = given if given.dtype == np.float32 else given.astype(np.float64)
-    finite = np.isfinite(kept).all(1)
-    if finite.all() and given.dtype != np.float32:
-        far = np.maximum.reduceat(abs(kept).max(1), offsets[:-1]) > _FAR
-        if far.any():
-            mean = np.add.reduceat(kept, offsets[:-1]) / sizes[:, None]
-            kept = kept - np.where(far[:, None], mean, 0)[index]
-    with np.errstate(over="ignore"):
-        kept = kept.astype(np.float32, copy=False)
+    finite = np.isfinite(given).all(1)
+    kept = in_float32(given, offsets) if finite.all() else given
     finite &= np.isfinite(kept).all(1)
     if not finite.all():
         row = int(np.argmin(finite))
@@ -162,27 +173,29 @@ def coincident(pos: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.asarray(pairs[np.argsort(pairs[:, 0], kind="stable")])
 
 
-def check_charges(name: str, charges: Any, offsets: np.ndarray) -> np.ndarray:
+def check_charges(name: str, charges: Any, z: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Formal charges in int8.
 
     Arguments:
         name: The source of the molecules.
         charges: (N,).
+        z: (N,), atomic numbers.
         offsets: (M + 1,), molecule m is rows offsets[m]:offsets[m + 1].
 
     Raises:
-        MoleculeError: The shape is another, or a charge is not within −15 to 15, as files can hold them.
+        MoleculeError: The shape is another, a charge is not within −15 to 15, as files can hold them, or
+            larger than the number of electrons.
     """
     charges = numbers(name, "charges", charges)
     if charges.shape != (offsets[-1],):
         raise MoleculeError(
             f"{name}: charges are {charges.shape} for {offsets[-1]} atoms; give (N,)."
         )
-    usual = (charges >= -15) & (charges <= 15)
+    usual = (charges >= -15) & (charges <= np.minimum(15, z))
     if not usual.all():
         row = int(np.argmin(usual))
         raise MoleculeError(
-            f"{place(name, offsets, row)} has charge {charges[row]}; give -15 to 15."
+            f"{place(name, offsets, row)} has charge {charges[row]}; give -15 to {min(15, z[row])}."
         )
     return np.asarray(charges.astype(np.int8, copy=False))
 

@@ -2,276 +2,278 @@ r"""Files of molecules: npz, SDF and XYZ, read and written.
 
 Reading gives :class:`~anydiff.molecules.molecules.Molecules`, or raises a
 :class:`~anydiff.molecules.elements.MoleculeError` that names the file and the line or molecule.
-Hydrogens must be explicit: none are added. Bonds, charges and data fields of an SDF are not read.
+Hydrogens must be explicit: none are added.
 
-The arrays of an npz: `z` (N,), `pos` (N, 3) in ångström, `offsets` (M + 1,); optionally `index` (M,),
-the source's numbers, `smiles` (UTF-8 bytes, one line for each molecule), `props` (M, P) with
-`prop_names`, `charges` (N,), and `bonds` (E, 2) with `orders` (E,). `pos_q` (integers) times
-`pos_scale` may take the place of `pos`, and `n_atoms` (M,) that of `offsets`.
+- `.sdf`, `.sd`, `.mol`: V2000 and V3000, with bonds, formal charges and the numbers of data fields
+  (:mod:`~anydiff.molecules.sdf`).
+- `.xyz`, `.extxyz`: frames, plain, extended or of QM9 (:mod:`~anydiff.molecules.xyz`).
+- These packed by gzip, with the ending `.gz` or without it; and folders of such files.
+- `.npz`: all that :class:`~anydiff.molecules.molecules.Molecules` holds
+  (:mod:`~anydiff.molecules.arrays`).
 
-Writing is atomic: a file is complete or absent.
+Writing is atomic: a file is complete or absent. What is written can be read again.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
+import math
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from anydiff.extras import extra
 from anydiff.files import PathLike, whole
-from anydiff.molecules.elements import NUMBERS, SYMBOLS, MoleculeError
+from anydiff.molecules.arrays import read_arrays, write_npz
+from anydiff.molecules.convert import rdkit_mol
+from anydiff.molecules.elements import SYMBOLS, MoleculeError
+from anydiff.molecules.fields import check_positions, coincident, in_float32
 from anydiff.molecules.molecules import Molecules
+from anydiff.molecules.records import Record, ragged
+from anydiff.molecules.sdf import read_sdf
+from anydiff.molecules.text import lines_of
+from anydiff.molecules.xyz import is_plain, read_xyz
 
 __all__ = ["read_molecules", "write_npz", "write_sdf", "write_xyz"]
 
+_TEXTS = {
+    ".sdf": read_sdf,
+    ".sd": read_sdf,
+    ".mol": read_sdf,
+    ".xyz": read_xyz,
+    ".extxyz": read_xyz,
+}
 
-def read_molecules(path: PathLike, name: str | None = None) -> Molecules:
-    """The molecules of an `.npz`, `.sdf`, `.mol` or (multi-frame) `.xyz` file.
+
+def read_molecules(path: PathLike, name: str | None = None, *, skip: bool = False) -> Molecules:
+    """The molecules of a file, or of all text files of a folder, sorted by name.
 
     Arguments:
-        path: The file.
+        path: A file that ends in .npz, .sdf, .sd, .mol, .xyz or .extxyz, with .gz after it or not; or a
+            folder. If QM9's list `uncharacterized.txt` is in the folder, the molecules with its numbers
+            are left out.
         name: The name of the result; by default the path.
+        skip: Leave out molecules that are faulty, with one warning, instead of raising an error.
 
     Raises:
-        MoleculeError: The file is missing, of another kind or faulty.
+        MoleculeError: The file is missing, of another kind or faulty, or no molecule is left.
+        ImportError: RDKit is not installed, for SDF; or ASE, for extended XYZ.
     """
     path = Path(path)
-    readers = {".npz": _read_npz, ".sdf": _read_sdf, ".mol": _read_sdf, ".xyz": _read_xyz}
-    if path.suffix.lower() not in readers:
-        raise MoleculeError(f"{path}: give a file with one of the endings {', '.join(readers)}.")
-    if not path.is_file():
+    name = name or str(path)
+    if path.is_dir():
+        return _read_folder(path, name, skip)
+    kind = _ending(path)
+    if kind != ".npz" and kind not in _TEXTS:
+        raise MoleculeError(
+            f"{path}: give a folder, or a file with one of the endings .npz, {', '.join(_TEXTS)}."
+        )
+    if not path.exists():
         raise MoleculeError(f"{path}: there is no such file.")
-    return readers[path.suffix.lower()](path, name or str(path))
+    if not path.is_file():
+        raise MoleculeError(f"{path}: is a pipe or a device; give a file.")
+    if kind == ".npz":
+        if skip:
+            raise MoleculeError(f"{path}: skip=True is for text files; leave it out.")
+        return read_arrays(path, name)
+    return _gathered(_TEXTS[kind](lines_of(path), str(path)), name, skip)
 
 
-# npz --------------------
+def _ending(path: Path) -> str:
+    """The ending that tells the kind of file: that before .gz, if there is one."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _read_npz(path: Path, name: str) -> Molecules:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise MoleculeError(f"{path}: not a readable npz file, or cut short ({error}).") from error
+def _read_folder(folder: Path, name: str, skip: bool) -> Molecules:
+    paths = sorted(p for p in folder.iterdir() if _ending(p) in _TEXTS and p.is_file())
+    if not paths:
+        raise MoleculeError(f"{folder}: no file in it ends in one of {', '.join(_TEXTS)}.")
+    listed = folder / "uncharacterized.txt"
+    left_out = _uncharacterized(listed) if listed.is_file() else set()
 
-    if "pos" not in arrays and {"pos_q", "pos_scale"} <= arrays.keys():
-        arrays["pos"] = (arrays["pos_q"] * arrays["pos_scale"]).astype(np.float32)
-    if "offsets" not in arrays and "n_atoms" in arrays:
-        arrays["offsets"] = np.concatenate([[0], np.cumsum(arrays["n_atoms"], dtype=np.int64)])
-    missing = [key for key in ("z", "pos", "offsets") if key not in arrays]
-    if missing:
-        raise MoleculeError(f"{path}: has no {' and '.join(missing)}; it holds {sorted(arrays)}.")
-    if arrays["pos"].dtype.kind != "f":
-        raise MoleculeError(f"{path}: pos is {arrays['pos'].dtype}; give floating point numbers.")
+    def items() -> Iterator[Record | MoleculeError]:
+        for path in paths:
+            for item in _TEXTS[_ending(path)](lines_of(path), str(path)):
+                if isinstance(item, MoleculeError) or item.id not in left_out:
+                    yield item
 
-    smiles = None
-    if "smiles" in arrays:
-        text = arrays["smiles"].astype(np.uint8).tobytes()
-        try:
-            smiles = text.decode().split("\n")
-        except UnicodeDecodeError as error:
-            raise MoleculeError(f"{path}: smiles are not UTF-8 ({error}).") from error
-    return Molecules(
-        z=arrays["z"],
-        pos=arrays["pos"],
-        offsets=arrays["offsets"],
-        smiles=smiles,
-        props=arrays.get("props"),
-        prop_names=tuple(arrays.get("prop_names", ())),
-        ids=arrays.get("index"),
-        name=name,
-        charges=arrays.get("charges"),
-        bonds=arrays.get("bonds"),
-        orders=arrays.get("orders"),
-    )
+    return _gathered(items(), name, skip)
 
 
-def write_npz(path: PathLike, molecules: Molecules) -> None:
-    """Write molecules to an npz file, from which :func:`read_molecules` restores them.
-
-    Arguments:
-        path: The file.
-        molecules: The molecules.
-    """
-    arrays: dict[str, Any] = {key: getattr(molecules, key) for key in ("z", "pos", "offsets")}
-    for key, value in (
-        ("index", molecules.ids), ("charges", molecules.charges),
-        ("bonds", molecules.bonds), ("orders", molecules.orders),
-    ):  # fmt: skip
-        if value is not None:
-            arrays[key] = value
-    if molecules.smiles is not None:
-        arrays["smiles"] = np.frombuffer("\n".join(molecules.smiles).encode(), np.uint8)
-    if molecules.props is not None:
-        arrays |= {"props": molecules.props, "prop_names": np.array(molecules.prop_names)}
-    with whole(path, ".npz") as temporary:
-        np.savez_compressed(temporary, **arrays)
+def _uncharacterized(path: Path) -> set[int]:
+    """The numbers of QM9's list of molecules whose geometry does not agree with their formula."""
+    rows = (re.match(r"\s*(\d+)\s+\S*[A-Z(\[]", line, re.ASCII) for line in lines_of(path))
+    found = {int(row[1]) for row in rows if row}
+    if not found:
+        raise MoleculeError(f"{path}: lists no molecules; take it away, or give QM9's own.")
+    return found
 
 
-# text --------------------
-
-
-class _Lines:
-    """A text file line by line, with the line number for error messages."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.number = path, 0
-        try:
-            self.lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise MoleculeError(f"{path}: not a readable text file ({error}).") from error
-        self.last = max((k + 1 for k, line in enumerate(self.lines) if line.strip()), default=0)
-
-    def error(self, message: str) -> MoleculeError:
-        return MoleculeError(f"{self.path}, line {self.number}: {message}")
-
-    def next(self, what: str) -> str:
-        self.number += 1
-        if self.number > len(self.lines):
-            raise self.error(f"the file ends where {what} should be.")
-        return self.lines[self.number - 1]
-
-    @property
-    def more(self) -> bool:
-        """Whether any line that is not blank is left."""
-        return self.number < self.last
-
-    def count(self, text: str, what: str) -> int:
-        if not text.strip().isdigit() or int(text) < 1:
-            raise self.error(f"{text.strip()!r} should be {what}, at least 1.")
-        return int(text)
-
-    def element(self, text: str) -> int:
-        z = int(text) if text.isdigit() else NUMBERS.get(text.capitalize(), 0)
-        if not 0 < z < len(SYMBOLS):
-            raise self.error(f"{text!r} is not an element.")
-        return z
-
-    def position(self, texts: Sequence[str]) -> list[float]:
-        try:
-            x, y, z = (float(text.replace("*^", "e")) for text in texts)
-        except ValueError:
-            raise self.error(f"{' '.join(texts)!r} should be three numbers x y z.") from None
-        if not all(abs(c) < float("inf") for c in (x, y, z)):  # also false for nan
-            raise self.error(f"the position {' '.join(texts)!r} is not finite.")
-        return [x, y, z]
-
-
-def _ragged(
-    sizes: list[int], z: list[int], pos: list[list[float]], path: Path, name: str
-) -> Molecules:
-    if not sizes:
-        raise MoleculeError(f"{path}: the file holds no molecules.")
-    return Molecules(
-        z=np.array(z, np.uint8),
-        pos=np.array(pos, np.float32).reshape(-1, 3),
-        offsets=np.concatenate([[0], np.cumsum(sizes)]),
-        name=name,
-    )
-
-
-def _read_xyz(path: Path, name: str) -> Molecules:
-    lines = _Lines(path)
-    sizes: list[int] = []
-    z: list[int] = []
-    pos: list[list[float]] = []
-    while lines.more:
-        sizes.append(lines.count(lines.next("a number of atoms"), "the number of atoms"))
-        lines.next("a comment")
-        for _ in range(sizes[-1]):
-            fields = lines.next(f"an atom of molecule {len(sizes) - 1}").split()
-            if len(fields) < 4:
-                raise lines.error("an atom should read: element x y z.")
-            z.append(lines.element(fields[0]))
-            pos.append(lines.position(fields[1:4]))
-    return _ragged(sizes, z, pos, path, name)
-
-
-def _read_sdf(path: Path, name: str) -> Molecules:
-    lines = _Lines(path)
-    sizes: list[int] = []
-    z: list[int] = []
-    pos: list[list[float]] = []
-    while lines.more:
-        lines.next("a title")
-        if lines.next("the program line")[20:22] == "2D":
-            raise lines.error("the molecule is two-dimensional; give it 3-D coordinates first.")
-        lines.next("a comment")
-        counts = lines.next("the counts line")
-        if "V3000" in counts:
-            while (fields := lines.next("M  V30 COUNTS").split())[2:3] != ["COUNTS"]:
-                pass
-            num = lines.count(fields[3] if len(fields) > 3 else "", "the number of atoms")
-            while lines.next("M  V30 BEGIN ATOM").split()[2:4] != ["BEGIN", "ATOM"]:
-                pass
+def _gathered(items: Iterable[Record | MoleculeError], name: str, skip: bool) -> Molecules:
+    records: list[Record] = []
+    faults: list[MoleculeError] = []
+    for item in items:
+        if isinstance(item, Record):
+            records.append(item)
+        elif skip:
+            faults.append(item)
         else:
-            num = lines.count(counts[:3], "the number of atoms (columns 1 to 3)")
-        for _ in range(num):
-            line = lines.next(f"an atom of molecule {len(sizes)}")
-            if "V3000" in counts:
-                fields = line.split()
-                element, xyz = (fields[3], fields[4:7]) if len(fields) > 6 else ("", fields)
-            else:
-                element, xyz = line[31:34].strip(), [line[i : i + 10] for i in (0, 10, 20)]
-            pos.append(lines.position(xyz))
-            z.append(lines.element(element))
-        sizes.append(num)
-        while lines.next("M  END").split() != ["M", "END"]:
-            pass
-        while lines.more and lines.next("$$$$").strip() != "$$$$":
-            pass
-    return _ragged(sizes, z, pos, path, name)
+            raise item
+    for m, fault in _crowded(records):
+        if not skip:
+            raise fault
+        faults.append(fault)
+        records[m] = None  # type: ignore[call-overload]
+    records = [record for record in records if record is not None]
+    if not records and faults:
+        raise MoleculeError(f"{name}: none of {len(faults)} molecules can be read; {faults[0]}")
+    if records and all(record.drawn for record in records):
+        raise MoleculeError(
+            f"{records[0].place}: all z of all molecules are 0, as in drawings; give positions in space, "
+            "or mark the molecules 3D (in columns 21 and 22 of the second line of each)."
+        )
+    if faults:
+        total = len(records) + len(faults)
+        warnings.warn(
+            f"{name}: {len(faults)} of {total} molecules are left out; the first: {faults[0]}",
+            stacklevel=3,
+        )
+    if not any(record.bonds for record in records):  # then they are not known
+        records = [replace(record, bonds=None) for record in records]
+    return Molecules(**ragged(records, name), name=name)
+
+
+def _crowded(records: list[Record]) -> Iterator[tuple[int, MoleculeError]]:
+    """The molecules in which two atoms are at the same point."""
+    sizes = np.array([len(record.z) for record in records], int)
+    if not sizes.size:
+        return
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    index = np.repeat(np.arange(len(sizes)), sizes)
+    pos = in_float32(np.concatenate([record.pos for record in records]), offsets)
+    seen: set[int] = set()
+    for a, b in coincident(pos, index).tolist():
+        m = int(index[a])
+        if m not in seen:
+            seen.add(m)
+            first, second = a - int(offsets[m]) + 1, b - int(offsets[m]) + 1
+            words = f"atoms {first} and {second}, counted from 1, are at the same point."
+            yield m, MoleculeError(f"{records[m].place}: {words}")
 
 
 # writing --------------------
 
 
-def write_sdf(path: PathLike, mols: Sequence[Any]) -> None:
-    """Write RDKit molecules to an SDF.
+def write_sdf(path: PathLike, mols: Molecules | Sequence[Any]) -> None:
+    """Write molecules to an SDF.
 
-    Molecules that RDKit cannot sanitise are written unchanged, with their bonds.
+    Molecules are written with their bonds and formal charges if these are known, properties as data
+    fields, and numbers as titles. RDKit's are written unchanged, also those that it cannot sanitise.
+    Positions have four decimals.
 
     Arguments:
         path: The file.
-        mols: Molecules as :func:`anydiff.molecules.evaluate.to_rdkit` makes them.
+        mols: Molecules, or those of RDKit with positions, as
+            :func:`anydiff.molecules.evaluate.to_rdkit` makes them.
 
     Raises:
+        ValueError: There are none; or one could not be read again: it has no positions, they are not
+            finite, or two of its atoms are so close that they are one with four decimals.
         ImportError: RDKit is not installed.
     """
     with extra("molecules"):
-        from rdkit import Chem
-    with whole(path, ".sdf") as temporary:
+        from rdkit import Chem, rdBase
+    given = list(_as_rdkit(mols)) if isinstance(mols, Molecules) else list(mols)
+    if not given:
+        raise MoleculeError(f"for {path}: there are no molecules to write.")
+    _check_rounded(Molecules.from_rdkit(given, f"for {path}"), 4)
+    with rdBase.BlockLogs(), whole(path, ".sdf") as temporary:
         writer = Chem.SDWriter(temporary)
         writer.SetKekulize(False)  # the bond orders are final, and sanitisation might fail
-        for mol in mols:
+        for mol in given:
+            # the columns of the older format hold five digits before the point
+            wide = np.abs(mol.GetConformer().GetPositions()).max() >= 1e4
+            writer.SetForceV3000(bool(wide))
             writer.write(mol)
         writer.close()
 
 
+def _as_rdkit(molecules: Molecules) -> Iterator[Any]:
+    """RDKit molecules, one after the other."""
+    charges, bonds, orders = molecules.charges, molecules.bonds, molecules.orders
+    for m, (start, end) in enumerate(pairwise(molecules.offsets.tolist())):
+        record = Record("", molecules.z[start:end], molecules.pos[start:end])
+        if charges is not None:
+            record.charges = charges[start:end].tolist()
+        if bonds is not None and orders is not None:
+            rows = slice(*molecules.bond_offsets[m : m + 2].tolist())
+            record.bonds, record.orders = (bonds[rows] - start).tolist(), orders[rows].tolist()
+        mol = rdkit_mol(record)
+        if molecules.ids is not None:
+            mol.SetProp("_Name", str(molecules.ids[m]))
+        if molecules.props is not None:
+            for p, value in zip(molecules.prop_names, molecules.props[m].tolist(), strict=True):
+                if not math.isnan(value):
+                    mol.SetProp(p, repr(value))
+        yield mol
+
+
+def _check_rounded(molecules: Molecules, decimals: int) -> None:
+    """An error unless molecules can be read again after rounding their positions."""
+    pos = np.round(molecules.pos.astype(np.float64), decimals)
+    check_positions(f"{molecules.name}, with {decimals} decimals", pos, molecules.offsets)
+
+
+def _text(path: str) -> TextIO:
+    # comments may hold the surrogates of what was read as something else than UTF-8
+    return open(path, "w", encoding="utf-8", errors="backslashreplace")
+
+
 def write_xyz(
-    path: PathLike, frames: Sequence[tuple[Any, Any]], comments: Sequence[str] | None = None
+    path: PathLike,
+    frames: Molecules | Sequence[tuple[Any, Any]],
+    comments: Sequence[str] | None = None,
 ) -> None:
-    """Write molecules, or the steps of a trajectory, to an XYZ file.
+    """Write molecules, or the steps of a trajectory, to a plain XYZ file: elements and positions.
+
+    Positions have six decimals.
 
     Arguments:
         path: The file.
-        frames: Positions (n, 3) in ångström and atomic numbers (n,) of each frame.
+        frames: Molecules, or positions (n, 3) in ångström and atomic numbers (n,) of each frame.
         comments: One line for each frame; by default its number.
 
     Raises:
-        ValueError: There are not as many comments as frames.
+        ValueError: There are no frames, not as many comments as frames, a comment that says how to read
+            the frame, or a frame that could not be read again.
     """
-    if comments is not None and len(comments) != len(frames):
-        raise ValueError(f"{len(comments)} comments for {len(frames)} frames.")
-    with whole(path, ".xyz") as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for k, (pos, z) in enumerate(frames):
-            comment = comments[k] if comments is not None else f"frame {k}"
-            file.write(f"{len(z)}\n{' '.join(comment.split())}\n")
-            rows = zip(np.asarray(z).tolist(), np.asarray(pos).tolist(), strict=True)
+    name = f"for {path}"
+    if not len(frames):
+        raise MoleculeError(f"{name}: there are no frames to write.")
+    if isinstance(frames, Molecules):
+        molecules = frames
+    else:
+        molecules = Molecules.from_lists([z for _, z in frames], [x for x, _ in frames], name=name)
+    _check_rounded(molecules, 6)
+    if comments is None:
+        comments = [f"frame {k}" for k in range(len(frames))]
+    if len(comments) != len(frames):
+        raise MoleculeError(f"{name}: {len(comments)} comments for {len(frames)} frames.")
+    comments = [" ".join(comment.split()) for comment in comments]
+    if odd := [comment for comment in comments if not is_plain(comment)]:
+        raise MoleculeError(f"{name}: the comment {odd[0]!r} says how to read a frame; change it.")
+    with whole(path, ".xyz") as temporary, _text(temporary) as file:
+        for comment, (start, end) in zip(
+            comments, pairwise(molecules.offsets.tolist()), strict=True
+        ):
+            file.write(f"{end - start}\n{comment}\n")
+            rows = zip(
+                molecules.z[start:end].tolist(), molecules.pos[start:end].tolist(), strict=True
+            )
             for number, (x, y, w) in rows:
                 file.write(f"{SYMBOLS[number]:<2} {x:12.6f} {y:12.6f} {w:12.6f}\n")

@@ -11,9 +11,9 @@ its samples follow from distances (:mod:`anydiff.molecules.bonds`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 
 from anydiff.data.ranges import ranges
 from anydiff.extras import extra
+from anydiff.molecules.convert import records_of_ase, records_of_pyg, records_of_rdkit
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.fields import (
     check_atoms,
@@ -32,6 +33,7 @@ from anydiff.molecules.fields import (
     numbers,
     place,
 )
+from anydiff.molecules.records import Record, from_lists, ragged
 
 __all__ = ["Molecules"]
 
@@ -52,7 +54,7 @@ class Molecules:
         prop_names: P names.
         ids: (M,), the source's own numbers of its molecules, or None.
         name: The source of the molecules; error messages begin with it.
-        charges: (N,), formal charges from -15 to 15, or None if they are not known.
+        charges: (N,), formal charges, from -15 to 15 or the atomic number, or None if they are not known.
         bonds: (E, 2), the rows of the two atoms of each bond, or None if bonds are not known. They are
             kept with the lower row first, and in ascending order, which is that of the molecules.
         orders: (E,), the order of each bond: 1, 2, 3, or 4 if it is aromatic and the places of single and
@@ -82,7 +84,7 @@ class Molecules:
         kept: dict[str, Any] = {"z": z, "offsets": offsets}
         kept["pos"] = check_positions(name, self.pos, offsets)
         if self.charges is not None:
-            kept["charges"] = check_charges(name, self.charges, offsets)
+            kept["charges"] = check_charges(name, self.charges, z, offsets)
         if self.bonds is not None or self.orders is not None:
             both = check_bonds(name, self.bonds, self.orders, offsets)
             kept["bonds"], kept["orders"] = both
@@ -110,6 +112,86 @@ class Molecules:
                     f"{self.name}: {key} are {np.shape(value)} for {len(self)} molecules"
                     f"{f' with {P} prop_names' if shape else ''}; give {(len(self), *shape)}."
                 )
+
+    @classmethod
+    def from_lists(
+        cls,
+        z: Sequence[Any],
+        pos: Sequence[Any],
+        *,
+        charges: Sequence[Any] | None = None,
+        bonds: Sequence[Any] | None = None,
+        orders: Sequence[Any] | None = None,
+        name: str = "molecules",
+        **more: Any,
+    ) -> Molecules:
+        """From lists with one entry for each molecule.
+
+        Arguments:
+            z: n atomic numbers or symbols each.
+            pos: (n, 3) each, in ångström.
+            charges: n formal charges each.
+            bonds: (e, 2) each, two atoms of the molecule, from 0.
+            orders: e orders each.
+            name: As of the class.
+            more: Other arguments of the class, such as `smiles`, `props` and `prop_names`.
+
+        Raises:
+            MoleculeError: The lists are not equally long, or as of the class.
+        """
+        return cls(**from_lists(name, z, pos, charges, bonds, orders), **more, name=name)
+
+    @classmethod
+    def from_rdkit(cls, mols: Iterable[Any], name: str = "molecules") -> Molecules:
+        """From RDKit molecules with positions; each conformer is a molecule, with the `ids` of its own.
+
+        Their hydrogens are those that are atoms: ``Chem.AddHs(mol, addCoords=True)`` adds them. Aromatic
+        bonds become single and double ones where there is a Kekulé structure, dative bonds single ones.
+
+        Arguments:
+            mols: The molecules.
+            name: As of the class.
+
+        Raises:
+            MoleculeError: A molecule has no positions, an atom is no element, or a bond has no order.
+        """
+        records = []
+        for m, mol in enumerate(mols):
+            for record in records_of_rdkit(mol, f"{name}: molecule {m}"):
+                record.id = m
+                records.append(record)
+        return cls(**ragged(records, name), name=name)
+
+    @classmethod
+    def from_ase(cls, items: Iterable[Any], name: str = "molecules") -> Molecules:
+        """From ASE's Atoms; numbers in their `info`, and results such as energies, are properties.
+
+        Arguments:
+            items: The molecules.
+            name: As of the class.
+
+        Raises:
+            MoleculeError: A cell is periodic, or an atom no element.
+        """
+        return cls(**ragged(_each(records_of_ase, items, name), name), name=name)
+
+    @classmethod
+    def from_pyg(
+        cls, items: Iterable[Any], prop_names: Sequence[str] = (), name: str = "molecules"
+    ) -> Molecules:
+        """From PyG's Data with z and pos, in a list, a Batch or a dataset.
+
+        Arguments:
+            items: The molecules. Their `smiles` are kept.
+            prop_names: The names of the columns of their `y`, to keep it.
+            name: As of the class.
+
+        Raises:
+            MoleculeError: z or pos are missing, or `y` has other columns.
+        """
+        items = items.to_data_list() if hasattr(items, "to_data_list") else items
+        read = partial(records_of_pyg, prop_names=tuple(prop_names))
+        return cls(**ragged(_each(read, items, name), name), name=name)
 
     def place(self, row: int) -> str:
         """The source, molecule and atom of a row, for error messages.
@@ -279,3 +361,10 @@ class Molecules:
         if self.props is None or name not in self.prop_names:
             raise KeyError(f"{self.name} has no property {name!r}; it has {list(self.prop_names)}.")
         return self.props[:, self.prop_names.index(name)]
+
+
+def _each(
+    read: Callable[[Any, str], Iterator[Record]], items: Iterable[Any], name: str
+) -> Iterator[Record]:
+    for m, item in enumerate(items):
+        yield from read(item, f"{name}: molecule {m}")

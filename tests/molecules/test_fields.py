@@ -38,7 +38,7 @@ def some(num=12, seed=0, **changes):
         "props": np.where(rng.random((num, 2)) < 0.3, np.nan, rng.normal(size=(num, 2))),
         "prop_names": ("mu", "gap in eV"),
         "ids": rng.integers(0, 10**9, num),
-        "charges": rng.integers(-2, 3, offsets[-1]),
+        "charges": rng.integers(-2, 2, offsets[-1]),
         "bonds": bonds,
         "orders": rng.integers(1, 5, len(bonds)),
     }
@@ -133,7 +133,8 @@ def test_tensors_and_lists_are_arrays():
     "changes, message",
     [
         ({"charges": [0, 0]}, r"charges are \(2,\) for 3 atoms"),
-        ({"charges": [0, 0, 16]}, "molecule 0, atom 2 has charge 16; give -15 to 15"),
+        ({"charges": [0, 0, 16]}, "molecule 0, atom 2 has charge 16; give -15 to 1"),
+        ({"charges": [0, 0, 2]}, "atom 2 has charge 2; give -15 to 1"),
         ({"charges": [0, 0, 256]}, "charge 256"),
         ({"charges": [0, 0, 0.5]}, "charges is .* of float64; give integers"),
         ({"bonds": [[0, 1]]}, "bonds without orders"),
