@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from anydiff import checkpoints
+from anydiff.checks import check_range
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, inpaint
 from anydiff.files import PathLike
@@ -27,6 +28,8 @@ from anydiff.spaces import Space, child
 __all__ = ["Batch", "How", "KindModel", "Stopped", "calls", "draw_all"]
 
 Data = TypeVar("Data")
+
+_LARGE = 1e18
 
 
 class How(TypedDict, total=False):
@@ -203,12 +206,13 @@ def draw_all(
 
     Raises:
         Stopped: After Ctrl-C, if at least one batch is complete. It is a ``KeyboardInterrupt``.
-        ValueError: If `skip` leaves no items to sample.
+        ValueError: If `skip` leaves no items to sample, or the guidance is not finite.
     """
     if not 0 <= skip < num:
         raise ValueError(
             f"skip is {skip} of {num} items; give less, so that some are left to draw."
         )
+    check_range("(-inf, inf)", guidance=guidance)
     drawn: list[Tensor] = []
 
     def see(p: Progress) -> None:
@@ -262,6 +266,8 @@ def calls(steps: int, guidance: float = 1.0, conditions: bool = False, resamples
 def finite(items: Sequence[Tensor], kind: str, all_of_them: bool = False) -> Tensor:
     """Which of the items are finite, (M,), boolean; a warning states how many are left out.
 
+    Numbers whose squares are infinite in float32 are not, as no distance follows from them.
+
     Arguments:
         items: The rows or pixels of each item.
         kind: What the items are called in messages, in the plural.
@@ -272,7 +278,7 @@ def finite(items: Sequence[Tensor], kind: str, all_of_them: bool = False) -> Ten
     """
     import warnings
 
-    sound = torch.tensor([bool(item.isfinite().all()) for item in items])
+    sound = torch.tensor([bool((item.abs() < _LARGE).all()) for item in items])  # not if nan
     lost = int((~sound).sum())
     if lost and (all_of_them or lost == len(items)):
         raise ValueError(

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from anydiff.checks import check_range
 from anydiff.cli.numbers import Numbers
+from anydiff.cli.options import check_flags, check_packages
 from anydiff.cli.runs import kind_of, open_model, place, positive, printable, say_files
 
 __all__ = ["edit", "inpaint", "interpolate", "sample"]
@@ -27,7 +29,8 @@ class Drawing:
         num: Number of samples; by default 100 molecules, 360 sketches or 400 images.
         steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images.
         sampler: Sampling method: ddpm is ancestral and needs the most steps, dpm the fewest.
-        guidance: Guidance scale: 0 is unconditional, 1 conditional, above 1 stronger.
+        guidance: For a model with a condition: 0 is unconditional, 1, the default, conditional, above 1
+            stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
         target: For a model with a property: its value; by default values as they occur in the data.
         seed: Random seed; each item gets a seed of its own, derived from it.
@@ -37,12 +40,15 @@ class Drawing:
             appended if it holds samples already.
         measure: Compute metrics against held-out data.
         accelerator: Device; auto is a GPU if there is one.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
 
     num: int | None = None
     steps: int | None = None
     sampler: Literal["ddpm", "ddim", "dpm"] = "ddpm"
-    guidance: float = 1.0
+    guidance: float | None = None
     label: Numbers | None = None
     target: float | None = None
     seed: int = 0
@@ -54,6 +60,9 @@ class Drawing:
 
     def __post_init__(self) -> None:
         positive(num=self.num, steps=self.steps, batch_size=self.batch_size)
+        for name in ("guidance", "target"):
+            if (value := getattr(self, name)) is not None:
+                check_range("(-inf, inf)", **{name: value})
 
 
 def sample(
@@ -73,8 +82,12 @@ def sample(
     """
     asked = Drawing(**drawing)
     positive(length=length)
+    if data is not None and not asked.measure:
+        raise ValueError(
+            "--data are compared with, which --measure false leaves out; leave one out."
+        )
     known = open_model(model)
-    draw = _asked(known, model, asked, length=length)
+    draw = _ready(known, asked, length=length)
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
@@ -101,7 +114,7 @@ def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawi
     asked = Drawing(**drawing)
     positive(resamples=resamples)
     known = open_model(model)
-    draw, kind = _asked(known, model, asked), kind_of(known.kind)
+    draw, kind = _ready(known, asked), kind_of(known.kind)
     before = kind.with_parts(kind.begin(known, data), asked.num or kind.NUM)
     _run(
         "inpaint", model, known, asked,
@@ -133,7 +146,7 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; it is a time, above 0 and at most 1.")
     known = open_model(model)
-    draw, kind = _asked(known, model, asked), kind_of(known.kind)
+    draw, kind = _ready(known, asked), kind_of(known.kind)
     before = first(kind.begin(known, data), asked.num or kind.NUM)
     _run(
         "edit", model, known, asked,
@@ -179,6 +192,7 @@ def interpolate(
             f"{model} draws {known.kind}, which cannot be interpolated: their atoms have no order; "
             "give a model of sketches or images."
         )
+    _ready(known, asked)
     before = kind.begin_pairs(known, kind.begin(known, data), max((num or kind.NUM) // 8, 1))
     _run(
         "interpolate", model, known, asked,
@@ -200,23 +214,14 @@ def _other(known: Any, data: str | None) -> str | None:
     return None if known.data in known.names else data
 
 
-def _asked(known: Any, path: Path, asked: Drawing, length: int | None = None) -> dict[str, Any]:
-    """The flags that only one kind knows, as its methods take them."""
-    given = {
-        "label": ("images", None if asked.label is None else list(asked.label)),
-        "target": ("molecules", asked.target),
-        "length": ("sketches", length),
-    }
-    found = {}
-    for name, (kind, value) in given.items():
-        if value is None:
-            continue
-        if kind != known.kind:
-            raise ValueError(
-                f"{name} applies to {kind}, but {path} is a model of {known.kind}; leave --{name} out."
-            )
-        found[name] = value
-    return found
+def _ready(known: Any, asked: Drawing, length: int | None = None) -> dict[str, Any]:
+    """Check flags and packages; the flags that only one kind knows, as its methods take them."""
+    label = None if asked.label is None else list(asked.label)
+    given = {"label": label, "target": asked.target, "length": length}
+    check_flags(known.kind, known, guidance=asked.guidance, **given)
+    kind = kind_of(known.kind)
+    check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if asked.measure else ()))
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _run(
@@ -237,14 +242,16 @@ def _run(
     from anydiff.kinds import Stopped, calls, first
 
     kind = kind_of(known.kind)
+    real = _real(known, data) if asked.measure else None
     num = num or (asked.num or kind.NUM if before is None else len(before))
     steps = asked.steps or kind.STEPS
     folder = free_folder(asked.out or path.parent / command, kind.DRAWN)
     known.diffusion.to(place(asked.accelerator))
     print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []
+    guidance = 1.0 if asked.guidance is None else asked.guidance
     how: dict[str, Any] = {
-        "steps": steps, "guidance": asked.guidance, "seed": asked.seed, "skip": asked.skip,
+        "steps": steps, "guidance": guidance, "seed": asked.seed, "skip": asked.skip,
         "progress": True, "watch": frames.append,
     }  # fmt: skip
     # the ancestral variance that suits is known better where it is used
@@ -268,14 +275,27 @@ def _run(
             f"{stopped.num} of {num} {known.kind} are written; the same command with "
             f"--skip {stopped.num} samples the others."
         )
-    if asked.measure:
+    if real is not None:
         print("computing metrics ...", flush=True)
-        guided = calls(steps, asked.guidance, known.conditional, repeats)
+        guided = calls(steps, guidance, known.conditional, repeats)
         try:
-            text = kind.measure(drawn, known.read_data(data), nfe=guided, seconds=seconds)
+            text = kind.measure(drawn, real, nfe=guided, seconds=seconds)
+            if lost := num - asked.skip - len(drawn):
+                text += f"\n\n{lost} more {known.kind} were not finite, and are left out."
             print("", text, "", sep="\n")
             with whole(folder / "table.txt") as temporary:
                 Path(temporary).write_text(text + "\n", encoding="utf-8")
-        except (ValueError, OSError, ImportError) as error:  # the model may have travelled alone
+        except (ValueError, OSError, ImportError) as error:  # as of too few data to compare with
             print(f"no metrics: {printable(str(error))}")
     say_files(folder)
+
+
+def _real(known: Any, data: str | None) -> Any:
+    """What is compared with; None if the model does not name it, as it may have travelled alone."""
+    if data is not None:
+        return known.read_data(data)
+    try:
+        return known.read_data()
+    except (ValueError, OSError, ImportError) as error:
+        print(f"no metrics: {printable(str(error))}", flush=True)
+        return None

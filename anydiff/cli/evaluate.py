@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from anydiff.cli.options import check_flags, check_packages
 from anydiff.cli.runs import kind_of
 from anydiff.files import whole
 
@@ -15,6 +16,9 @@ _KINDS = {
     "sketches": (".ndjson", ".svg", ".inkml"),
     "images": (".npz",),
 }
+
+
+_USES = ("root", "size"), ("inception",)  # by reading, by measuring
 
 
 def evaluate(
@@ -49,13 +53,11 @@ def evaluate(
     name = kind or (found[0] if found else None)
     if name is None:
         raise ValueError(f"{file}: its name does not tell what it holds; give --kind.")
-    given = {"root": root, "size": size, "inception": inception}
-    known = {"molecules": ("root",), "sketches": (), "images": ("root", "size", "inception")}[name]
-    if wrong := [flag for flag, value in given.items() if value and flag not in known]:
-        raise ValueError(f"--{wrong[0]} does not apply to {name}; leave it out.")
+    given: dict[str, Any] = {"root": root, "size": size, "inception": inception}
+    check_flags(name, **given)
     module = kind_of(name)
-    place: dict[str, Any] = {k: given[k] for k in ("root", "size") if k in known}
-    more: dict[str, Any] = {"inception": inception} if inception else {}
+    check_packages(name, module.MEASURES)
+    place, more = ({k: given[k] for k in keys if given[k] is not None} for keys in _USES)
     drawn = module.read_items(str(file))
     text = module.measure(drawn, module.read_data(against, **place), **more)
     print(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
 from anydiff.kinds import first
 
 NUM, STEPS, DRAWN = 400, 100, "samples.npz"
+PACKAGES: tuple[str, ...] = ("PIL",)
+MEASURES: tuple[str, ...] = ("torchmetrics",)
 _GREY = 160
 
 
@@ -40,8 +44,11 @@ def read_items(path: str, shape: tuple[int, int, int] | None = None) -> Images:
     if not str(path).endswith(".npz"):
         size, channels = (None, None) if shape is None else (shape[1:], shape[0])
         return load_images(path, size=size, channels=channels)
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files if name in ("pixels", "labels")}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name in ("pixels", "labels")}
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ImageError(f"{path}: not a readable npz file, or cut short ({error}).") from error
     if "pixels" not in arrays:
         raise ImageError(f"{path}: there are no pixels in it; give a file that was written here.")
     labels = None if "labels" not in arrays else torch.from_numpy(arrays["labels"])

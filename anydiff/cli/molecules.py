@@ -17,6 +17,8 @@ from anydiff.molecules.pictures import animate, draw_grid
 from anydiff.molecules.qm9 import load_qm9, split
 
 NUM, STEPS, DRAWN = 100, 250, "samples.sdf"
+PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
+MEASURES: tuple[str, ...] = ("rdkit",)
 
 
 def read_data(data: str, root: str | None = None) -> Molecules:
@@ -65,6 +67,8 @@ def write(
     if before is not None:
         known = first(before, 24)
         draw_grid(folder / "before.png", known.pos, known.z, known.index, **look)
+    if not frames:  # the first one diverged at once
+        return
     write_xyz(folder / "path.xyz", [(f.pos, f.z) for f in frames])
     some = [*frames[:: max(1, len(frames) // 125)], frames[-1]]
     animate(folder / "path.gif", [f.pos for f in some], [f.z for f in some])

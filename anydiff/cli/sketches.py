@@ -18,6 +18,8 @@ from anydiff.sketches.pictures import around, draw_grid, two_colors
 from anydiff.sketches.sketches import Sketches
 
 NUM, STEPS, DRAWN = 360, 100, "samples.ndjson"
+PACKAGES: tuple[str, ...] = ("PIL",)
+MEASURES: tuple[str, ...] = ()
 
 
 def read_data(data: str) -> Sketches:

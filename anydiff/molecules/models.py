@@ -110,10 +110,11 @@ class MoleculeModel(KindModel):
             how: See :class:`~anydiff.kinds.How`.
 
         Raises:
-            ValueError: If a property or guidance is asked for that the model does not know.
+            ValueError: If a property or guidance is asked for that the model does not know, or the target
+                is not finite.
         """
         generator = torch.Generator().manual_seed(how.get("seed", 0))
-        self.check(how, "property", target=target)
+        self._check_target(target, how)
         if self.properties is None or self.pairs is None:
             return self._draw(self.sizes.sample(num, generator), {}, watch=watch, how=how)
         if target is None:
@@ -182,7 +183,7 @@ class MoleculeModel(KindModel):
         how: How,
         **options: Any,
     ) -> Molecules:
-        self.check(how, "property", target=target)
+        self._check_target(target, how)
         cond = {}
         if self.properties is not None:
             if target is not None:
@@ -195,6 +196,13 @@ class MoleculeModel(KindModel):
         x = self.atoms.encode(torch.from_numpy(molecules.pos), torch.from_numpy(molecules.z))
         x = Ragged.from_sizes(sizes, centered=3).project(x)
         return self._draw(sizes, cond, x=x, watch=watch, how=how, **options)
+
+    def _check_target(self, target: float | None, how: How) -> None:
+        self.check(how, "property", target=target)
+        if target is not None and not torch.tensor(float(target)).isfinite():  # in float32
+            raise ValueError(
+                f"target is {target}; give a number, the property's value in its own unit."
+            )
 
     def _draw(
         self,
@@ -224,14 +232,17 @@ class MoleculeModel(KindModel):
             rows = torch.cat(drawn)
             done = ends.index(ends[skip] + len(rows)) - skip
             items = torch.split(rows, sizes[skip : skip + done].tolist())
+            # atoms that fell together have diverged as well
+            items = [item if _distinct(item) else item * torch.nan for item in items]
             sound = finite(items, "molecules", all_of_them=x is not None)
             return self._decode(torch.cat([i for i, s in zip(items, sound, strict=True) if s]),
                                 sizes[skip : skip + done][sound])  # fmt: skip
 
         def see(state: Tensor) -> None:
-            if watch is not None:
-                first = sizes[skip : skip + 1]
-                watch(self._decode(state[: int(first)].nan_to_num(), first))
+            first = sizes[skip : skip + 1]
+            rows = state[: int(first)]
+            if watch is not None and rows.isfinite().all() and _distinct(rows):
+                watch(self._decode(rows, first))
 
         return draw_all(self.diffusion, len(sizes), make, finish, watch=see, **how, **options)
 
@@ -239,6 +250,11 @@ class MoleculeModel(KindModel):
         pos, z = self.atoms.decode(rows)
         offsets = np.concatenate([[0], sizes.cumsum(0).numpy()])
         return Molecules(z.numpy(), pos.numpy(), offsets, name="drawn")
+
+
+def _distinct(rows: Tensor) -> bool:
+    """Whether all atoms of a molecule are at different points."""
+    return len(rows[:, :3].unique(dim=0)) == len(rows)
 
 
 def compare_parts(
@@ -255,9 +271,14 @@ def compare_parts(
 
     Raises:
         ImportError: RDKit is not installed.
+        ValueError: There are too few real molecules for a training part and a test part.
     """
     warn_without_hydrogens(data)
     parts = split(len(data))
+    if not (len(parts.train) and len(parts.test)):
+        raise ValueError(
+            f"{data.name} holds {len(data)} molecules; give at least 2 to compare with."
+        )
     known, test = data.subset(parts.train), data.subset(parts.test[:1000])
     of: dict[str, Any] = {"train_smiles": smiles(known.pos, known.z, known.index)}
     real = evaluate(test.pos, test.z, test.index, name="real, held out", **of)

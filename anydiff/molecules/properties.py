@@ -102,7 +102,7 @@ class Properties:
         return cls(**config)
 
     def encode(self, values: Tensor) -> Tensor:
-        """(value − mean) / MAD; NaN stays NaN.
+        """(value − mean) / MAD; NaN, unknown, for values that are not finite.
 
         Arguments:
             values: (*, P), in the properties' own units.
@@ -111,7 +111,8 @@ class Properties:
             ValueError: The last axis is not of size P.
         """
         self._check(values)
-        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.mad)
+        c = (values - values.new_tensor(self.mean)) / values.new_tensor(self.mad)
+        return c.where(c.isfinite(), torch.nan)
 
     def decode(self, c: Tensor) -> Tensor:
         """The inverse of :meth:`encode`: c · MAD + mean.
@@ -205,7 +206,7 @@ class PropertyDistribution:
 
         anydiff.save(path, diffusion, {"sizes": targets.sizes, "values": targets.values})
 
-    Unknown values, NaN, are drawn as they occur.
+    Unknown values are drawn as they occur, as NaN; so are infinite ones.
 
     Arguments:
         sizes: (M,), the number of atoms of each molecule.
@@ -227,8 +228,9 @@ class PropertyDistribution:
         if bool((sizes < 1).any()):
             raise ValueError(f"there is the size {int(sizes.min())}; sizes must be at least 1.")
         order = sizes.argsort(stable=True).cpu()  # equal sizes are a range
+        values = values.to(torch.float32).cpu()[order]
         object.__setattr__(self, "sizes", sizes.to(torch.int32).cpu()[order])
-        object.__setattr__(self, "values", values.to(torch.float32).cpu()[order])
+        object.__setattr__(self, "values", values.where(values.isfinite(), torch.nan))
 
     @classmethod
     def from_molecules(
@@ -291,11 +293,18 @@ class PropertyDistribution:
             share: The share of the molecules that count as nearest.
 
         Raises:
-            ValueError: `value` is not (P,).
+            ValueError: `value` is not (P,) or not finite, or no molecule has all properties.
         """
         wanted = torch.as_tensor(value).to(self.values)
         check_shape(self.values.shape[1:], "give a number for each property", value=wanted)
+        if not wanted.isfinite().all():
+            raise ValueError(f"value is {wanted.tolist()}; give a finite number for each property.")
         known = self.values.isfinite().all(1).nonzero()[:, 0]
+        if not len(known):
+            raise ValueError(
+                f"no molecule has all {self.values.shape[1]} properties, so that none is near a value; "
+                "draw sizes and values together with `sample`."
+            )
         values = self.values[known].double()  # float64: a distant value still has a nearest one
         spread = values.std(0, correction=0).clamp(min=1e-12)
         far = ((values - wanted) / spread).square().sum(1)

@@ -86,9 +86,16 @@ def load_qm9(
         progress: Whether to show a progress bar while parsing.
 
     Raises:
-        MoleculeError: A file is missing, cut short or faulty; the message names it.
+        MoleculeError: A file is missing, cut short or faulty; the message names it. Or a folder is given
+            of which nothing is read.
         ImportError: The source's package is not installed.
     """
+    for given, only in ((root, data == "full"), (cache, data == "full" and root is None)):
+        if given is not None and not only:
+            raise MoleculeError(
+                f"{given} is a folder for the full QM9, but the data are {data!r}; leave it out, or give "
+                '"full".'
+            )
     if data == "5k":
         return read_molecules(Path(__file__).with_name("qm9_5k.npz"))
     if data != "full":

@@ -1,6 +1,7 @@
 """The commands from training to figures, with small networks and little data."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ from PIL import Image
 import anydiff
 from anydiff.cli import train
 from anydiff.cli.main import main
-from anydiff.denoisers import UNet
+from anydiff.data.sizes import SizeDistribution
+from anydiff.denoisers import PairNet, UNet
+from anydiff.images.models import ImageModel
 from anydiff.images.named import load_images
 from anydiff.kinds import draw_all
+from anydiff.molecules import Atoms
 from anydiff.molecules.files import read_molecules, write_npz
+from anydiff.molecules.models import MoleculeModel
 from anydiff.molecules.qm9 import load_qm9
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.kanji import load_kanji
@@ -55,15 +60,19 @@ def flags(tmp_path, *more):
     return ["--out", tmp_path / "out", "--steps", 3, "--accelerator", "cpu", *more]
 
 
+def data_of(kind, models):
+    """What the models were trained on."""
+    folder = models[kind].parents[1]
+    files = {"molecules": folder / "data.npz", "sketches": folder / "data.ndjson"}
+    return files.get(kind, "digits")
+
+
 @pytest.mark.parametrize("kind", DRAWN)
 @pytest.mark.parametrize(
     "how", [["sample"], ["inpaint", "--resamples", 2], ["edit", "--strength", 0.2]]
 )
 def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsys):
-    folder = models[kind].parents[1]
-    data = {"molecules": folder / "data.npz", "sketches": folder / "data.ndjson"}.get(
-        kind, "digits"
-    )
+    data = data_of(kind, models)
     call(how[0], models[kind], *how[1:], *flags(tmp_path, "--num", 7, "--data", data))
     files = {p.name for p in (tmp_path / "out").iterdir()}
     wanted = {DRAWN[kind], "table.txt"} | PICTURES[kind]
@@ -160,16 +169,17 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
 @pytest.mark.parametrize(
     "kind,wrong,line",
     [
-        (
-            "molecules",
-            ["--label", 3],
-            "label applies to images, but .* a model of molecules; leave --label",
-        ),
-        ("sketches", ["--target", 3], "target applies to molecules"),
-        ("images", ["--length", 3], "length applies to sketches"),
-        ("sketches", ["--guidance", 2], "knows no condition, which guidance is about"),
         ("images", ["--label", 12], "label is 12; the model knows 0 to 9"),
         ("images", ["--skip", 9], "skip is 9 of 4 items"),
+        ("molecules", ["--target", "nan"], "target is nan; give a number"),
+        ("molecules", ["--target", ".nan"], r"target is nan; give a number in \(-inf, inf\)"),
+        ("molecules", ["--target", ".inf"], r"target is inf; give a number in \(-inf, inf\)"),
+        ("molecules", ["--target=-inf"], "target is -inf; give a number"),
+        ("molecules", ["--target", "1e300"], r"target is 1e\+300; give a number"),
+        ("molecules", ["--guidance", "nan"], "guidance is nan; give a number"),
+        ("images", ["--data", "digits", "--measure", "false"], "--measure false leaves out"),
+        ("images", ["--data", "elsewhere"], "elsewhere: no such file or folder"),
+        ("molecules", ["--data", "elsewhere.sdf"], "elsewhere.sdf"),
     ],
 )
 def test_what_a_model_does_not_know(kind, wrong, line, models, tmp_path, capsys):
@@ -177,6 +187,116 @@ def test_what_a_model_does_not_know(kind, wrong, line, models, tmp_path, capsys)
         call("sample", models[kind], *flags(tmp_path, "--num", 4, *wrong))
     assert stop.value.code == 2 and re.search(line, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+OPTIONS = {"label": 3, "target": 75, "guidance": 2, "length": 3}
+TAKEN = {
+    "molecules": {"target", "guidance"},
+    "images": {"label", "guidance"},
+    "sketches": {"length"},
+}
+MEASURED = {"root": "r", "size": 8, "inception": "i"}
+READ = {"molecules": {"root"}, "images": {"root", "size", "inception"}, "sketches": set()}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("command", ["sample", "inpaint", "edit"])
+def test_a_flag_without_effect_is_refused(command, kind, option, models, tmp_path, capsys):
+    if option in TAKEN[kind] and (option != "length" or command == "sample"):
+        return  # drawn with in other tests
+    with pytest.raises(SystemExit):
+        call(command, models[kind], *flags(tmp_path), f"--{option}", OPTIONS[option])
+    err = capsys.readouterr().err
+    if option == "length" and command != "sample":
+        assert "unrecognized arguments: --length" in err
+    else:
+        assert err == f"error: --{option} does not apply to {kind}; leave it out.\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["label", "target", "guidance"])
+def test_a_condition_is_asked_of_a_model_that_knows_it(option, models, tmp_path, capsys):
+    kind = "images" if option == "label" else "molecules"
+    plain = tmp_path / "plain.safetensors"
+    network = UNet(1, [4], groups=2) if kind == "images" else PairNet(5, 8, layers=1)
+    diffusion = anydiff.GaussianDiffusion(network, prediction="v")
+    if kind == "images":
+        ImageModel(diffusion, (1, 8, 8), "digits").save(plain)
+    else:
+        atoms, sizes = Atoms(charge_scale=None), SizeDistribution.from_sizes([5, 6])
+        MoleculeModel(diffusion, atoms, sizes, data="5k").save(plain)
+    for command in ("sample", "inpaint", "edit"):
+        with pytest.raises(SystemExit):
+            call(command, plain, *flags(tmp_path), f"--{option}", OPTIONS[option])
+        assert f"--{option} needs a model that was trained with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", MEASURED)
+@pytest.mark.parametrize("kind", DRAWN)
+def test_evaluate_refuses_a_flag_without_effect(kind, option, tmp_path, capsys):
+    file = tmp_path / DRAWN[kind]
+    file.touch()
+    with pytest.raises(SystemExit):
+        call("evaluate", file, "--against", "5k", f"--{option}", MEASURED[option])
+    wrong = f"--{option} does not apply to {kind}; leave it out." in capsys.readouterr().err
+    assert wrong == (option not in READ[kind])
+
+
+def test_a_folder_that_is_not_read_is_refused(tmp_path, capsys):
+    for words in (
+        ["train", "molecules", "--root", tmp_path],
+        ["train", "molecules", "--root", tmp_path, "--data", "mine.sdf"],
+        ["train", "images", "--data", "digits", "--root", tmp_path],
+    ):
+        with pytest.raises(SystemExit):
+            call(*words, "--out", tmp_path / "run")
+        assert re.search(r"leave it out, or give|goes with \"cifar10\"", capsys.readouterr().err)
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind,missing", [("molecules", "rdkit"), ("images", "PIL")])
+def test_packages_are_missed_before_anything_is_drawn(
+    kind, missing, models, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for command in ("sample", "inpaint", "edit"):
+        with pytest.raises(SystemExit):
+            call(command, models[kind], *flags(tmp_path))
+        said = capsys.readouterr()
+        assert f'{missing} is not installed: pip install "anydiff[{kind}]"' in said.err
+        assert "sampling" not in said.out and not (tmp_path / "out").exists()
+
+
+def spoilt(model, num, monkeypatch):
+    """Let the samples of a model be nan, all but some."""
+
+    def some(diffusion, total, make, finish, **how):
+        def spoil(drawn):
+            for x in drawn:
+                x.view(len(x), -1)[: len(x) // 2 if num else len(x)] = torch.nan
+            return finish(drawn)
+
+        return draw_all(diffusion, total, make, spoil, **how)
+
+    monkeypatch.setattr(f"anydiff.{model}.models.draw_all", some)
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_samples_that_are_not_finite_are_counted(kind, models, tmp_path, capsys, monkeypatch):
+    spoilt(kind, 1, monkeypatch)
+    call("sample", models[kind], *flags(tmp_path, "--num", 12, "--data", data_of(kind, models)))
+    said = capsys.readouterr()
+    lost = int(
+        re.search(rf"warning: (\d+) of the 12 {kind} are not finite and left out", said.err)[1]
+    )
+    assert 0 < lost < 12
+    text = (tmp_path / "out/table.txt").read_text()
+    assert f"{lost} more {kind} were not finite, and are left out." in text
+    spoilt(kind, 0, monkeypatch)
+    with pytest.raises(SystemExit):
+        call("sample", models[kind], *flags(tmp_path, "--num", 12))
+    assert f"12 of the 12 {kind} are not finite: the training diverged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["sketches", "images"])

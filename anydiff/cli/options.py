@@ -1,0 +1,65 @@
+"""What a command can do something with, and what it needs: told before any work.
+
+A flag that would have no effect is an error. Flags that not every kind or model takes are None unless
+they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from anydiff.extras import extra
+
+__all__ = ["check_flags", "check_packages"]
+
+_KINDS = {  # of the flags that not all kinds take
+    "label": ("images",),
+    "target": ("molecules",),
+    "guidance": ("images", "molecules"),
+    "length": ("sketches",),
+    "root": ("images", "molecules"),
+    "size": ("images",),
+    "inception": ("images",),
+}
+_CONDITIONS = {"label": "labels", "target": "a property", "guidance": "a condition"}
+
+
+def check_flags(kind: str, model: Any = None, **given: Any) -> None:
+    """Check that every flag has an effect.
+
+    Arguments:
+        kind: What the command is about: "molecules", "sketches" or "images".
+        model: The model of this kind, if there is one.
+        given: Values by the names of the flags; None is not given.
+
+    Raises:
+        ValueError: If a flag has none.
+    """
+    for name, value in given.items():
+        if value is None:
+            continue
+        if kind not in _KINDS.get(name, kind):
+            raise ValueError(f"--{name} does not apply to {kind}; leave it out.")
+        if name in _CONDITIONS and model is not None and not model.conditional:
+            raise ValueError(
+                f"--{name} needs a model that was trained with {_CONDITIONS[name]}, which this one was "
+                "not; leave it out."
+            )
+
+
+def check_packages(name: str, packages: Sequence[str]) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Arguments:
+        name: The extra that installs them.
+        packages: By the names to import.
+
+    Raises:
+        ImportError: If one is not.
+    """
+    with extra(name):
+        for package in packages:
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(name=package)
