@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from anydiff.drawing import moments
 from anydiff.files import whole
+from anydiff.images.arrays import is_array
 from anydiff.images.evaluate import table
 from anydiff.images.features import InceptionFeatures
 from anydiff.images.images import ImageError, Images
@@ -35,24 +34,14 @@ def read_items(path: str, shape: tuple[int, int, int] | None = None) -> Images:
     """Images of a file that was written here, or of a folder.
 
     Arguments:
-        path: An .npz with `pixels` (M, C, H, W) of uint8, and perhaps `labels`; or a folder.
+        path: An .npz with `pixels` (M, C, H, W) of uint8, and perhaps `labels`, or with `arr_0`
+            (M, H, W, C); or a folder.
         shape: What those of a folder are brought to.
-
-    Raises:
-        ImageError: If the file has no pixels, or is faulty.
     """
-    if not str(path).endswith(".npz"):
-        size, channels = (None, None) if shape is None else (shape[1:], shape[0])
-        return load_images(path, size=size, channels=channels)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in ("pixels", "labels")}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ImageError(f"{path}: not a readable npz file, or cut short ({error}).") from error
-    if "pixels" not in arrays:
-        raise ImageError(f"{path}: there are no pixels in it; give a file that was written here.")
-    labels = None if "labels" not in arrays else torch.from_numpy(arrays["labels"])
-    return Images(torch.from_numpy(arrays["pixels"]), labels, name=str(path))
+    if is_array(path):
+        return load_images(path)
+    size, channels = (None, None) if shape is None else (shape[1:], shape[0])
+    return load_images(path, size=size, channels=channels)
 
 
 def begin(model: ImageModel, data: str | None) -> Images:

@@ -1,9 +1,9 @@
-r"""CIFAR-10: 60,000 photographs of 32 × 32 pixels in ten classes.
+r"""CIFAR-10 and CIFAR-100: 60,000 photographs of 32 × 32 pixels in ten classes, or in a hundred.
 
-Read from the authors' python files, `data_batch_1` to `_5`, `test_batch` and `batches.meta`, in this
-order; the last 10,000 images are the test part. The files are pickles of Python 2 or 3 and are read
-without running any code (:mod:`anydiff.data.pickles`). A missing archive is downloaded once; a
-download that broke off is resumed, and the result is checked.
+Read from the authors' python files: `data_batch_1` to `_5`, `test_batch` and `batches.meta`, in this
+order; or `train`, `test` and `meta`. The last 10,000 images are the test part. The files are pickles of
+Python 2 or 3 and are read without running any code (:mod:`anydiff.data.pickles`). A missing archive is
+downloaded once; a download that broke off is resumed, and the result is checked.
 
 References:
     Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009).
@@ -31,12 +31,12 @@ from anydiff.data.pickles import PickledArray, read_pickle
 from anydiff.files import PathLike, cache_folder, whole
 from anydiff.images.images import ImageError, Images
 
-__all__ = ["CIFAR10", "Source", "fetch", "is_cifar10", "load_cifar10"]
+__all__ = [
+    "CIFAR10", "CIFAR100", "Cifar", "Source", "fetch", "is_cifar", "is_cifar10", "load_cifar",
+    "load_cifar10",
+]  # fmt: skip
 
-_FOLDER, _ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
-_BATCHES = (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
-_FILES = ("batches.meta", *_BATCHES)
-_MOST = 2**28  # bytes of a file in the archive; the true ones are an eighth of that
+_MOST = 2**28  # bytes of a file in the archive; the largest true one is 155 MB
 
 
 class Source(NamedTuple):
@@ -58,6 +58,71 @@ CIFAR10 = Source(
     170_498_071,
     "c58f30108f718f92721af3b95e74349a",
 )
+CIFAR100 = Source(
+    "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    169_001_437,
+    "eb9058c3a382ffc7106e4002c42a8d85",
+)
+
+
+class Cifar(NamedTuple):
+    """The files of one of the two.
+
+    Arguments:
+        title: Its name in messages.
+        source: Where the archive is.
+        archive: The name of the archive.
+        folder: The name of the folder in it.
+        meta: The name of the file of the classes' names.
+        batches: The names of the files of images, the test part last.
+        names: The key of the classes' names.
+        labels: The key of the labels.
+    """
+
+    title: str
+    source: Source
+    archive: str
+    folder: str
+    meta: str
+    batches: tuple[str, ...]
+    names: str
+    labels: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all files."""
+        return self.meta, *self.batches
+
+
+_TEN = Cifar(
+    "CIFAR-10", CIFAR10, "cifar-10-python.tar.gz", "cifar-10-batches-py", "batches.meta",
+    (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"), "label_names", "labels",
+)  # fmt: skip
+_HUNDRED = Cifar(
+    "CIFAR-100", CIFAR100, "cifar-100-python.tar.gz", "cifar-100-python", "meta",
+    ("train", "test"), "fine_label_names", "fine_labels",
+)  # fmt: skip
+_BOTH = {"cifar10": _TEN, "cifar100": _HUNDRED}
+
+
+def is_cifar(path: PathLike) -> str | None:
+    """Which of the two a path is, "cifar10" or "cifar100": an archive, or a folder with any of its files.
+
+    Arguments:
+        path: A file or folder, which need not exist.
+    """
+    path = Path(path)
+    for name, cifar in _BOTH.items():
+        files = [path / cifar.folder / file for file in cifar.files]
+        # the files of CIFAR-100 have names of any folder: all are needed, and none is a folder
+        here = [path / file for file in cifar.files]
+        if path.name == cifar.archive and path.is_file():
+            return name
+        if any(file.is_file() for file in (path / cifar.archive, *files)):
+            return name
+        if (any if cifar is _TEN else all)(file.is_file() for file in here):
+            return name
+    return None
 
 
 def is_cifar10(path: PathLike) -> bool:
@@ -66,11 +131,7 @@ def is_cifar10(path: PathLike) -> bool:
     Arguments:
         path: A file or folder, which need not exist.
     """
-    path = Path(path)
-    if path.name == _ARCHIVE and path.is_file():
-        return True
-    files = (folder / name for folder in (path, path / _FOLDER) for name in _FILES)
-    return any(file.is_file() for file in (path / _ARCHIVE, *files))
+    return is_cifar(path) == "cifar10"
 
 
 def load_cifar10(
@@ -79,68 +140,87 @@ def load_cifar10(
     """CIFAR-10, (60000, 3, 32, 32) with labels and the classes' names.
 
     Arguments:
-        root: The folder of the files, or of `cifar-10-batches-py`, or of `cifar-10-python.tar.gz`,
-            which is unpacked there; or this archive. By default `anydiff` in `$XDG_CACHE_HOME` or in
-            `~/.cache`.
+        root: As for :func:`load_cifar`.
         download: Whether to download the archive into the folder if it is missing.
         source: The archive to download.
+
+    Raises:
+        ImageError: As :func:`load_cifar`.
+    """
+    return load_cifar("cifar10", root, download=download, source=source)
+
+
+def load_cifar(
+    name: str, root: PathLike | None = None, *, download: bool = True, source: Source | None = None
+) -> Images:
+    """CIFAR-10 or CIFAR-100, (60000, 3, 32, 32) with labels, of 100 the fine ones, and their names.
+
+    Arguments:
+        name: "cifar10" or "cifar100".
+        root: The folder of the files, or of `cifar-10-batches-py`, or of `cifar-10-python.tar.gz`,
+            which is unpacked there; or this archive; likewise of CIFAR-100. By default `anydiff` in
+            `$XDG_CACHE_HOME` or in `~/.cache`.
+        download: Whether to download the archive into the folder if it is missing.
+        source: The archive to download; the authors' if None.
 
     Raises:
         ImageError: The files are missing and cannot be downloaded, or they are faulty; the message
             names them.
     """
-    folder = _folder(cache_folder() if root is None else Path(root), download, source)
-    file = folder / "batches.meta"
-    meta = _read(file)
-    names = meta.get("label_names")
+    cifar = _BOTH[name] if source is None else _BOTH[name]._replace(source=source)
+    folder = _folder(cifar, cache_folder() if root is None else Path(root), download)
+    file = folder / cifar.meta
+    meta = _read(cifar, file)
+    names = meta.get(cifar.names)
     if not (isinstance(names, list) and all(isinstance(name, str) for name in map(_text, names))):
-        raise ImageError(f"{file}: has no list of the classes' names (label_names).")
+        raise ImageError(f"{file}: has no list of the classes' names ({cifar.names}).")
     classes = tuple(_text(name) for name in names)
-    count = meta.get("num_cases_per_batch", 10_000)
+    count = meta.get("num_cases_per_batch", 10_000) if name == "cifar10" else None
 
     pixels, labels = [], []
-    for name in _BATCHES:
-        rows, numbers = _batch(folder / name, count, len(classes))
+    for batch in cifar.batches:
+        rows, numbers = _batch(cifar, folder / batch, count, len(classes))
         pixels.append(rows)
         labels += numbers
     together = torch.from_numpy(np.concatenate(pixels)).reshape(-1, 3, 32, 32)
-    return Images(together, torch.tensor(labels), classes, len(pixels[-1]), "cifar10")
+    return Images(together, torch.tensor(labels), classes, len(pixels[-1]), name)
 
 
 # where --------------------
 
 
-def _folder(root: Path, download: bool, source: Source) -> Path:
+def _folder(cifar: Cifar, root: Path, download: bool) -> Path:
     """The folder of the files, which are downloaded and unpacked first if they are missing."""
-    archive = root / _ARCHIVE
+    archive = root / cifar.archive
     if root.is_file():
         root, archive = root.parent, root
-    for folder in (root, root / _FOLDER):
-        if all((folder / name).is_file() for name in _FILES):
+    for folder in (root, root / cifar.folder):
+        if all((folder / name).is_file() for name in cifar.files):
             return folder
-    missing = [name for name in _FILES if not (root / name).is_file()]
-    if len(missing) < len(_FILES):
-        raise ImageError(f"{root}: of CIFAR-10's files, {', '.join(missing)} are missing.")
+    missing = [name for name in cifar.files if not (root / name).is_file()]
+    if len(missing) < len(cifar.files):
+        raise ImageError(f"{root}: of {cifar.title}'s files, {', '.join(missing)} are missing.")
 
     if not archive.is_file():
         put = (
-            f"Put {_ARCHIVE} from {source.url}, or the folder {_FOLDER} that is in it, into {root}, "
-            "or give its folder as root. The digits that come with the package need no download."
+            f"Put {cifar.archive} from {cifar.source.url}, or the folder {cifar.folder} that is in it, "
+            f"into {root}, or give its folder as root. The digits that come with the package need no "
+            "download."
         )
         if not download:
-            raise ImageError(f"CIFAR-10's files are not all in {root}. {put}")
+            raise ImageError(f"{cifar.title}'s files are not all in {root}. {put}")
         try:
             root.mkdir(parents=True, exist_ok=True)
             with _alone(root):
                 if not archive.is_file():
-                    fetch(source, archive)
+                    fetch(cifar.source, archive)
         except (OSError, HTTPException, ImageError) as error:  # the last: a log-in page, say
             raise ImageError(
-                f"CIFAR-10's files are not all in {root} and cannot be downloaded ({error}). {put}"
+                f"{cifar.title}'s files are not all in {root} and cannot be downloaded ({error}). {put}"
             ) from error
     with _alone(root):
-        _unpack(archive, root / _FOLDER)
-    return root / _FOLDER
+        _unpack(cifar, archive, root / cifar.folder)
+    return root / cifar.folder
 
 
 @contextmanager
@@ -228,10 +308,10 @@ def _continue(source: Source, part: Path, have: int, timeout: float) -> int:
     return have
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Write those of the archive's seven files that are missing, and nothing else from it."""
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    wanted = {f"{_FOLDER}/{name}": folder / name for name in missing}
+def _unpack(cifar: Cifar, archive: Path, folder: Path) -> None:
+    """Write those of the archive's files that are missing, and nothing else from it."""
+    missing = [name for name in cifar.files if not (folder / name).is_file()]
+    wanted = {f"{cifar.folder}/{name}": folder / name for name in missing}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
@@ -243,7 +323,9 @@ def _unpack(archive: Path, folder: Path) -> None:
                 file = tar.extractfile(member) if member.isreg() and member.size <= _MOST else None
                 raw = file.read() if file else b""
                 if len(raw) < max(member.size, 1):
-                    raise ImageError(f"{archive}: {member.name} in it is not a file of CIFAR-10.")
+                    raise ImageError(
+                        f"{archive}: {member.name} in it is not a file of {cifar.title}."
+                    )
                 with whole(path) as temporary:
                     Path(temporary).write_bytes(raw)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
@@ -262,23 +344,26 @@ def _text(value: Any) -> Any:
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def _read(cifar: Cifar, path: Path) -> dict[Any, Any]:
     """The dictionary in one of the files, with its keys as strings."""
     try:
         value = read_pickle(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: {error}") from error
     if not isinstance(value, dict):
-        raise ImageError(f"{path}: holds no dictionary, as CIFAR-10's files do.")
+        raise ImageError(f"{path}: holds no dictionary, as {cifar.title}'s files do.")
     return {_text(key): item for key, item in value.items()}
 
 
-def _batch(path: Path, count: Any, classes: int) -> tuple[np.ndarray, list[int]]:
-    """Pixels (count, 3072) and labels of one file."""
-    values = _read(path)
-    data, labels = values.get("data"), values.get("labels")
+def _batch(cifar: Cifar, path: Path, count: Any, classes: int) -> tuple[np.ndarray, list[int]]:
+    """Pixels (count, 3072) and labels of one file; any count if None."""
+    values = _read(cifar, path)
+    data, labels = values.get("data"), values.get(cifar.labels)
     if not isinstance(data, PickledArray) or not isinstance(labels, list):
-        raise ImageError(f"{path}: holds {sorted(map(str, values))}; expected data and labels.")
+        raise ImageError(
+            f"{path}: holds {sorted(map(str, values))}; expected data and {cifar.labels}."
+        )
+    count = len(labels) if count is None else count
     try:
         rows = data.numbers()
     except Exception as error:  # a pickled array may contain anything

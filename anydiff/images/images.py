@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ImageError", "Images", "from_uint8", "to_uint8"]
+__all__ = ["ImageError", "Images", "as_tensor", "check_size", "from_uint8", "to_uint8"]
+
+# bytes, and how many times those of the file: files of pictures never exceed both at once
+_LARGE, _RATIO = 2**30, 100
 
 
 class ImageError(ValueError):
@@ -43,7 +47,7 @@ class Images:
     name: str = "images"
 
     def __post_init__(self) -> None:
-        pixels = torch.as_tensor(self.pixels)
+        pixels = as_tensor(self.pixels, f"{self.name}: pixels")
         if pixels.ndim != 4 or pixels.dtype != torch.uint8:
             hint = "; to_uint8 makes bytes of [-1, 1]" if pixels.is_floating_point() else ""
             raise ImageError(
@@ -59,7 +63,8 @@ class Images:
         if not 0 <= self.num_test <= len(pixels):
             raise ImageError(f"{self.name}: num_test is {self.num_test} of {len(pixels)} images.")
         if self.labels is not None:
-            object.__setattr__(self, "labels", self._checked(torch.as_tensor(self.labels)))
+            labels = as_tensor(self.labels, f"{self.name}: labels")
+            object.__setattr__(self, "labels", self._checked(labels))
 
     def _checked(self, labels: Tensor) -> Tensor:
         inexact = labels.is_floating_point() or labels.is_complex()
@@ -102,29 +107,74 @@ class Images:
         return Images(pixels, labels, self.classes, name=self.name)
 
 
-def from_uint8(pixels: Tensor) -> Tensor:
+def as_tensor(values: Any, what: str) -> Tensor:
+    """A tensor of the same numbers; of an array, whatever its strides and permissions.
+
+    Arguments:
+        values: A tensor, an array, or numbers in lists.
+        what: What the error calls it.
+
+    Raises:
+        ImageError: It is none of these.
+    """
+    try:
+        if not isinstance(values, Tensor):
+            values = np.asarray(values)
+            if min(values.strides, default=0) < 0 or not values.flags.writeable:
+                values = values.copy()
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = (
+            f"an array of {values.dtype}"
+            if isinstance(values, np.ndarray)
+            else type(values).__name__
+        )
+        raise ImageError(f"{what} are {kind}; give a tensor or an array of numbers.") from error
+
+
+def check_size(size: int, packed: int, name: str) -> None:
+    """An error if a small file would fill the memory.
+
+    Arguments:
+        size: Its bytes unpacked, as it announces them.
+        packed: Its bytes as they are.
+        name: What the error calls it.
+
+    Raises:
+        ImageError: It is so.
+    """
+    if size > max(_LARGE, _RATIO * packed):
+        raise ImageError(
+            f"{name}: its {packed:,} bytes unpack to {size:,}, far more than pictures do. If you trust "
+            "the file, unpack it yourself and give Images its arrays."
+        )
+
+
+def from_uint8(pixels: Tensor | np.ndarray) -> Tensor:
     """Bytes 0 … 255 to float32 in [−1, 1]: pixels / 127.5 − 1.
 
     Arguments:
-        pixels: uint8, of any shape.
+        pixels: uint8, of any shape, as a tensor or an array.
 
     Raises:
         ValueError: `pixels` is not uint8.
     """
+    pixels = as_tensor(pixels, "pixels")
     if pixels.dtype != torch.uint8:
         raise ValueError(f"pixels are of {pixels.dtype}; give uint8.")
     return pixels.to(torch.float32) / 127.5 - 1
 
 
-def to_uint8(x: Tensor) -> Tensor:
+def to_uint8(x: Tensor | np.ndarray) -> Tensor:
     """The inverse of :func:`from_uint8`: (x + 1) · 127.5, rounded and clamped to 0 … 255.
 
     Arguments:
-        x: Floating point, of any shape, nominally in [−1, 1].
+        x: Floating point, of any shape, nominally in [−1, 1], as a tensor or an array.
 
     Raises:
         ValueError: `x` is not of a floating-point type, or not finite.
     """
+    x = as_tensor(x, "x")
     if not x.is_floating_point():
         raise ValueError(f"x is of {x.dtype}; give floating-point numbers in [-1, 1].")
     x = x.float()  # bfloat16 cannot tell all bytes apart

@@ -50,7 +50,7 @@ class ImageModel(KindModel):
 
     kind: ClassVar[str] = "images"
     needs: ClassVar[set[str]] = {"shape", "data"}
-    names: ClassVar[set[str]] = {"cifar10", "digits"}
+    names: ClassVar[set[str]] = {"cifar10", "cifar100", "digits"}
 
     @property
     def classes(self) -> int:

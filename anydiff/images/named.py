@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 
 from anydiff.data.batches import Split
 from anydiff.files import PathLike
-from anydiff.images.cifar import is_cifar10, load_cifar10
-from anydiff.images.files import Size, adapt, is_mnist, read_folder, read_mnist
+from anydiff.images.arrays import is_array, read_array
+from anydiff.images.cifar import is_cifar, load_cifar
+from anydiff.images.files import Size, adapt, read_folder
+from anydiff.images.idx import is_mnist, read_mnist
 from anydiff.images.images import ImageError, Images
 
 __all__ = ["held_out", "load_images", "split"]
@@ -28,21 +31,23 @@ def load_images(
     """Images by name or path.
 
     - ``"digits"``: 1,797 grey 8 × 8 handwritten digits, shipped with the package (see DIGITS.md).
-    - ``"cifar10"``: 60,000 RGB 32 × 32 photographs in ten classes, the last 10,000 the test part;
-      read from `root`, or downloaded to it (:func:`~anydiff.images.cifar.load_cifar10`).
-    - ``"mnist"`` with `root`: idx files as of MNIST (:func:`~anydiff.images.files.read_mnist`).
-    - ``"folder"`` with `root`: png, jpg and the like (:func:`~anydiff.images.files.read_folder`).
-    - A path: the last three, recognised by the files found there.
+    - ``"cifar10"``, ``"cifar100"``: 60,000 RGB 32 × 32 photographs in ten or a hundred classes, the
+      last 10,000 the test part; read from `root`, or downloaded to it
+      (:func:`~anydiff.images.cifar.load_cifar`).
+    - ``"mnist"`` with `root`: idx files as of MNIST (:func:`~anydiff.images.idx.read_mnist`).
+    - ``"folder"`` with `root`: png, jpg and the like, in a folder or a zip
+      (:func:`~anydiff.images.files.read_folder`).
+    - A path: all but the first, recognised by the files found there; or an npz or npy file
+      (:func:`~anydiff.images.arrays.read_array`).
 
     Arguments:
         data: The name or path.
-        root: The folder or file; for ``"cifar10"``, `anydiff` in `$XDG_CACHE_HOME` or in `~/.cache`
-            by default.
+        root: The folder or file; for CIFAR, `anydiff` in `$XDG_CACHE_HOME` or in `~/.cache` by default.
         size: Pixels of a side, or (height, width): the largest centred part of this aspect is
             resampled to it (Lanczos, antialiased). Needed for a folder of images of different sizes.
         channels: 1 converts images to grey, 3 to RGB; by default they are kept, and those of a
             folder are grey if all of them are.
-        download: Whether to download CIFAR-10 where it is missing.
+        download: Whether to download CIFAR where it is missing.
 
     Raises:
         ImageError: There are no such data, or a file is faulty; the message names it.
@@ -55,34 +60,39 @@ def load_images(
         images = _digits()
     elif kind == "mnist":
         images = read_mnist(place)
+    elif kind == "array":
+        images = read_array(place)
     else:
-        images = load_cifar10(place or None, download=download and data == "cifar10")
+        images = load_cifar(kind, place or None, download=download and data == kind)
     return adapt(images, size, channels)
 
 
 def _kind(data: PathLike, root: PathLike | None) -> tuple[str, PathLike]:
-    """Which of the four kinds it is, and where; "" is the default place."""
-    if data in ("cifar10", "mnist", "folder"):
-        if root is None and data != "cifar10":
+    """Which kind it is, and where; "" is the default place."""
+    if data in ("cifar10", "cifar100", "mnist", "folder"):
+        if root is None and data in ("mnist", "folder"):
             raise ImageError(f'"{data}" needs the path of its files as root.')
         return str(data), root or ""
     if root is not None:
         raise ImageError(
-            f'data is "{data}" and root "{root}"; a root goes with "cifar10", "mnist", "folder" only.'
+            f'data is "{data}" and root "{root}"; a root goes with "cifar10", "cifar100", "mnist" and '
+            '"folder" only.'
         )
     if data == "digits":
         return "digits", ""
     path = Path(data)
-    if is_cifar10(path):
-        return "cifar10", path
+    if (cifar := is_cifar(path)) is not None:
+        return cifar, path
     if is_mnist(path):
         return "mnist", path
-    if path.is_dir():
+    if is_array(path):
+        return "array", path
+    if path.is_dir() or (path.is_file() and zipfile.is_zipfile(path)):
         return "folder", path
     what = "a file of no known kind" if path.exists() else "no such file or folder"
     raise ImageError(
-        f'{path}: {what}; give "digits", "cifar10", or the path of a folder of images, of '
-        "CIFAR-10's python files, or of idx files as of MNIST."
+        f'{path}: {what}; give "digits", "cifar10", "cifar100", or the path of a folder or zip of '
+        "images, of CIFAR's python files, of idx files as of MNIST, or of an npz or npy file."
     )
 
 
