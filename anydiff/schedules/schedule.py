@@ -200,8 +200,8 @@ class Level:
     planned: Callable[[], tuple[Any, Any]] | None = field(default=None, repr=False)
 
     @once
-    def rates(self) -> tuple[Any, Any]:
-        """The time derivatives of alpha and sigma, shaped like t."""
+    def rates(self) -> Any:
+        """The time derivatives of alpha and sigma, a pair, both shaped like t."""
         if self.planned is None and not isinstance(self.t, Tensor):
             return self.schedule.levels(torch.tensor([self.t], dtype=torch.float64))[0].rates
         return self.planned() if self.planned else self.schedule.rates(self.t)

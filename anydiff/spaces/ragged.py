@@ -90,7 +90,7 @@ class Ragged(Space):
             return x
         x_c, share_c = x[:, : self.centered], share[:, : self.centered]
         mean = self._total(x_c) / self._total(share_c).clamp(min=1)
-        x_c = x_c - share_c * mean[self.index]
+        x_c = x_c - share_c * mean.index_select(0, self.index)
         return torch.cat([x_c, x[:, self.centered :]], dim=1)
 
     @cached_property
@@ -137,13 +137,13 @@ class Ragged(Space):
 
     def expand(self, c: Coefficient, x: Tensor) -> Coefficient:
         if isinstance(c, Tensor) and c.ndim > 0:
-            return c[self.index].reshape((-1,) + (1,) * (x.ndim - 1))
+            return c.index_select(0, self.index).reshape((-1,) + (1,) * (x.ndim - 1))
         return c
 
     def center(self, x: Tensor) -> Tensor:
         """x minus its mean over each item's rows, column by column."""
         mean = self._total(x) / self.sizes.to(x.dtype)[:, None]
-        return x - mean[self.index]
+        return x - mean.index_select(0, self.index)
 
     def project(self, x: Tensor) -> Tensor:
         self._check(x)

@@ -214,7 +214,7 @@ class PairNet(PointDenoiser):
         p = self.distance(self._bases(d))
 
         time = self.time(time_features(t))
-        h = self._embed([2 * f, time[space.index]], space, cond)
+        h = self._embed([2 * f, time.index_select(0, space.index)], space, cond)
 
         V = h.new_zeros(len(h), 3, self.vectors)
         z = F.silu(p)
@@ -225,7 +225,7 @@ class PairNet(PointDenoiser):
         out_f, g = self.readout(self.norm(h)).split([self.features, self.vectors], dim=1)
         pull = to_rows(u[:, :, 0] * self.pull(z), pairs, signed=True)
         out_x = (V * g[:, None]).sum(2) + scale * pull
-        skip_x, skip_f = (self.skip(time) + t[:, None])[space.index].chunk(2, dim=1)
+        skip_x, skip_f = (self.skip(time) + t[:, None]).index_select(0, space.index).chunk(2, dim=1)
         return torch.cat([space.center(out_x + skip_x * x), out_f + skip_f * f], dim=1)
 
     def _bases(self, d: Tensor) -> Tensor:

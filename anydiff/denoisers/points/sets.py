@@ -121,7 +121,7 @@ class PointDenoiser(Conditioned):
         check_context(context, self.context, (len(t),), (N,))
 
         def spread(c: Tensor) -> Tensor:
-            return c if len(c) == N else c[space.index]
+            return c if len(c) == N else c.index_select(0, space.index)
 
         cond = self._read(x_t, t, spread, label, context, tokens, tokens_mask)
         return self._predict(x_t, t.to(x_t.dtype), space, cond)
@@ -139,7 +139,9 @@ class PointDenoiser(Conditioned):
     def _embed(self, columns: list[Tensor], space: Ragged, cond: Conditions) -> Tensor:
         """The first features h of the points, from columns (N, …) and the conditions, (N, hidden)."""
         h: Tensor = self.embedding(torch.cat([*columns, cond.context], dim=1))
-        return added(h, cond.flags, None if cond.label is None else cond.label[space.index])
+        return added(
+            h, cond.flags, None if cond.label is None else cond.label.index_select(0, space.index)
+        )
 
     def _attend(self, k: int, h: Tensor, space: Ragged, cond: Conditions) -> Tensor:
         """h (N, hidden) after the points have attended to the tokens of their items."""

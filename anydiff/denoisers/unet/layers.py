@@ -215,7 +215,7 @@ class Upsample(nn.Module):
         taps = taps.contiguous(memory_format=torch.channels_last)
 
         y: Tensor = F.conv2d(x, taps, padding=(A - 1, 1)).permute(0, 2, 3, 1)
-        y = y.view(B, H + A - 1, W + 1, A, 2, C)
+        y = y.reshape(B, H + A - 1, W + 1, A, 2, C)
         y = Interleave.apply(y).view(B, A * H, 2 * W, C)  # type: ignore[no-untyped-call]
         y = y + self.conv.bias.to(y.dtype)  # type: ignore[union-attr]
         y = y.permute(0, 3, 1, 2)  # channels-last again
@@ -228,14 +228,19 @@ class Interleave(torch.autograd.Function):
     Its gradient is written once, where that of slices would be summed up.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        ctx.shape = y.shape
+    def forward(y: Tensor) -> Tensor:
         H, W, A = y.shape[1] - y.shape[3] + 1, y.shape[2] - 1, y.shape[3]
         lines = [
             torch.stack([y[:, a : a + H, b : b + W, a, b] for b in (0, 1)], 3) for a in range(A)
         ]
         return torch.stack(lines, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.shape = inputs[0].shape
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

@@ -276,3 +276,18 @@ def test_half_precision_is_the_same_function(time: str) -> None:
     y = net.half()(x.half(), t)
     assert y.dtype == torch.float16
     assert (y.float() - expected).abs().max() < 0.05 * expected.std()
+
+
+def test_gradients_of_each_picture_are_those_of_a_batch_of_one():
+    net = awake(UNet(1, **SMALL, time="fourier"))
+    weights = dict(net.named_parameters())
+
+    def energy(weights, x, t):
+        return torch.func.functional_call(net, weights, (x[None], t[None])).square().sum()
+
+    x, t = torch.randn(3, 1, 8, 8), torch.rand(3)
+    each = torch.vmap(torch.func.grad(energy), (None, 0, 0))(weights, x, t)
+    for k in range(3):
+        alone = torch.func.grad(energy)(weights, x[k], t[k])
+        for name, gradient in alone.items():
+            assert torch.allclose(each[name][k], gradient, rtol=1e-3, atol=1e-4), name
