@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from anydiff.data.values import numbers
 
 __all__ = ["SizeDistribution"]
 
@@ -25,18 +28,18 @@ class SizeDistribution:
             checkpoint.
 
     Raises:
-        ValueError: A count is negative or of size 0, or all are zero.
+        ValueError: A count is no whole number, negative, or of size 0; or all are zero.
     """
 
     counts: Tensor
 
     def __post_init__(self) -> None:
-        counts = torch.as_tensor(self.counts)
-        if counts.ndim != 1 or len(counts) < 2 or counts[0] != 0 or bool((counts < 0).any()):
+        counts = _whole(self.counts, "counts")
+        if len(counts) < 2 or counts[0] != 0 or bool((counts < 0).any()):
             raise ValueError("counts must be (n_max + 1,), not negative, and 0 for size 0.")
         if not counts.sum() > 0:
             raise ValueError("counts are all zero; give the sizes of one or more items.")
-        object.__setattr__(self, "counts", counts.to(torch.long).cpu())
+        object.__setattr__(self, "counts", counts)
 
     @classmethod
     def from_sizes(cls, sizes: Sequence[int] | np.ndarray | Tensor) -> SizeDistribution:
@@ -46,9 +49,14 @@ class SizeDistribution:
             sizes: (M,), rows of each item.
 
         Raises:
-            ValueError: As of the class.
+                ValueError: As of the class, or a size is no whole number from 1.
         """
-        return cls(torch.bincount(torch.as_tensor(sizes, dtype=torch.long)))
+        rows = _whole(sizes, "sizes")
+        if not len(rows) or bool((rows < 1).any()):
+            raise ValueError(
+                "sizes are of no items, or below 1; give the rows of one or more items."
+            )
+        return cls(torch.bincount(rows))
 
     def sample(self, num: int, generator: Generator | None = None) -> Tensor:
         """Sample sizes, (num,).
@@ -77,3 +85,20 @@ class SizeDistribution:
         """The entropy of the size, in nats."""
         p = self.counts[self.counts > 0].to(torch.float64) / self.counts.sum()
         return float(-(p * p.log()).sum())
+
+
+def _whole(values: Any, name: str) -> Tensor:
+    """Whole numbers (n,) as int64 on the CPU."""
+    try:
+        found = numbers(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: it {error}; give whole numbers.") from None
+    if (
+        found.ndim != 1
+        or not (np.rint(found) == found).all()
+        or np.abs(found).max(initial=0) > 2**53
+    ):
+        raise ValueError(
+            f"{name} are {found.shape} of {found.dtype}; give a list of whole numbers."
+        )
+    return torch.from_numpy(found.astype(np.int64))

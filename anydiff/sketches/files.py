@@ -215,7 +215,7 @@ def _read_lines(
         np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
         np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
         None if all(word is None for word in words) else [word or "" for word in words],
-        np.array(values[2]) if lists == 3 else None,
+        np.frombuffer(values[2], np.float64) if lists == 3 else None,
         name,
     )
 

@@ -20,17 +20,19 @@ between sets of icons, bring each sketch to one size first, by :func:`~anydiff.s
 
 from __future__ import annotations
 
+import reprlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
+from anydiff.checks import frozen
 from anydiff.data.sequences import Sequences
 from anydiff.sketches.geometry import needed_points, resample, segment_distances
-from anydiff.sketches.sketches import Sketches
+from anydiff.sketches.sketches import SketchError, Sketches
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
 
@@ -56,8 +58,8 @@ def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
     Raises:
         ValueError: There are fewer than 2 points, or no sketches.
     """
-    if points < 2:
-        raise ValueError(f"points is {points}; a stroke needs at least 2.")
+    if not (isinstance(points, (int, np.integer)) and points >= 2):
+        raise ValueError(f"points is {points!r}; a stroke needs a whole number, at least 2.")
     _check_some(sketches)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     number = np.repeat(np.arange(len(first)), last - first + 1)
@@ -104,6 +106,23 @@ def _array(rows: Tensor | np.ndarray, channels: int) -> np.ndarray:
     return array
 
 
+def _ends(lengths: Sequence[int] | Tensor, rows: int) -> np.ndarray:
+    """Where items end among the rows, (B,)."""
+    sizes = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths)
+    whole = sizes.ndim == 1 and (sizes.dtype.kind in "iu" or sizes.size == 0)
+    if not whole or (sizes < 1).any() or sizes.sum() != rows:
+        raise SketchError(
+            f"lengths are {reprlib.repr(sizes.tolist())}, of {rows} rows; give a whole number from 1 for "
+            "each item, all of which add up to the rows."
+        )
+    return np.cumsum(sizes, dtype=np.int64)
+
+
+def _check_center(center: tuple[float, float]) -> None:
+    if len(center) != 2 or not np.isfinite(center).all():
+        raise ValueError(f"center is {center}; give two finite numbers.")
+
+
 def _check_some(sketches: Sketches) -> None:
     if len(sketches) == 0:
         raise ValueError(f"{sketches.name}: there are no sketches; give one or more.")
@@ -126,7 +145,7 @@ def _frame(sketches: Sketches) -> tuple[tuple[float, float], float]:
     return (float(center[0]), float(center[1])), spread or 1.0
 
 
-@dataclass(frozen=True)
+@frozen(points="[2, inf)", scale="(0, inf)", bend="[0, inf)")
 class StrokeRows:
     """A row for each stroke: `points` points along it, (x1, y1, x2, y2, …).
 
@@ -135,12 +154,18 @@ class StrokeRows:
         center: c, in the units of the data.
         scale: s, the unit of the rows, in the units of the data.
         bend: See :func:`along`.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     points: int
     center: tuple[float, float]
     scale: float
     bend: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_center(self.center)
 
     @classmethod
     def fit(
@@ -213,12 +238,13 @@ class StrokeRows:
             SketchError: A row is not finite, or the lengths do not add up to S.
         """
         rows = _array(rows, self.channels)
+        ends = _ends(lengths, len(rows))
         xy = rows.reshape(-1, 2) * self.scale + self.center
         strokes = np.arange(len(rows) + 1) * self.points
-        return Sketches(xy, strokes, np.cumsum([0, *np.asarray(lengths).tolist()]), name="drawn")
+        return Sketches(xy, strokes, np.concatenate([[0], ends]), name="drawn")
 
 
-@dataclass(frozen=True)
+@frozen(spacing="(0, inf)", scale="(0, inf)")
 class PointRows:
     """A row for each point: (x, y, pen).
 
@@ -226,13 +252,19 @@ class PointRows:
         spacing: The largest distance of points along a stroke, in the units of the data.
         center: c, in the units of the data.
         scale: s, the unit of the rows, in the units of the data.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     spacing: float
     center: tuple[float, float]
     scale: float
 
-    channels = 3
+    channels: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        _check_center(self.center)
 
     @classmethod
     def fit(cls, sketches: Sketches, spacing: float = 0.08) -> PointRows:
@@ -284,10 +316,10 @@ class PointRows:
 
         Raises:
             ValueError: The rows have another shape.
-            SketchError: A row is not finite.
+            SketchError: A row is not finite, or the lengths do not add up to P.
         """
         rows = _array(rows, self.channels)
-        ends = np.cumsum(np.asarray(lengths, np.int64))
+        ends = _ends(lengths, len(rows))
         lifted = rows[:, 2] > 0
         lifted[ends - 1] = True  # the last stroke of a sketch ends with it
         strokes = np.concatenate([[0], np.flatnonzero(lifted) + 1])
@@ -300,10 +332,19 @@ def rows_from_config(config: dict[str, Any]) -> StrokeRows | PointRows:
 
     Arguments:
         config: Of :class:`StrokeRows` or :class:`PointRows`, as it is after JSON.
+
+    Raises:
+        ValueError: It is not such a config.
     """
-    config = dict(config)
-    kind: Any = {"strokes": StrokeRows, "points": PointRows}[config.pop("kind")]
-    rows: StrokeRows | PointRows = kind(**config | {"center": tuple(config["center"])})
+    try:
+        fields = dict(config)
+        kind: Any = {"strokes": StrokeRows, "points": PointRows}[fields.pop("kind")]
+        rows: StrokeRows | PointRows = kind(**fields | {"center": tuple(fields["center"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{reprlib.repr(config)} is no config of rows ({error}); give that of StrokeRows or of "
+            "PointRows."
+        ) from None
     return rows
 
 

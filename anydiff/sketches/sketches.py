@@ -83,6 +83,8 @@ class Sketches:
         self._check_offsets("offsets", self.offsets, len(self.strokes) - 1, "stroke")
         self._check_finite("every coordinate", points)
         object.__setattr__(self, "points", points)
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self._strings(self.labels))
         for field, count in (("labels", len(self)), ("times", len(points))):
             value = getattr(self, field)
             if value is not None and len(value) != count:
@@ -93,8 +95,6 @@ class Sketches:
                 raise SketchError(f"{self.name}: times are {times.shape}; give ({len(points)},).")
             self._check_finite("every time", times)
             object.__setattr__(self, "times", times)
-        if self.labels is not None:
-            object.__setattr__(self, "labels", self._strings(self.labels))
 
     def _numbers(self, field: str, values: Any) -> np.ndarray:
         """Plain arrays as they are, others as float64."""
@@ -106,17 +106,15 @@ class Sketches:
             raise SketchError(f"{self.name}: {field}: it {error}.") from None
 
     def _strings(self, labels: Any) -> list[str]:
-        for m, label in enumerate(labels):
+        several = [labels] if isinstance(labels, str) else list(labels)
+        for m, label in enumerate(several):
             if isinstance(labels, str) or not isinstance(label, str):
-                wrong = (
-                    f"labels are {labels!r}"
-                    if isinstance(labels, str)
-                    else f"label {m} is {label!r}"
-                )
+                wrong = "labels are" if isinstance(labels, str) else f"label {m} is"
                 raise SketchError(
-                    f"{self.name}: {wrong}; give one string for each, as list(map(str, labels))."
+                    f"{self.name}: {wrong} {label!r}; give one string for each, as "
+                    "list(map(str, labels))."
                 )
-        return list(map(str, labels))
+        return list(map(str, several))
 
     def _check_finite(self, what: str, values: np.ndarray) -> None:
         finite = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(1)
@@ -156,6 +154,7 @@ class Sketches:
         Raises:
             SketchError: A stroke has another shape, or as of the class.
         """
+        sketches = list(map(list, sketches))
         strokes = [
             as_stroke(stroke, f"{name}: sketch {m}, stroke {s}")
             for m, sketch in enumerate(sketches)

@@ -266,3 +266,16 @@ def test_lengths_are_drawn_as_counted(sequences):
     error = abs(drawn.double().mean().item() - sequences.sizes.mean())
     assert error < 5 * sequences.sizes.std() / 1000**0.5
     assert torch.equal(LengthDistribution(lengths.counts).counts, lengths.counts)
+
+
+@pytest.mark.parametrize("sizes", [[2.5, 3], [0, 1], [-1], [[1, 2]], ["3"], [NAN, 2], []])
+def test_lengths_that_are_none_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"size|whole"):
+        LengthDistribution.from_sizes(sizes)
+    assert LengthDistribution.from_sizes([2.0, 3.0]).counts.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("counts", [[0, 0.5, 0.5], [0, NAN], [0, -1], [1, 1], [0, 0], ["1"]])
+def test_counts_that_are_none_are_refused(counts):
+    with pytest.raises(ValueError, match="counts"):
+        LengthDistribution(counts)

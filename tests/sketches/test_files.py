@@ -122,6 +122,14 @@ def test_points_that_are_none_are_refused(stroke, message):
         Sketches.from_lists([[stroke]])
 
 
+def test_generators_do_as_well_as_lists():
+    lists = [[LINE.points, LINE.points], [LINE.points]]
+    made = Sketches.from_lists((iter(sketch) for sketch in lists), iter(["a", "b"]))
+    assert_same(made, Sketches.from_lists(lists, ["a", "b"]))
+    rows = to_stroke3(made)
+    assert len(from_stroke3(iter(rows), np.array(["a", "b"]))) == 2
+
+
 def test_a_name_by_which_a_file_would_not_be_read_is_refused(tmp_path):
     for write, ending in ((write_npz, "npz"), (write_ndjson, "ndjson")):
         with pytest.raises(SketchError, match=rf"give a name that ends in \.{ending}"):

@@ -174,3 +174,29 @@ def test_sketches_far_from_the_origin_keep_their_points():
         back = rows.decode(items.values, items.sizes)
         first = far.points[far.strokes[:-1]]
         assert np.abs(back.points[back.strokes[:-1]] - first).max() < 1e-6
+
+
+@pytest.mark.parametrize("rows", [StrokeRows(4, (0.0, 0.0), 1.0), PointRows(1.0, (0.0, 0.0), 1.0)])
+@pytest.mark.parametrize("lengths", [[2, 2], [1, 1], [3, 0], [1.5, 1.5], [[3]], [True, True, True]])
+def test_lengths_that_do_not_fit_the_rows_are_refused(rows, lengths):
+    with pytest.raises(ValueError, match=r"lengths are .*, of 3 rows; give"):
+        rows.decode(np.zeros((3, rows.channels)), lengths)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "else"},
+        {"points": 1},
+        {"scale": 0.0},
+        {"center": [0]},
+        {"more": 1},
+        {"center": None},
+    ],
+)
+def test_a_config_of_something_else_is_named(changes):
+    config = StrokeRows(4, (0.0, 0.0), 1.0).config
+    with pytest.raises(ValueError, match="is no config of rows"):
+        rows_from_config(config | changes)
+    with pytest.raises(ValueError, match="is no config of rows"):
+        rows_from_config({k: v for k, v in config.items() if k != "kind"})
