@@ -109,7 +109,7 @@ def load_diffusers(
         if type(steps) is not int:
             raise ValueError(f"{chain} has num_train_timesteps {steps!r}; give steps.")
     weights = _weights(folder, variant)
-    theirs = {name: w for path in weights for name, w in _read(path).items()}
+    theirs = {name: w for path in weights for name, w in read_weights(path).items()}
     arguments = _arguments(config, about)
     blocks = len(arguments["widths"]) * arguments["blocks"]
     if blocks > len(theirs):
@@ -281,7 +281,7 @@ def _resamplings(config: dict[str, Any], down: list[str], up: list[str]) -> set[
     return ways | {fixed.get(kind, config.get("upsample_type", "conv")) for kind in up[:-1]}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
