@@ -19,11 +19,11 @@ from anydiff.losses import conditions
 from anydiff.losses.errors import SquaredError
 from anydiff.losses.times import Times, as_times
 from anydiff.losses.weightings import Weighting, as_weighting
+from anydiff.precision import at_least_float32
 from anydiff.predictions import Network, Predictor, Target, as_target, takes_space
 from anydiff.samplers import sample
 from anydiff.schedules import Cosine, Schedule
 from anydiff.spaces import DENSE, Random, Space
-from anydiff.spaces.draws import at_least_float32
 
 __all__ = ["GaussianDiffusion"]
 

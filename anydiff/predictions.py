@@ -28,14 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.checks import check_choice, frozen
+from anydiff.precision import at_least_float32, weights_dtype
 from anydiff.schedules import Level, Schedule
 from anydiff.schedules.schedule import once
 from anydiff.spaces import Dense, Space
-from anydiff.spaces.draws import at_least_float32
 
 __all__ = [
     "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
-    "item_times", "weights_dtype",
+    "item_times",
 ]  # fmt: skip
 
 
@@ -380,20 +380,6 @@ def wrapped(module: Any) -> nn.Module | None:
     """The module inside a compiled or data parallel module; None if it wraps no module."""
     inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
     return inner if isinstance(inner, nn.Module) else None
-
-
-def weights_dtype(*modules: Any) -> torch.dtype | None:
-    """The dtype of most floating-point weights of some modules; None if there are none.
-
-    Arguments:
-        modules: Modules; functions have no weights.
-    """
-    sizes: dict[torch.dtype, int] = {}
-    for module in modules:
-        for p in module.parameters() if isinstance(module, nn.Module) else ():
-            if p.is_floating_point() and p.dtype.itemsize > 1:
-                sizes[p.dtype] = sizes.get(p.dtype, 0) + p.numel()
-    return max(sizes, key=lambda kind: sizes[kind]) if sizes else None
 
 
 def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:

@@ -14,8 +14,17 @@ import pytest
 from tests.helpers.paths import ROOT
 
 # Each room of the core takes from those before it; checkpoints and training also from BESIDE.
-CORE = ["checks", "extras", "files", "drawing", "spaces", "schedules", "predictions", "samplers"]
-CORE += ["likelihood", "losses", "diffusion", "guidance", "editing", "exact", "checkpoints"]
+CORE = ["checks", "extras", "files", "drawing", "precision", "spaces", "schedules", "predictions"]
+CORE += [
+    "samplers",
+    "likelihood",
+    "losses",
+    "diffusion",
+    "guidance",
+    "editing",
+    "exact",
+    "checkpoints",
+]
 CORE += ["training"]
 BESIDE = {"denoisers", "data", "metrics"}  # take from spaces and from what is before them
 KINDS = {"images", "molecules", "sketches", "series"}  # take from all of these, and from kinds.py

@@ -12,11 +12,14 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from anydiff import GaussianDiffusion, editing, guidance, likelihood, sample
+from anydiff.denoisers.embeddings import FourierTime
 from anydiff.losses import (
     P2,
     Hybrid,
     KarrasWeighting,
+    LearnedUncertainty,
     Likelihood,
+    LossSecondMoment,
     MinSNR,
     Sigmoid,
     TruncatedSNR,
@@ -285,3 +288,21 @@ def test_a_door_works_in_inference_mode_and_with_a_network_in_half_precision(doo
     low = GaussianDiffusion(Labelled().bfloat16(), Cosine(), "v").predictor()
     assert (call(low, x) - expected).abs().max() < 0.3 * (1 + expected.abs().max())
     assert call(low, x.bfloat16()).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half])
+def test_what_must_not_be_rounded_is_not(dtype):
+    """Frequencies and statistics, where a network's weights are converted to another dtype."""
+    t = torch.linspace(0, 1, 9)
+    time = FourierTime(64)
+    expected = time(t)
+    assert torch.equal(time.to(dtype)(t), expected)
+
+    uncertainty = LearnedUncertainty()
+    frequencies = uncertainty.frequencies.clone()
+    assert torch.equal(uncertainty.to(dtype).frequencies, frequencies)
+    times = LossSecondMoment(bins=4)
+    times.losses.fill_(1 / 3)
+    probabilities = times.probabilities
+    assert torch.equal(times.to(dtype).probabilities, probabilities)
+    assert times.to("meta").losses.device.type == "meta"

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anydiff.precision import ExactBuffers
+
 __all__ = ["FourierTime", "SinusoidalTime", "time_features"]
 
 
@@ -29,7 +31,7 @@ def time_features(t: Tensor, waves: int = 8, bumps: int = 8) -> Tensor:
     return torch.cat([2 * t - 1, torch.sin(angles), torch.cos(angles), near], 1)
 
 
-class FourierTime(nn.Module):
+class FourierTime(ExactBuffers):
     r"""Random Fourier features sin, cos(2π·scale·w·t), w ~ N(0, 1) drawn once; (B,) -> (B, features).
 
     Arguments:

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from anydiff.checks import check_range
+from anydiff.precision import at_least_float32
 from anydiff.schedules import Schedule
 from anydiff.spaces import DENSE, Random, Space
-from anydiff.spaces.draws import at_least_float32, uniforms
+from anydiff.spaces.draws import uniforms
 
 __all__ = ["absent", "augment", "drop", "join", "joinable", "noise", "shares"]
 

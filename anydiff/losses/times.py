@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from anydiff.checks import check_range, frozen
+from anydiff.precision import ExactBuffers
 from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
@@ -182,7 +183,7 @@ class UniformLogSNR(Times):
         return schedule.time(torch.lerp(high, low, u.double()))
 
 
-class LossSecondMoment(nn.Module, Times):
+class LossSecondMoment(ExactBuffers, Times):
     r"""Importance sampling by the second moment of the loss, which leaves the expected loss unchanged.
 
     .. math::

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.checks import frozen
+from anydiff.precision import ExactBuffers
 from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
 
@@ -269,7 +270,7 @@ class Sigmoid(Weighting):
         return _turn(at) * noise / (at.alpha**2 + noise)
 
 
-class LearnedUncertainty(nn.Module, Weighting):
+class LearnedUncertainty(ExactBuffers, Weighting):
     r"""Divide a weighted loss by its expected value at each noise level, which is learned.
 
     .. math:: L' = \frac{L}{\exp u(\lambda)} + u(\lambda)
@@ -310,9 +311,10 @@ class LearnedUncertainty(nn.Module, Weighting):
 
     def forward(self, logsnr: Tensor) -> Tensor:
         """u, the logarithm of the expected loss, (B,)."""
-        angles = logsnr.to(self.frequencies.dtype)[:, None] * self.frequencies
+        angles = logsnr[:, None] * self.frequencies
         features = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], 1)
-        return nn.functional.linear(features, self.linear.weight, self.linear.bias)[:, 0]
+        u: Tensor = self.linear(features.to(self.linear.weight.dtype))
+        return u[:, 0]
 
     def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
         # some schedules end at infinity

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from anydiff.checks import frozen
 from anydiff.extras import extra
+from anydiff.precision import at_least_float32
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling, with_signal
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Space
-from anydiff.spaces.draws import at_least_float32
 
 __all__ = ["AdaptiveODE", "AdaptiveSDE"]
 

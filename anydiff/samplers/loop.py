@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from anydiff.checks import check_range
-from anydiff.predictions import Prediction, Predictor, weights_dtype
+from anydiff.precision import at_least_float32, weights_dtype
+from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.grids import Grid
 from anydiff.samplers.multistep import DPMSolver
 from anydiff.samplers.sampler import Past, Sampler
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Seed, generators
-from anydiff.spaces.draws import at_least_float32
 
 __all__ = [
     "Callback", "Progress", "Steps", "evaluating", "first_noise", "follow", "plan", "sample",

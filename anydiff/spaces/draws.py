@@ -54,11 +54,6 @@ def child(seed: int, *key: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
-def at_least_float32(x: Tensor) -> torch.dtype:
-    """The dtype of x, or float32 if x has fewer bits: for times, shares and sums of squares."""
-    return x.dtype if x.dtype.itemsize >= 4 else torch.float32
-
-
 def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal numbers with the dtype and device of `like`, drawn on the generator's device.
 
