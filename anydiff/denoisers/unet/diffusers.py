@@ -25,7 +25,7 @@ from torch import Tensor
 from anydiff.denoisers.unet.foreign import FromDiffusers
 from anydiff.denoisers.unet.network import UNet
 
-__all__ = ["FromDiffusers", "load_diffusers", "read_config"]
+__all__ = ["FromDiffusers", "load_diffusers", "read_config", "read_weights"]
 
 # a variant stands before the ending, and before that of an index; older files have it in the middle
 _WEIGHTS = re.compile(
@@ -282,7 +282,14 @@ def _resamplings(config: dict[str, Any], down: list[str], up: list[str]) -> set[
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights."""
+    """The tensors of a file of weights, by name; no code in it is run.
+
+    Arguments:
+        path: The file, safetensors or of PyTorch.
+
+    Raises:
+        ValueError: If it cannot be read, or holds something else than finite floating-point numbers.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
