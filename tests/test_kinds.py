@@ -55,6 +55,8 @@ def test_items_are_the_same_however_they_are_batched():
     assert not torch.isclose(drawn(label, seed=1), whole).any()
     with pytest.raises(ValueError, match="skip is 7 of 7 items"):
         drawn(skip=7)
+    with pytest.raises(ValueError, match="guidance is nan"):
+        drawn(label, guidance=float("nan"))
 
 
 def test_a_stop_keeps_what_is_drawn_and_the_rest_can_follow():
@@ -135,6 +137,10 @@ def test_what_is_not_finite_is_left_out_where_it_may(recwarn):
     x[1, 0, 0, 0], x[2, 0, 1, 1] = torch.nan, torch.inf
     with pytest.warns(UserWarning, match="2 of the 3 images are not finite and left out"):
         assert finite(list(x), "images").tolist() == [True, False, False]
+    x[0, 0, 1, 0] = 1e20  # its square is infinite
+    with pytest.raises(ValueError, match="3 of the 3 images"):
+        finite(list(x), "images")
+    x[0] = 1e15
     for items, every in ((x, True), (x[1:], False)):
         with pytest.raises(ValueError, match=r"2 of the . images .* a smaller lr"):
             finite(list(items), "images", every)

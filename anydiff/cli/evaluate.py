@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.runs import kind_of
+from anydiff.cli.runs import kind_of, printable
 from anydiff.files import whole
 
 __all__ = ["evaluate"]
 
 _KINDS = {
-    "molecules": (".sdf", ".mol", ".xyz"),
+    "molecules": (".sdf", ".sd", ".mol", ".xyz", ".extxyz"),
     "sketches": (".ndjson", ".svg", ".inkml"),
     "images": (".npz",),
 }
@@ -49,7 +50,8 @@ def evaluate(
     """
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file; give a file of samples.")
-    found = [name for name, ends in _KINDS.items() if file.suffix.lower() in ends]
+    ending = Path(file.name.lower().removesuffix(".gz")).suffix
+    found = [name for name, ends in _KINDS.items() if ending in ends]
     name = kind or (found[0] if found else None)
     if name is None:
         raise ValueError(f"{file}: its name does not tell what it holds; give --kind.")
@@ -58,9 +60,12 @@ def evaluate(
     module = kind_of(name)
     check_packages(name, module.MEASURES)
     place, more = ({k: given[k] for k in keys if given[k] is not None} for keys in _USES)
-    drawn = module.read_items(str(file))
+    with warnings.catch_warnings(record=True) as said:
+        drawn = module.read_items(str(file))
     text = module.measure(drawn, module.read_data(against, **place), **more)
-    print(text)
+    # such as how many are not finite, and so left out
+    text = "\n\n".join([text, *dict.fromkeys(str(warning.message) for warning in said)])
+    print("\n".join(map(printable, text.split("\n"))))
     if out is not None:
         with whole(out) as temporary:
             Path(temporary).write_text(text + "\n", encoding="utf-8")

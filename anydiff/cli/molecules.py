@@ -27,8 +27,9 @@ def read_data(data: str, root: str | None = None) -> Molecules:
 
 
 def read_items(path: str) -> Molecules:
-    """Molecules of a file."""
-    return read_molecules(path)
+    """Molecules of a file, without those that are faulty; a warning says how many these are."""
+    text = not path.lower().endswith(".npz")
+    return read_molecules(path, skip=text)
 
 
 def begin(model: MoleculeModel, data: str | None) -> Molecules:

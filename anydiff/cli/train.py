@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.cli.numbers import Numbers
+from anydiff.cli.options import check_packages
 from anydiff.cli.runs import Run, positive, run_folder, say_files
 from anydiff.extras import extra
 
@@ -61,6 +62,7 @@ def molecules(
     from anydiff.molecules.qm9 import load_qm9, split
     from anydiff.training.muon import Muon
 
+    check_packages("molecules", ["torch_geometric"])
     asked = Run(out=out, **run)
     positive(hidden=hidden, layers=layers)
     folder = run_folder(asked)
@@ -322,11 +324,15 @@ def fit_model(
 
     Returns:
         The file of the model.
+
+    Raises:
+        ImportError: If a package is not installed.
     """
     from anydiff.training.curve import plot_curve
     from anydiff.training.module import DiffusionModule
     from anydiff.training.runs import fit
 
+    check_packages("train", ["matplotlib"])  # before the training, not after it
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its import sets it to INFO
     result = folder / "model.safetensors"
     trained = fit(

@@ -232,7 +232,7 @@ class MoleculeModel(KindModel):
             rows = torch.cat(drawn)
             done = ends.index(ends[skip] + len(rows)) - skip
             items = torch.split(rows, sizes[skip : skip + done].tolist())
-            # atoms that fell together have diverged as well
+            # atoms that fell together are as lost, and cannot be written
             items = [item if _distinct(item) else item * torch.nan for item in items]
             sound = finite(items, "molecules", all_of_them=x is not None)
             return self._decode(torch.cat([i for i, s in zip(items, sound, strict=True) if s]),
@@ -253,8 +253,8 @@ class MoleculeModel(KindModel):
 
 
 def _distinct(rows: Tensor) -> bool:
-    """Whether all atoms of a molecule are at different points."""
-    return len(rows[:, :3].unique(dim=0)) == len(rows)
+    """Whether all atoms of a molecule are at different points, with the four decimals of an SDF."""
+    return len((rows[:, :3].double() * 1e4).round().unique(dim=0)) == len(rows)
 
 
 def compare_parts(
@@ -280,9 +280,13 @@ def compare_parts(
             f"{data.name} holds {len(data)} molecules; give at least 2 to compare with."
         )
     known, test = data.subset(parts.train), data.subset(parts.test[:1000])
-    of: dict[str, Any] = {"train_smiles": smiles(known.pos, known.z, known.index)}
-    real = evaluate(test.pos, test.z, test.index, name="real, held out", **of)
-    of["reference"] = (test.pos, test.z, test.index)
+    train = smiles(known.pos, known.z, known.index)
+    if known.charges is not None and known.charges.any():
+        train += smiles(known.pos, known.z, known.index, known.charges)
+    of: dict[str, Any] = {"train_smiles": train}
+    rows = (test.pos, test.z, test.index)
+    real = evaluate(*rows, charges=test.charges, name="real, held out", **of)
+    of["reference"] = rows
     rows = (drawn.pos, drawn.z, drawn.index)
     return [real, evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, **of)]
 

@@ -1,5 +1,7 @@
 """Molecules of one's own, with elements that QM9 has not, from a file to figures."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from anydiff.cli.main import main
 from anydiff.molecules import Molecules
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.files import read_molecules, write_npz, write_sdf
-from tests.helpers.molecules import embedded, rows
+from tests.helpers.molecules import embedded, embedded_rdkit, rows
 
 MINE = [
     "CCS", "CCCl", "CCBr", "CI", "CP", "CSC", "CS(C)=O", "C[Si](C)(C)C", "CB(C)C", "C1CCSC1",
@@ -79,3 +81,35 @@ def test_data_without_hydrogens_are_warned_of(tmp_path, capsys):
     call("train", "molecules", "--data", tmp_path / "bare.npz", *words, "--out", tmp_path / "run")
     assert "bare.npz: no molecule has hydrogen atoms" in capsys.readouterr().err
     assert (tmp_path / "run/model.safetensors").exists()
+
+
+def test_molecules_of_a_file_that_are_not_finite_are_counted(folder, tmp_path, capsys):
+    text = (folder / "mine.sdf").read_text()
+    lines = text.split("\n")
+    lines[4] = f"{'nan':>10}{'nan':>10}{'inf':>10}" + lines[4][30:]
+    (tmp_path / "some.sdf").write_text("\n".join(lines))
+    words = ["--against", folder / "mine.sdf", "--out", tmp_path / "table.txt"]
+    call("evaluate", tmp_path / "some.sdf", *words)
+    said = "some.sdf: 1 of 15 molecules are left out; the first: "
+    for text in (capsys.readouterr().out, (tmp_path / "table.txt").read_text()):
+        assert said in text and "the coordinate 'nan'" in text
+
+
+def test_ions_are_measured_with_their_charges(tmp_path, capsys):
+    ions = ["C[NH3+]", "CC[NH3+]", "[NH4+]", "C[O-]", "CC[O-]"] * 3
+    write_sdf(tmp_path / "ions.sdf", [embedded_rdkit(text) for text in ions])
+    call("evaluate", tmp_path / "ions.sdf", "--against", tmp_path / "ions.sdf")
+    real = capsys.readouterr().out.splitlines()[2]
+    assert real.split()[3:8] == ["2", "100.0", "100.0", "100.0", "100.0"]
+
+
+def test_packages_are_missed_before_training(tmp_path, capsys, monkeypatch):
+    for missing, name in (("torch_geometric", "molecules"), ("matplotlib", "train")):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            with pytest.raises(SystemExit):
+                call("train", "molecules", "--epochs", 1, "--out", tmp_path / "run")
+        assert (
+            f'{missing} is not installed: pip install "anydiff[{name}]"' in capsys.readouterr().err
+        )
+        assert not (tmp_path / "run/last.ckpt").exists()

@@ -140,3 +140,33 @@ def test_guidance_reaches_the_model():
 def test_real_molecules_are_beside_the_drawn():
     real, drawn = compare_parts(TEST.subset(range(4)), TEST, nfe=7, seconds=0.5)
     assert (real.name, drawn.name, drawn.molecules, drawn.nfe) == ("real, held out", "drawn", 4, 7)
+
+
+@pytest.mark.parametrize("target", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_target_that_is_not_finite_is_refused(target):
+    for call in (lambda m: m.sample(2, target=target), lambda m: m.edit(TEST, 0.2, target=target)):
+        with pytest.raises(ValueError, match=r"target is .*; give a number, the property's value"):
+            call(model(context=1))
+
+
+def test_molecules_that_diverge_are_left_out_and_the_others_kept(monkeypatch):
+    one = model()
+    seen = []
+
+    def spoil(diffusion, num, make, finish, *, watch, **how):
+        rows = torch.cat([torch.randn(n, 8) for n in (4, 5, 6)])
+        rows[0], rows[5, :3] = torch.nan, rows[4, :3] + 1e-6  # the second has fallen together
+        watch(rows[:9])
+        watch(torch.randn(15, 8))
+        return finish([rows])
+
+    monkeypatch.setattr("anydiff.molecules.models.draw_all", spoil)
+    monkeypatch.setattr(SizeDistribution, "sample", lambda *_: torch.tensor([4, 5, 6]))
+    with pytest.warns(UserWarning, match="2 of the 3 molecules are not finite and left out"):
+        drawn = one.sample(3, watch=seen.append)
+    assert drawn.sizes.tolist() == [6] and [len(s.z) for s in seen] == [4]
+
+
+def test_too_few_molecules_to_compare_with_are_named():
+    with pytest.raises(ValueError, match="holds 1 molecules; give at least 2 to compare with"):
+        compare_parts(TEST, TEST.subset([0]))

@@ -380,3 +380,18 @@ def test_sizes_near_a_value_are_those_of_the_nearest():
     assert unknown.sizes_near(torch.tensor([0.0]), 3).tolist() == [2] * 3
     with pytest.raises(ValueError, match=r"value is \(2,\) of .*, not \(1\)"):
         pairs.sizes_near(torch.zeros(2), 3)
+    for wrong in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="give a finite number for each"):
+            pairs.sizes_near(torch.tensor([wrong]), 3)
+    apart = PropertyDistribution(torch.tensor([3, 4]), [[1.0, torch.nan], [torch.inf, 1.0]])
+    with pytest.raises(ValueError, match="no molecule has all 2 properties"):
+        apart.sizes_near(torch.tensor([1.0, 1.0]), 2)
+
+
+def test_infinite_values_are_unknown(molecules, properties):
+    for wrong in (torch.inf, -torch.inf, torch.nan):
+        values = torch.tensor([[80.0], [wrong]])
+        pairs = PropertyDistribution(torch.tensor([3, 4]), values)
+        assert pairs.values[:, 0].isnan().tolist() == [False, True]
+        one = Properties(("alpha",), (75.0,), (6.0,))
+        assert one.encode(values)[:, 0].isnan().tolist() == [False, True]
