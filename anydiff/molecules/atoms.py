@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from anydiff.checks import frozen
-from anydiff.molecules.elements import MoleculeError, symbol
+from anydiff.molecules.elements import SYMBOLS, MoleculeError, symbol
 from anydiff.molecules.molecules import Molecules
 from anydiff.spaces import Ragged
 
 __all__ = ["Atoms"]
 
 
-@frozen(type_scale="(0, inf]", charge_scale="(0, inf]")
+@frozen(type_scale="(0, inf)", charge_scale="(0, inf)")
 class Atoms:
     """The rows that diffuse: [position | one-hot type · type_scale | z · charge_scale].
 
@@ -40,7 +40,7 @@ class Atoms:
         charge_scale: The factor of the column of atomic numbers, or None to leave the column out.
 
     Raises:
-        ValueError: `elements` are not distinct, or a scale is not positive.
+        ValueError: `elements` are not distinct atomic numbers, or a scale is not positive.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), EDM.
@@ -52,9 +52,13 @@ class Atoms:
     charge_scale: float | None = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "elements", tuple(int(z) for z in self.elements))
-        if not self.elements or len(set(self.elements)) != len(self.elements):
+        given = np.atleast_1d(np.asarray(self.elements))
+        known = given.dtype.kind in "iu" and given.ndim == 1
+        if not known or not len(given) or given.min() < 1 or given.max() >= len(SYMBOLS):
+            raise ValueError(f"elements are {self.elements}; give atomic numbers from 1 to 118.")
+        if len(np.unique(given)) < len(given):
             raise ValueError(f"elements are {self.elements}; give distinct atomic numbers.")
+        object.__setattr__(self, "elements", tuple(given.tolist()))
 
     @property
     def features(self) -> int:
@@ -120,8 +124,14 @@ class Atoms:
             batch: From :func:`~anydiff.molecules.batches.loader`.
 
         Raises:
-            MoleculeError: As for :meth:`encode`.
+            MoleculeError: It is no batch, or as for :meth:`encode`.
         """
+        missing = [key for key in ("pos", "z", "batch") if getattr(batch, key, None) is None]
+        if missing:
+            raise MoleculeError(
+                f"{type(batch).__name__} has no {' and no '.join(missing)}; give a Batch of PyG with pos "
+                "and z, such as Batch.from_data_list([data])."
+            )
         space = Ragged(batch.batch, batch.num_graphs, centered=3)
         x = space.project(self.encode(batch.pos, batch.z))
         return x, space, {}

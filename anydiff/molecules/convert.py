@@ -36,7 +36,7 @@ def records_of_rdkit(mol: Any, place: str) -> Iterator[Record]:
     with extra("molecules"):
         from rdkit import Chem
     if not isinstance(mol, Chem.Mol):
-        raise MoleculeError(f"{place}: this is {mol!r}; give an RDKit molecule.")
+        raise MoleculeError(f"{place}: {type(mol).__name__} is given; give an RDKit molecule.")
     # by number, which is twice as fast as RDKit's iterators
     atoms = [mol.GetAtomWithIdx(k) for k in range(mol.GetNumAtoms())]
     z = [atom.GetAtomicNum() for atom in atoms]
@@ -141,7 +141,7 @@ def records_of_ase(atoms: Any, place: str) -> Iterator[Record]:
     with extra("molecules"):
         from ase import Atoms
     if not isinstance(atoms, Atoms):
-        raise MoleculeError(f"{place}: this is {atoms!r}; give ASE's Atoms.")
+        raise MoleculeError(f"{place}: {type(atoms).__name__} is given; give ASE's Atoms.")
     if atoms.pbc.any():
         raise MoleculeError(
             f"{place}: the cell is periodic, which molecules are not; unwrap them, and set pbc to F F F."
@@ -175,10 +175,13 @@ def records_of_pyg(data: Any, place: str, prop_names: tuple[str, ...] = ()) -> I
     """
     z, pos = getattr(data, "z", None), getattr(data, "pos", None)
     if z is None or pos is None:
-        raise MoleculeError(f"{place}: this is {data!r}; give PyG's Data with z and pos.")
+        raise MoleculeError(
+            f"{place}: {type(data).__name__} is given; give PyG's Data with z and pos."
+        )
     props: dict[str, float] = {}
     if prop_names:
-        y = np.ravel(np.asarray(getattr(data, "y", None), dtype=float))
+        y = getattr(data, "y", None)
+        y = np.zeros(0) if y is None else np.ravel(np.asarray(y, float))
         if y.shape != (len(prop_names),):
             raise MoleculeError(f"{place}: y has {y.size} columns; give {', '.join(prop_names)}.")
         props = dict(zip(prop_names, y.tolist(), strict=True))

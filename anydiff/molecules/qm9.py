@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from anydiff.checks import check_range
 from anydiff.data.batches import Split
 from anydiff.extras import extra
 from anydiff.files import PathLike, cache_folder
@@ -45,7 +46,7 @@ _FULL = 130_831
 _HARTREE = 27.211386246  # eV, the factor that PyG's QM9 uses
 
 
-def split(num: int = _FULL) -> Split:
+def split(num: int = _FULL, groups: Sequence[Any] | np.ndarray | None = None) -> Split:
     """EDM's split: a permutation by NumPy's legacy generator with seed 0, cut in three.
 
     100,000 / 17,748 / 13,083 of the 130,831 molecules; of other numbers the same shares, rounded down,
@@ -53,11 +54,24 @@ def split(num: int = _FULL) -> Split:
 
     Arguments:
         num: The number of molecules.
+        groups: (M,), labels instead of a number: molecules of one label, such as the conformers of one
+            molecule, are in one part. The parts then have these shares of the labels.
+
+    Raises:
+        ValueError: `num` is negative, or another than that of the labels.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5.
         https://arxiv.org/abs/2203.17003
     """
+    if groups is not None:
+        labels, label = np.unique(np.asarray(groups), return_inverse=True)
+        if label.shape != np.shape(groups) or label.ndim != 1 or num not in (_FULL, len(label)):
+            raise ValueError(f"groups are {np.shape(groups)}; give ({num},), a label each.")
+        members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
+        parts = ([members[k] for k in part] for part in split(len(labels)))
+        return Split(*(np.concatenate([np.zeros(0, int), *part]) for part in parts))
+    check_range("[0, inf)", num=num)
     order = np.random.RandomState(0).permutation(num)
     train, valid = num * 100_000 // _FULL, num * 17_748 // _FULL
     return Split(*np.split(order, [train, train + valid]))
@@ -75,10 +89,10 @@ def load_qm9(
     - ``"5k"``: a random 5,000 molecules, shipped with the package (see QM9.md).
     - ``"full"``: all 130,831, from the package `qm9pack` (``pip install "anydiff[qm9]"``), parsed once
       and cached; or from what PyG's `QM9` has prepared in `root`.
-    - A path: a file for :func:`~anydiff.molecules.files.read_molecules`.
+    - A path: a file or folder for :func:`~anydiff.molecules.files.read_molecules`.
 
     Arguments:
-        data: "5k", "full", or the path of a file.
+        data: "5k", "full", or the path of a file or folder.
         root: The root folder of PyG's `QM9` dataset, from which to read "full". Tensors and text are
             read from it, and no code is run.
         cache: The folder for the parsed arrays; by default `anydiff` in `$XDG_CACHE_HOME` or in
@@ -99,6 +113,10 @@ def load_qm9(
     if data == "5k":
         return read_molecules(Path(__file__).with_name("qm9_5k.npz"))
     if data != "full":
+        if not Path(data).suffix and not Path(data).exists():
+            raise MoleculeError(
+                f"{os.fspath(data)!r}: give 5k, full, or the path of a file or folder."
+            )
         return read_molecules(data)
     if root is not None:
         return _read_pyg(root)
@@ -157,9 +175,13 @@ def read_qm9_csv(folder: PathLike, *, progress: bool = True) -> Molecules:
             try:
                 elements = row["Elements"].translate(_PLAIN).split(",")
                 numbers = [NUMBERS[element] for element in elements]
-                positions = [float(x) for x in row["XYZ_Ang"].translate(_PLAIN).split(",")]
+                xyz = row["XYZ_Ang"].translate(_PLAIN)
+                positions = [float(x) for x in xyz.split(",")]
                 values = [float(row[column]) for column in _COLUMNS]
                 index, atoms = int(row["Index"]), int(row["N_atoms"])
+                texts = "".join([xyz, row["Index"], row["N_atoms"], *(row[c] for c in _COLUMNS)])
+                if "_" in texts or not texts.isascii():  # which Python takes
+                    raise ValueError("a number has more than digits")
             except KeyError as error:
                 raise MoleculeError(f"{path}, line {line}: {error} is not an element.") from None
             except (ValueError, AttributeError, TypeError) as error:
@@ -197,20 +219,27 @@ _PLAIN = str.maketrans("", "", "[]'\" ")
 def _rows(paths: list[Path], bar: Any) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Each row of the tables with its file and line. Numbers like 1.2*^-5 become 1.2e-5."""
     for path in paths:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.reader(line.replace("*^", "e") for line in file)
-            header = next(reader, [])
-            needed = {"Index", "SMILES", "N_atoms", "Elements", "XYZ_Ang", *_COLUMNS}
-            if not needed <= set(header):
-                raise MoleculeError(f"{path}, line 1: no column {min(needed - set(header))!r}.")
-            for row in reader:
-                if len(row) != len(header):
-                    raise MoleculeError(
-                        f"{path}, line {reader.line_num}: {len(row)} columns, not {len(header)}; "
-                        "the file may be cut short."
-                    )
-                bar.update(sum(map(len, row)) + len(row))
-                yield path, reader.line_num, dict(zip(header, row, strict=True))
+        line = 0
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                reader = csv.reader(text.replace("*^", "e") for text in file)
+                header = next(reader, [])
+                needed = {"Index", "SMILES", "N_atoms", "Elements", "XYZ_Ang", *_COLUMNS}
+                if not needed <= set(header):
+                    raise MoleculeError(f"{path}, line 1: no column {min(needed - set(header))!r}.")
+                for row in reader:
+                    line = reader.line_num
+                    if len(row) != len(header):
+                        raise MoleculeError(
+                            f"{path}, line {line}: {len(row)} columns, not {len(header)}; the file "
+                            "may be cut short."
+                        )
+                    bar.update(sum(map(len, row)) + len(row))
+                    yield path, line, dict(zip(header, row, strict=True))
+        except (csv.Error, OSError, UnicodeDecodeError) as error:
+            raise MoleculeError(
+                f"{path}, after line {line}: not a readable table ({error})."
+            ) from None
 
 
 # PyG --------------------

@@ -187,7 +187,7 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
         (mol, "with 4 decimals"),
         ([], "no molecules to write"),
         ([flat], "molecule 0: the molecule has no positions"),
-        ([None], "molecule 0: this is None; give an RDKit molecule"),
+        ([None], "molecule 0: NoneType is given; give an RDKit molecule"),
         (to_rdkit(close.pos * np.nan, close.z, close.index), "must be finite"),
     ):
         with pytest.raises(MoleculeError, match=message):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 
 from anydiff.data.sizes import SizeDistribution
 from anydiff.molecules import Atoms, MoleculeError, Molecules, load_qm9, loader, qm9, read_molecules
@@ -238,6 +238,9 @@ def test_tables_are_read_in_the_order_of_their_numbers(tmp_path):
     [
         (WATER.replace("'O'", "'Xx'"), "line 2: 'Xx' is not an element"),
         (WATER.replace("0.93", "?"), "line 2: .*faulty"),
+        (WATER.replace("0.93", "0_0.93"), "line 2: .*faulty"),
+        (WATER.replace(",3,", ",\u0663,", 1), "line 2: .*faulty"),
+        (WATER + "\n" + METHANE.replace("a.xyz", "\0" + "x" * 200_000), "after line 2: .*limit"),
         (WATER.replace(",0.93", ""), "line 2: 3 atoms, but 3 elements and 8"),
         (WATER.replace("0.93", "inf"), "molecule 0, atom 2"),
         (WATER[:-40], "line 2: .* columns"),
@@ -294,7 +297,6 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_pyg_gives_the_same_arrays_and_units(tmp_path, molecules):
-    from torch_geometric.data import Data
     from torch_geometric.datasets import QM9
 
     for name in ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt"):
@@ -357,8 +359,30 @@ def test_the_split_shares_nothing_and_misses_nothing():
         parts = split(num)
         assert tuple(map(len, parts)) == sizes
         assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(num))
+    with pytest.raises(ValueError, match="num is -1"):
+        split(-1)
     np.random.seed(0)
     assert np.array_equal(np.random.permutation(130_831)[:100_000], split().train)
+
+
+@pytest.mark.parametrize("labels", [np.arange(1000) // 7, [f"m{k % 150}" for k in range(1000)]])
+def test_conformers_of_a_molecule_stay_in_one_part(labels):
+    parts = split(groups=labels)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
+    names = [{np.asarray(labels)[k].item() for k in part} for part in parts]
+    assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
+    assert len(parts.train) == pytest.approx(764, abs=30) and len(parts.valid) > 100
+    for one, other in zip(split(1000, np.arange(1000)), split(1000), strict=True):
+        assert np.array_equal(one, other)  # the usual split, if all labels differ
+    with pytest.raises(ValueError, match=r"groups are \(1000,\); give \(999,\)"):
+        split(999, labels)
+    with pytest.raises(ValueError, match="groups are"):
+        split(groups=np.zeros((3, 2)))
+
+
+def test_what_is_neither_a_name_nor_a_path_is_told():
+    with pytest.raises(MoleculeError, match="'6k': give 5k, full, or the path"):
+        load_qm9("6k")
 
 
 @needs_full
@@ -536,6 +560,22 @@ def test_an_element_outside_the_vocabulary_is_named(molecules):
     assert Atoms().check(molecules) is molecules
     with pytest.raises(ValueError, match="distinct"):
         Atoms((1, 1))
+    for elements in ((), (0,), (119,), (1.5,), ("H",), ((1, 6),), (True,), (None,)):
+        with pytest.raises(ValueError, match=r"elements are .*; give atomic numbers from 1 to 118"):
+            Atoms(elements)
+    with pytest.raises(ValueError, match="type_scale is inf"):
+        Atoms(type_scale=math.inf)
+
+
+def test_what_is_no_batch_is_named():
+    data = Data(pos=torch.rand(3, 3), z=torch.tensor([8, 1, 1]))
+    with pytest.raises(
+        MoleculeError, match=r"Data has no batch; give a Batch of PyG .*from_data_list"
+    ):
+        Atoms().unpack(data)
+    with pytest.raises(MoleculeError, match="DataBatch has no pos and no z"):
+        Atoms().unpack(Batch.from_data_list([Data(x=torch.rand(3, 2))]))
+    assert Atoms().unpack(Batch.from_data_list([data]))[0].shape == (3, 9)
 
 
 def test_sizes_are_drawn_as_counted():

@@ -1,0 +1,163 @@
+"""Molecules from lists and from the objects of other libraries."""
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
+from torch_geometric.data import Batch, Data
+
+from anydiff.molecules import MoleculeError, Molecules, load_qm9
+from anydiff.molecules.fields import AROMATIC
+
+OH2 = np.array([[0, 0, 0.1], [0.96, 0, 0], [-0.24, 0.93, 0]])
+
+
+def embedded(smiles, conformers=1):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMultipleConfs(mol, conformers, randomSeed=1)
+    return mol
+
+
+# lists --------------------
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
+def test_lists_with_an_entry_for_each_molecule(kind):
+    one = Molecules.from_lists(
+        [kind([8, 1, 1]), kind([2])], [kind(OH2.tolist()), kind([[1e7, 0.0, 0.0]])],
+        charges=[kind([-1, 0, 1]), kind([0])], bonds=[kind([[2, 0], [0, 1]]), kind([])],
+        orders=[kind([2, 1]), kind([])], smiles=["O", "[He]"], props=[[1], [2]], prop_names="mu",
+        name="two",
+    )  # fmt: skip
+    assert one.offsets.tolist() == [0, 3, 4] and one.charges.tolist() == [-1, 0, 1, 0]
+    assert one.bonds.tolist() == [[0, 1], [0, 2]] and one.orders.tolist() == [1, 2]
+    assert (
+        one.smiles == ["O", "[He]"] and one.property("mu").tolist() == [1, 2] and one.name == "two"
+    )
+    bonded = Molecules.from_lists([[1], "HD"], [[[0, 0, 0]], [[0, 0, 0], [0, 0, 0.74]]])
+    assert bonded.z.tolist() == [1, 1, 1]
+
+
+def test_symbols_are_elements():
+    assert Molecules.from_lists([["O", "h", 1]], [OH2]).z.tolist() == [8, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"z": [["O", "Q", "H"]]}, "molecule 0: 'Q' is not an element"),
+        ({"z": [[8, 1.5, 1]]}, "molecule 0: z is .* integers"),
+        ({"z": []}, "1 pos for 0 molecules"),
+        ({"z": [], "pos": []}, "here holds no molecules"),
+        ({"z": [[8, 1]]}, "molecule 0 has 3 pos for 2 z"),
+        ({"z": [[]], "pos": [[]]}, "molecule 0 has no atoms"),
+        ({"pos": [OH2, OH2]}, "2 pos for 1 molecules"),
+        ({"pos": [OH2[:, :2]]}, r"molecule 0: pos are \(3, 2\); give \('n', 3\)"),
+        ({"pos": [np.ma.masked_equal(OH2, 0.96)]}, "molecule 0: pos has masked values"),
+        ({"charges": [[0, 0]]}, "molecule 0 has 2 charges for 3 z"),
+        ({"bonds": [[(0, 1)]]}, "both bonds and orders"),
+        ({"bonds": [[(0, 1)]], "orders": [[1, 1]]}, "molecule 0 has 2 orders for 1 bonds"),
+        ({"bonds": [[(0, 3)]], "orders": [[1]]}, "molecule 0 has bonds to more than its 3 atoms"),
+        ({"bonds": [[(0, -1)]], "orders": [[1]]}, "molecule 0 has bonds to more than its 3 atoms"),
+        ({"smiles": ["O", "O"]}, "smiles are"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(MoleculeError, match=message):
+        Molecules.from_lists(**{"z": [[8, 1, 1]], "pos": [OH2]} | changes, name="here")
+
+
+# RDKit --------------------
+
+
+def test_from_rdkit_each_conformer_is_a_molecule():
+    mols = [embedded("CC(=O)[O-]", 2), embedded("c1ccccc1")]
+    one = Molecules.from_rdkit(mols)
+    assert one.ids.tolist() == [0, 0, 1] and one.sizes.tolist() == [7, 7, 12]
+    assert one.charges.sum() == -2 and sorted(one.orders[-12:].tolist()) == [1] * 9 + [2] * 3
+    expected = np.concatenate([c.GetPositions() for mol in mols for c in mol.GetConformers()])
+    assert np.abs(one.pos - expected).max() < 1e-6
+    assert mols[1].GetBondWithIdx(0).GetBondType() == Chem.BondType.AROMATIC  # it is not changed
+
+
+def test_from_rdkit_what_has_no_meaning_is_refused():
+    flat = Chem.MolFromSmiles("CO")
+    query = embedded("CC")
+    query.GetBondWithIdx(0).SetBondType(Chem.BondType.QUADRUPLE)
+    dummy = Chem.RWMol(embedded("CC"))
+    dummy.GetAtomWithIdx(1).SetAtomicNum(0)
+    lost = embedded("CC")
+    lost.GetConformer().SetAtomPosition(1, [np.nan, 0, 0])
+    for mol, message in (
+        (flat, "molecule 1: the molecule has no positions"),
+        (query, "molecule 1: the bond of atoms 1 and 2 has no order .RDKit: QUADRUPLE"),
+        (dummy, r"molecule 1: atom 2, '\*', is no element"),
+        (lost, "molecule 1: atom 2 is at .*finite"),
+        (Chem.Mol(), "molecule 1: the molecule has no atoms"),
+        ("CO", "molecule 1: str is given; give an RDKit molecule"),
+        (None, "molecule 1: NoneType is given"),
+    ):
+        with pytest.raises(MoleculeError, match=f"^mine: {message}"):
+            Molecules.from_rdkit([embedded("C"), mol], "mine")
+    with pytest.raises(MoleculeError, match="mine holds no molecules"):
+        Molecules.from_rdkit([], "mine")
+
+
+def test_aromatic_bonds_without_kekule_structure_stay_so():
+    mol = embedded("c1ccccc1")
+    mol.GetAtomWithIdx(0).SetAtomicNum(7)  # with a hydrogen and no charge
+    assert (Molecules.from_rdkit([mol]).orders == AROMATIC).sum() == 6
+
+
+# ASE --------------------
+
+
+def test_from_ase_numbers_are_properties():
+    ase = pytest.importorskip("ase")
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = ase.Atoms(
+        "OH2", OH2 + 1e6, info={"gap": np.float32(0.5), "n": 3, "flag": True, "x": "y"}
+    )
+    atoms.calc = SinglePointCalculator(atoms, energy=-76.4, forces=OH2)
+    one = Molecules.from_ase([atoms, ase.Atoms("He", info={"gap": np.nan})])
+    assert one.z.tolist() == [8, 1, 1, 2] and one.prop_names == ("gap", "n", "energy")
+    np.testing.assert_array_equal(one.props, [[0.5, 3, -76.4], [np.nan] * 3])
+    assert one.pos[1] - one.pos[0] == pytest.approx([0.96, 0, -0.1], abs=1e-6)
+    for wrong, message in (
+        (ase.Atoms("He", cell=[1, 1, 1], pbc=True), "molecule 0: the cell is periodic"),
+        (ase.Atoms(), "molecule 0: the molecule has no atoms"),
+        (ase.Atoms("HX"), "molecule 0: atom 2 is no element"),
+        (ase.Atoms("He", [[0, 0, np.inf]]), "molecule 0: atom 1 is at .*finite"),
+        (OH2, "molecule 0: ndarray is given; give ASE's Atoms"),
+    ):
+        with pytest.raises(MoleculeError, match=message):
+            Molecules.from_ase([wrong])
+
+
+# PyG --------------------
+
+
+def test_from_pyg_gives_back_what_was_given():
+    part = load_qm9().subset([3, 4, 5])
+    items = [part[m] for m in range(3)]
+    for given in (items, iter(items), Batch.from_data_list(items)):
+        back = Molecules.from_pyg(given, part.prop_names)
+        assert np.array_equal(back.pos, part.pos) and np.array_equal(back.z, part.z)
+        assert np.array_equal(back.offsets, part.offsets) and back.smiles == part.smiles
+        np.testing.assert_allclose(back.props, part.props, rtol=1e-6)  # y is float32
+    assert Molecules.from_pyg(items).props is None
+
+
+def test_from_pyg_what_is_missing_is_named():
+    for data, names, message in (
+        (Data(pos=torch.rand(2, 3)), (), "molecule 0: Data is given; .*with z and pos"),
+        ("CO", (), "molecule 0: str is given"),
+        (load_qm9()[0], ("mu",), "molecule 0: y has 12 columns; give mu"),
+        (Data(pos=torch.rand(2, 3), z=torch.ones(2).long()), ("mu",), "molecule 0: y "),
+        (Data(pos=torch.rand(2, 3), z=torch.ones(3).long()), (), "positions"),
+        (Data(pos=torch.rand(2, 3), z=torch.rand(2)), (), "z .* integers"),
+    ):
+        with pytest.raises(MoleculeError, match=message):
+            Molecules.from_pyg([data], names)
