@@ -1,7 +1,8 @@
 """Molecules: atoms in space with their elements, in a ragged space without the centre of mass.
 
 - `molecules`: :class:`Molecules` in memory; `atoms`: :class:`Atoms`, the rows that diffuse.
-- `files` and `qm9`: molecules on disk, and QM9 with its split.
+- `files` and `qm9`: molecules on disk, and QM9 with its split; `sdf`, `xyz` and `arrays` are the kinds
+  of files, and `convert` takes the molecules of other libraries.
 - `batches`: a resumable loader of PyG batches.
 - `bonds`: bonds and stability, from distances; `fragments`: parts of molecules to keep.
 - `properties`: properties as conditions; `property_model`: a network that predicts them.
