@@ -98,7 +98,8 @@ def test_sketches_are_drawn_as_on_the_page():
     assert names["blended"].shape[:2] == (7, len(names["a"]))
 
 
-def test_molecules_are_steered_as_on_the_page():
+def test_molecules_are_steered_as_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the page writes a file
     names = {}
     for block in blocks("docs/molecules.md"):
         exec(block, names)
