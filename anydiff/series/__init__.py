@@ -6,7 +6,7 @@ The smallest folder of a kind of data, and a model for your own:
 - :mod:`~anydiff.series.scores`: `crps` and `coverage`, of draws against what came true
 
 A series is a padded batch (B, N, C) in the space :class:`~anydiff.spaces.Masked`, NaN where a value is
-missing; :mod:`anydiff.data.sequences` reads series from files, scales and batches them. The denoisers
+missing; :mod:`anydiff.data.sequences` checks, scales and batches series. The denoisers
 are those of :mod:`anydiff.denoisers.sequences`. Nothing is registered: a kind of data is a folder that
 imports the core, beside the package or outside of it.
 """

@@ -56,8 +56,13 @@ def forecast(
 
     Raises:
         ValueError: The history has not three axes or is not of finite numbers and NaN, the horizon or n
-            is not a whole number from 1, or a length does not fit the history.
+            is not a whole number from 1, a length does not fit the history, or a space is given.
     """
+    if "space" in options:
+        raise ValueError(
+            "forecast makes the space of the longer series; give no space, but lengths of items whose "
+            "history ends earlier, and NaN in the rows before one that begins later."
+        )
     horizon, n = _whole(horizon=horizon), _whole(n=n)
     past = _tensor(history)
     check_shape((None, None, None), "give (B, N, C)", history=past)

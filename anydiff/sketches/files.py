@@ -81,12 +81,13 @@ def read_sketches(
     if path.is_dir():
         options = {"part": part, "tolerance": tolerance, "skip_empty": skip_empty}
         return _read_folder(path, name, num, recognized=recognized, **options)
+    if not path.exists():
+        raise SketchError(f"{name}: there is no such file.")
     ending = _ending(path)
     if ending is None:
         raise SketchError(f"{name}: give a folder, or a file that ends in {', '.join(_ENDINGS)}.")
     if not path.is_file():
-        kind = "it is no regular file" if path.exists() else "there is no such file"
-        raise SketchError(f"{name}: {kind}.")
+        raise SketchError(f"{name}: it is no regular file.")
     if ending in (".npz", ".npy"):
         sketches = read_arrays(path, name, part)
         return sketches if num is None else sketches.subset(np.arange(min(num, len(sketches))))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from anydiff import Cosine, GaussianDiffusion, exact
+from anydiff import Cosine, GaussianDiffusion, Masked, exact
 from anydiff.series import forecast
 
 AR = 0.8
@@ -118,8 +118,11 @@ def test_rows_that_were_not_observed_are_no_padding(half):
     history = torch.tensor([torch.nan, torch.nan, 0.2, 0.3, 0.4]).view(1, 5, 1)
     drawn = forecast(half, history, 2, **OPTIONS)
     assert drawn.isfinite().all() and not set(drawn.flatten().tolist()) & {0.2, 0.3, 0.4}
-    with pytest.raises(ValueError, match="lengths"):
-        forecast(half, history, 2, lengths=torch.tensor([[False, False, True, True, True]]))
+    mask = torch.tensor([[False, False, True, True, True]])
+    with pytest.raises(ValueError, match="lengths are"):
+        forecast(half, history, 2, lengths=mask)
+    with pytest.raises(ValueError, match="give no space, but lengths"):
+        forecast(half, history, 2, space=Masked(mask))
 
 
 @pytest.mark.parametrize(
