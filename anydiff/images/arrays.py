@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -43,9 +44,10 @@ def read_array(path: PathLike) -> Images:
     if not path.is_file():
         what = "not a file" if path.exists() else "there is no such file"
         raise ImageError(f"{path}: {what}.")
+    held: list[str] = []
     try:
         if path.suffix.lower() == ".npy":
-            held, arrays = [], {"arr_0": np.load(path, allow_pickle=False)}
+            arrays = {"arr_0": np.load(path, allow_pickle=False)}
         else:
             held, arrays = _members(path)
     except ImageError:
@@ -86,7 +88,7 @@ def _members(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     return list(members), arrays
 
 
-def _array(stream: zipfile.ZipExtFile, size: int, name: str) -> np.ndarray:
+def _array(stream: IO[bytes], size: int, name: str) -> np.ndarray:
     """An array of numbers, whose header does not announce more than the file has."""
     version = np.lib.format.read_magic(stream)
     read = {

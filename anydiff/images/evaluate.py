@@ -21,18 +21,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anydiff.extras import extra
 from anydiff.images.features import INCEPTION
-from anydiff.images.images import Images
+from anydiff.images.images import Images, as_tensor
 from anydiff.metrics.distances import nearest_ratio, precision_recall
 from anydiff.metrics.tables import MATCHES, Column, rendered
 
 __all__ = ["Classifier", "Features", "ImageReport", "compare", "evaluate", "noise_images", "table"]
 
-AnyImages = Images | Tensor
+AnyImages = Images | Tensor | np.ndarray
 
 _NEIGHBOURS = 5
 _SUBSETS = 100
@@ -128,7 +129,7 @@ def evaluate(
     """All metrics of a set of images; except for the subsets of MMD their order has no influence.
 
     Arguments:
-        drawn: The generated images, as `Images` or (M, C, H, W) of uint8.
+        drawn: The generated images, as `Images`, or a tensor or an array (M, C, H, W) of uint8.
         reference: Real images outside the training set; or their features (M, D), to compute these
             only once for several rows.
         train: The training images, or their features, for the ratio of nearest distances.
@@ -212,7 +213,7 @@ def compare(
             f"of equally many; give drawn[:{len(known)}] or call evaluate."
         )
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
-    some = train.subset(order[:num]) if isinstance(train, Images) else train[order[:num]]
+    some = train.subset(order[:num]) if isinstance(train, Images) else known[order[:num]]
     against = (_rows(reference, features, "reference"), _rows(known, features, "train"))
     ours = {"labels": labels, "nfe": nfe, "seconds": seconds}
     rows: list[tuple[str, AnyImages, dict[str, Any]]]
@@ -240,6 +241,8 @@ def noise_images(like: AnyImages, seed: int = 0) -> Tensor:
 
 def _pixels(images: AnyImages, what: str) -> Tensor:
     pixels = images.pixels if isinstance(images, Images) else images
+    if isinstance(pixels, np.ndarray):
+        pixels = as_tensor(pixels, what)
     if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 4:
         found = (
             f"{tuple(pixels.shape)} of {pixels.dtype}"
@@ -336,12 +339,14 @@ def _seen(
     if labels is None and isinstance(drawn, Images) and drawn.classes == classes:
         labels = drawn.labels
     if labels is not None:
-        labels = torch.as_tensor(labels).cpu()
-        if labels.shape != (num,) or labels.is_floating_point():
+        labels = as_tensor(labels, "labels").cpu()
+        inexact = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+        if labels.shape != (num,) or inexact:
             raise ValueError(
                 f"labels are {tuple(labels.shape)} of {labels.dtype}; give one integer for each of "
                 f"the {num} images."
             )
+        labels = labels.to(torch.int64)
         if bool(((labels < 0) | (labels >= len(classes))).any()):
             raise ValueError(
                 f"labels are from {int(labels.min())} to {int(labels.max())}; those of "

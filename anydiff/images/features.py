@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from pathlib import Path
 
 import torch
@@ -121,7 +120,7 @@ class InceptionFeatures:
             weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             used = {name: value for name, value in weights.items() if not name.startswith("fc.")}
             self.network.load_state_dict(used)
-        except (pickle.UnpicklingError, RuntimeError, AttributeError) as error:
+        except Exception as error:  # a faulty file may raise anything
             raise ValueError(f"{path}: not the weights of Inception v3: {error}") from error
         self.network.eval().requires_grad_(False).to(device)
         self.device, self.batch_size, self.progress = device, batch_size, progress

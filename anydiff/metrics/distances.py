@@ -241,16 +241,20 @@ def _squares(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
 
 def _settled(x: Tensor, y: Tensor, squares: Tensor, unsure: Tensor) -> Tensor:
     """The squares, replaced by those of the differences where they are unsure."""
-    direct = {"compute_mode": "donot_use_mm_for_euclid_dist"}
     if (num := int(unsure.sum())) > unsure.numel() / 4:
-        return torch.where(unsure, torch.cdist(x, y, **direct).square(), squares)
+        return torch.where(unsure, _distances(x, y).square(), squares)
     if num:
         i, j = unsure.nonzero(as_tuple=True)
         few = max(2**18 // x.shape[1], 1)
-        pairs = zip(i.split(few), j.split(few), strict=True)
-        parts = [torch.cdist(x[k, None], y[m, None], **direct).flatten() for k, m in pairs]
+        pairs = zip(torch.split(i, few), torch.split(j, few), strict=True)
+        parts = [_distances(x[k, None], y[m, None]).flatten() for k, m in pairs]
         squares[i, j] = torch.cat(parts).square()
     return squares
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances (…, N, M) from the differences; 0 to the last bit between equal rows."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _nearest(x: Tensor, y: Tensor, k: int = 1) -> Tensor:

@@ -503,3 +503,31 @@ def test_cifar_features_are_keras_s():
     assert net.features(pixels).numpy() == pytest.approx(x, rel=1e-3, abs=1e-3 * x.std())
     x = x @ w["dense_2/kernel"] + w["dense_2/bias"]
     assert net.logits(pixels).numpy() == pytest.approx(x, rel=1e-3, abs=1e-2)
+
+
+def test_arrays_and_labels_of_every_integer_are_taken():
+    shown = load_images("digits").subset(range(60))
+    reference, digits = load_images("digits").subset(range(100, 200)), DigitFeatures.load()
+    plain = evaluate(shown.pixels, reference, features=digits, labels=shown.labels)
+    for kind in (np.uint8, np.int8, np.uint16, np.int32):
+        labels = shown.labels.numpy().astype(kind)
+        arrays = shown.pixels.numpy(), reference.pixels.numpy()
+        assert evaluate(*arrays, features=digits, labels=labels) == plain
+    rows = compare(
+        shown.pixels.numpy(), reference, reference.pixels.numpy(), features=PixelFeatures()
+    )
+    assert rows[1].num == 60
+    with pytest.raises(ValueError, match=r"labels are \(60,\) of torch.bool; give one integer"):
+        evaluate(shown.pixels, reference, features=digits, labels=np.ones(60, bool))
+    with pytest.raises(ValueError, match=r"drawn is \(60, 1, 8, 8\) of torch.float32.*to_uint8"):
+        evaluate(shown.pixels.float().numpy(), reference, features=digits)
+
+
+@pytest.mark.parametrize("features", [PixelFeatures(), DigitFeatures.load()], ids=lambda f: f.name)
+def test_constant_pictures_have_finite_figures(features):
+    constant = torch.full((40, 1, 8, 8), 100, dtype=torch.uint8)
+    known = load_images("digits").subset(range(60))
+    for drawn, reference in [(constant, known), (known, constant), (constant, constant)]:
+        row = evaluate(drawn, reference, known, features=features)
+        for figure in (row.frechet, row.mmd, row.precision, row.recall, row.density, row.coverage):
+            assert math.isfinite(figure)
