@@ -46,7 +46,7 @@ def read_items(path: str, shape: tuple[int, int, int] | None = None) -> Images:
 
 def begin(model: ImageModel, data: str | None) -> Images:
     """Images to begin from: those of a file or a folder, or the test part of data."""
-    if data not in (None, *model.names, model.data):
+    if data is not None and data not in (*model.names, model.data):
         return read_items(data, model.shape)
     known = model.read_data(data)
     return known.subset(split(known).test)

@@ -114,7 +114,7 @@ def read_chain(config: PathLike | Mapping[str, Any]) -> Trained:
         raise refuse(f"prediction_type {kind!r}")
     try:
         table = Tabulated.from_betas(_betas(config, steps))
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise refuse(
             f"trained_betas, beta_schedule, beta_start or beta_end that make no table ({error})"
         ) from error
@@ -138,7 +138,7 @@ def _betas(config: Mapping[str, Any], steps: int) -> Tensor:
     if kind == "linear":
         return low + (high - low) * even
     if kind == "scaled_linear":
-        return (low**0.5 + (high**0.5 - low**0.5) * even) ** 2
+        return torch.square(low**0.5 + (high**0.5 - low**0.5) * even)
     if kind == "sigmoid":
-        return low + (high - low) * (12 * even - 6).sigmoid()
+        return low + (high - low) * torch.sigmoid(12 * even - 6)
     raise ValueError(f"beta_schedule is {kind!r}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -74,8 +75,9 @@ def load_adm(path: PathLike, network: UNet | None = None, *, new_order: bool = T
                 f"{tuple(value.shape)}; build another."
             )
         if ".qkv" in name and not new_order:  # of each head q, k and v
-            heads = network.get_submodule(module.removesuffix(".qkv")).heads
-            found = found.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+            heads: Any = network.get_submodule(module.removesuffix(".qkv")).heads
+            parts = found.reshape(heads, 3, -1, *found.shape[1:])
+            found = parts.transpose(0, 1).flatten(0, 2)
         if name == "embed_time.1.weight":  # theirs has the cosines first
             found = found.roll(found.shape[1] // 2, 1)
         state[name] = found
@@ -89,6 +91,7 @@ def _names(network: UNet) -> Iterator[tuple[str, str]]:
     """The names of our layers and of theirs, which number the blocks of a way on end."""
     yield from _ENDS.items()
     number = 1
+    level: Any
     for k, level in enumerate(network.down):
         for j, attend in enumerate(level.attentions):
             yield from _layers(network, f"down.{k}.blocks.{j}", f"input_blocks.{number}.0")
