@@ -5,7 +5,8 @@ The reader takes what a browser draws of `path`, `polyline`, `polygon`, `line`, 
 hidden is left out (`display`, `visibility`, no `opacity`, neither fill nor stroke, by attributes or by
 CSS; `defs`, `clipPath`, `mask`, `marker`, `pattern`; elements of other languages), and what is used is
 drawn (`use`, `symbol`, nested `svg`, the first part of a `switch` that fits). What is drawn but cannot
-be read, text and images, is left out with a warning. Clipping, dashes and animations are not applied.
+be read, text and images, is left out with a warning. Clipping, dashes and animations are not applied,
+and a warning tells what a clip would cut, unless it is a rectangle, as a window is.
 
 Coordinates are those of the outermost viewBox, y down, at whatever size the picture is shown. Entities
 and files outside the file are never opened.
@@ -22,6 +23,7 @@ References:
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,13 +41,11 @@ from anydiff.sketches.svg_transforms import (
     NOWHERE,
     Matrix,
     Viewport,
-    parse_length,
     parse_transform,
-    placement,
     product,
     stretch,
     translation,
-    view_box,
+    window,
 )
 from anydiff.sketches.xml_events import Element, read_tree
 
@@ -92,6 +92,8 @@ _UNSEEN = {
     "metadata", "font", "font-face", "glyph", "missing-glyph", "color-profile", "animate",
     "animateColor", "animateMotion", "animateTransform", "set", "discard",
 }  # fmt: skip
+_ANIMATIONS = {"animate", "set"}
+_URL = re.compile(r"url\(\s*+[\"']?+#([^\"')\s]++)")
 _MARKERS = {"marker", "marker-start", "marker-mid", "marker-end"}
 _MARKED = {"path", "line", "polyline", "polygon"}
 _MOST_USES = 64  # within one another
@@ -138,9 +140,9 @@ class _Reader:
                 raise SketchError(f"the outermost element is <{root.tag}>; in an SVG it is <svg>.")
             self.sheet = StyleSheet(self.index(root))
             self.faults += [
-                f"<style> has a selector, {s!r}, that is not read" for s in self.sheet.unread
+                f"<style> has a selector, {short(s)}, that is not read" for s in self.sheet.unread
             ]
-            picture = _picture(self.sheet.look(root))
+            picture = Viewport.of_picture(self.sheet.look(root))
             extent = max((side for side in picture[:2] if side is not None), default=0.0)
             if not 0 <= extent < math.inf:
                 raise SketchError(
@@ -176,9 +178,14 @@ class _Reader:
             return []
         look = self.sheet.look(element)
         if _is_hidden(look) or not _fits(element):
-            self.unseen[f"hidden {tag}"] += 1
+            moving = any(child.tag in _ANIMATIONS for child in element.children)
+            hidden = f"{tag} hidden until it moves" if moving else f"hidden {tag}"
+            (self.lost if moving else self.unseen)[hidden] += 1
             return []
         place = self.inside(look, place)
+        for key in ("clip-path", "mask"):
+            if key in look and not self.is_window(look[key]):
+                self.lost[f"{key} (what it cuts is read whole)"] += 1
         if place.uses:
             self.labour(100)
 
@@ -191,8 +198,11 @@ class _Reader:
         elif tag == "use":
             return self.used(element, look, place)
         elif tag in ("svg", "symbol") and element.parent is not None:
-            window = _window(element, look, place, use or {})
-            return [(child, window, None) for child in element.children] if window else []
+            shown = window(element.attributes, {**look, **_sizes(use)}, place.viewport)
+            if shown is None:
+                return []
+            place = place._replace(matrix=product(place.matrix, shown[0]), viewport=shown[1])
+            return [(child, place, None) for child in element.children]
         elif tag == "switch":
             fits = [c for c in element.children if ":" not in c.tag and _fits(c)]
             return [(child, place, None) for child in fits[:1]]
@@ -209,7 +219,7 @@ class _Reader:
         own = {key: value for key, value in own.items() if value not in ("", "inherit")}
         if own:
             style = {**style, **own}
-            viewport = viewport._replace(em=_font_size(own, viewport.em))
+            viewport = viewport.with_font(own.get("font-size", ""))
         if transform := look.get("transform"):
             origin = look.get("transform-origin", "")
             if origin and look.get("transform-box", "view-box") != "view-box":
@@ -232,8 +242,8 @@ class _Reader:
             raise SketchError(
                 f"<use> of {reference} is within {_MOST_USES} others; it should not contain itself."
             )
-        x, y = (_length(look, key, place.viewport, "0") for key in ("x", "y"))
-        matrix = product(place.matrix, translation(x or 0.0, y or 0.0))
+        x, y = (place.viewport.length(look, key, "0") or 0.0 for key in ("x", "y"))
+        matrix = product(place.matrix, translation(x, y))
         return [(target, place._replace(matrix=matrix, uses=place.uses + 1), look)]
 
     def add(self, element: Element, look: Mapping[str, str], place: _Place) -> None:
@@ -265,6 +275,10 @@ class _Reader:
         self.ends.append(len(self.paths))
         if tag in _MARKED and any(style.get(key, "none") != "none" for key in _MARKERS):
             self.lost["marker"] += 1
+        for key in ("fill", "stroke"):
+            paint = self.referred(style.get(key, ""))
+            if paint is not None and paint.tag == "pattern":
+                self.lost["pattern"] += 1
 
     def parse(
         self, element: Element, look: Mapping[str, str], place: _Place, tolerance: float
@@ -287,6 +301,27 @@ class _Reader:
         self.work += characters
         if self.work > _MOST_WORK:
             raise SketchError("<use> draws too much, again and again; use less of it.")
+
+    def referred(self, value: str) -> Element | None:
+        """The element of a property such as ``url(#a)``."""
+        match = _URL.match(value) if value.startswith("url") else None
+        return self.ids.get(match[1]) if match else None
+
+    def is_window(self, value: str) -> bool:
+        """Whether a clip or a mask only shows a rectangle, as the viewBox does, or nothing at all."""
+        if not value.strip().startswith("url"):
+            return value.strip() == "none"
+        clip = self.referred(value.strip())
+        shapes = [] if clip is None else [c for c in clip.children if c.tag not in _UNSEEN]
+        if len(shapes) != 1 or shapes[0].tag not in SHAPES:
+            return clip is None
+        outline = Paths()
+        try:
+            outline.add(as_path(shapes[0].tag, shapes[0].attributes, NOWHERE)[0], most=100)
+        except SketchError:  # in percent, mostly of all, or long
+            return shapes[0].tag == "rect"
+        start, *_, end = np.moveaxis(outline.curves, 1, 0)
+        return bool(np.isclose(start, end).any(1).all())
 
     def fault(self, element: Element, text: str) -> None:
         self.faults.append(f"line {element.line}: {text.removesuffix('.')}")
@@ -330,68 +365,18 @@ def _is_hidden(look: Mapping[str, str]) -> bool:
     return look.get("display", "").strip() == "none" or is_zero(look.get("opacity", "1"))
 
 
+def _sizes(use: Mapping[str, str] | None) -> dict[str, str]:
+    """The width and the height that a <use> asks for."""
+    asked = {key: (use or {}).get(key, "").strip() for key in ("width", "height")}
+    return {key: value for key, value in asked.items() if value not in ("", "auto")}
+
+
 def _fits(element: Element) -> bool:
     """Whether the conditions of an element hold: English, and no extensions."""
     attributes = element.attributes
     languages = attributes.get("systemLanguage", "en").lower().split(",")
     english = any(language.strip().partition("-")[0] == "en" for language in languages)
     return english and not attributes.get("requiredExtensions", "").strip()
-
-
-def _length(look: Mapping[str, str], key: str, viewport: Viewport, default: str) -> float | None:
-    """A length that places a window; None for a share of what has no size."""
-    text = look.get(key, "").strip()
-    text = default if text in ("", "auto") else text
-    if text.endswith("%") and viewport.share(key) is None:
-        return None
-    return parse_length(text, key, viewport)
-
-
-def _font_size(own: Mapping[str, str], em: float) -> float:
-    try:
-        return parse_length(own.get("font-size", ""), "font-size", Viewport(em, em, em))
-    except SketchError:  # none, or one by name
-        return em
-
-
-def _picture(look: Mapping[str, str]) -> Viewport:
-    """The size of the viewBox, or of the picture."""
-    if box := view_box(look):
-        return Viewport(box[2], box[3])
-    return Viewport(_side(look, "width"), _side(look, "height"))
-
-
-def _side(look: Mapping[str, str], key: str) -> float | None:
-    try:
-        return parse_length(look.get(key, ""), key, NOWHERE)
-    except SketchError:  # none, or a share of the page
-        return None
-
-
-def _window(
-    element: Element, look: Mapping[str, str], place: _Place, use: Mapping[str, str]
-) -> _Place | None:
-    """What the content of a <symbol> or an inner <svg> takes from it; None if it is not drawn."""
-    viewport = place.viewport
-    x, y = (_length(look, key, viewport, "0") or 0.0 for key in ("x", "y"))
-    sizes = {
-        k: use.get(k, "").strip() or look.get(k, "").strip() or "100%" for k in ("width", "height")
-    }
-    width, height = (_length(sizes, key, viewport, "100%") for key in ("width", "height"))
-    box = view_box(element.attributes)
-    if box is None:
-        matrix = translation(x, y)
-    else:
-        width, height = (box[2 + k] if s is None else s for k, s in enumerate((width, height)))
-        if min(width, height, *box[2:]) <= 0:
-            return None
-        matrix = placement(
-            box, x, y, width, height, element.attributes.get("preserveAspectRatio", "")
-        )
-        width, height = box[2:]
-    return place._replace(
-        matrix=product(place.matrix, matrix), viewport=Viewport(width, height, viewport.em)
-    )
 
 
 def write_svg(

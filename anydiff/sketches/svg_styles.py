@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -195,8 +195,6 @@ def read_properties(text: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 _COMMENT = re.compile(r"/\*.*?(?:\*/|$)|<!--|-->", re.DOTALL)
-_AT_RULE = re.compile(r"@([^{};]*+)(?:;|\{((?:[^{}]*+\{[^{}]*+\})*+[^{}]*+)\}|$)")
-_BLOCK = re.compile(r"([^{}]*+)\{([^{}]*+)\}")
 _SCREEN = re.compile(r"media\s+(?:only\s+)?(?:screen|all)\s*|media\s*")
 _COMPOUND = re.compile(r"(\*|[\w-]++)?+((?:[#.][\w-]++|\[[^\]]*+\])*+)(\s*+>\s*+|\s++|$)")
 _SIMPLE = re.compile(r"([#.])([\w-]++)|\[\s*([\w:-]+)\s*(?:([~|^$*]?=)\s*([^\]]*))?\]")
@@ -215,15 +213,11 @@ def is_for_screens(media: str) -> bool:
 def _read_rules(text: str) -> tuple[list[_Rule], list[str]]:
     """The rules of a style sheet, and selectors that are not understood and hide or move something."""
 
-    def at_rule(match: re.Match[str]) -> str:
-        name, _, media = match[1].partition(" ")
-        return match[2] or "" if name.lower() == "media" and is_for_screens(media) else ""
-
     rules: list[_Rule] = []
     unknown: list[str] = []
-    for block in _BLOCK.finditer(_AT_RULE.sub(at_rule, _COMMENT.sub("", text))):
-        properties, important = read_properties(block[2])
-        for selector in map(str.strip, block[1].split(",")):
+    for selectors, block in _read_blocks(_COMMENT.sub("", text)):
+        properties, important = read_properties(block)
+        for selector in map(str.strip, selectors.split(",")):
             compounds = _read_selector(selector)
             if compounds is None:
                 both = {**properties, **important}
@@ -236,6 +230,33 @@ def _read_rules(text: str) -> tuple[list[_Rule], list[str]]:
             tags = sum(1 for c in compounds if c.tag not in ("", "*"))
             rules.append(_Rule(compounds, (ids, classes, tags, len(rules)), properties, important))
     return rules, unknown
+
+
+def _read_blocks(text: str) -> Iterator[tuple[str, str]]:
+    """The selectors of each rule, and what is in its braces; rules of other media are passed over."""
+    start = 0
+    selectors: str | None = None  # of the rule that is open
+    deep = 0  # in braces of what is passed over
+    for brace in re.finditer("[{};]", text):
+        sign = brace[0]
+        if deep:
+            deep += (sign == "{") - (sign == "}")
+        elif selectors is not None:
+            if sign == "}":
+                yield selectors, text[start : brace.start()]
+                selectors = None
+            elif sign == "{":
+                deep = 1
+            if sign == ";":
+                continue
+        elif sign == "{":
+            before = text[start : brace.start()].strip()
+            name, _, media = before.partition(" ")
+            if not before.startswith("@"):
+                selectors = before
+            elif name.lower() != "@media" or not is_for_screens(media):
+                deep = 1
+        start = brace.end()
 
 
 _MATTERS = {"display", "visibility", "opacity", "transform"}

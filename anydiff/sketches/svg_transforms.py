@@ -18,8 +18,8 @@ from anydiff.sketches.sketches import SketchError
 from anydiff.sketches.svg_paths import NUMBER, short
 
 __all__ = [
-    "IDENTITY", "NOWHERE", "Matrix", "Viewport", "parse_length", "parse_transform", "placement",
-    "product", "stretch", "translation", "view_box",
+    "IDENTITY", "NOWHERE", "Matrix", "Viewport", "parse_length", "parse_transform", "product",
+    "stretch", "translation", "window",
 ]  # fmt: skip
 
 Matrix = tuple[float, float, float, float, float, float]
@@ -49,6 +49,8 @@ class Viewport(NamedTuple):
 
     def share(self, key: str) -> float | None:
         """What 100 % of an attribute is: the width, the height, or for a radius their mean square."""
+        if key == "font-size":
+            return self.em
         if key in ("x", "x1", "x2", "cx", "rx", "width"):
             return self.width
         if key in ("y", "y1", "y2", "cy", "ry", "height"):
@@ -56,6 +58,51 @@ class Viewport(NamedTuple):
         if self.width is None or self.height is None:
             return None
         return math.hypot(self.width, self.height) / math.sqrt(2)
+
+    def length(self, look: Mapping[str, str], key: str, default: str) -> float | None:
+        """An attribute that places a window; None for a share of what has no size.
+
+        Arguments:
+            look: Attributes and properties.
+            key: Which.
+            default: What it is if it is not given.
+
+        Raises:
+            SketchError: It is malformed.
+        """
+        text = look.get(key, "").strip()
+        text = default if text in ("", "auto") else text
+        if text.endswith("%") and self.share(key) is None:
+            return None
+        return parse_length(text, key, self)
+
+    def with_font(self, size: str) -> Viewport:
+        """The same, with another size of the font, if it is a length.
+
+        Arguments:
+            size: The `font-size`.
+        """
+        try:
+            return self._replace(em=parse_length(size, "font-size", self))
+        except SketchError:  # none, or one by name
+            return self
+
+    @classmethod
+    def of_picture(cls, look: Mapping[str, str]) -> Viewport:
+        """That of the outermost `<svg>`: its viewBox, or else its width and height.
+
+        Arguments:
+            look: Its attributes and properties.
+        """
+        if box := _view_box(look):
+            return cls(box[2], box[3])
+        sides: list[float | None] = []
+        for key in ("width", "height"):
+            try:
+                sides.append(parse_length(look.get(key, ""), key, NOWHERE))
+            except SketchError:  # none, or a share of the page
+                sides.append(None)
+        return cls(sides[0], sides[1])
 
 
 NOWHERE = Viewport()  # without a size
@@ -96,19 +143,6 @@ def parse_length(text: str, key: str, viewport: Viewport) -> float:
     if not math.isfinite(value):
         raise SketchError(f"{key}={short(text)} is too large.")
     return value
-
-
-def view_box(attributes: Mapping[str, str]) -> Box | None:
-    """The viewBox (x, y, width, height), or None if there is none that is sound.
-
-    Arguments:
-        attributes: Those of an `<svg>` or `<symbol>`.
-    """
-    numbers = NUMBER.findall(attributes.get("viewBox", ""))
-    if len(numbers) != 4:
-        return None
-    x, y, width, height = map(float, numbers)
-    return x, y, width, height
 
 
 # transforms --------------------
@@ -260,17 +294,46 @@ _RATIO = re.compile(r"\s*+(?:defer\s++)?x(Min|Mid|Max)Y(Min|Mid|Max)(?:\s++(meet
 _PLACE = {"Min": 0.0, "Mid": 0.5, "Max": 1.0}
 
 
-def placement(box: Box, x: float, y: float, width: float, height: float, ratio: str) -> Matrix:
-    """The transform that shows a viewBox in a rectangle.
+def _view_box(attributes: Mapping[str, str]) -> Box | None:
+    """The viewBox (x, y, width, height), or None if there is none that is sound."""
+    numbers = NUMBER.findall(attributes.get("viewBox", ""))
+    if len(numbers) != 4:
+        return None
+    x, y, width, height = map(float, numbers)
+    return x, y, width, height
+
+
+def window(
+    attributes: Mapping[str, str], look: Mapping[str, str], outer: Viewport
+) -> tuple[Matrix, Viewport] | None:
+    """How an inner `<svg>` or a `<symbol>` shows its content; None if it does not.
 
     Arguments:
-        box: The viewBox, of positive sides.
-        x: The left side of the rectangle.
-        y: Its upper side.
-        width: Its width.
-        height: Its height.
-        ratio: The `preserveAspectRatio`: ``"none"`` stretches; otherwise the box keeps its shape, as
-            large as fits ("meet") or covers ("slice"), and by default in the middle.
+        attributes: Those of the element: `viewBox` and `preserveAspectRatio`.
+        look: Its properties: x, y, width and height.
+        outer: What it stands in.
+
+    Raises:
+        SketchError: A length is malformed, or numbers are too large.
+    """
+    x, y = (outer.length(look, key, "0") or 0.0 for key in ("x", "y"))
+    width, height = (outer.length(look, key, "100%") for key in ("width", "height"))
+    box = _view_box(attributes)
+    if box is None:
+        return translation(x, y), Viewport(width, height, outer.em)
+    width = box[2] if width is None else width
+    height = box[3] if height is None else height
+    if min(width, height, box[2], box[3]) <= 0:
+        return None
+    matrix = _placement(box, x, y, width, height, attributes.get("preserveAspectRatio", ""))
+    return matrix, Viewport(box[2], box[3], outer.em)
+
+
+def _placement(box: Box, x: float, y: float, width: float, height: float, ratio: str) -> Matrix:
+    """The transform that shows a viewBox in a rectangle.
+
+    It is stretched for the `preserveAspectRatio` "none". Otherwise it keeps its shape, as large as fits
+    ("meet") or covers ("slice"), and by default in the middle.
     """
     sx, sy = width / box[2], height / box[3]
     if ratio.strip() != "none":

@@ -458,6 +458,19 @@ def warned(tmp_path, body, head='viewBox="0 0 100 100"'):
         ('<image href="a.png"/><text>a</text>', "left out 1 image, 1 text."),
         ("<foreignObject><p>a</p></foreignObject>", "left out 1 foreignObject."),
         ("<layer><path d='M0 0L1 1'/></layer>", "left out 1 layer."),
+        (
+            "<clipPath id='c'><circle r='1'/></clipPath><g clip-path='url(#c)'/>",
+            "left out 1 clip-path (what it cuts is read whole).",
+        ),
+        (
+            "<mask id='c'><circle r='1'/></mask><g style='mask: url(\"#c\")'/>",
+            "1 mask (what it cuts",
+        ),
+        ("<g style='clip-path: circle(3px)'/>", "1 clip-path (what it cuts"),
+        (
+            "<g opacity='0'><path d='M0 0h1'/><animate attributeName='opacity' to='1'/></g>",
+            "left out 1 g hidden until it moves.",
+        ),
         ('<use href="#b"/>', "line 2: <use> of '#b' is left out, it is not in the file."),
         ('<use href="b.svg#b"/>', "line 2: <use> of 'b.svg#b' is left out"),
         ("<path d='M0 0x'/>", "line 2: <path> is drawn up to a fault, 'x' at character 4"),
@@ -474,6 +487,26 @@ def test_what_is_left_out_is_said_once(tmp_path, body, message):
 def test_an_arrow_loses_its_head(tmp_path):
     strokes, said = warned(tmp_path, f'<g marker-end="url(#m)">{LINE}</g>')
     assert strokes == [SEEN] and "left out 1 marker." in said
+
+
+def test_a_pattern_loses_its_lines(tmp_path):
+    body = f'<pattern id="p">{LINE}</pattern><rect width="1" height="1" fill="url(#p)"/>'
+    strokes, said = warned(tmp_path, body)
+    assert len(strokes) == 1 and "left out 1 pattern." in said
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '<rect x=".1" y=".7" width="100.2" height="100"/>',
+        '<rect width="100%" height="100%"/>',
+        '<path d="M0 0h24.1v24H0z"/>',
+    ],
+)
+def test_a_clip_that_is_a_window_is_like_a_view_box(tmp_path, shape):
+    clip = f'<defs><clipPath id="c">{shape}</clipPath></defs>'
+    for value in ("url(#c)", "url( '#c' )", "none", "url(#missing)"):
+        assert read(tmp_path, f'{clip}<g clip-path="{value}">{LINE}</g>') == [SEEN]
 
 
 def test_a_share_of_a_page_without_a_size(tmp_path):
@@ -541,6 +574,16 @@ def test_many_small_elements_cost_little(tmp_path):
     )
     begin = time.process_time()
     assert len(read(tmp_path, paths + turned)) == 10_000
+    assert time.process_time() - begin < 3
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "@", "a}", "a{", "@a{", "@a{b{}", "/*", "[a", "a ", ".a,", ":", ";", "a{b"]
+)
+def test_any_style_sheet_is_read_soon(text):
+    begin = time.process_time()
+    for end in ("", "{display:none}"):
+        StyleSheet([100_000 * text + end])
     assert time.process_time() - begin < 3
 
 
