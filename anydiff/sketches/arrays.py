@@ -166,7 +166,7 @@ def _texts(arrays: dict[str, Any], key: str, name: str) -> list[str]:
     texts = arrays[key] if isinstance(arrays[key], list) else np.atleast_1d(arrays[key]).tolist()
     if any(isinstance(text, (list, np.ndarray)) for text in texts):
         raise SketchError(f"{name}: {key} should be one string for each.")
-    return list(map(str, texts))
+    return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in texts]
 
 
 def _parts(arrays: dict[str, Any], name: str, part: str | None) -> Sketches:

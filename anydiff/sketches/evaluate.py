@@ -30,7 +30,7 @@ from anydiff.metrics.tables import MATCHES, Column, rendered
 from anydiff.sketches.features import SketchFeatures
 from anydiff.sketches.geometry import resample, simplify
 from anydiff.sketches.pictures import rasterize
-from anydiff.sketches.sketches import Sketches, as_stroke
+from anydiff.sketches.sketches import Sketches, as_stroke, check_some
 
 __all__ = [
     "Differences", "SketchReport", "chamfer", "evaluate", "noise_sketches", "statistics", "table",
@@ -62,7 +62,11 @@ def statistics(sketches: Sketches) -> dict[str, np.ndarray]:
         0.05 along each stroke; strokes shorter than two steps have none.
         `pen_up` (M,): the distance between strokes, as a share of the whole path of the pen, in [0, 1).
         `aspect` (M,): width over width plus height, in [0, 1].
+
+    Raises:
+        ValueError: There are no sketches.
     """
+    check_some(sketches)
     sizes, counts = sketches.stroke_sizes, sketches.counts
     owner = np.repeat(np.arange(len(sketches)), counts)
     stroke = np.repeat(np.arange(len(sizes)), sizes)
@@ -130,7 +134,11 @@ def noise_sketches(reference: Sketches, seed: int = 0) -> Sketches:
     Arguments:
         reference: Real sketches.
         seed: Of the noise.
+
+    Raises:
+        ValueError: There are no sketches.
     """
+    check_some(reference)
     points = reference.points.astype(np.float64)
     sums = np.add.reduceat(points, reference.strokes[reference.offsets[:-1]])
     middle = sums / reference.sizes[:, None]
@@ -164,6 +172,8 @@ def chamfer(sketches: Sketches, reference: Sketches, spacing: float) -> np.ndarr
         raise ValueError(
             f"{len(sketches)} sketches and {len(reference)} to compare; give equally many."
         )
+    if len(sketches) == 0:
+        return np.empty(0)
     points = []
     for drawn in (sketches, reference):
         even = resample(drawn, spacing=spacing)

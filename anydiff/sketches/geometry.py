@@ -39,8 +39,8 @@ def resample(
         raise ValueError("give either spacing or points.")
     if spacing is not None and not spacing > 0:
         raise ValueError(f"spacing is {spacing}; it should be above 0, in the points' units.")
-    if points is not None and points < 2:
-        raise ValueError(f"points is {points}; a stroke should get 2 or more.")
+    if points is not None and not (isinstance(points, (int, np.integer)) and points >= 2):
+        raise ValueError(f"points is {points}; a stroke should get 2 or more, a whole number.")
     p = sketches.points.astype(np.float64)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     if len(p) == 0:

@@ -32,7 +32,7 @@ from torch import Tensor
 from anydiff.checks import frozen
 from anydiff.data.sequences import Sequences
 from anydiff.sketches.geometry import needed_points, resample, segment_distances
-from anydiff.sketches.sketches import SketchError, Sketches
+from anydiff.sketches.sketches import SketchError, Sketches, check_some
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
 
@@ -58,9 +58,8 @@ def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
     Raises:
         ValueError: There are fewer than 2 points, or no sketches.
     """
-    if not (isinstance(points, (int, np.integer)) and points >= 2):
-        raise ValueError(f"points is {points!r}; a stroke needs a whole number, at least 2.")
-    _check_some(sketches)
+    _whole(points)
+    check_some(sketches)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     number = np.repeat(np.arange(len(first)), last - first + 1)
 
@@ -118,19 +117,21 @@ def _ends(lengths: Sequence[int] | Tensor, rows: int) -> np.ndarray:
     return np.cumsum(sizes, dtype=np.int64)
 
 
+def _whole(points: int) -> int:
+    """The points of a stroke, checked."""
+    if not (isinstance(points, (int, np.integer)) and points >= 2):
+        raise ValueError(f"points is {points!r}; a stroke needs a whole number, at least 2.")
+    return int(points)
+
+
 def _check_center(center: tuple[float, float]) -> None:
     if len(center) != 2 or not np.isfinite(center).all():
         raise ValueError(f"center is {center}; give two finite numbers.")
 
 
-def _check_some(sketches: Sketches) -> None:
-    if len(sketches) == 0:
-        raise ValueError(f"{sketches.name}: there are no sketches; give one or more.")
-
-
 def _frame(sketches: Sketches) -> tuple[tuple[float, float], float]:
     """The mean point of the sketches and the spread about it, over both axes."""
-    _check_some(sketches)
+    check_some(sketches)
     center = sketches.points.mean(0, dtype=np.float64)
     away = sketches.points - center
     most = np.abs(away).max() or 1.0
@@ -186,11 +187,11 @@ class StrokeRows:
             tolerance: As a share of the median size of a sketch, if `points` is None.
 
         Raises:
-            ValueError: There are no sketches.
+            ValueError: There are no sketches, or a number is out of range.
         """
         center, scale = _frame(sketches)
         if points is not None:
-            return cls(int(points), center, scale, bend)
+            return cls(_whole(points), center, scale, bend)
         numbers = np.linspace(0, len(sketches) - 1, min(len(sketches), 500)).astype(int)
         some = sketches.subset(numbers)
         size = float(np.median(_extents(some)))
@@ -292,7 +293,7 @@ class PointRows:
         Raises:
             ValueError: There are no sketches, or one would have over 100,000 rows.
         """
-        _check_some(sketches)
+        check_some(sketches)
         needed = np.add.reduceat(needed_points(sketches, self.spacing), sketches.offsets[:-1])
         if needed.max() > _MOST_ROWS:
             m = int(needed.argmax())

@@ -28,8 +28,8 @@ from anydiff.data.ranges import ranges
 from anydiff.data.values import numbers
 
 __all__ = [
-    "EmptySketch", "SketchError", "Sketches", "as_stroke", "from_stroke3", "from_stroke5",
-    "to_stroke3", "to_stroke5",
+    "EmptySketch", "SketchError", "Sketches", "as_stroke", "check_some", "from_stroke3",
+    "from_stroke5", "to_stroke3", "to_stroke5",
 ]  # fmt: skip
 
 Labels = Sequence[str] | None
@@ -243,6 +243,19 @@ class Sketches:
         return Sketches(self.points[points], strokes, offsets, labels, times, self.name)
 
 
+def check_some(sketches: Sketches) -> None:
+    """An error if there are no sketches, for what measures them.
+
+    Arguments:
+        sketches: What is to be measured.
+
+    Raises:
+        SketchError: There are none.
+    """
+    if len(sketches) == 0:
+        raise SketchError(f"{sketches.name}: there are no sketches; give one or more.")
+
+
 def as_stroke(values: Any, where: str) -> np.ndarray:
     """A stroke as an array (n, 2) of float64; without points (0, 2), whatever its shape was.
 
@@ -350,11 +363,13 @@ def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
         length: At least the points of the longest sketch + 1, for the row that ends it; by default that.
 
     Raises:
-        SketchError: The length is too short for a sketch, or as of `to_stroke3`.
+        SketchError: The length is too short for a sketch or no whole number, or as of `to_stroke3`.
     """
     sizes = sketches.sizes
     needed = int(sizes.max(initial=0)) + 1
     length = needed if length is None else length
+    if not isinstance(length, (int, np.integer)):
+        raise SketchError(f"{sketches.name}: length is {length!r}; give a whole number of rows.")
     if length < needed:
         m = int(np.argmax(sizes))
         raise SketchError(

@@ -150,6 +150,10 @@ def test_a_constant_channel_is_only_moved():
         (lambda: Scaling((0,), (0,)), "positive"),
         (lambda: Scaling((0, 0), (1, 1)).encode(torch.zeros(3, 1)), "2 channels"),
         (lambda: Scaling((0.5,), (1,)).encode(np.array([[1]])), "floating"),
+        (lambda: Scaling(3, (1,)), "mean is 3; give a number for each channel"),
+        (lambda: Scaling((0,), ["a"]), "std is .'a'.; give a number"),
+        (lambda: Scaling.from_config({"mean": [0]}), "no config of a scaling"),
+        (lambda: loader([[1, 2]]), r"a list; give Sequences.from_lists\(items\)"),
     ],
 )
 def test_scales_that_cannot_be_right_are_refused(call, message):
@@ -231,6 +235,8 @@ def test_padding_is_undone(sequences):
     assert x.shape == (40, max(map(len, items)), 2) and x.dtype == torch.float32
     assert all(torch.equal(a, b) for a, b in zip(split_items(x, mask), items, strict=True))
     assert x[~mask].abs().sum() == 0
+    again = split_items(x.numpy(), mask.numpy())
+    assert all(torch.equal(a, b) for a, b in zip(again, items, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,15 @@ def test_parts_hold_rows_of_three_or_five_of_one_size_or_of_several(tmp_path, ro
         assert len(read_sketches(tmp_path / f"{k}.npz")) == 6
 
 
+def test_labels_of_bytes_are_text(tmp_path):
+    fields = {key: getattr(LINE, key) for key in ("points", "strokes", "offsets")}
+    np.savez(tmp_path / "a.npz", **fields, labels=np.array(["café".encode()]))
+    assert read_sketches(tmp_path / "a.npz").labels == ["café"]
+    np.savez(tmp_path / "a.npz", **fields, labels=np.array([b"caf\xe9"]))
+    with pytest.raises(SketchError, match="do not fit together"):
+        read_sketches(tmp_path / "a.npz")
+
+
 def test_the_start_row_of_sketch_rnn_is_said_or_left_out(tmp_path):
     rows = np.concatenate([[[0, 0, 1, 0, 0]], FIVE])
     with pytest.warns(UserWarning, match="sketch-rnn's start row"):

@@ -6,10 +6,11 @@ import warnings
 import numpy as np
 import pytest
 
-from anydiff.sketches.geometry import scale
+from anydiff.sketches.evaluate import chamfer, noise_sketches, statistics
+from anydiff.sketches.geometry import resample, scale
 from anydiff.sketches.kanji import load_kanji
 from anydiff.sketches.rows import PointRows, StrokeRows, along, rows_from_config
-from anydiff.sketches.sketches import Sketches
+from anydiff.sketches.sketches import Sketches, to_stroke5
 
 
 def sketches(seed=0, num=20) -> Sketches:
@@ -133,11 +134,33 @@ NONE = Sketches.from_lists([], name="mine")
         lambda: PointRows.fit(NONE),
         lambda: StrokeRows(4, (0, 0), 1.0).encode(NONE),
         lambda: PointRows(1.0, (0, 0), 1.0).encode(NONE),
+        lambda: statistics(NONE),
+        lambda: noise_sketches(NONE),
     ],
 )
 def test_no_sketches_are_refused(call):
     with pytest.raises(ValueError, match="mine: there are no sketches; give one or more"):
         call()
+
+
+def test_what_has_no_measure_is_as_empty_as_the_sketches():
+    assert chamfer(NONE, NONE, 1.0).shape == (0,)
+    assert len(resample(NONE, spacing=1.0)) == len(scale(NONE)) == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: resample(sketches(), points=n),
+        lambda n: along(sketches(), n),
+        lambda n: StrokeRows.fit(sketches(), n),
+        lambda n: to_stroke5(sketches(), 100 * n),
+    ],
+)
+def test_numbers_of_points_are_whole(call):
+    assert call(np.int64(4)) is not None
+    with pytest.raises(ValueError, match=r"points is 2.505|length is 250.5"):
+        call(2.505)
 
 
 def test_a_sketch_of_another_size_does_not_fill_the_memory():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from anydiff.data.batches import LengthBatchSampler, ResumableLoader, as_made
-from anydiff.data.sequences.container import Sequences
+from anydiff.data.sequences.container import SequenceError, Sequences
 from anydiff.data.values import numbers, single
 from anydiff.spaces import Masked
 
@@ -38,10 +38,13 @@ class SequenceDataset(Dataset[np.ndarray]):
         sequences: The items.
 
     Raises:
-        SequenceError: float32 cannot tell the values of a channel apart; scale them first.
+        SequenceError: They are no `Sequences`, or float32 cannot tell the values of a channel apart.
     """
 
     def __init__(self, sequences: Sequences) -> None:
+        if not isinstance(sequences, Sequences):
+            kind = type(sequences).__name__
+            raise SequenceError(f"the sequences are a {kind}; give Sequences.from_lists(items).")
         self.sequences, self._values = sequences, sequences.single()
 
     def __len__(self) -> int:
@@ -95,12 +98,12 @@ def loader(
 
     Raises:
         ValueError: `batch_size`, `rows` or `window` is below 1.
-        SequenceError: float32 cannot tell the values of a channel apart; scale them first.
+        SequenceError: They are no `Sequences`, or float32 cannot tell the values of a channel apart.
     """
+    dataset = SequenceDataset(sequences)
     sampler = LengthBatchSampler(
         sequences.sizes, batch_size, rows=rows, seed=seed, shuffle=shuffle, window=window
     )
-    dataset = SequenceDataset(sequences)
     return ResumableLoader(dataset, batch_sampler=sampler, collate_fn=as_made, **kwargs)
 
 
@@ -174,7 +177,7 @@ def pairs(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 
-def split_items(x: Tensor, mask: Tensor) -> list[Tensor]:
+def split_items(x: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> list[Tensor]:
     """The valid rows of each item: the inverse of :func:`pad`.
 
     Arguments:
@@ -187,6 +190,7 @@ def split_items(x: Tensor, mask: Tensor) -> list[Tensor]:
     Raises:
         ValueError: The shapes do not match, or the mask is not of booleans.
     """
+    x, mask = torch.as_tensor(x), torch.as_tensor(mask)
     if mask.dtype != torch.bool or x.shape[:2] != mask.shape:
         raise ValueError(
             f"x is {tuple(x.shape)} and mask {tuple(mask.shape)} of {mask.dtype}; give (B, N, C) and "

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.data.values import numbers
+
 __all__ = ["Scaling"]
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -45,7 +47,7 @@ class Scaling:
 
     def __post_init__(self) -> None:
         for key in ("mean", "std"):
-            object.__setattr__(self, key, tuple(float(c) for c in getattr(self, key)))
+            object.__setattr__(self, key, _floats(getattr(self, key), key))
         if not self.mean or len(self.mean) != len(self.std):
             counts = f"{len(self.mean)} means and {len(self.std)} stds"
             raise ValueError(f"there are {counts}; give one of each for every channel.")
@@ -69,8 +71,18 @@ class Scaling:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Scaling:
-        """The scaling with this `config`."""
-        return cls(**config)
+        """The scaling with this `config`.
+
+        Arguments:
+            config: As it is after JSON.
+
+        Raises:
+            ValueError: It is not such a config.
+        """
+        try:
+            return cls(**config)
+        except TypeError:
+            raise ValueError(f"{config} is no config of a scaling; give mean and std.") from None
 
     def _checked(self, x: Array) -> tuple[Any, Any, Any]:
         """x, mean and std in float64 if the type of x would not tell values apart, else in that type."""
@@ -114,3 +126,11 @@ class Scaling:
         x, mean, std = self._checked(x)
         values: Array = x * std + mean
         return values
+
+
+def _floats(values: Any, name: str) -> tuple[float, ...]:
+    try:
+        found = numbers(values if isinstance(values, (np.ndarray, Tensor)) else list(values))
+        return tuple(map(float, found))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {values!r}; give a number for each channel.") from None
