@@ -24,6 +24,7 @@ from torch import Tensor
 from anydiff.denoisers.unet.diffusers import load_diffusers, read_config
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.files import PathLike
+from anydiff.predictions import as_target
 from anydiff.schedules import Flow, Schedule, Tabulated, ZeroTerminalSNR
 
 __all__ = ["Trained", "load_pipeline", "read_chain"]
@@ -99,7 +100,7 @@ def read_chain(config: PathLike | Mapping[str, Any]) -> Trained:
 
     def refuse(what: str) -> ValueError:
         return ValueError(
-            f"{about} of {name} has {what:.200}, which is not read; build the schedule yourself."
+            f"{about} of {name} has {what:.300}, which is not read; build the schedule yourself."
         )
 
     steps, kind = get("num_train_timesteps", 1000), get("prediction_type", "epsilon")
@@ -119,6 +120,10 @@ def read_chain(config: PathLike | Mapping[str, Any]) -> Trained:
             f"trained_betas, beta_schedule, beta_start or beta_end that make no table ({error})"
         ) from error
     schedule = ZeroTerminalSNR(table) if get("rescale_betas_zero_snr") else table
+    try:
+        as_target(_PREDICTIONS[kind], schedule)
+    except ValueError as error:
+        raise refuse(f"rescale_betas_zero_snr and prediction_type {kind!r} ({error})") from error
     return Trained(schedule, _PREDICTIONS[kind], steps)
 
 

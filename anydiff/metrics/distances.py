@@ -212,10 +212,12 @@ def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"features {tuple(x.shape)} and {tuple(y.shape)}; give (N, D) and (M, D).")
     if min(len(x), len(y)) < least:
         raise ValueError(f"{len(x)} and {len(y)} rows; give at least {least} of each.")
-    if not all(bool((rows.abs() < _MOST).all()) for rows in (x, y)):
-        raise ValueError(
-            f"some features are not finite, or beyond {_MOST:g}; leave those samples out and count them."
-        )
+    for rows in (x, y):
+        if lost := int((~(rows.abs() < _MOST).all(1)).sum()):
+            raise ValueError(
+                f"{lost} of {len(rows)} rows of features are not finite, or beyond {_MOST:g}; leave "
+                "those samples out and count them."
+            )
     return x, y.to(x.device)
 
 

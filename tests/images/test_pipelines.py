@@ -107,6 +107,8 @@ def test_flow_matching_is_given_its_time(config):
         ({"num_train_timesteps": 10**12}, "num_train_timesteps 1000000000000"),
         ({"trained_betas": [0.1, 0.2]}, r"\(2,\) of them for 1000 steps"),
         ({"trained_betas": "x"}, "no table"),
+        ({"beta_schedule": "scaled_linear", "beta_start": -1.0}, "no table"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr and prediction_type 'epsilon'"),
         ({"trained_betas": [[0.1]], "num_train_timesteps": 1}, "no table"),
         (
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True},

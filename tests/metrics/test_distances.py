@@ -256,8 +256,13 @@ def test_what_cannot_be_measured_says_so():
         mmd(x[:1], x)
     with pytest.raises(ValueError, match="give at least 7"):
         precision_recall(x, x, k=6)
-    with pytest.raises(ValueError, match="not finite"):
-        frechet(x / 0, x)
+    some = x.clone()
+    some[1, 2], some[4] = math.nan, 1e160
+    for measure in (frechet, mmd, lambda x, y: precision_recall(x, y, 2)):
+        with pytest.raises(
+            ValueError, match="2 of 6 rows of features are not finite, or beyond 1e"
+        ):
+            measure(x, some)
     with pytest.raises(ValueError, match="empty"):
         jensen_shannon(torch.zeros(3), torch.ones(3))
     with pytest.raises(ValueError, match="two histograms"):

@@ -72,7 +72,8 @@ def load_diffusers(
     """A `UNet2DModel` of diffusers as a `UNet`.
 
     Weights are read from safetensors or, by PyTorch's reader that runs no code, from ``.bin``; in one
-    file or in several with an index.
+    file or in several with an index. Of a network with labels, -1 adds nothing for the label, for which
+    it was not trained: give it its own label for none, if it has one.
 
     Arguments:
         folder: The folder of ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``;

@@ -61,12 +61,14 @@ class FromDiffusers(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.steps = network, steps
-        given = getattr(network, "config", None)
+        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+        inner = inner if isinstance(inner, nn.Module) else network  # compiled, or data parallel
+        given = getattr(inner, "config", None)
         config = dict(given) if isinstance(given, Mapping) else {}
         self.learns_variance = config.get("out_channels") == 2 * (config.get("in_channels") or 0)
         self._check_steps(config)
 
-        _, *others = inspect.signature(network.forward).parameters.values()
+        _, *others = inspect.signature(inner.forward).parameters.values()
         names = [p.name for p in others]
         # Stable Diffusion 3 and others have their tokens in the second place
         self._by_name = "timestep" in names[1:]
@@ -86,7 +88,7 @@ class FromDiffusers(nn.Module):
             name = "class_labels" if name == "label" else name
             if name not in names and not open_ended:
                 raise ValueError(
-                    f"absent names {name!r}, and {type(network).__name__} takes {', '.join(names)}."
+                    f"absent names {name!r}, and {type(inner).__name__} takes {', '.join(names)}."
                 )
             value = torch.as_tensor(value).detach()
             if name == "encoder_hidden_states":
@@ -99,7 +101,7 @@ class FromDiffusers(nn.Module):
             self._absent.append(name)
         # for `anydiff.save`; `load` is given the network
         self.config = {
-            "network": type(network).__name__,
+            "network": type(inner).__name__,
             "arguments": {k: v for k, v in config.items() if k[:1] != "_" and _is_json(v)},
             "steps": None if callable(steps) else steps,
         }
@@ -166,7 +168,7 @@ class FromDiffusers(nn.Module):
             value = value if value.dtype == torch.int32 else value.long()
         if empty is None:
             if not torch.compiler.is_compiling() and value not in _WHOLE:
-                if bool(_gone(value).any()):
+                if _any(_gone(value)):
                     raise self._refusal(name, "is -1 or NaN, which is absent, in some items")
                 _WHOLE[value] = True
             return value
@@ -196,6 +198,13 @@ def _gone(value: Tensor) -> Tensor:
     if not value.is_floating_point():
         return value < 0
     return value.isnan().any(-1, keepdim=True) if value.ndim > 1 else value.isnan()
+
+
+def _any(choice: Tensor) -> bool:
+    try:
+        return bool(choice.any())
+    except RuntimeError:  # under vmap no value can be read
+        return False
 
 
 def _labels(config: Mapping[str, Any]) -> int | None:

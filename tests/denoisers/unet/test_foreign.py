@@ -198,6 +198,22 @@ def test_it_is_saved_and_loaded_into_the_same_network(tmp_path):
     )
 
 
+def test_wrapped_and_transformed_networks():
+    x, label = items()[0], torch.tensor([1, 2, 0, 4])
+    for wrap in (nn.DataParallel, lambda net: torch.compile(net, backend="eager")):
+        net = FromDiffusers(wrap(Labelled()), 50)
+        assert net(x, torch.rand(B), label=label).shape == x.shape
+        with pytest.raises(ValueError, match=r"^label is not given, and \w+ needs it"):
+            net(x, torch.rand(B))
+    net = FromDiffusers(Labelled(), 50)
+    t = torch.rand(B)
+    each = torch.func.vmap(lambda x, t, label: net(x[None], t[None], label=label[None])[0])
+    assert torch.allclose(each(x, t, label), net(x, t, label=label))
+    said = FromDiffusers(Labelled(), 50, {"label": 10})
+    compiled = torch.compile(said, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x, t, label=label), said(x, t, label=label))
+
+
 def test_it_is_copied_and_pickled():
     x, t, label = items()[0], torch.rand(B), torch.tensor([1, 2, -1, 4])
     net = FromDiffusers(Labelled(), 50, {"label": 10})
