@@ -83,7 +83,7 @@ def _checked(draws: Any, truth: Any) -> tuple[Tensor, Tensor]:
     check_shape((None, *truth.shape), "give several draws of the truth", draws=draws)
     check_range("[1, inf)", number_of_draws=len(draws))
     kind = torch.promote_types(draws.dtype, truth.dtype)
-    return draws.to(kind), truth.to(kind)
+    return draws.to(kind), truth.to(draws.device, kind)
 
 
 def _floats(x: Any, name: str) -> Tensor:

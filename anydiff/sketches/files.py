@@ -317,7 +317,7 @@ def write_ndjson(path: PathLike, sketches: Sketches) -> None:
     with whole(path, ".ndjson") as temporary, open(temporary, "w", encoding="utf-8") as file:
         for m, (first, last) in enumerate(itertools.pairwise(offsets)):
             drawing = [
-                [values[a:b] for values in (xs, ys, ts) if values is not None]
+                [values[a:b].tolist() for values in (xs, ys, ts) if values is not None]
                 for a, b in itertools.pairwise(strokes[first : last + 1])
             ]
             record = {} if sketches.labels is None else {"word": str(sketches.labels[m])}
@@ -325,9 +325,8 @@ def write_ndjson(path: PathLike, sketches: Sketches) -> None:
             file.write(text + "\n")
 
 
-def _plain(values: np.ndarray) -> Sequence[float]:
-    """As Python's integers if all are whole, as in Quick, Draw!, and otherwise as its floats."""
+def _plain(values: np.ndarray) -> np.ndarray:
+    """As integers if all are whole, as in Quick, Draw!, and otherwise in float64."""
     whole_numbers = (np.abs(values) < 2**53).all() and (values == np.rint(values)).all()
     whole_numbers &= not (np.signbit(values) & (values == 0)).any()  # -0.0
-    plain: Sequence[float] = values.astype(np.int64 if whole_numbers else np.float64).tolist()
-    return plain
+    return values.astype(np.int64 if whole_numbers else np.float64)

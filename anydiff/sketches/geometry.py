@@ -11,7 +11,7 @@ from anydiff.checks import check_range
 from anydiff.data.ranges import ranges
 from anydiff.sketches.sketches import Sketches
 
-__all__ = ["needed_points", "resample", "scale", "segment_distances", "simplify"]
+__all__ = ["near_one", "needed_points", "resample", "scale", "segment_distances", "simplify"]
 
 _MOST_POINTS = 50_000_000  # of a result: beyond, the spacing is a mistake
 _ROUNDS = 100  # of simplifying, before pieces are halved as well
@@ -147,7 +147,8 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
         or its caricature (Douglas, Peucker, 1973). https://doi.org/10.3138/FM57-6770-U75U-7727
     """
     check_range("[0, inf]", epsilon=epsilon)
-    points = sketches.points
+    points, unit = near_one(sketches.points)
+    epsilon = epsilon / unit
     keep = np.zeros(len(points), bool)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     keep[first] = keep[last] = True
@@ -178,10 +179,24 @@ def simplify(sketches: Sketches, epsilon: float) -> Sketches:
         first, last = np.concatenate(ends[:-1]), np.concatenate(ends[1:])
     return replace(
         sketches,
-        points=points[keep],
+        points=sketches.points[keep],
         strokes=np.concatenate([[0], np.cumsum(keep)])[sketches.strokes],
         times=None if sketches.times is None else sketches.times[keep],
     )
+
+
+def near_one(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Points in float64, divided by a power of two so that squares are neither too large nor too small.
+
+    Arguments:
+        points: (P, 2).
+
+    Returns:
+        The points in that unit, none beyond 2, and the unit.
+    """
+    size = float(np.abs(points).max(initial=0))
+    unit = float(2.0 ** np.floor(np.log2(size))) if size > 0 else 1.0
+    return points.astype(np.float64) / unit, unit
 
 
 def segment_distances(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

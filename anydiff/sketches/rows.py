@@ -31,7 +31,7 @@ from torch import Tensor
 
 from anydiff.checks import frozen
 from anydiff.data.sequences import Sequences
-from anydiff.sketches.geometry import needed_points, resample, segment_distances
+from anydiff.sketches.geometry import near_one, needed_points, resample, segment_distances
 from anydiff.sketches.sketches import SketchError, Sketches, check_some
 
 __all__ = ["PointRows", "StrokeRows", "along", "rows_from_config"]
@@ -63,7 +63,7 @@ def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     number = np.repeat(np.arange(len(first)), last - first + 1)
 
-    step = np.diff(sketches.points, axis=0)
+    step = np.diff(near_one(sketches.points)[0], axis=0)
     step[last[:-1]] = 0  # from one stroke to the next
     length = np.hypot(*step.T)
     angle = _turning(step, length)

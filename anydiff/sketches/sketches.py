@@ -293,10 +293,13 @@ def to_stroke3(sketches: Sketches) -> list[np.ndarray]:
         SketchError: Two points are so far apart that their difference is not finite.
     """
     begin = sketches.strokes[sketches.offsets]
-    rows = np.zeros((len(sketches.points), 3), sketches.points.dtype)
+    # differences of half precision are exact in single
+    kind = np.result_type(sketches.points.dtype, np.float32)
+    points = sketches.points.astype(kind, copy=False)
+    rows = np.zeros((len(points), 3), kind)
     with np.errstate(over="ignore"):
-        rows[:, :2] = np.diff(sketches.points, axis=0, prepend=np.zeros((1, 2), rows.dtype))
-    rows[begin[:-1], :2] = sketches.points[begin[:-1]]
+        rows[:, :2] = np.diff(points, axis=0, prepend=np.zeros((1, 2), kind))
+    rows[begin[:-1], :2] = points[begin[:-1]]
     if not np.isfinite(rows).all():
         raise SketchError(
             f"{sketches.name}: points are so far apart that steps between them are not finite in "
@@ -376,9 +379,10 @@ def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:
             f"{sketches.name}: sketch {m} has {sizes[m]} points and needs {needed} rows, not {length}; "
             "give more, or simplify or resample the sketches."
         )
-    rows = np.zeros((len(sketches), length, 5), sketches.points.dtype)
+    kind = np.result_type(sketches.points.dtype, np.float32)
+    rows = np.zeros((len(sketches), length, 5), kind)
     inside = np.arange(length) < sizes[:, None]
-    three = np.concatenate([np.empty((0, 3), rows.dtype), *to_stroke3(sketches)])
+    three = np.concatenate([np.empty((0, 3), kind), *to_stroke3(sketches)])
     rows[..., 4] = ~inside
     rows[inside, :2] = three[:, :2]
     rows[inside, 2] = 1 - three[:, 2]

@@ -285,3 +285,19 @@ def test_lengths_that_are_none_are_refused(sizes):
 def test_counts_that_are_none_are_refused(counts):
     with pytest.raises(ValueError, match="counts"):
         LengthDistribution(counts)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_accepted_comes_back_and_is_accepted_again(seed):
+    rng = np.random.default_rng(seed)
+    odd = [0.0, -0.0, 5e-324, -1e-300, 0.1, 2.0**53 + 2, 1e17, -3e38, NAN]
+    items = [rng.choice(odd, (n, 2)) for n in rng.integers(1, 9, 6)]
+    for item in items:
+        item[0, 0] = 0.1
+    once = Sequences.from_lists(items)
+    again = Sequences.from_lists([once[m] for m in range(6)])
+    assert all(np.array_equal(again[m], item, equal_nan=True) for m, item in enumerate(items))
+    assert np.array_equal(np.signbit(again.values), np.signbit(once.values))
+    assert np.array_equal(again.known, once.known) and again.values.dtype == once.values.dtype
+    part = again.subset([3, 1])
+    assert np.array_equal(part[0], items[3], equal_nan=True)

@@ -7,7 +7,8 @@ import pytest
 
 from anydiff.sketches.evaluate import chamfer
 from anydiff.sketches.geometry import needed_points, resample, segment_distances, simplify
-from anydiff.sketches.sketches import Sketches
+from anydiff.sketches.rows import along
+from anydiff.sketches.sketches import Sketches, from_stroke3, to_stroke3
 
 
 def saw(num):
@@ -32,6 +33,25 @@ def test_what_is_removed_lies_within_the_tolerance_of_what_stays(epsilon):
     left = np.searchsorted(number, k, side="right").clip(1, len(number) - 1)
     a, b = stroke.points[number[left - 1]], stroke.points[number[left]]
     assert segment_distances(stroke.points, a, b).max() <= epsilon
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300, 2.0**-20])
+def test_the_size_of_the_unit_does_not_matter(scale):
+    rng = np.random.default_rng(0)
+    some = Sketches.from_lists([[rng.normal(size=(99, 2)).cumsum(0)], [rng.normal(size=(1, 2))]])
+    other = Sketches(some.points * scale, some.strokes, some.offsets)
+    kept, again = simplify(some, 0.5), simplify(other, 0.5 * scale)
+    assert 2 < len(kept.points) < 99 and np.array_equal(kept.strokes, again.strokes)
+    assert np.allclose(along(other, 9) / scale, along(some, 9), rtol=1e-9, atol=1e-9)
+
+
+def test_half_precision_overflows_nowhere():
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 1000, (99, 2)).astype(np.float16)
+    half, double = (Sketches(p, [0, 99], [0, 1]) for p in (points, points.astype(float)))
+    assert np.array_equal(simplify(half, 9.0).points, simplify(double, 9.0).points)
+    assert np.allclose(along(half, 9), along(double, 9))
+    assert np.array_equal(from_stroke3(to_stroke3(half)).points, double.points)
 
 
 def test_a_spacing_by_mistake_does_not_fill_the_memory():
