@@ -34,7 +34,7 @@ def read_items(path: str) -> Molecules:
 
 def begin(model: MoleculeModel, data: str | None) -> Molecules:
     """Molecules to begin from: those of a file, or the test part of data."""
-    if data not in (None, *model.names, model.data):
+    if data is not None and data not in (*model.names, model.data):
         return load_qm9(data)
     known = model.read_data(data)
     return known.subset(split(len(known)).test)

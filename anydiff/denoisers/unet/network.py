@@ -118,7 +118,8 @@ class UNet(nn.Module):
         widths, last = tuple(widths), len(widths) - 1
         attention = (last,) if attention is None else tuple(attention)
         check_range("[0, inf)", classes=classes, context=context, tokens=tokens, image=image)
-        check_range("[1, inf)", channels=channels, blocks=blocks, patch=patch)
+        check_range("[1, inf)", channels=channels, patch=patch)
+        check_range("[1, 1000]", blocks=blocks)
         _check_widths(widths, attention, head_channels, groups)
         check_choice(("sinusoidal", "fourier"), time=time)
         check_choice(("add", "scale_shift"), modulation=modulation)

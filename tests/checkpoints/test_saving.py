@@ -3,14 +3,18 @@
 import inspect
 import json
 import warnings
+from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from anydiff import GaussianDiffusion, Ragged, load, save, schedules
-from anydiff.denoisers import EGNN
+from anydiff.denoisers import EGNN, UNet
+from anydiff.denoisers.unet.diffusers import FromDiffusers
 from anydiff.likelihood import ContinuousGaussian, DiscretizedGaussian
 from anydiff.losses import (
     P2,
@@ -359,8 +363,6 @@ def test_a_network_of_one_s_own_is_handed_in(tmp_path):
     assert torch.equal(loaded.denoiser.weight, mine.denoiser.weight)
     with pytest.raises(ValueError, match=r"has \(3, 3\) where Mine has \(4, 3\)"):
         load(tmp_path / "m", denoiser=Mine(3, 4))
-    with pytest.raises(ValueError, match="no attribute `config`"):
-        save(tmp_path / "n", GaussianDiffusion(nn.Identity()))
 
 
 def test_a_schedule_of_one_s_own_is_handed_in(tmp_path):
@@ -435,12 +437,84 @@ def test_a_config_can_name_nothing_but_anydiff_s_own(tmp_path, change, message):
         load(tmp_path / "bad")
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize(
+    "extra, named",
+    [
+        ({"not json": object()}, r"extra\['not json'\] is of type object"),
+        ({"a": {"b": [1, {2, 3}]}}, r"extra\['a'\]\['b'\]\[1\] is of type set"),
+        (
+            {"a": {"b": torch.ones(2)}},
+            r"extra\['a'\]\['b'\] is of type Tensor.*an entry of `extra`",
+        ),
+        ({"a": {1: 2}}, r"extra\['a'\] has the key 1"),
+        ({1: 2}, "extra has the key 1"),
+        ({None: torch.ones(2)}, "extra has the key None"),
+        ({"a": np.array(["x"])}, r"extra.a cannot be stored as a tensor"),
+        ({"a": np.array([1, None])}, r"extra.a cannot be stored as a tensor"),
+        ({"a": 1j}, r"extra\['a'\] is of type complex"),
+        ({"a": np.complex64(1)}, r"extra\['a'\] is of type complex"),
+        ({"a": Path("x")}, r"extra\['a'\] is of type PosixPath"),
+        ({"a": torch.ones(2).to_sparse()}, "extra.a cannot be stored"),
+        ({"a": torch.ones(2, device="meta")}, "extra.a cannot be stored"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_stored_is_named_and_leaves_the_old_file(tmp_path, extra, named):
     save(tmp_path / "m", small())
     before = (tmp_path / "m").read_bytes()
-    with pytest.raises(TypeError):
-        save(tmp_path / "m", small(), {"not json": object()})
+    with pytest.raises(ValueError, match=named):
+        save(tmp_path / "m", small(), extra)
     assert (tmp_path / "m").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_circles_are_refused(tmp_path):
+    circle = []
+    circle.append(circle)
+    with pytest.raises(ValueError, match=r"extra\['a'\].* is within 101 lists"):
+        save(tmp_path / "m", small(), {"a": circle})
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_numbers_and_arrays_tensors(tmp_path):
+    told = {
+        "std": np.float32(0.5), "count": np.int64(3), "flag": np.bool_(True), "text": np.str_("a"),
+        "inner": {"means": [np.float64(0.1), np.float16(0.5)], "pair": (1, None)},
+        "odd": [float("nan"), float("-inf")],
+    }  # fmt: skip
+    arrays = {
+        "row": np.arange(3)[::-1], "big": np.arange(3, dtype=">i4"), "one": np.array(2.5),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "flags": np.array([True, False]),
+    }  # fmt: skip
+    save(tmp_path / "m", small(), told | arrays)
+    extra = load(tmp_path / "m")[1]
+    assert (extra["std"], extra["count"], extra["flag"], extra["text"]) == (0.5, 3, True, "a")
+    assert {type(extra[k]) for k in ("std", "count", "flag", "text")} == {float, int, bool, str}
+    assert extra["inner"] == {"means": [0.1, 0.5], "pair": [1, None]}
+    assert np.isnan(extra["odd"][0]) and extra["odd"][1] == -np.inf
+    for name, array in arrays.items():
+        assert extra[name].shape == array.shape and np.array_equal(extra[name].numpy(), array)
+
+
+def test_a_config_and_a_schedule_may_have_numbers_of_numpy(tmp_path):
+    net = UNet(1, np.array([4, 8]), groups=np.int64(2), dropout=np.float32(0.5))
+    schedule = Shifted(Tabulated(np.array([0.9, 0.5])), np.float32(0.5))
+    options = {"drop": {"label": np.float32(0.25)}, "weighting": MinSNR(np.float32(2))}
+    save(
+        tmp_path / "m", GaussianDiffusion(net, schedule, Preconditioned(np.float32(0.5)), **options)
+    )
+    loaded = load(tmp_path / "m")[0]
+    assert loaded.denoiser.config["widths"] == [4, 8] and loaded.denoiser.config["dropout"] == 0.5
+    assert (loaded.schedule.factor, loaded.target.sigma_data) == (0.5, 0.5)
+    assert (loaded.drop, loaded.weighting) == ({"label": 0.25}, MinSNR(2.0))
+
+
+def test_a_config_that_json_cannot_hold_is_named(tmp_path):
+    class Mine(nn.Linear):
+        config = {"act": nn.SiLU()}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match=r"Mine.config\['act'\] is of type SiLU"):
+        save(tmp_path / "m", GaussianDiffusion(Mine(2, 2)))
 
 
 def test_a_network_with_a_part_called_module_is_not_taken_for_a_wrapper(tmp_path):
@@ -456,3 +530,158 @@ def test_a_network_with_a_part_called_module_is_not_taken_for_a_wrapper(tmp_path
     save(tmp_path / "m", GaussianDiffusion(net))
     back, _ = load(tmp_path / "m", denoiser=Around())
     assert torch.equal(back.denoiser.module.weight, net.module.weight)
+
+
+# what is a network's, and what is around it
+
+
+class Doubled(nn.Module):
+    """Holds a network as `module`, and is none of PyTorch's wrappers."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x_t, t, space=None):
+        return 2 * self.module(x_t, t, space=space)
+
+
+def test_networks_without_a_config_are_handed_in_by_name(tmp_path):
+    for network in (nn.Bilinear(2, 2, 2), Doubled(EGNN(2, 4, 1))):
+        name = type(network).__name__
+        with torch.no_grad():
+            first = next(network.parameters()).add_(1)
+        save(tmp_path / "m", GaussianDiffusion(network))
+        with pytest.raises(
+            ValueError, match=rf"m has the denoiser '{name}'.*load\(path, denoiser="
+        ):
+            load(tmp_path / "m")
+        fresh = nn.Bilinear(2, 2, 2) if name == "Bilinear" else Doubled(EGNN(2, 4, 1))
+        loaded = load(tmp_path / "m", fresh)[0].denoiser
+        assert loaded is fresh and torch.equal(next(loaded.parameters()), first)
+
+
+def test_a_network_of_diffusers_is_saved_and_handed_in(tmp_path):
+    class Theirs(nn.Module):  # as diffusers has them
+        config = MappingProxyType({"in_channels": 1, "out_channels": 1})
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x, step, return_dict):
+            return (self.conv(x),)
+
+    one = FromDiffusers(Theirs())
+    save(tmp_path / "m", GaussianDiffusion(one, Tabulated.linear(), "eps"))
+    with pytest.raises(
+        ValueError, match=r"denoiser 'FromDiffusers'.*load\(path, denoiser=\.\.\.\)"
+    ):
+        load(tmp_path / "m")
+    loaded = load(tmp_path / "m", FromDiffusers(Theirs()))[0].denoiser
+    assert torch.equal(loaded.network.conv.weight, one.network.conv.weight)
+
+
+def test_a_namesake_of_a_network_is_not_taken_for_it(tmp_path):
+    namesake = type("EGNN", (EGNN,), {})
+    save(tmp_path / "m", GaussianDiffusion(namesake(2, 4, 1)))
+    with pytest.raises(ValueError, match=r"denoiser '\w+.EGNN'.*denoiser="):
+        load(tmp_path / "m")
+    assert type(load(tmp_path / "m", namesake(2, 4, 1))[0].denoiser) is namesake
+
+
+def test_parts_that_are_compiled_have_their_own_names(tmp_path):
+    net = EGNN(2, 4, 2)
+    expected = {k: v.clone() for k, v in net.state_dict().items()}
+    for k in range(2):
+        net.blocks[k] = torch.compile(net.blocks[k], backend="eager")
+    save(tmp_path / "m", GaussianDiffusion(net))
+    loaded = load(tmp_path / "m")[0].denoiser.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(v, loaded[k]) for k, v in expected.items())
+    for other in (net, torch.compile(EGNN(2, 4, 2), backend="eager")):  # also to load into
+        back = load(tmp_path / "m", other)[0].denoiser
+        assert back is other
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(back.state_dict().values(), expected.values(), strict=True)
+        )
+
+
+def test_a_network_that_was_changed_after_it_was_built_says_so(tmp_path):
+    def changed():
+        net = EGNN(2, 4, 1)
+        net.readout = nn.Sequential(net.readout, nn.Identity())
+        return net
+
+    net = changed()
+    with pytest.warns(UserWarning, match=r"the EGNN was changed .*readout.*denoiser=\.\.\."):
+        save(tmp_path / "m", GaussianDiffusion(net))
+    with pytest.raises(ValueError, match=r"denoiser 'changed EGNN'.*denoiser=\.\.\."):
+        load(tmp_path / "m")
+    loaded = load(tmp_path / "m", changed())[0].denoiser
+    assert torch.equal(loaded.readout[0].weight, net.readout[0].weight)
+
+
+class Counts(nn.Module):
+    """Keeps more than tensors."""
+
+    def __init__(self, told=None):
+        super().__init__()
+        self.weight, self.told = nn.Parameter(torch.ones(1)), told
+
+    def forward(self, x_t, t):
+        return self.weight * x_t
+
+    def get_extra_state(self):
+        return self.told
+
+    def set_extra_state(self, state):
+        self.told = state
+
+
+@pytest.mark.parametrize(
+    "told", [None, 3, {"steps": [1, 2.5], "name": "a"}, torch.arange(3)], ids=str
+)
+def test_extra_state_comes_back(tmp_path, told):
+    save(tmp_path / "m", GaussianDiffusion(nn.Sequential(Counts(told))))
+    loaded = load(tmp_path / "m", nn.Sequential(Counts(7)))[0].denoiser[0].told
+    assert torch.equal(loaded, told) if isinstance(told, torch.Tensor) else loaded == told
+
+
+def test_extra_state_that_no_file_can_hold_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"denoiser.0._extra_state\['f'\] is of type function"):
+        save(tmp_path / "m", GaussianDiffusion(nn.Sequential(Counts({"f": small}))))
+
+
+def test_what_was_fixed_stays_fixed(tmp_path):
+    diffusion = small(Learned(width=4), prediction="v")
+    diffusion.schedule.gamma_0.requires_grad_(False)
+    diffusion.denoiser.readout.requires_grad_(False)
+    fixed = {k for k, p in diffusion.named_parameters() if not p.requires_grad}
+    save(tmp_path / "m", diffusion)
+    loaded = load(tmp_path / "m")[0]
+    assert {k for k, p in loaded.named_parameters() if not p.requires_grad} == fixed
+    save(tmp_path / "m", diffusion.requires_grad_(False))  # a copy to draw from
+    assert all(p.requires_grad for p in load(tmp_path / "m")[0].parameters())
+
+
+def test_a_class_of_one_s_own_is_a_warning(tmp_path):
+    class Mine(GaussianDiffusion):
+        pass
+
+    with pytest.warns(UserWarning, match="a Mine is saved as the GaussianDiffusion"):
+        save(tmp_path / "m", Mine(EGNN(2, 4, 1)))
+
+
+def test_a_weighting_by_a_target_comes_back(tmp_path):
+    for target, kept in ((TARGETS["v"], "v"), (Preconditioned(0.3), Preconditioned(0.3))):
+        save(tmp_path / "m", GaussianDiffusion(EGNN(2, 4, 1), weighting=Unit(target)))
+        assert load(tmp_path / "m")[0].weighting == Unit(kept)
+
+
+def test_every_argument_of_a_diffusion_is_kept_or_said():
+    from anydiff.checkpoints.loading import CLASSES
+
+    arguments = set(inspect.signature(GaussianDiffusion).parameters)
+    assert arguments == {*CLASSES, "prediction", "drop", "augment"}

@@ -1,0 +1,201 @@
+"""Reading a diffusion from a file that may come from anybody.
+
+What a file says is compared with its tensors before anything is built, and an error in any part of it
+ends as one :class:`CheckpointError` that names the file and the part.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from torch import nn
+
+from anydiff import denoisers
+from anydiff.checkpoints.described import Unknown, build, build_target, check, check_shapes
+from anydiff.checkpoints.saving import FORMAT, clean, parts, state
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.files import PathLike
+from anydiff.losses import SquaredError, Times, Weighting
+from anydiff.predictions import TARGETS, Target
+from anydiff.schedules import Schedule
+
+__all__ = ["CheckpointError", "load", "reading"]
+
+CLASSES: dict[str, Any] = {
+    "denoiser": nn.Module, "schedule": Schedule, "weighting": Weighting, "times": Times,
+    "error": SquaredError,
+}  # fmt: skip
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class CheckpointError(ValueError):
+    """A file that holds no such model. The message names the file, and the part that is wrong."""
+
+
+@contextmanager
+def reading(path: PathLike, part: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a part of a file is read into an error that names both.
+
+    Arguments:
+        path: The file.
+        part: What is read.
+
+    Raises:
+        CheckpointError: If anything goes wrong.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # a file may hold anything, and constructors raise of every kind
+        text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        text = f"no {text}" if isinstance(error, KeyError) else text
+        raise CheckpointError(f"{path}: its {part} cannot be read: {text}.") from error
+
+
+def load(
+    path: PathLike,
+    denoiser: nn.Module | None = None,
+    schedule: Schedule | None = None,
+    prediction: str | Target | None = None,
+) -> tuple[GaussianDiffusion, dict[str, Any]]:
+    """Read a diffusion, in eval mode on the CPU, and the values stored with it.
+
+    A warning names the parts of the objective that no file can store, such as functions.
+
+    Weights that are built in one dtype come back in one dtype, the widest that they have in the file. A
+    file whose weights are not finite is refused, since such a model draws nothing: its training has
+    diverged. To inspect them, read the tensors with ``safetensors.torch.load_file(path)``.
+
+    Arguments:
+        path: A file written by :func:`save`.
+        denoiser: The network to load the weights into, if it is your own. A network of
+            `anydiff.denoisers` is built from the config of the file.
+        schedule: The schedule, if it is your own; the weights of a module are loaded too.
+        prediction: The prediction target, if it is your own.
+
+    Returns:
+        The diffusion and the dict `extra`.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        CheckpointError: If it is not a checkpoint, is damaged or of a newer format, if it needs a
+            denoiser, schedule or prediction of your own, or if its weights have other shapes or dtypes
+            or are not finite. It is a ValueError.
+    """
+    config, tensors = _read(path)
+    given = {"denoiser": denoiser, "schedule": schedule}
+    built: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    described = {k: config.get(k) for k in given} | config["objective"]
+    lost: dict[str, str] = {}
+    for part, wanted in CLASSES.items():
+        if part in built or part not in described:
+            continue
+        with reading(path, part):
+            try:
+                if part == "denoiser" and described[part]["name"] not in denoisers.__all__:
+                    raise Unknown(str(described[part]["name"])[:60])
+                built[part] = build(described[part], wanted, _part(tensors, part))
+            except Unknown as name:
+                lost[part] = str(name)
+    for part in given.keys() & lost.keys():
+        raise CheckpointError(
+            f"{path} has the {part} '{lost[part]}', which is not one of anydiff.{part}s; build it and "
+            f"pass it as load(path, {part}=...)."
+        )
+    with reading(path, "prediction"):
+        try:
+            target = prediction or build_target(config["prediction"])
+        except Unknown as name:
+            raise CheckpointError(
+                f"{path} has the prediction '{name}', which is not one of {', '.join(TARGETS)}; pass it "
+                "as load(path, prediction=...)."
+            ) from None
+    if lost:
+        names = " and ".join(f"the {k} '{name}'" for k, name in lost.items())
+        warnings.warn(
+            f"{path} was trained with {names}, which no file can store; sampling is unaffected, but set "
+            f"{', '.join(f'diffusion.{k}' for k in lost)} before you continue training.",
+            stacklevel=2,
+        )
+    with reading(path, "objective"):
+        hints = get_type_hints(GaussianDiffusion.__init__)
+        shares = {k: described.get(k) for k in ("drop", "augment")}
+        for k, value in shares.items():
+            check(value, hints[k], k)
+    with reading(path, "diffusion"):
+        diffusion = GaussianDiffusion(**built, prediction=target, **shares)
+    for part, module in parts(diffusion).items():
+        with reading(path, part):
+            _fill(module, _part(tensors, part))
+        for key, parameter in module.named_parameters():
+            if f"{part}.{clean(key)}" in config["fixed"]:
+                parameter.requires_grad_(False)
+    return diffusion.eval(), config["extra"] | _part(tensors, "extra")
+
+
+def _read(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config of a file and all that it holds by name, tensors and states."""
+    from safetensors import safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a checkpoint written by anydiff.save.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("anydiff")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # of safetensors, of the system, or of a dtype that torch lacks
+        raise CheckpointError(
+            f"{path} is not a safetensors file, or is damaged ({error}); give a checkpoint written by "
+            "anydiff.save."
+        ) from error
+    if header is None:
+        raise CheckpointError(
+            f"{path} holds tensors but no anydiff config; load it with safetensors itself."
+        )
+    with reading(path, "config"):
+        config = {"objective": {}, "states": {}, "fixed": []} | json.loads(header)
+        number = config["format"]
+        if type(number) is not int or number < 1:
+            raise ValueError(f"format is {repr(number)[:60]}, not a number from 1")
+        if number > FORMAT:
+            raise CheckpointError(
+                f"{path} is of format {number} and this anydiff reads up to {FORMAT}; upgrade it."
+            )
+        for name in ("objective", "states", "extra"):
+            if not isinstance(config[name], dict):
+                raise ValueError(f"{name} is {repr(config[name])[:60]}, not a dict")
+        check(config["fixed"], list[str], "fixed", longest=len(tensors))
+    return config, config["states"] | tensors
+
+
+def _part(values: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The values whose names have a prefix, with the prefix removed."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+
+
+def _fill(module: nn.Module, held: dict[str, Any]) -> None:
+    """Load the state of a module after checking its shapes and dtypes, which the module takes on."""
+    own, kind = state(module), type(module).__name__
+    check_shapes(own, held, kind)
+    wide: dict[torch.dtype, torch.dtype] = {}
+    for name, value in held.items():
+        if name.endswith("_extra_state"):  # of whatever type
+            continue
+        here, there = own[name].dtype, value.dtype
+        if here != there and not (here in FLOATS and there in FLOATS):
+            raise ValueError(f"the file has {there} where {kind} has {here} ({name})")
+        if not value.isfinite().all() and own[name].isfinite().all():
+            raise ValueError(
+                f"{name} is not finite: the training diverged; train again with a smaller lr"
+            )
+        wide[here] = torch.promote_types(wide.get(here, there), there)
+    module._apply(lambda x: x.to(wide.get(x.dtype, x.dtype)))  # type: ignore[no-untyped-call]
+    module.load_state_dict({k: held[clean(k)] for k in module.state_dict()})
