@@ -86,7 +86,12 @@ def planned(make: Callable[[], Net], tensors: int) -> Net:
     Raises:
         ValueError: If it would have far more tensors.
     """
-    with torch.device("meta"), _Planning(1000 + 100 * tensors):
+    # the attempt may end where a constructor switches gradients on again
+    with (
+        torch.set_grad_enabled(torch.is_grad_enabled()),
+        torch.device("meta"),
+        _Planning(1000 + 100 * tensors),
+    ):
         return make()
 
 

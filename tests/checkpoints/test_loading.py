@@ -14,6 +14,7 @@ from torch import nn
 from anydiff import Flow, GaussianDiffusion, Preconditioned, Tabulated, load, save
 from anydiff.checkpoints import CheckpointError
 from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
+from anydiff.denoisers.configured import planned
 from anydiff.losses import Hybrid, LearnedUncertainty, LossSecondMoment, MinSNR, Unit
 from anydiff.schedules import Learned, Shifted
 
@@ -305,10 +306,14 @@ def test_a_folder_is_no_file(tmp_path):
         load(tmp_path)
 
 
-def test_what_is_loaded_takes_no_random_numbers_that_it_did_not_take(tmp_path):
-    """Planning a network draws nothing."""
-    from anydiff.denoisers.configured import planned
+def test_a_plan_that_ends_early_leaves_no_trace():
+    for tensors in range(40):  # at one or another operation, some of them within no_grad
+        with pytest.raises(ValueError, match="operations to build"):
+            planned(lambda: PairNet(2, 4, 4, 2, 1000), tensors / 100)
+        assert torch.is_grad_enabled() and torch.ones(1).device.type == "cpu"
 
+
+def test_a_plan_has_the_shapes_of_the_network_and_draws_nothing():
     for make in NETWORKS.values():
         state = torch.get_rng_state()
         with warnings.catch_warnings():
