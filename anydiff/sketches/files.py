@@ -123,13 +123,18 @@ def _read_folder(folder: Path, name: str, num: int | None, **options: Any) -> Sk
         )
     files: list[Sketches] = []
     labels: list[str] = []
-    for path in paths:
-        left = None if num is None else num - len(labels)
-        if left == 0:
-            break
-        files.append(sketches := read_sketches(path, num=left, **options))
-        stem = path.name[: -len(_ending(path) or "")]
-        labels += sketches.labels if sketches.labels is not None else [stem] * len(sketches)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for path in paths:
+            left = None if num is None else num - len(labels)
+            if left == 0:
+                break
+            files.append(sketches := read_sketches(path, num=left, **options))
+            stem = path.name[: -len(_ending(path) or "")]
+            labels += sketches.labels if sketches.labels is not None else [stem] * len(sketches)
+    if said:
+        more = f"{len(said)} warnings about files in it, the first is: " if len(said) > 1 else ""
+        warnings.warn(f"{name}: {more}{said[0].message}", stacklevel=3)
     drawn = [sketches for sketches in files if len(sketches)]
     times = [sketches.times for sketches in drawn if sketches.times is not None]
     if 0 < len(times) < len(drawn):

@@ -3,8 +3,8 @@ r"""InkML: handwriting from tablets, one sketch in each file.
 Each `<trace>` is one stroke. What its numbers mean is said by its own context: the `contextRef` of the
 trace, or of the `<traceGroup>` around it, or the `<context>` or `<traceFormat>` that stands before it.
 A context holds a `<traceFormat>` or refers to one (`traceFormatRef`), has it from its `<inkSource>`
-(`inkSourceRef`), or from the context it builds on (`contextRef`). A trace without any has the only
-format of the file, or the channels X Y.
+(`inkSourceRef`), or from the context it builds on (`contextRef`). A trace without any has the
+channels X Y, or those of the file's only format if that is in the `<definitions>`.
 
 The channels X, Y and T are kept, and all others read over, whether they are numbers, truth values
 (T, F), or intermittent, which points may lack. Numbers may be hexadecimal (`#1F`), `*` repeats the value
@@ -235,7 +235,7 @@ class _Ink:
         """The points (n, 2) and the times (n,) of each trace that has points; NaN where unknown."""
         strokes, times = [], []
         clocks: set[_Element | None] = set()
-        only = self.formats[0] if len(self.formats) == 1 else None
+        only = self.formats[0] if len(self.formats) == 1 and self.current is None else None
         unit = ""  # of length, that of the first trace which has one
         for trace in self.traces:
             context = trace.current

@@ -316,3 +316,14 @@ def test_times_of_some_files_only_are_dropped_with_a_word(tmp_path):
         write_ndjson(tmp_path / f"{name}.ndjson", sketches)
     with pytest.warns(UserWarning, match="2 of its 3 files have no times"):
         assert read_sketches(tmp_path).times is None
+
+
+@pytest.mark.parametrize("num", [1, 5])
+def test_what_is_said_of_many_files_is_said_once(tmp_path, num):
+    form = '<traceFormat><channel name="X"/><channel name="Y"/><channel name="T"/></traceFormat>'
+    for m in range(num):
+        text = f"<ink><trace>1 2</trace>{form}<trace>1 2 3</trace></ink>"
+        (tmp_path / f"{m}.inkml").write_text(text)
+    with pytest.warns(UserWarning, match=r"0\.inkml: 1 of its 2 traces lack times") as said:
+        assert len(read_sketches(tmp_path)) == num
+    assert len(said) == 1 and ("5 warnings about files in it" in str(said[0].message)) == (num > 1)
