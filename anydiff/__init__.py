@@ -1,5 +1,17 @@
 """anydiff: Gaussian diffusion for any kind of data."""
 
+import os
+import sys
+
+if os.path.basename(sys.argv[0]) in (
+    "anydiff",
+    "anydiff.exe",
+    "-m",
+):  # the command, not the library
+    # threads that wait for the next small operation spin, and take the cores from whatever else runs;
+    # torch reads this when it is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from anydiff.checkpoints import load, save
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, impute, inpaint, interpolate

@@ -10,8 +10,11 @@ learned; the same command goes on from there. `anydiff sample`, `inpaint`, `edit
 more with the model.
 """
 
+import os
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the cores to others
 
 import numpy as np
 import torch
@@ -55,7 +58,7 @@ def main(
         out: Folder for all files.
         resume: Continue the training in the folder, up to the minutes or epochs in total.
     """
-    out = out if resume else free_folder(out, "model.safetensors")
+    out = out if resume else free_folder(out, "curve.png")
 
     # data: pixels in [-1, 1]; mirrored pictures are pictures too, but for digits
     images = load_images(data)

@@ -8,8 +8,11 @@ noise as XYZ and GIF, the training curve and the table. Ctrl-C while it trains k
 same command goes on from there. `anydiff sample`, `inpaint` and `edit` draw more with the model.
 """
 
+import os
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the cores to others
 
 import torch
 from pytorch_lightning import seed_everything
@@ -55,7 +58,7 @@ def main(
         out: Folder for all files.
         resume: Continue the training in the folder, up to the minutes or epochs in total.
     """
-    out = out if resume else free_folder(out, "model.safetensors")
+    out = out if resume else free_folder(out, "curve.png")
 
     # data: a row for each atom, its position beside its element
     molecules = load_qm9(data)

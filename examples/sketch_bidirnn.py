@@ -9,8 +9,11 @@ was learned; the same command goes on from there. `anydiff sample`, `inpaint`, `
 draw more with the model.
 """
 
+import os
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the cores to others
 
 import torch
 from pytorch_lightning import seed_everything
@@ -57,7 +60,7 @@ def main(
         out: Folder for all files.
         resume: Continue the training in the folder, up to the minutes or epochs in total.
     """
-    out = out if resume else free_folder(out, "model.safetensors")
+    out = out if resume else free_folder(out, "curve.png")
 
     # data: a row for each stroke, points along it side by side
     sketches = load_sketches(data)

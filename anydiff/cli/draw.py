@@ -16,7 +16,7 @@ from typing import Any, Literal
 from anydiff.checks import check_range
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.runs import kind_of, open_model, place, positive, printable, say_files
+from anydiff.cli.runs import kind_of, open_model, place, positive, printable, say_files, writable
 
 __all__ = ["edit", "inpaint", "interpolate", "sample"]
 
@@ -59,7 +59,8 @@ class Drawing:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
 
     def __post_init__(self) -> None:
-        positive(num=self.num, steps=self.steps, batch_size=self.batch_size)
+        positive(num=self.num, batch_size=self.batch_size)
+        positive(1e6, steps=self.steps)
         for name in ("guidance", "target"):
             if (value := getattr(self, name)) is not None:
                 check_range("(-inf, inf)", **{name: value})
@@ -245,7 +246,7 @@ def _run(
     real = _real(known, data) if asked.measure else None
     num = num or (asked.num or kind.NUM if before is None else len(before))
     steps = asked.steps or kind.STEPS
-    folder = free_folder(asked.out or path.parent / command, kind.DRAWN)
+    folder = writable(free_folder(asked.out or path.parent / command, kind.DRAWN))
     known.diffusion.to(place(asked.accelerator))
     print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []

@@ -229,8 +229,12 @@ def _call(function: Callable[..., Any], asked: dict[str, Any]) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _say
             function(**asked)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = printable(" ".join(str(error).split())) or type(error).__name__
+        if isinstance(error, RuntimeError):
+            if "allocate" not in text:
+                raise
+            text = f"there is not enough memory ({text}); give smaller numbers"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt as stop:

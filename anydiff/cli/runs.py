@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
     "Run", "kind_of", "model_of", "open_model", "place", "positive", "printable", "run_folder",
-    "say_files",
+    "say_files", "writable",
 ]  # fmt: skip
 
 
@@ -63,10 +65,11 @@ class Run:
         }
 
 
-def positive(**values: Any) -> None:
-    """Check that all that is given is above zero.
+def positive(most: float = 1e9, **values: Any) -> None:
+    """Check that all that is given is above zero, and no more than makes sense.
 
     Arguments:
+        most: The largest value.
         values: Numbers by name, or lists of them; None is not given.
 
     Raises:
@@ -74,8 +77,32 @@ def positive(**values: Any) -> None:
     """
     for name, given in values.items():
         for value in given if isinstance(given, list | tuple) else [given]:
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; it must be positive.")
+            if value is not None and not 0 < value <= most:
+                raise ValueError(f"{name} is {value}; it must be positive and at most {most:,.0f}.")
+
+
+def writable(folder: Path) -> Path:
+    """The folder, after a file could be made there, of which nothing stays.
+
+    Arguments:
+        folder: Where results will go.
+
+    Raises:
+        ValueError: If nothing can be written there.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written to {folder} ({error}); give another out."
+        ) from error
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def place(accelerator: str) -> str:
@@ -98,15 +125,15 @@ def run_folder(run: Run) -> Path:
         run: Of which `out` and `resume` count.
 
     Raises:
-        ValueError: If there is nothing to go on with.
+        ValueError: If there is nothing to go on with, or nothing can be written there.
     """
     from anydiff.files import free_folder
 
     if not run.resume:
-        return free_folder(run.out, "model.safetensors")
+        return writable(free_folder(run.out, "model.safetensors"))
     if not (run.out / "last.ckpt").exists():
         raise ValueError(f"{run.out} holds no last.ckpt to continue from; leave resume out.")
-    return run.out
+    return writable(run.out)
 
 
 def open_model(path: str | os.PathLike[str]) -> Any:
@@ -177,4 +204,5 @@ def say_files(folder: Path) -> None:
     Arguments:
         folder: That of a run.
     """
-    print(*sorted(p for p in folder.iterdir() if p.is_file()), sep="\n")
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    print(*files, sep="\n")

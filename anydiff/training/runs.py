@@ -29,12 +29,14 @@ from anydiff.training.module import DiffusionModule
 from anydiff.training.stops import CheckpointFiles, LastCheckpoint
 
 with extra("train"):
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning import Trainer
     from pytorch_lightning.callbacks import Callback
     from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
     from pytorch_lightning.plugins.io import CheckpointIO
-    from pytorch_lightning.utilities.exceptions import SIGTERMException
+    from pytorch_lightning.utilities.exceptions import (
+        MisconfigurationException,  # type: ignore[attr-defined]
+        SIGTERMException,
+    )
 
 __all__ = ["Interrupted", "fit", "trainer"]
 
@@ -92,6 +94,7 @@ def trainer(
     if minutes is None and epochs is None and "max_steps" not in flags:
         raise ValueError("nothing ends the run; give minutes, epochs or max_steps.")
     check_range("[0, 1)", ema=ema)
+    check_range("(0, 1e9]", minutes=1 if minutes is None else minutes)
     folder = Path(folder)
     # warnings that do not apply: runs resume in their own folder, and batches are built quickly
     for notice in ("exists and is not empty", "does not have many workers", "is deprecated, use"):
@@ -120,8 +123,9 @@ def trainer(
     try:
         return Trainer(**(options | flags))
     except (MisconfigurationException, TypeError) as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in flags.items())
-        raise ValueError(f"Lightning has no trainer for {given}: {error}") from error
+        names = ("accelerator", "devices", "strategy", "precision", "plugins")
+        given = ", ".join(f"{name} {flags[name]}" for name in names if name in flags)
+        raise ValueError(f"there is no trainer with {given}: {error}") from error
 
 
 def fit(

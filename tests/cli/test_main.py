@@ -55,6 +55,12 @@ def test_help_explains_every_flag(command, capsys):
         ("train sketches --num 3", "unrecognized arguments: --num 3 (see anydiff train sketches"),
         ("train molecules --lr 0", "lr is 0.0; it must be positive"),
         ("train images --widths 8,0", "widths is 0; it must be positive"),
+        ("train images --data digits --devices 0 --out {0}/a", "there is no trainer with"),
+        ("train images --data digits --widths 100000000", "there is not enough memory"),
+        ("train images --data digits --minutes 1e300", "minutes is 1e+300; it must be positive"),
+        ("train images --data digits --out {1}/a", "nothing can be written to"),
+        ("sample m --num 100000000000", "num is 100000000000; it must be positive and at most"),
+        ("sample m --steps 1000000000000", "steps is 1000000000000; it must be positive and at"),
         ("train molecules --data no.sdf --out {0}/a", "no.sdf: there is no such file"),
         (
             "train molecules --resume --out {0}",
@@ -128,7 +134,7 @@ def test_the_flags_of_a_run_are_those_of_lightning():
     options = run.trainer()
     assert (options["minutes"], options["epochs"], options["accelerator"]) == (None, 3, "cpu")
     assert options["precision"] == "bf16-mixed" and options["devices"] == "auto"
-    with pytest.raises(ValueError, match=r"batch_size is -1; it must be positive\."):
+    with pytest.raises(ValueError, match=r"batch_size is -1; it must be positive and at most 1,0"):
         Run(out=Path("x"), batch_size=-1)
     positive(a=None, b=[1, 2], c=0.5)
 
