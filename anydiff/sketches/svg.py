@@ -41,6 +41,7 @@ from anydiff.sketches.svg_transforms import (
     NOWHERE,
     Matrix,
     Viewport,
+    is_singular,
     parse_transform,
     product,
     stretch,
@@ -163,6 +164,8 @@ class _Reader:
         while left:
             element = left.pop()
             left += reversed(element.children)
+            if element.tag == "glyph":
+                self.unseen["glyph"] += 1
             if "id" in element.attributes:
                 self.ids.setdefault(element.attributes["id"], element)
             if element.tag == "style" and is_for_screens(element.attributes.get("media", "all")):
@@ -183,6 +186,9 @@ class _Reader:
             (self.lost if moving else self.unseen)[hidden] += 1
             return []
         place = self.inside(look, place)
+        if is_singular(place.matrix):  # nothing is shown of what is squeezed into a line
+            self.unseen[f"{tag} scaled to nothing"] += 1
+            return []
         for key in ("clip-path", "mask"):
             if key in look and not self.is_window(look[key]):
                 self.lost[f"{key} (what it cuts is read whole)"] += 1
@@ -235,7 +241,7 @@ class _Reader:
         if target is None:
             if reference:
                 self.fault(
-                    element, f"<use> of {short(reference)} is left out, it is not in the file"
+                    element, f"{short(reference)} is not in the file; <use> of it is left out"
                 )
             return []
         if place.uses == _MOST_USES:
@@ -288,13 +294,13 @@ class _Reader:
         try:
             d, fault = as_path(tag, look, place.viewport)
         except SketchError as error:
-            self.fault(element, f"<{tag}> is left out, {error}")
+            self.fault(element, f"{str(error).removesuffix('.')}; <{tag}> is left out")
             return
         if place.uses:
             self.labour(len(d))
         fault = self.paths.add(d, tolerance, MOST_POINTS) or fault
         if fault:
-            self.fault(element, f"<{tag}> is drawn up to a fault, {fault}")
+            self.fault(element, f"{fault.removesuffix('.')}; <{tag}> is drawn up to there")
 
     def labour(self, characters: int) -> None:
         """Count the work that <use> asks for, which a short file could multiply without end."""
@@ -324,7 +330,7 @@ class _Reader:
         return bool(np.isclose(start, end).any(1).all())
 
     def fault(self, element: Element, text: str) -> None:
-        self.faults.append(f"line {element.line}: {text.removesuffix('.')}")
+        self.faults.append(f"line {element.line}: {text}")
 
     def notes(self, counts: Counter[str]) -> str:
         """What was left out, and the first fault."""

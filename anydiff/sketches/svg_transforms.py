@@ -18,8 +18,8 @@ from anydiff.sketches.sketches import SketchError
 from anydiff.sketches.svg_paths import NUMBER, short
 
 __all__ = [
-    "IDENTITY", "NOWHERE", "Matrix", "Viewport", "parse_length", "parse_transform", "product",
-    "stretch", "translation", "window",
+    "IDENTITY", "NOWHERE", "Matrix", "Viewport", "is_singular", "parse_length", "parse_transform",
+    "product", "stretch", "translation", "window",
 ]  # fmt: skip
 
 Matrix = tuple[float, float, float, float, float, float]
@@ -188,6 +188,17 @@ def stretch(matrix: Matrix) -> float:
     """
     a, b, c, d = matrix[:4]
     return (math.hypot(a + d, b - c) + math.hypot(a - d, b + c)) / 2
+
+
+def is_singular(matrix: Matrix) -> bool:
+    """Whether the transform squeezes the plane into a line or a point.
+
+    Arguments:
+        matrix: The transform.
+    """
+    s = stretch(matrix)
+    a, b, c, d = (x / s if s else 0.0 for x in matrix[:4])  # tiny scales don't underflow
+    return a * d == b * c
 
 
 _TRANSFORM = re.compile(r"[\s,]*+(\w++)\s*+\(([^)]*+)\)[\s,]*+")
