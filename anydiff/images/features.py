@@ -14,6 +14,7 @@ import hashlib
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from anydiff.checks import check_shape, frozen
 from anydiff.files import PathLike
+from anydiff.images.images import as_tensor
 from anydiff.images.inception import Inception
 
 __all__ = ["INCEPTION", "InceptionFeatures", "PixelFeatures"]
@@ -53,7 +55,7 @@ class PixelFeatures:
         """The features' name in tables."""
         return f"pixels {self.size} × {self.size}"
 
-    def features(self, pixels: Tensor, batch_size: int = 1024) -> Tensor:
+    def features(self, pixels: Tensor | np.ndarray, batch_size: int = 1024) -> Tensor:
         """Features (M, C · size²).
 
         Arguments:
@@ -63,6 +65,7 @@ class PixelFeatures:
         Raises:
             ValueError: `pixels` have another shape or type.
         """
+        pixels = as_tensor(pixels, "pixels")
         check_shape([None] * 4, "give images (M, C, H, W) of uint8", torch.uint8, pixels=pixels)
         parts = torch.split(pixels, batch_size)
         small = [adaptive_avg_pool2d(part.float(), self.size).flatten(1) for part in parts]
@@ -126,7 +129,7 @@ class InceptionFeatures:
         self.device, self.batch_size, self.progress = device, batch_size, progress
 
     @torch.no_grad()
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, pixels: Tensor | np.ndarray) -> Tensor:
         """Features (M, 2048), on the CPU.
 
         Arguments:
@@ -135,6 +138,7 @@ class InceptionFeatures:
         Raises:
             ValueError: `pixels` have another shape or type.
         """
+        pixels = as_tensor(pixels, "pixels")
         if pixels.ndim != 4 or pixels.dtype != torch.uint8 or pixels.shape[1] not in (1, 3):
             raise ValueError(
                 f"the images are {tuple(pixels.shape)} of {pixels.dtype}; give (M, 3, H, W) or "

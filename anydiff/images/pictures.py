@@ -1,8 +1,8 @@
 r"""Pictures of images: grids, and their denoising as strips and animations.
 
-Pixels are uint8 (B, C, H, W), grey or RGB. Each is drawn as a square of `scale` × `scale` pixels of
-the file, without smoothing, so that small images are visible. Images are separated and surrounded by
-a thin light-grey gap. Writing is atomic: a file is complete or absent.
+Pixels are uint8 (B, C, H, W), grey or RGB, as tensors or arrays. Each is drawn as a square of `scale` ×
+`scale` pixels of the file, without smoothing, so that small images are visible. Images are separated and
+surrounded by a thin light-grey gap. Writing is atomic: a file is complete or absent.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from torch import Tensor
 
 from anydiff.drawing import beside, pillow, text_width, tiled, write_gif, write_image
 from anydiff.files import PathLike
+from anydiff.images.images import as_tensor
 
 __all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet"]
+
+Pixels = Tensor | np.ndarray
 
 _GROUND = 226  # the grey of the gaps
 _WIDTH, _FILM = 760, 400  # the approximate width of a sheet and of an animation, in pixels
@@ -25,8 +28,9 @@ _SIDE = 256  # the largest side of an enlarged image, in pixels
 _ROOM = 15  # pixels on both sides of a caption
 
 
-def _array(pixels: Tensor, axes: str) -> np.ndarray:
+def _array(pixels: Pixels, axes: str) -> np.ndarray:
     """The pixels, checked, on the CPU, with channels last."""
+    pixels = as_tensor(pixels, "pixels")
     form = "(" + ", ".join(axes) + ")"
     if pixels.dtype != torch.uint8 or pixels.ndim != len(axes):
         hint = "; anydiff.images.to_uint8 converts them from [-1, 1]"
@@ -67,7 +71,7 @@ def _laid_out(values: np.ndarray, columns: int, scale: int, ground: int) -> np.n
     return tiled(values.repeat(scale, axis=1).repeat(scale, axis=2), columns, gap, ground)
 
 
-def sheet(pixels: Tensor, columns: int | None = None, scale: int | None = None) -> np.ndarray:
+def sheet(pixels: Pixels, columns: int | None = None, scale: int | None = None) -> np.ndarray:
     """Images side by side, row after row, as one picture.
 
     Arguments:
@@ -91,7 +95,7 @@ def sheet(pixels: Tensor, columns: int | None = None, scale: int | None = None) 
 
 
 def draw_grid(
-    path: PathLike, pixels: Tensor, *, columns: int | None = None, scale: int | None = None
+    path: PathLike, pixels: Pixels, *, columns: int | None = None, scale: int | None = None
 ) -> None:
     """The :func:`sheet` of images as a PNG.
 
@@ -109,7 +113,7 @@ def draw_grid(
 
 
 def draw_strip(
-    path: PathLike, frames: Tensor, *, columns: int | None = 10, scale: int | None = None
+    path: PathLike, frames: Pixels, *, columns: int | None = 10, scale: int | None = None
 ) -> None:
     """The denoising of images as a PNG: one image in each row, time from left to right.
 
@@ -125,13 +129,14 @@ def draw_strip(
         ValueError: As for :func:`sheet`.
     """
     _array(frames, "TBCHW")
+    frames = as_tensor(frames, "frames")
     count = _columns(len(frames) if columns is None else columns, len(frames))
     moments = np.linspace(0, len(frames) - 1, count).round() if count > 1 else [len(frames) - 1]
     shown = frames[torch.as_tensor(np.asarray(moments, np.int64))]
     draw_grid(path, shown.transpose(0, 1).flatten(0, 1), columns=count, scale=scale)
 
 
-def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None = None) -> None:
+def draw_rows(path: PathLike, rows: Mapping[str, Pixels], *, scale: int | None = None) -> None:
     """Rows of images as a PNG, each with its caption at the left.
 
     Arguments:
@@ -143,14 +148,15 @@ def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None =
         ImportError: Pillow is not installed.
         ValueError: There are no rows, or they have different shapes; or as for :func:`sheet`.
     """
-    shapes = {tuple(pixels.shape) for pixels in rows.values()}
+    tensors = [as_tensor(pixels, f"row {name!r}") for name, pixels in rows.items()]
+    shapes = {tuple(pixels.shape) for pixels in tensors}
     if len(shapes) != 1:
         raise ValueError(
             f"the shapes of the rows are {', '.join(map(str, sorted(shapes))) or 'none'}; give at least "
             "one row, all of one shape (B, C, H, W)."
         )
     (num, *_), *_ = shapes
-    images = sheet(torch.cat(list(rows.values())), num, scale)
+    images = sheet(torch.cat(tensors), num, scale)
     gap = len(images) // len(rows)  # from one caption to the next
     heights = [(k + 0.5) * gap for k in range(len(rows))]
     margin = 2 * _ROOM + round(text_width(rows))
@@ -165,7 +171,7 @@ def draw_rows(path: PathLike, rows: Mapping[str, Tensor], *, scale: int | None =
 
 def animate_denoising(
     path: PathLike,
-    frames: Tensor,
+    frames: Pixels,
     *,
     columns: int | None = None,
     scale: int | None = None,

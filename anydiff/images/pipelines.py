@@ -139,6 +139,8 @@ def _betas(config: Mapping[str, Any], steps: int) -> Tensor:
         alpha_bar = torch.cat([torch.ones(1), Tabulated.cosine(steps).alpha_bar])
         return 1 - alpha_bar[1:] / alpha_bar[:-1]
     low, high = (float(config.get(end, "nan")) for end in ("beta_start", "beta_end"))
+    if not (low > 0 and high > 0):
+        raise ValueError(f"beta_start is {low:g} and beta_end {high:g}")
     even = torch.linspace(0, 1, steps, dtype=torch.float64)
     if kind == "linear":
         return low + (high - low) * even

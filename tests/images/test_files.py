@@ -16,8 +16,11 @@ from PIL import Image
 from anydiff.images import ImageError, Images, from_uint8, load_images, to_uint8
 from anydiff.images.arrays import read_array
 from anydiff.images.cifar import load_cifar
+from anydiff.images.digit_features import DigitFeatures
+from anydiff.images.features import PixelFeatures
 from anydiff.images.files import read_folder
 from anydiff.images.idx import read_idx, read_mnist
+from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip, sheet
 
 
 def random(*shape, seed=0):
@@ -370,6 +373,26 @@ def test_arrays_are_taken_as_tensors_are(read):
             from_uint8(wrong)
     with pytest.raises(ImageError, match="images: labels are an array of <U1"):
         Images(pixels, np.array(["a", "b"]))
+
+
+def test_arrays_are_drawn_and_have_features(tmp_path):
+    frames = random(3, 2, 1, 8, 8)
+    tensors = torch.from_numpy(frames)
+    assert np.array_equal(sheet(frames[0]), sheet(tensors[0]))
+    for name, draw, value in [
+        ("a", draw_grid, frames[0]), ("b", draw_strip, frames), ("c", draw_rows, {"x": frames[0]}),
+        ("d", animate_denoising, frames),
+    ]:  # fmt: skip
+        draw(tmp_path / f"{name}.gif", value)
+        assert (tmp_path / f"{name}.gif").stat().st_size > 0
+    for wrong, words in [
+        (frames[0].astype(float), "of torch.float64; give uint8.*to_uint8"),
+        ("x", "give a"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            sheet(wrong)
+    for features in (PixelFeatures(4), DigitFeatures.load()):
+        assert torch.equal(features.features(frames[0]), features.features(tensors[0]))
 
 
 # idx files --------------------
