@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.checkpoints.described import check
+from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
@@ -72,11 +74,16 @@ class MoleculeModel(KindModel):
         properties, pairs = None, None
         if "properties" in extra:
             properties = Properties.from_config(extra["properties"])
+            check_shape((None, len(properties.names)), "a column for each", values=extra["values"])
             pairs = PropertyDistribution(extra["of_size"], extra["values"])
-        return cls(
-            diffusion, Atoms.from_config(extra["atoms"]), SizeDistribution(extra["sizes"]),
-            properties, pairs, extra.get("data"),
-        )  # fmt: skip
+        atoms = Atoms.from_config(extra["atoms"])
+        sizes = SizeDistribution(extra["sizes"])
+        check(extra.get("data"), str | None, "data")
+        made = cls(diffusion, atoms, sizes, properties, pairs, extra.get("data"))
+        made.fits(features=atoms.features - 3)
+        if properties is not None:
+            made.fits(context=len(properties.names))
+        return made
 
     def read_data(self, data: str | None = None) -> Molecules:
         """What it was trained on, all parts of it.
