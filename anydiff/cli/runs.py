@@ -110,12 +110,17 @@ def place(accelerator: str) -> str:
 
     Arguments:
         accelerator: "auto", "cpu" or "gpu".
+
+    Raises:
+        ValueError: If there is no GPU that torch can use.
     """
     import torch
 
-    if accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return "cuda" if accelerator == "gpu" else "cpu"
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ValueError("accelerator is gpu, but torch finds no GPU that it can use; give cpu.")
+    return "cuda"
 
 
 def run_folder(run: Run) -> Path:

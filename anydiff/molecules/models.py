@@ -195,8 +195,12 @@ class MoleculeModel(KindModel):
         if self.properties is not None:
             if target is not None:
                 values = torch.full((len(molecules), 1), target)
+            elif (name := self.properties.names[0]) not in molecules.prop_names:
+                raise ValueError(
+                    f"{molecules.name}: the molecules' {name} is not known; give a target of it."
+                )
             else:
-                values = torch.from_numpy(molecules.property(self.properties.names[0])).float()
+                values = torch.from_numpy(molecules.property(name)).float()
             cond["context"] = self.properties.encode(values.reshape(-1, 1))
         sizes = torch.from_numpy(molecules.sizes)
         self.atoms.check(molecules)
@@ -238,7 +242,7 @@ class MoleculeModel(KindModel):
         def finish(drawn: list[Tensor]) -> Molecules:
             rows = torch.cat(drawn)
             done = ends.index(ends[skip] + len(rows)) - skip
-            items = torch.split(rows, sizes[skip : skip + done].tolist())
+            items = list(torch.split(rows, sizes[skip : skip + done].tolist()))
             # atoms that fell together are as lost, and cannot be written
             items = [item if _distinct(item) else item * torch.nan for item in items]
             sound = finite(items, "molecules", all_of_them=x is not None)
@@ -261,7 +265,7 @@ class MoleculeModel(KindModel):
 
 def _distinct(rows: Tensor) -> bool:
     """Whether all atoms of a molecule are at different points, with the four decimals of an SDF."""
-    return len((rows[:, :3].double() * 1e4).round().unique(dim=0)) == len(rows)
+    return len(torch.unique((rows[:, :3].double() * 1e4).round(), dim=0)) == len(rows)
 
 
 def compare_parts(
