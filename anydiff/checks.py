@@ -6,25 +6,33 @@ argument. The other functions check the arguments of functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform
 
-from torch import Tensor, dtype
+import numpy as np
+import torch
+from torch import Tensor, dtype, nn
 
-__all__ = ["check_choice", "check_range", "check_shape", "frozen"]
+__all__ = [
+    "check_choice", "check_floating", "check_kind", "check_range", "check_shape", "check_whole",
+    "frozen", "number", "numbers", "shown",
+]  # fmt: skip
 
 Kind = TypeVar("Kind")
 
 
 @dataclass_transform(frozen_default=True)
-def frozen(**limits: str | Collection[Any]) -> Callable[[type[Kind]], type[Kind]]:
+def frozen(**limits: str | type | Collection[Any]) -> Callable[[type[Kind]], type[Kind]]:
     """Decorate a class: a frozen dataclass whose field values are checked when it is built.
 
+    A field that is annotated as int or float has to be a number, and is kept as one of Python's.
+
     Arguments:
-        limits: For each field to check, by its name, the interval in which its value has to lie, or a
-            collection of its choices. An end of an interval is a number or the name of another field:
-            ``high="(low, inf)"``. None is allowed in every interval.
+        limits: For each field to check, by its name, the interval in which its value has to lie, the
+            class that it has to be of, or a collection of its choices. An end of an interval is a number
+            or the name of another field: ``high="(low, inf)"``. None is allowed where the annotation of
+            the field says so.
 
     Raises:
         ValueError: When an object is built with a value outside its limit.
@@ -34,14 +42,29 @@ def frozen(**limits: str | Collection[Any]) -> Callable[[type[Kind]], type[Kind]
         more = getattr(kind, "__post_init__", None)
 
         def check(self: Kind) -> None:
-            for name, limit in limits.items():
+            for name, field in fields.items():
+                annotation = str(getattr(field.type, "__name__", field.type))
+                limit = limits.get(name, "[-inf, inf]" if annotation in ("int", "float") else None)
+                if limit is None or not field.init:
+                    continue
                 value = getattr(self, name)
-                if not isinstance(limit, str):
+                if value is None and "None" in annotation:
+                    continue
+                if isinstance(limit, type):
+                    article = "an" if limit.__name__[0] in "AEIOU" else "a"
+                    check_kind(limit, f"{article} {limit.__name__}", **{name: value})
+                elif not isinstance(limit, str):
                     check_choice(limit, **{name: value})
-                elif value is not None:
+                    object.__setattr__(
+                        self, name, value if number(value) is None else number(value)
+                    )
+                else:
                     ends = [e.strip() for e in limit[1:-1].split(",")]
                     low, high = (getattr(self, e) if e in fields else e for e in ends)
-                    check_range(f"{limit[0]}{low}, {high}{limit[-1]}", **{name: value})
+                    interval = f"{limit[0]}{low}, {high}{limit[-1]}"
+                    check = check_whole if annotation.startswith("int") else check_range
+                    check(interval, **{name: value})
+                    object.__setattr__(self, name, number(value))
             if more is not None:
                 more(self)
 
@@ -53,18 +76,85 @@ def frozen(**limits: str | Collection[Any]) -> Callable[[type[Kind]], type[Kind]
     return decorate
 
 
+def shown(value: Any) -> str:
+    """What an error message calls a value that was given."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {value.dtype}"
+    text = repr(value)
+    return f"a {type(value).__name__}" if isinstance(value, nn.Module) or len(text) > 60 else text
+
+
+def number(value: Any) -> int | float | None:
+    """A number of Python, NumPy or a tensor as one of Python; None if it is none, as a bool is."""
+    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def numbers(values: Any) -> Tensor:
+    """A list, array or tensor of numbers as (n,), float64 on the CPU; empty if it is none of these."""
+    try:
+        found = torch.as_tensor(values, dtype=torch.float64).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return torch.empty(0)
+    return found if found.ndim == 1 else torch.empty(0)
+
+
+def check_kind(kind: Any, hint: str, **values: Any) -> None:
+    """Raise an error unless all values are objects of a class. A class itself, not called, is none.
+
+    Arguments:
+        kind: The class, or a union of classes.
+        hint: What to give.
+        values: The values, by the names of the arguments.
+
+    Raises:
+        ValueError: If a value is of another class.
+    """
+    for name, value in values.items():
+        if isinstance(value, type) and issubclass(value, kind):
+            raise ValueError(
+                f"{name} is the class {value.__name__}; call it: {value.__name__}(...)."
+            )
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is {shown(value)}; give {hint}.")
+
+
 def check_range(interval: str, **values: float) -> None:
-    """Raise an error unless all values lie in an interval.
+    """Raise an error unless all values are numbers in an interval.
 
     Arguments:
         interval: In mathematical notation: ``"[0, 1)"``, ``"(0, inf)"``.
         values: The values, by the names of the arguments.
 
     Raises:
-        ValueError: If a value lies outside, or is NaN.
+        ValueError: If a value lies outside, is NaN, or is no number.
     """
+    _check_numbers(interval, int | float, values)
+
+
+def check_whole(interval: str, **values: Any) -> None:
+    """Raise an error unless all values are whole numbers in an interval, of Python, NumPy or a tensor.
+
+    Arguments:
+        interval: In mathematical notation: ``"[1, inf)"``.
+        values: The values, by the names of the arguments.
+
+    Raises:
+        ValueError: If a value lies outside, or is no whole number. A bool is none.
+    """
+    _check_numbers(interval, int, values)
+
+
+def _check_numbers(interval: str, kind: Any, values: Mapping[str, Any]) -> None:
     low, high = map(float, interval[1:-1].split(","))
-    for name, value in values.items():
+    for name, given in values.items():
+        value = number(given)
+        if not isinstance(value, kind):
+            what = "whole number" if kind is int else "number"
+            raise ValueError(f"{name} is {shown(given)}; give a {what} in {interval}.")
         above = low <= value if interval[0] == "[" else low < value
         below = value <= high if interval[-1] == "]" else value < high
         if not (above and below):
@@ -82,8 +172,10 @@ def check_choice(choices: Collection[Any], **values: Any) -> None:
         ValueError: If a value is not one of the choices.
     """
     for name, value in values.items():
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}.")
+        plain = value if value is None or isinstance(value, str) else number(value)
+        if not any(type(plain) is type(choice) and plain == choice for choice in choices):
+            told = ", ".join(map(repr, choices))
+            raise ValueError(f"{name} is {shown(value)}; choose one of {told}.")
 
 
 def check_shape(
@@ -103,6 +195,7 @@ def check_shape(
     for name, x in tensors.items():
         if x is None:
             continue
+        check_kind(Tensor, "a tensor", **{name: x})
         fits = len(shape) == x.ndim and all(k in (None, n) for k, n in zip(shape, x.shape))  # noqa: B905
         if not fits or kind not in (None, x.dtype):
             wanted = ", ".join("*" if k is None else str(k) for k in shape)
@@ -110,3 +203,19 @@ def check_shape(
             raise ValueError(
                 f"{name} is {tuple(x.shape)} of {x.dtype}, not ({wanted}){of}; {hint}."
             )
+
+
+def check_floating(**tensors: Tensor) -> None:
+    """Raise an error unless tensors are of a floating-point dtype, so that noise can be added.
+
+    Arguments:
+        tensors: The tensors, by the names of the arguments.
+
+    Raises:
+        ValueError: If one is no tensor, or of another dtype, as integers and booleans.
+    """
+    for name, x in tensors.items():
+        hint = "floating-point numbers, scaled as in training"
+        check_kind(Tensor, f"a tensor of {hint}", **{name: x})
+        if not x.is_floating_point():
+            raise ValueError(f"{name} is of {x.dtype}; give {hint}.")

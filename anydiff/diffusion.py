@@ -10,20 +10,30 @@ the denoiser :math:`\hat y`. Nothing here depends on the kind of data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anydiff.checks import check_floating, check_kind, check_shape
 from anydiff.losses import conditions
 from anydiff.losses.errors import SquaredError
 from anydiff.losses.times import Times, as_times
 from anydiff.losses.weightings import Weighting, as_weighting
 from anydiff.precision import at_least_float32
-from anydiff.predictions import Network, Predictor, Target, as_target, takes_space
+from anydiff.predictions import (
+    Network,
+    Predictor,
+    Target,
+    as_target,
+    given_times,
+    modules_in,
+    takes_space,
+)
 from anydiff.samplers import sample
 from anydiff.schedules import Cosine, Schedule
-from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces import DENSE, Random, Space, check_space
 
 __all__ = ["GaussianDiffusion"]
 
@@ -66,7 +76,7 @@ class GaussianDiffusion(nn.Module):
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: Callable[..., Any],
         schedule: Schedule = Cosine(),
         prediction: str | Target = "eps",
         weighting: Weighting | Callable[[Tensor], Tensor] | None = None,
@@ -76,20 +86,30 @@ class GaussianDiffusion(nn.Module):
         augment: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        self.denoiser = denoiser
+        check_kind(Callable, "a network, such as a UNet", denoiser=denoiser)
+        check_kind(Schedule, "a schedule, such as Cosine()", schedule=schedule)
+        check_kind(SquaredError, "an error, such as Hybrid()", error=error)
+        self.denoiser: Any = denoiser
+        if not isinstance(denoiser, nn.Module):  # their parameters belong to the model
+            self.held = nn.ModuleList(modules_in(denoiser))
         self.schedule = schedule
         self.target = as_target(prediction, schedule)
         self.weighting = as_weighting(weighting)
         self.times = as_times(times)
         self.error = error
         self.drop = conditions.shares(drop, "drop")
+        check_kind(Mapping | None, "times by name, as {'context': 0.5}", augment=augment)
         self.augment = dict(conditions.shares(augment, "augment") or {})
-        self._takes_space = takes_space(denoiser)
+        self._takes_space = denoiser, takes_space(denoiser)
+
+    def forward(self, x0: Tensor, *args: Any, **options: Any) -> Tensor:
+        """The same as :meth:`loss`: what data parallel and compiled modules call."""
+        return self.loss(x0, *args, **options)
 
     def loss(
         self,
         x0: Tensor,
-        t: Tensor | None = None,
+        t: Tensor | float | None = None,
         *,
         space: Space = DENSE,
         noise: Tensor | None = None,
@@ -102,17 +122,20 @@ class GaussianDiffusion(nn.Module):
 
         Arguments:
             x0: Data, which are projected onto the space first.
-            t: Times in [0, 1], (B,). Drawn from `times` if None.
+            t: Times in [0, 1], (B,), or one for all. Drawn from `times` if None.
             space: The batch's space.
-            noise: The eps to use, in the space. Drawn if None.
+            noise: The eps to use, in the space, of the shape and dtype of x0. Drawn if None.
             generator: The source of noise and times. With one generator per item, t has to be given.
             cond: Conditions, passed to the denoiser by their names. In training mode some are dropped or
                 noised, as `drop` and `augment` define.
 
         Raises:
-            ValueError: If there is one generator per item and no t, or if the denoiser's output does not
-                have the shape of x0.
+            ValueError: If an argument has not the stated form, if there is one generator per item and no
+                t, or if the denoiser's output does not have the shape of x0.
         """
+        check_space(space=space)
+        check_floating(x0=x0)
+        check_shape(x0.shape, "draw it with space.noise(x0)", x0.dtype, noise=noise)
         drawn = t is None
         x0 = x0.to(at_least_float32(x0))
         if t is None:
@@ -121,9 +144,11 @@ class GaussianDiffusion(nn.Module):
                     "one generator per item draws the noise only; give the times t as well."
                 )
             t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
+        else:
+            t = given_times(x0, t, space)
 
         x0 = space.project(x0)
-        eps = space.noise(x0, generator) if noise is None else noise
+        eps = space.noise(x0, generator) if noise is None else noise.to(x0.dtype)
         if self.training:
             # drop first: a condition that is kept then always gets its noise and its time
             cond = conditions.drop(cond, self.drop, x0, space, generator)
@@ -149,15 +174,18 @@ class GaussianDiffusion(nn.Module):
         Raises:
             ValueError: If the space is not Dense and the denoiser has no parameter `space`.
         """
+        check_space(space=space)
+        known, takes = self._takes_space
+        if known is not self.denoiser:  # another one was set
+            self._takes_space = self.denoiser, (takes := takes_space(self.denoiser))
+        answer = Network(self.denoiser, self.target, space, cond, takes)
+        return Predictor(answer, self.schedule, space, (self,), partial(self._copies, space, cond))
 
-        def copies(n: int) -> Predictor | None:
-            several = space.copies(n) if conditions.joinable(cond) else None
-            if several is None:
-                return None
-            return self.predictor(several, **conditions.join([cond] * n))
-
-        answer = Network(self.denoiser, self.target, space, cond, self._takes_space)
-        return Predictor(answer, self.schedule, space, (self,), copies)
+    def _copies(self, space: Space, cond: Mapping[str, Any], n: int) -> Predictor | None:
+        several = space.copies(n) if conditions.joinable(cond) else None
+        if several is None:
+            return None
+        return self.predictor(several, **conditions.join([cond] * n))
 
     def sample(
         self,
@@ -181,4 +209,5 @@ class GaussianDiffusion(nn.Module):
         Raises:
             ValueError: As :func:`anydiff.sample`.
         """
+        check_kind(Mapping | None, "conditions by name, as {'label': label}", cond=cond)
         return sample(self.predictor(space, **(cond or {})), shape, **options)

@@ -19,8 +19,9 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor, nn
 
+from anydiff.checks import check_kind, check_range, check_shape
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.predictions import Target, as_target
+from anydiff.predictions import Target, as_target, given_times
 from anydiff.schedules import Schedule
 from anydiff.spaces import DENSE, Dense, Space
 
@@ -32,6 +33,7 @@ class _Exact(nn.Module):
 
     def __init__(self, schedule: Schedule, prediction: str | Target) -> None:
         super().__init__()
+        check_kind(Schedule, "a schedule, such as Cosine()", schedule=schedule)
         self.schedule, self.target = schedule, as_target(prediction, schedule)
         # sampling takes its dtype and device from a parameter
         self.like = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
@@ -52,6 +54,9 @@ class _Exact(nn.Module):
             t: None for data; or the times of x_t, (B,) or one for all. Time 0 is the start of the
                 schedule, which may have some noise.
             space: The batch's space.
+
+        Raises:
+            ValueError: If the times are not such.
         """
         raise NotImplementedError
 
@@ -90,8 +95,7 @@ class _Exact(nn.Module):
         """alpha and sigma, shaped like `like`, (B,); 1 and 0 if t is None."""
         if t is None:
             return torch.ones_like(like), torch.zeros_like(like)
-        times = torch.as_tensor(t, dtype=torch.float64, device=like.device).expand(like.shape)
-        alpha, sigma = self.schedule(times)
+        alpha, sigma = self.schedule(given_times(like, t, DENSE).double())
         return alpha.to(like.dtype), sigma.to(like.dtype)
 
 
@@ -107,7 +111,8 @@ class Gaussian(_Exact):
         covariance: The covariance of dense items with D entries, (D, D); replaces std.
 
     Raises:
-        ValueError: If the covariance is not symmetric positive semi-definite.
+        ValueError: If the mean or std is not finite, std below 0, or the covariance not symmetric
+            positive semi-definite.
     """
 
     mean: Tensor
@@ -124,7 +129,10 @@ class Gaussian(_Exact):
     ) -> None:
         super().__init__(schedule, prediction)
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64))
-        variance, axes = torch.as_tensor(std, dtype=torch.float64) ** 2, None
+        std = torch.as_tensor(std, dtype=torch.float64)
+        if not ((std >= 0).all() and std.isfinite().all() and self.mean.isfinite().all()):
+            raise ValueError(f"mean is {mean} and std {std}; give finite numbers, std from 0.")
+        variance, axes = std**2, None
         if covariance is not None:
             matrix = torch.as_tensor(covariance, dtype=torch.float64)
             square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
@@ -177,7 +185,11 @@ class Gaussian(_Exact):
             t: The time of x, in [0, 1].
             s: The time of the result, in [0, 1].
             space: The batch's space.
+
+        Raises:
+            ValueError: If a time lies outside.
         """
+        check_range("[0, 1]", t=t, s=s)
         knots = self.schedule.levels(torch.tensor([t, s], dtype=torch.float64))
         (a, c), (b, d) = ((k.alpha, k.sigma) if k.t != 0 else (1.0, 0.0) for k in knots)
         mean, variance = self._mean(x, space), self.variance.to(x.dtype)
@@ -223,7 +235,8 @@ class GaussianMixture(_Exact):
         weights: The probabilities of the components up to a factor, (K,), positive; equal if None.
 
     Raises:
-        ValueError: If there is not one positive weight for each mean.
+        ValueError: If the means and stds are not finite, or a std is below 0, or if there is not one std
+            and one positive weight for each mean.
     """
 
     means: Tensor
@@ -240,7 +253,16 @@ class GaussianMixture(_Exact):
     ) -> None:
         super().__init__(schedule, prediction)
         means = torch.as_tensor([[-1.0], [1.0]] if means is None else means, dtype=torch.float64)
-        stds = torch.as_tensor(stds, dtype=torch.float64).expand(len(means)).clone()
+        stds = torch.as_tensor(stds, dtype=torch.float64)
+        if means.ndim < 1 or stds.ndim > 1 or stds.numel() not in (1, len(means)):
+            raise ValueError(
+                f"means are {tuple(means.shape)} and stds {tuple(stds.shape)}; give (K, *) and (K,)."
+            )
+        stds = stds.expand(len(means)).clone()
+        if not ((stds >= 0).all() and stds.isfinite().all() and means.isfinite().all()):
+            raise ValueError(
+                f"means or stds, {stds.tolist()}, are not finite, or stds are below 0."
+            )
         weights = [1.0] * len(means) if weights is None else weights  # type: ignore[assignment]
         weights = torch.as_tensor(weights, dtype=torch.float64)
         if weights.shape != (len(means),) or not (weights > 0).all():
@@ -278,7 +300,16 @@ class GaussianMixture(_Exact):
             t: Times, (B,).
             space: The batch's space.
             label: The component of each item, (B,) integers, -1 where it is unknown.
+
+        Raises:
+            ValueError: If there is not one integer for each item.
         """
+        if label is not None:
+            check_shape(t.shape, "give one for each item", label=label)
+            if label.is_floating_point() or label.dtype == torch.bool:
+                raise ValueError(
+                    f"label is of {label.dtype}; give integers, -1 where it is unknown."
+                )
         return self._output(x_t, t, space, **({} if label is None else {"label": label}))
 
     def posterior(

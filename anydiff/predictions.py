@@ -22,20 +22,23 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
-from anydiff.checks import check_choice, frozen
+from anydiff.checks import check_choice, check_kind, check_range, check_shape, frozen
 from anydiff.precision import at_least_float32, weights_dtype
 from anydiff.schedules import Level, Schedule
 from anydiff.schedules.schedule import once
-from anydiff.spaces import Dense, Space
+from anydiff.spaces import DENSE, Dense, Space
 
 __all__ = [
     "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
-    "item_times",
+    "check_predictor", "given_times", "item_times", "modules_in", "takes_space", "wrapped",
 ]  # fmt: skip
 
 
@@ -98,17 +101,35 @@ class Preconditioned(Target):
         return (at.alpha**2 * self.sigma_data**2 + at.sigma**2) ** -0.5
 
 
-TARGETS: dict[str, Target] = {
-    "eps": Target("eps", lambda at: (0.0, 1.0)),
-    "x0": Target("x0", lambda at: (1.0, 0.0)),
-    # Progressive Distillation (Salimans & Ho, 2022), appendix D. https://arxiv.org/abs/2202.00512
-    "v": Target("v", lambda at: (-at.sigma, at.alpha)),
-    # Generative Modeling by Estimating Gradients (Song & Ermon, 2019). https://arxiv.org/abs/1907.05600
-    "score": Target("score", lambda at: (0.0, -1 / at.sigma)),
-    # Flow Matching (Lipman et al., 2023), of any path. https://arxiv.org/abs/2210.02747
-    "velocity": Target("velocity", lambda at: at.rates),
-    "karras": Preconditioned(),
-}
+# functions with names, and not lambdas, so that a model can be pickled
+def _eps(at: Level) -> tuple[Any, Any]:
+    return 0.0, 1.0
+
+
+def _x0(at: Level) -> tuple[Any, Any]:
+    return 1.0, 0.0
+
+
+def _v(at: Level) -> tuple[Any, Any]:
+    """Progressive Distillation (Salimans & Ho, 2022), appendix D. https://arxiv.org/abs/2202.00512"""
+    return -at.sigma, at.alpha
+
+
+def _score(at: Level) -> tuple[Any, Any]:
+    """Generative Modeling by Estimating Gradients (Song & Ermon, 2019). https://arxiv.org/abs/1907.05600"""
+    return 0.0, -1 / at.sigma
+
+
+def _velocity(at: Level) -> tuple[Any, Any]:
+    """Flow Matching (Lipman et al., 2023), of any path. https://arxiv.org/abs/2210.02747"""
+    alpha_rate, sigma_rate = at.rates
+    return alpha_rate, sigma_rate
+
+
+_PAIRS = {"eps": _eps, "x0": _x0, "v": _v, "score": _score, "velocity": _velocity}
+
+TARGETS: dict[str, Target] = {name: Target(name, pair) for name, pair in _PAIRS.items()}
+TARGETS["karras"] = Preconditioned()
 
 
 def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Target:
@@ -121,6 +142,7 @@ def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Tar
     Raises:
         ValueError: If the name is unknown, or the target does not determine x0 where the schedule ends.
     """
+    check_kind(str | Target, f"one of {', '.join(map(repr, TARGETS))}", prediction=prediction)
     if isinstance(prediction, str):
         check_choice(TARGETS, prediction=prediction)
         prediction = TARGETS[prediction]
@@ -140,9 +162,9 @@ def as_target(prediction: str | Target, schedule: Schedule | None = None) -> Tar
 
 
 def _combine(c: Tensor | float, x: Tensor, d: Tensor | float, y: Tensor) -> Tensor:
-    """c x + d y, in the fewest operations."""
+    """c x + d y, in the fewest operations, in the dtype of x."""
     if isinstance(c, Tensor) or isinstance(d, Tensor):
-        return c * x + d * y
+        return (c * x + d * y).to(x.dtype)  # tensor coefficients are of at least float32
     if c == 0:
         return y if d == 1 else d * y
     if d == 0:
@@ -204,7 +226,7 @@ class Prediction:
         move = (self.sigma / self.alpha) * (self.alpha * self.b - self.sigma * self.a)
         if isinstance(move, Tensor):
             move = torch.where(torch.as_tensor(self.alpha > 0), move, 0.0)
-        return replace(self, y=self.y - move * score)
+        return replace(self, y=(self.y - move * score).to(self.y.dtype))
 
     def with_x0(self, x0: Tensor) -> Prediction:
         """The prediction at the same x_t whose x0 is the given one; eps follows from both.
@@ -217,7 +239,7 @@ class Prediction:
         if not isinstance(self.sigma, Tensor) and self.sigma == 0:
             return self
         move = (self.alpha * self.b - self.sigma * self.a) / self.sigma
-        return replace(self, y=self.y - move * (x0 - self.x0))
+        return replace(self, y=(self.y - move * (x0 - self.x0)).to(self.y.dtype))
 
     @once
     def x0(self) -> Tensor:
@@ -240,6 +262,10 @@ class Prediction:
         return self.at(0.0, -1 / self.sigma)
 
 
+def _no_copies(n: int) -> None:
+    """Of a predictor that cannot be copied."""
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """A model bound to a batch: the interface for samplers, guidance, editing and likelihoods.
@@ -252,7 +278,7 @@ class Predictor:
         schedule: The schedule of the levels.
         space: The batch's space.
         models: The modules that it calls. Sampling puts them in eval mode, and takes the dtype and the
-            device of the noise from the parameters of the first one.
+            device of the noise from their parameters.
         copies: n -> the predictor of n copies of the batch, concatenated in ``space.copies(n)``; or
             None if there is no such predictor.
     """
@@ -261,19 +287,43 @@ class Predictor:
     schedule: Schedule
     space: Space
     models: tuple[nn.Module, ...] = ()
-    copies: Callable[[int], Predictor | None] = lambda n: None
+    copies: Callable[[int], Predictor | None] = _no_copies
 
     def predict(self, x_t: Tensor, t: Level | Tensor | float) -> Prediction:
         """The prediction at x_t.
 
         Arguments:
             x_t: The noisy state, in the space.
-            t: The time, (B,) or one for all; or a level of the schedule. A level of floats, as a
-                sampler plans it, needs no operation on the device.
+            t: The time in [0, 1], (B,) or one for all; or a level of the schedule. A level of floats, as
+                a sampler plans it, needs no operation on the device.
+
+        Raises:
+            ValueError: If the times are not such.
         """
         if not isinstance(t, Level):
-            t = self.schedule.at(item_times(x_t, t, self.space))
+            t = self.schedule.at(given_times(x_t, t, self.space))
         return self.answer(x_t, t)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor on the device of the models, of the dtype of most of their weights."""
+        parameters = (p for model in self.models for p in model.parameters())
+        device = next(parameters, torch.empty(0)).device
+        return torch.empty(0, dtype=weights_dtype(*self.models), device=device)
+
+
+def check_predictor(**predictors: Predictor) -> None:
+    """Raise an error unless all arguments are predictors.
+
+    Arguments:
+        predictors: The predictors, by the names of the arguments.
+
+    Raises:
+        ValueError: If one is something else, as the diffusion that makes predictors.
+    """
+    check_kind(
+        Predictor, "a predictor, as diffusion.predictor(space, **cond) makes it", **predictors
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +354,7 @@ class Network:
     dtype: torch.dtype | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", weights_dtype(self.denoiser))
+        object.__setattr__(self, "dtype", weights_dtype(*modules_in(self.denoiser)))
         told = (self.takes or takes_space(self.denoiser))(self.space)
         object.__setattr__(self, "given", {**self.cond, "space": self.space} if told else self.cond)
         if not (told or isinstance(self.space, Dense)):
@@ -319,13 +369,25 @@ class Network:
         seen = x_t if isinstance(scale, float) and scale == 1 else scale * x_t
         seen = seen.to(self.dtype or x_t.dtype)
         t = item_times(x_t, at.t, self.space).to(at_least_float32(seen))
+
+        kept = {"x_t": x_t, "t": at.t, **self.cond}
+        before = _versions(kept)
         y = self.denoiser(seen, t, **self.given)
-        y, extra = y if isinstance(y, tuple) else (y, None)
-        if y.shape != x_t.shape:
+        if (after := _versions(kept)) != before:
+            names = ", ".join(k for k in before if after[k] != before[k])
             raise ValueError(
-                f"x_t is {tuple(x_t.shape)} and the denoiser gives {tuple(y.shape)}; let it give the "
-                "same shape, or a pair of such: the prediction and a learned variance."
+                f"the denoiser changes {names} in place, which is still in use; let it change a copy."
             )
+
+        y, extra = y if isinstance(y, tuple) and len(y) == 2 else (y, None)
+        for out in (y,) if extra is None else (y, extra):
+            if not isinstance(out, Tensor) or out.shape != x_t.shape:
+                what = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+                raise ValueError(
+                    f"x_t is {tuple(x_t.shape)} and the denoiser gives {what}; let it give the same "
+                    "shape, or a pair of such: the prediction and a learned variance. FromDiffusers "
+                    "wraps the networks of diffusers."
+                )
         y, extra = y.to(x_t.dtype), None if extra is None else extra.to(x_t.dtype)
         return Prediction(x_t, self.space.project(y), a, b, alpha, sigma, extra)
 
@@ -357,29 +419,111 @@ class Network:
 def takes_space(denoiser: Callable[..., Any]) -> Callable[[Space], bool]:
     """Decide by a denoiser's signature which spaces to pass to it: space -> bool.
 
-    A denoiser with a parameter ``space`` gets every space. If its forward has ``**kwargs`` instead, the
-    module that it wraps decides, as with ``torch.compile``, data parallel and averaged modules. If it
-    wraps no module, it gets every space except :class:`~anydiff.spaces.Dense`, which has no structure to
-    tell.
+    A denoiser with a parameter ``space`` gets every space. If it takes ``**kwargs`` instead, it gets
+    every space except :class:`~anydiff.spaces.Dense`, which has no structure to tell, and that too if a
+    module that it holds gets it. What is inside the wrappers of PyTorch and a ``functools.partial``
+    decides for them. Traced and scripted modules take tensors only.
 
     Arguments:
         denoiser: A module, or a function with the same arguments.
     """
-    function = denoiser.forward if isinstance(denoiser, nn.Module) else denoiser
-    parameters = inspect.signature(function).parameters
-    if "space" in parameters:
-        return lambda space: True
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return lambda space: False
-    if (inner := wrapped(denoiser)) is not None:
+    inner = denoiser.func if isinstance(denoiser, partial) else wrapped(denoiser)
+    if getattr(denoiser, "__func__", None) is nn.Module.__call__:  # network.__call__ is the network
+        inner = denoiser.__self__  # type: ignore[attr-defined]
+    if inner is not None:
         return takes_space(inner)
-    return lambda space: not isinstance(space, Dense)
+    function = denoiser.forward if isinstance(denoiser, nn.Module) else denoiser
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # compiled code has none
+        return _never
+    if "space" in parameters:
+        return _always
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return _never
+    inside = denoiser.children() if isinstance(denoiser, nn.Module) else modules_in(denoiser)
+    return _always if any(takes_space(m)(DENSE) for m in inside) else _structured
+
+
+def _always(space: Space) -> bool:
+    return True
+
+
+def _never(space: Space) -> bool:
+    return False
+
+
+def _structured(space: Space) -> bool:
+    return not isinstance(space, Dense)
 
 
 def wrapped(module: Any) -> nn.Module | None:
-    """The module inside a compiled or data parallel module; None if it wraps no module."""
-    inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
-    return inner if isinstance(inner, nn.Module) else None
+    """The module inside a wrapper of PyTorch, which computes the same; None for everything else.
+
+    Other modules with a part called `module` may do something else with it.
+
+    Arguments:
+        module: A compiled, parallel or averaged module, or anything else.
+    """
+    if isinstance(module, nn.DataParallel | DistributedDataParallel | AveragedModel):
+        return module.module
+    for name in ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"):
+        if isinstance(inner := getattr(module, name, None), nn.Module):
+            return inner
+    return None
+
+
+def modules_in(denoiser: Any) -> list[nn.Module]:
+    """A module itself, or the modules that another callable holds: a partial, a method, an object.
+
+    Arguments:
+        denoiser: The callable.
+    """
+    if isinstance(denoiser, nn.Module):
+        return [denoiser]
+    if isinstance(denoiser, partial):
+        return modules_in(denoiser.func)
+    held = (getattr(denoiser, "__self__", None), *getattr(denoiser, "__dict__", {}).values())
+    return [m for m in held if isinstance(m, nn.Module)]
+
+
+def _versions(tensors: Mapping[str, Any]) -> dict[str, int]:
+    """How often each tensor was changed in place; inference tensors and compilers do not count it."""
+    if torch.compiler.is_compiling():
+        return {}
+    counted = {k: x for k, x in tensors.items() if isinstance(x, Tensor) and not x.is_inference()}
+    return {k: x._version for k, x in counted.items()}
+
+
+def given_times(x: Tensor, t: Tensor | float, space: Space) -> Tensor:
+    """The times that a caller gives, checked, as :func:`item_times`.
+
+    The values of a tensor are checked on a CPU only: reading them from a device would wait for it.
+
+    Arguments:
+        x: A state, which gives the device and the dtype.
+        t: Times in [0, 1], (B,), or one for all.
+        space: The batch's space.
+
+    Raises:
+        ValueError: If a time lies outside, or if there is not one for each item.
+    """
+    if not isinstance(t, Tensor):
+        check_range("[0, 1]", t=t)
+        return item_times(x, t, space)
+    hint = "give times in [0, 1], one for each item or one for all"
+    if t.ndim:
+        check_shape((space.items(x),), hint, t=t)
+    if not t.is_floating_point():
+        raise ValueError(f"t is of {t.dtype}; {hint}: k / T for step k of T.")
+    if t.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            inside = bool(((t >= 0) & (t <= 1)).all())
+        except RuntimeError:  # under vmap there is nothing to read
+            inside = True
+        if not inside:
+            raise ValueError(f"t goes from {t.min():.3g} to {t.max():.3g}; {hint}.")
+    return item_times(x, t, space)
 
 
 def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
@@ -390,10 +534,10 @@ def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:
         t: (B,), or one for all.
         space: The batch's space.
     """
-    if isinstance(t, Tensor) and t.ndim:
-        return t
-    items = space.items(x_t)
     dtype = at_least_float32(x_t)
+    if isinstance(t, Tensor) and t.ndim:
+        return t.to(x_t.device, dtype)
+    items = space.items(x_t)
     if isinstance(t, Tensor):
         return t.to(x_t.device, dtype).expand(items).contiguous()
     return torch.full((items,), t, dtype=dtype, device=x_t.device)

@@ -86,6 +86,7 @@ def label_rows(embedding: nn.Embedding | None, label: Tensor | None, items: int)
     check_shape((items,), "give one label for each item", label=label)
     if label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"the label is of {label.dtype}; give integers, -1 for none.")
+    label = label.long()  # from a file, they may be of a byte each
     known = (label >= 0).to(embedding.weight.dtype)[:, None]
     rows: Tensor = embedding(label.clamp(min=0))
     return known * rows

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_floating, check_kind, check_range
 from anydiff.losses import conditions
 from anydiff.predictions import Predictor
 from anydiff.samplers import sample
@@ -30,6 +31,9 @@ class Stage:
         noise: The time up to which this condition is noised, which hides the errors of the previous
             stage: conditioning augmentation. The model has to be trained with `augment`; 0 adds no noise.
         options: Options of :func:`anydiff.sample`: sampler, steps, …
+
+    Raises:
+        ValueError: If the noise lies outside [0, 1], or if an argument is not of its kind.
     """
 
     predictor: Callable[..., Predictor]
@@ -37,6 +41,13 @@ class Stage:
     name: str | None = None
     noise: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_kind(
+            Callable, "a function of conditions, as diffusion.predictor", predictor=self.predictor
+        )
+        check_kind(Mapping, "options of sample by name", options=self.options)
+        check_range("[0, 1]", noise=self.noise)
 
 
 def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = None) -> list[Tensor]:
@@ -51,7 +62,8 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
         The samples of each stage.
 
     Raises:
-        ValueError: If a stage after the first has no name for its condition.
+        ValueError: If a stage after the first has no name for its condition, if a stage is none, or if x
+            is not floating-point.
 
     References:
         Cascaded Diffusion Models for High Fidelity Image Generation (Ho et al., 2022).
@@ -59,6 +71,12 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
         Image Super-Resolution via Iterative Refinement (Saharia et al., 2021).
         https://arxiv.org/abs/2104.07636
     """
+    check_kind(Sequence, "a list of stages", stages=stages)
+    check_kind(
+        Stage, "a Stage(predictor, shape)", **{f"stages[{k}]": s for k, s in enumerate(stages)}
+    )
+    if x is not None:
+        check_floating(x=x)
     drawn: list[Tensor] = []
     generator: Random = None
     before: Space = DENSE
@@ -73,8 +91,7 @@ def cascade(stages: Sequence[Stage], x: Tensor | None = None, *, seed: Seed = No
             given = {stage.name: x}
         predictor = stage.predictor(**given)
         if generator is None:
-            parameters = (p for model in predictor.models for p in model.parameters())
-            generator = generators(seed, next(parameters, torch.empty(0)).device)
+            generator = generators(seed, predictor.like.device)
         if x is not None and stage.noise:
             level = torch.full_like(before.dim(x), stage.noise)
             given = conditions.noise(

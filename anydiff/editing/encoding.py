@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
-from anydiff.editing.kept import check_floating
+from anydiff.checks import check_range, check_shape, check_whole, number, numbers, shown
+from anydiff.editing.kept import data
 from anydiff.predictions import Predictor
 from anydiff.samplers import DPMSolver, Grid, Sampler, plan, sample
 from anydiff.spaces import Space
@@ -24,6 +26,7 @@ def encode(
     steps: int | None = None,
     grid: Grid | None = None,
     end: float = 1.0,
+    **options: Any,
 ) -> Tensor:
     """Encode data as noise with the probability-flow ODE: DDIM inversion, with any deterministic sampler.
 
@@ -34,24 +37,26 @@ def encode(
         steps: The number of steps; None takes the sampler's default.
         grid: Where the times lie, traversed backwards; None takes the sampler's grid.
         end: The last time, in (0, 1].
+        options: callback, progress and grad, see :func:`anydiff.sample`.
 
     Returns:
         The state at that time, for :func:`decode`.
 
     Raises:
-        ValueError: If `steps` is not a number of steps, if x is not floating-point, or as
+        ValueError: If `steps` is not a number of steps, if x is not floating-point and finite, or as
             :func:`anydiff.sample`.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.4.
         https://arxiv.org/abs/2010.02502
     """
-    if not (steps is None or isinstance(steps, int)):
-        raise ValueError(f"steps is {steps}; give how many: `end` is the last time.")
-    check_floating(x)
+    if not (steps is None or isinstance(number(steps), int)):
+        raise ValueError(f"steps is {shown(steps)}; give how many: `end` is the last time.")
+    check_range("(0, 1]", end=end)
+    x = data(predictor, x=x)
     falling = plan(predictor.schedule, steps, sampler, grid, end)
     times = [at.t for at in reversed(falling)]
-    return sample(predictor, predictor.space.project(x), sampler, times)
+    return sample(predictor, x, sampler, times, **options)
 
 
 def decode(
@@ -62,6 +67,7 @@ def decode(
     steps: int | None = None,
     grid: Grid | None = None,
     start: float = 1.0,
+    **options: Any,
 ) -> Tensor:
     """Decode noise, or a state at the time `start`, to data: the inverse of :func:`encode`.
 
@@ -72,25 +78,20 @@ def decode(
         steps: The number of steps; None takes the sampler's default.
         grid: Where the times lie; None takes the sampler's grid.
         start: The time of z, in (0, 1].
+        options: callback, progress and grad, see :func:`anydiff.sample`.
 
     Returns:
         The data, shaped like z.
 
     Raises:
-        ValueError: As :func:`anydiff.sample`.
+        ValueError: If z is not floating-point and finite, or as :func:`anydiff.sample`.
     """
-    return sample(predictor, z, sampler, steps, start=start, grid=grid)
+    z = data(predictor, z=z)
+    return sample(predictor, z, sampler, steps, start=start, grid=grid, **options)
 
 
 def interpolate(
-    predictor: Predictor,
-    a: Tensor,
-    b: Tensor,
-    weights: int | Sequence[float] = 8,
-    *,
-    sampler: Sampler = DPMSolver(),
-    steps: int | None = None,
-    grid: Grid | None = None,
+    predictor: Predictor, a: Tensor, b: Tensor, weights: int | Sequence[float] = 8, **options: Any
 ) -> Tensor:
     r"""Interpolate between items: encode both, interpolate their noise along a great circle, decode.
 
@@ -101,34 +102,39 @@ def interpolate(
         a: Data, in the space.
         b: Data, in the same space; each item is paired with the same item of a.
         weights: The weights w of b, n numbers; or n itself, for equal distances from 0 to 1.
-        sampler: The rule for one step, deterministic.
-        steps: The number of steps; None takes the sampler's default.
-        grid: Where the times lie; None takes the sampler's grid.
+        options: sampler, steps, grid, callback, progress and grad, as for :func:`encode` and
+            :func:`decode`, both of which get them.
 
     Returns:
         (n, \*a.shape), from a to b; the ends are a and b as encoded and decoded again.
 
     Raises:
-        ValueError: If n is below 2, or as :func:`encode`.
+        ValueError: If n is below 2, if a weight is no number, if b has not the shape and dtype of a, or
+            as :func:`encode`.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.3.
         https://arxiv.org/abs/2010.02502
     """
-    if isinstance(weights, int):
-        check_range("[2, inf)", weights=weights)
-        weights = torch.linspace(0, 1, weights, dtype=torch.float64).tolist()
+    if number(weights) is not None:
+        check_whole("[2, inf)", weights=weights)
+        ws = torch.linspace(0, 1, int(weights), dtype=torch.float64).tolist()  # type: ignore[arg-type]
+    else:
+        ws = numbers(weights).tolist()
+    if not ws or not all(map(isfinite, ws)):
+        raise ValueError(f"weights are {shown(weights)}; give how many, or numbers from 0 to 1.")
+    data(predictor, a=a)
+    check_shape(a.shape, "give one for each item of a", a.dtype, b=b)
+    data(predictor, b=b)
     space = predictor.space
 
-    def back(predictor: Predictor, z: Tensor) -> Tensor:
-        return decode(predictor, z, sampler=sampler, steps=steps, grid=grid)
-
-    z_a, z_b = (encode(predictor, x, sampler=sampler, steps=steps, grid=grid) for x in (a, b))
-    states = [_slerp(z_a, z_b, w, space) for w in weights]
+    z_a, z_b = (encode(predictor, x, **options) for x in (a, b))
+    states = [_slerp(z_a, z_b, w, space) for w in ws]
     together = predictor.copies(len(states))
     if together is None:
-        return torch.stack([back(predictor, z) for z in states])
-    return torch.stack(space.separate(back(together, space.join(states)), len(states)))
+        return torch.stack([decode(predictor, z, **options) for z in states])
+    z = decode(together, space.join(states), **options)
+    return torch.stack(space.separate(z, len(states)))
 
 
 def _slerp(z_a: Tensor, z_b: Tensor, w: float, space: Space) -> Tensor:

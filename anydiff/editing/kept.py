@@ -8,17 +8,17 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from anydiff.checks import frozen
-from anydiff.predictions import Predictor
+from anydiff.checks import check_floating, frozen
+from anydiff.predictions import Predictor, check_predictor
 from anydiff.samplers import Grid, Past, Sampler, Stepped
 from anydiff.samplers.sampler import Levels, falling
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
 
-__all__ = ["Kept", "back", "check_floating"]
+__all__ = ["Kept", "back", "data", "finite"]
 
 
-@frozen()
+@frozen(sampler=Sampler, until="[0, 1]")
 class Kept(Sampler):
     """A sampler that replaces a part of the state by known data, noised to the level, after each step.
 
@@ -27,6 +27,9 @@ class Kept(Sampler):
         x0: The known data, in the space; 0 where unknown.
         part: The projection onto the known part.
         until: The time down to which the part is replaced.
+
+    Raises:
+        ValueError: If the sampler is none, or if the time lies outside [0, 1].
     """
 
     sampler: Sampler
@@ -79,14 +82,34 @@ def back(z: Tensor, s: Level, t: Level, space: Space, generator: Random) -> Tens
     return torch.add(ratio * z, space.noise(z, generator), alpha=sqrt(max(variance, 0.0)))
 
 
-def check_floating(x: Tensor) -> None:
-    """Raise an error unless data are of a floating-point dtype, so that noise can be added.
+def data(predictor: Predictor, **states: Tensor) -> Tensor:
+    """Data that are given to an edit, checked and projected onto the predictor's space.
 
     Arguments:
-        x: The data.
+        predictor: The model, bound to its batch.
+        states: The data, by the name of the argument.
 
     Raises:
-        ValueError: If they are integers or booleans.
+        ValueError: If the predictor is none, or if the data are integers or not finite.
     """
-    if not x.is_floating_point():
-        raise ValueError(f"x is of {x.dtype}; give floating-point numbers, scaled as in training.")
+    check_predictor(predictor=predictor)
+    ((name, x),) = states.items()
+    check_floating(**states)
+    return finite(name, predictor.space.project(x))
+
+
+def finite(name: str, x: Tensor) -> Tensor:
+    """A tensor without NaN and infinity, unchanged.
+
+    Arguments:
+        name: What error messages call it.
+        x: The tensor.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    if not x.isfinite().all():
+        raise ValueError(
+            f"{name} holds NaN or infinity; impute takes NaN where a value is missing."
+        )
+    return x

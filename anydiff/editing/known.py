@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
-from anydiff.editing.kept import Kept, back, check_floating
+from anydiff.checks import check_floating, check_kind, check_whole
+from anydiff.editing.kept import Kept, back, data, finite
 from anydiff.editing.several import several
-from anydiff.predictions import Predictor
+from anydiff.predictions import Predictor, check_predictor
 from anydiff.samplers import DDPM, Callback, Grid, Sampler, Steps, follow, plan
 from anydiff.samplers.loop import first_noise, watched
 from anydiff.spaces import Seed, generators
@@ -32,6 +32,7 @@ def inpaint(
     seed: Seed = None,
     callback: Callback | None = None,
     progress: bool = False,
+    grad: bool = False,
 ) -> Tensor:
     r"""Inpainting: keep the known part of each item and generate the rest.
 
@@ -54,27 +55,30 @@ def inpaint(
         seed: An int, or one per item, see :func:`anydiff.sample`.
         callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
         progress: Show a progress bar.
+        grad: Keep the graph of the run, see :func:`anydiff.sample`.
 
     Returns:
         The result, shaped like x. The known part is exactly that of x; in centred columns the relative
         positions are those of x, to rounding.
 
     Raises:
-        ValueError: If `known` does not have such a shape or is not boolean, or as :func:`anydiff.sample`.
+        ValueError: If `known` does not have such a shape or is not boolean, if a known value is not
+            finite, or as :func:`anydiff.sample`.
         NotImplementedError: If the space does not define `restrict`.
 
     References:
         RePaint (Lugmayr et al., 2022), algorithm 1 and section 4.2. https://arxiv.org/abs/2201.09865
     """
-    check_range("[1, inf)", resamples=resamples, jump=jump)
+    check_whole("[1, inf)", resamples=resamples, jump=jump)
+    check_predictor(predictor=predictor)
     space = predictor.space
-    check_floating(x)
+    check_floating(x=x)
     known = _entries(known, x)
 
     def part(z: Tensor) -> Tensor:
         return space.restrict(z, known)
 
-    kept = Kept(sampler, part(x.masked_fill(~known, 0)), part)
+    kept = Kept(sampler, finite("x, where it is known,", part(x.masked_fill(~known, 0))), part)
     levels = plan(predictor.schedule, steps, kept, grid)
     generator, num = generators(seed, x.device), len(levels) - 1
     z = first_noise(levels[0], x, predictor, generator)
@@ -88,7 +92,7 @@ def inpaint(
             for again in range(resamples):
                 if again:
                     z = back(z, stretch[-1], stretch[0], space, generator)
-                z = follow(predictor, z, kept, stretch, generator, report)
+                z = follow(predictor, z, kept, stretch, generator, report, grad)
     return z
 
 
@@ -118,8 +122,8 @@ def impute(
         ValueError: If x is no tensor, or is infinite where it is kept; if n is below 1; or as
             :func:`inpaint`.
     """
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x is a {type(x).__name__}; give a tensor, NaN where a value is missing.")
+    check_kind(Tensor, "a tensor, NaN where a value is missing", x=x)
+    check_floating(x=x)
     seen = ~x.isnan()
     known = seen if known is None else _entries(known, x) & seen
     if bool((x.isinf() & known).any()):
@@ -128,7 +132,7 @@ def impute(
     def one(p: Predictor, x: Tensor, known: Tensor, seed: Seed) -> Tensor:
         return inpaint(p, x, known, seed=seed, **options)
 
-    return several(predictor, n, [x.nan_to_num(), known], one, seed)
+    return several(predictor, n, [x.masked_fill(x.isnan(), 0), known], one, seed)
 
 
 def ilvr(
@@ -143,6 +147,7 @@ def ilvr(
     seed: Seed = None,
     callback: Callback | None = None,
     progress: bool = False,
+    grad: bool = False,
 ) -> Tensor:
     r"""ILVR: generate items that match a reference after a low-pass operator.
 
@@ -160,22 +165,25 @@ def ilvr(
         seed: An int, or one per item, see :func:`anydiff.sample`.
         callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
         progress: Show a progress bar.
+        grad: Keep the graph of the run, see :func:`anydiff.sample`.
 
     Returns:
         The samples, shaped like the reference.
 
     Raises:
-        ValueError: As of :func:`anydiff.sample`.
+        ValueError: If the reference is not floating-point and finite, or as :func:`anydiff.sample`.
 
     References:
         ILVR (Choi et al., 2021), algorithm 1. https://arxiv.org/abs/2108.02938
     """
+    check_kind(Callable, "a function of a state", low_pass=low_pass)
+    reference = data(predictor, reference=reference)
     space, generator = predictor.space, generators(seed, reference.device)
-    kept = Kept(sampler, space.project(reference), lambda z: space.project(low_pass(z)), until)
+    kept = Kept(sampler, reference, lambda z: space.project(low_pass(z)), until)
     levels = plan(predictor.schedule, steps, kept, grid)
     z = first_noise(levels[0], reference, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
-        return follow(predictor, z, kept, levels, generator, report)
+        return follow(predictor, z, kept, levels, generator, report, grad)
 
 
 def _entries(known: Tensor, x: Tensor) -> Tensor:

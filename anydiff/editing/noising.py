@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
-from anydiff.editing.kept import check_floating
+from anydiff.checks import check_range, number, shown
+from anydiff.editing.kept import data
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
-from anydiff.samplers import Callback, DPMSolver, Grid, Sampler, sample
+from anydiff.samplers import DPMSolver, Sampler, sample
 from anydiff.spaces import Seed, generators
 
 __all__ = ["denoise", "edit", "variations"]
@@ -25,10 +25,8 @@ def edit(
     *,
     sampler: Sampler = DPMSolver(),
     steps: int = 25,
-    grid: Grid | None = None,
     seed: Seed = None,
-    callback: Callback | None = None,
-    progress: bool = False,
+    **options: Any,
 ) -> Tensor:
     r"""SDEdit: add noise to x up to a time, then denoise; the more noise, the less is kept of x.
 
@@ -38,33 +36,28 @@ def edit(
         strength: The time up to which noise is added, in (0, 1]. 1 keeps nothing of x.
         sampler: The rule for one step.
         steps: The number of steps from that time to the data.
-        grid: Where the times lie, see :func:`anydiff.sample`.
         seed: An int, or one per item, see :func:`anydiff.sample`. If x has noise that was drawn from a
             seed, use a different one: the same noise would be added again.
-        callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
-        progress: Show a progress bar.
+        options: grid, callback, progress and grad, see :func:`anydiff.sample`.
 
     Returns:
         The result, shaped like x.
 
     Raises:
         ValueError: If the strength lies outside (0, 1], if `steps` is not a number of steps, or if x is
-            not floating-point.
+            not floating-point and finite.
 
     References:
         SDEdit (Meng et al., 2022), algorithm 1. https://arxiv.org/abs/2108.01073
     """
     check_range("(0, 1]", strength=strength)
-    if not isinstance(steps, int):
-        raise ValueError(f"steps is {steps}; give how many: the strength is the first time.")
-    check_floating(x)
-    space, generator = predictor.space, generators(seed, x.device)
+    if not isinstance(number(steps), int):
+        raise ValueError(f"steps is {shown(steps)}; give how many: the strength is the first time.")
+    x = data(predictor, x=x)
+    generator = generators(seed, x.device)
     (at,) = predictor.schedule.levels(torch.tensor([strength], dtype=torch.float64))
-    noised = at.alpha * space.project(x) + at.sigma * space.noise(x, generator)
-    return sample(
-        predictor, noised, sampler, steps,
-        start=strength, grid=grid, seed=generator, callback=callback, progress=progress,
-    )  # fmt: skip
+    noised = at.alpha * x + at.sigma * predictor.space.noise(x, generator)
+    return sample(predictor, noised, sampler, steps, start=strength, seed=generator, **options)
 
 
 def denoise(
@@ -74,10 +67,8 @@ def denoise(
     *,
     sampler: Sampler = DPMSolver(),
     steps: int = 25,
-    grid: Grid | None = None,
     seed: Seed = None,
-    callback: Callback | None = None,
-    progress: bool = False,
+    **options: Any,
 ) -> Tensor:
     r"""Remove white noise of a known standard deviation from data.
 
@@ -90,20 +81,19 @@ def denoise(
         std: s, the standard deviation of the noise in units of the data.
         sampler: The rule for one step.
         steps: The number of steps from that time to the data.
-        grid: Where the times lie, see :func:`anydiff.sample`.
         seed: An int, or one per item, for samplers that add noise; see :func:`anydiff.sample`.
-        callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
-        progress: Show a progress bar.
+        options: grid, callback, progress and grad, see :func:`anydiff.sample`.
 
     Returns:
         The result, shaped like x.
 
     Raises:
-        ValueError: If the schedule has no level with this noise, or if x is not floating-point.
+        ValueError: If the schedule has no level with this noise, or if x is not
+            floating-point and finite.
     """
-    check_floating(x)
-    schedule = predictor.schedule
     check_range("(0, inf)", std=std)
+    x = data(predictor, x=x)
+    schedule = predictor.schedule
     logsnr = -2 * log(std)
     clean, noisy = schedule.ends().tolist()
     if not noisy <= logsnr < clean:
@@ -112,10 +102,7 @@ def denoise(
             f"{clean:.3g}; use another schedule."
         )
     at = schedule.at_logsnr(logsnr)
-    return sample(
-        predictor, at.alpha * predictor.space.project(x), sampler, steps,
-        start=at.t, grid=grid, seed=seed, callback=callback, progress=progress,
-    )  # fmt: skip
+    return sample(predictor, at.alpha * x, sampler, steps, start=at.t, seed=seed, **options)
 
 
 def variations(
@@ -143,6 +130,8 @@ def variations(
     Raises:
         ValueError: If n is below 1, or as :func:`edit`.
     """
+
+    data(predictor, x=x)
 
     def one(p: Predictor, x: Tensor, seed: Seed) -> Tensor:
         return edit(p, x, strength, seed=seed, **options)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
-from anydiff.predictions import Predictor
+from anydiff.checks import check_whole
+from anydiff.predictions import Predictor, check_predictor
 from anydiff.spaces import Seed, child, generators
-from anydiff.spaces.draws import check_count
+from anydiff.spaces.draws import check_count, seeds
 
 __all__ = ["several"]
 
@@ -31,15 +30,16 @@ def several(
             item's seed and k, and does not depend on the item's place in the batch.
 
     Raises:
-        ValueError: If n is below 1, or if there is not one seed for each item.
+        ValueError: If n is below 1, if the predictor is none, or if there is not one seed for each item.
     """
-    check_range("[1, inf)", n=n)
-    space = predictor.space
+    check_whole("[1, inf)", n=n)
+    check_predictor(predictor=predictor)
+    space, n, given = predictor.space, int(n), seeds(seed)
     items = space.items(states[0])
     each: list[Any] | None = None
-    if not (isinstance(seed, Integral | torch.Generator) or seed is None):
-        check_count(seed, items)  # type: ignore[arg-type]
-        each = [_child(s, k) for k in range(n) for s in seed]  # type: ignore[union-attr]
+    if isinstance(given, list):
+        check_count(given, items)
+        each = [_child(s, k) for k in range(n) for s in given]
     if (together := predictor.copies(n)) is not None:
         x = [space.join([x] * n) for x in states]
         return torch.stack(space.separate(draw(together, *x, seed=each or seed), n))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
-from anydiff.guidance.guided import Scale, guided, value_at, wide
+from anydiff.checks import check_range, shown
+from anydiff.guidance.guided import Scale, check_scale, guided, value_at, wide
 from anydiff.losses import conditions
-from anydiff.predictions import Network, Prediction, Predictor
+from anydiff.predictions import Network, Prediction, Predictor, check_predictor
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Space
 
@@ -55,7 +55,11 @@ def classifier_free(
         Common Diffusion Noise Schedules and Sample Steps are Flawed (Lin et al., 2023), section 3.4,
         whose standard deviation over the entries is a norm here. https://arxiv.org/abs/2305.08891
     """
+    check_predictor(conditional=conditional, unconditional=unconditional)
+    check_scale(scale)
     _check_pair(conditional, unconditional)
+    if not (isinstance(interval, tuple | list) and len(interval) == 2):
+        raise ValueError(f"interval is {shown(interval)}; give two times, (low, high).")
     low, high = interval
     check_range("[0, 1]", low=low, high=high, rescale=rescale)
     check_range(f"[{low}, 1]", high=high)
@@ -63,7 +67,7 @@ def classifier_free(
     both = together(conditional, unconditional) if batched else None
 
     def answer(x_t: Tensor, at: Level) -> Prediction:
-        w = value_at(scale, at)
+        w = value_at(scale, at, x_t, space)
         if (low, high) == (0, 1):
             pass
         elif isinstance(at.t, Tensor):
@@ -106,12 +110,13 @@ def autoguidance(strong: Predictor, weak: Predictor, scale: Scale = 2.0) -> Pred
         scale: w; 1 is the strong model alone.
 
     Raises:
-        ValueError: If the two have different spaces or schedules.
+        ValueError: If the two are no predictors, or have different spaces or schedules.
 
     References:
         Guiding a Diffusion Model with a Bad Version of Itself (Karras et al., 2024).
         https://arxiv.org/abs/2406.02507
     """
+    check_predictor(strong=strong, weak=weak)
     return classifier_free(strong, weak, scale)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_kind
 from anydiff.guidance.guided import Scale, towards, wide
-from anydiff.predictions import Prediction, Predictor, item_times
+from anydiff.predictions import Prediction, Predictor, check_predictor, item_times
 from anydiff.schedules import Level
 
 __all__ = ["classifier", "clip_guidance"]
@@ -30,10 +31,15 @@ def classifier(
             (B,). It is called as given: put its network in eval mode yourself.
         scale: w.
 
+    Raises:
+        ValueError: If an argument is not of its kind.
+
     References:
         Diffusion Models Beat GANs on Image Synthesis (Dhariwal & Nichol, 2021), section 4.
         https://arxiv.org/abs/2105.05233
     """
+
+    check_kind(Callable, "a function (x_t, t) -> (B,)", log_prob=log_prob)
 
     def term(x: Tensor, at: Level) -> tuple[Prediction | None, Tensor]:
         return None, log_prob(x, item_times(x, at.t, predictor.space))
@@ -59,12 +65,19 @@ def clip_guidance(
         prompt: The input of the second encoder, such as a text.
         scale: w.
 
+    Raises:
+        ValueError: If an argument is not of its kind.
+
     References:
         Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021).
         https://arxiv.org/abs/2103.00020
         GLIDE (Nichol et al., 2022), section 2.4. https://arxiv.org/abs/2112.10741
     """
+    check_predictor(predictor=predictor)
+    check_kind(tuple | list, "two functions: of data, and of a prompt", encoders=encoders)
     encode, encode_prompt = encoders
+    check_kind(Callable, "two functions: of data, and of a prompt", encoders=encode)
+    check_kind(Callable, "two functions: of data, and of a prompt", encoders=encode_prompt)
     with torch.no_grad():
         goal = torch.nn.functional.normalize(encode_prompt(prompt), dim=-1)
 

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_range
+from anydiff.checks import check_choice, check_floating, check_kind, check_range, check_whole
 from anydiff.guidance.guided import Scale, towards, wide
-from anydiff.predictions import Prediction, Predictor
+from anydiff.predictions import Prediction, Predictor, check_predictor
 from anydiff.schedules import Level
-from anydiff.spaces import DENSE, Space
+from anydiff.spaces import DENSE, Space, check_space
 
 __all__ = ["dps", "pigdm"]
 
@@ -42,20 +42,30 @@ def dps(
     diffusion of the SDE. (The gradient is that of the norm, as in the authors' code; the formula of the
     paper is twice as large.) Norms are computed for each item.
 
-    Both neglect the uncertainty of x0 at high noise: with a small :math:`\sigma_y` or a large w, runs of
-    few steps overshoot and may diverge. :func:`pigdm` does not, for linear A.
+    Both neglect the uncertainty of x0 at high noise. The first is bounded, so that it moves x0 no further
+    than to the measurement: :math:`\sigma_y^2 / w` is at least the variance of A(x0) given x_t in the
+    direction of the residual r,
+
+    .. math::
+        \frac{r^\top A V A^\top r}{r^\top r}, \qquad
+        V = \frac{\sigma^2}{\alpha} \frac{\partial \hat x_0}{\partial x_t}
+
+    where V is the covariance of x0 given x_t (Tweedie); for normal data, a larger step would turn the
+    residual round. The published step is not bounded: with fewer steps than T, or a large w, it
+    overshoots.
 
     Arguments:
         predictor: The model, bound to its batch.
         operator: A, linear or not, differentiable by autograd.
-        y: The measurement.
+        y: The measurement, of the shape of A(x0).
         noise: The standard deviation :math:`\sigma_y` of y. None uses the published step.
         scale: w.
         chain: T.
         measured: The space of y, for sums over its items; (B, \*) by default.
 
     Raises:
-        ValueError: If noise is not above 0.
+        ValueError: If noise is not above 0, if y has not the shape of A(x0) or is not finite, or if an
+            argument is not of its kind.
 
     References:
         Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),
@@ -63,15 +73,17 @@ def dps(
     """
     if noise is not None:
         check_range("(0, inf)", noise=noise)
+    check_whole("[1, inf)", chain=chain)
+    residual = _residual(predictor, operator, y, measured)
 
     def term(x: Tensor, at: Level) -> tuple[Prediction, Tensor]:
         p = predictor.predict(x, at)
-        squares = measured.sum(wide(measured.project(y - operator(p.x0))).square())
+        squares = measured.sum(wide(residual(operator(p.x0))).square())
         if noise is not None:
             return p, squares / (-2 * noise**2)
         return p, -(squares + 1e-12).sqrt() * (chain / at.diffusion2)
 
-    return towards(predictor, term, scale)
+    return towards(predictor, term, scale, bounded=noise is not None)
 
 
 def pigdm(
@@ -99,7 +111,8 @@ def pigdm(
 
     Arguments:
         predictor: The model, bound to its batch.
-        operator: A, linear.
+        operator: A, linear, up to a constant. Before the first step it is called with other states, to
+            find the constant, and that there is nothing else.
         y: The measurement, in the range of A: zero outside the mask if A is a mask.
         noise: The standard deviation :math:`\sigma_y` of y; 0 for an exact measurement.
         scale: w, which multiplies the term.
@@ -111,7 +124,8 @@ def pigdm(
         measured: The space of y, for sums over its items; (B, \*) by default.
 
     Raises:
-        ValueError: If an argument is not one of its choices or lies outside its range.
+        ValueError: If an argument is not one of its choices or lies outside its range, if y has not the
+            shape of A(x0) or is not finite, or if A is not linear; :func:`dps` takes any.
 
     References:
         Pseudoinverse-Guided Diffusion Models for Inverse Problems (Song et al., 2023).
@@ -121,14 +135,19 @@ def pigdm(
     """
     check_range("[0, inf)", noise=noise)
     check_range("(0, inf)", std=std)
-    check_range("[1, inf)", iterations=iterations)
+    check_whole("[1, inf)", iterations=iterations)
     check_choice(("isotropic", "tweedie"), covariance=covariance)
+    residual = _residual(predictor, operator, y, measured)
+    constants: dict[torch.Size, Tensor | None] = {}  # one, of the batch's shape
 
     def term(x: Tensor, at: Level) -> tuple[Prediction, Tensor]:
         p = predictor.predict(x, at)
         alpha, sigma = p.alpha, p.sigma
         seen = operator(p.x0)
-        residual = measured.project(y - seen).detach()
+        rest = residual(seen).detach()
+        if x.shape not in constants:
+            constants[x.shape] = _constant(operator, x, predictor.space)
+        constant = constants[x.shape]
 
         def transposed(u: Tensor) -> Tensor:
             (back,) = torch.autograd.grad(seen, p.x0, u, retain_graph=True)
@@ -142,12 +161,52 @@ def pigdm(
 
         def matrix(u: Tensor) -> Tensor:
             with torch.no_grad():
-                return operator(spread(transposed(u))) + noise**2 * u
+                spreading = operator(spread(transposed(u)))
+                if constant is not None:
+                    spreading = spreading - constant
+                return spreading + noise**2 * u
 
-        u = _conjugate_gradients(matrix, residual, iterations, measured)
+        u = _conjugate_gradients(matrix, rest, iterations, measured)
         return p, measured.sum(u * seen)  # its gradient: J^T A^T u
 
     return towards(predictor, term, scale)
+
+
+def _residual(
+    predictor: Predictor, operator: Operator, y: Tensor, measured: Space
+) -> Callable[[Tensor], Tensor]:
+    """The function A(x0) -> y - A(x0) in the space of y, of measurements that are checked."""
+    check_predictor(predictor=predictor)
+    check_kind(Callable, "a function of x0", operator=operator)
+    check_space(measured=measured)
+    check_floating(y=y)
+    if not measured.project(y).isfinite().all():
+        raise ValueError("y is not finite; leave unknown values out by a mask in the operator.")
+
+    def residual(seen: Tensor) -> Tensor:
+        if seen.shape != y.shape:
+            raise ValueError(
+                f"y is {tuple(y.shape)} and the operator gives {tuple(seen.shape)}; give a measurement "
+                "for each item."
+            )
+        return measured.project(y.to(seen.dtype) - seen)
+
+    return residual
+
+
+@torch.no_grad()
+def _constant(operator: Operator, x: Tensor, space: Space) -> Tensor | None:
+    """A(0) of an affine A, None if it is 0; x gives the shape, dtype and device."""
+    generator = torch.Generator(x.device).manual_seed(0x5EED)  # not what a run is seeded by
+    u, v = space.noise(x, generator), space.noise(x, generator)
+    constant, *parts = (operator(z) for z in (torch.zeros_like(x), u, v, -(u + v)))
+    away = wide(torch.stack(parts).sum(0) - 3 * constant).abs().max()
+    size = max(wide(part).abs().max() for part in (constant, *parts))
+    if not away <= size * torch.finfo(x.dtype).eps ** 0.5:
+        raise ValueError(
+            f"the operator is not linear: A(u) + A(v) + A(-u-v) - 3 A(0) is {away:.3g}; use dps."
+        )
+    return constant if constant.any() else None
 
 
 def _conjugate_gradients(

@@ -15,17 +15,17 @@ normal with the variance alpha² + sigma² of t = 1. The bounds are differentiab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_range
+from anydiff.checks import check_choice, check_floating, check_kind, check_range, check_whole
 from anydiff.likelihood.chain import Chain, mistake
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder, bits_per_dim
 from anydiff.likelihood.gaussians import kl
-from anydiff.predictions import Prediction, Predictor
+from anydiff.predictions import Prediction, Predictor, check_predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
 from anydiff.spaces.draws import uniforms
@@ -100,14 +100,15 @@ def variational_bound(
             does not depend on its batch.
 
     Raises:
-        ValueError: If the steps, the variance or the number of draws are not allowed, or if the variance
-            is ``"learned"`` and the denoiser has no second output.
+        ValueError: If an argument is not of its kind, if the steps, the variance or the number of draws
+            are not allowed, or if the variance is ``"learned"`` and the denoiser has no second output.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 5 and section 3.3.
         https://arxiv.org/abs/2006.11239
         Variational Diffusion Models (Kingma et al., 2021), eq. 11-13. https://arxiv.org/abs/2107.00630
     """
+    _check(predictor, x0, decoder)
     space, schedule = predictor.space, predictor.schedule
     x0 = space.project(x0)
     dim = space.dim(x0)
@@ -196,11 +197,20 @@ def continuous_bound(
     """
     check_choice(("time", "logsnr"), uniform=uniform)
     check_range(f"({logsnr_min}, inf)", logsnr_max=logsnr_max)
+    _check(predictor, x0, decoder)
     space, schedule = predictor.space, predictor.schedule
     x0 = space.project(x0)
     dim = space.dim(x0)
 
-    u = _strata(draws, x0, len(dim), generator) if u is None else u.reshape(-1, len(dim)).double()
+    if u is None:
+        u = _strata(draws, x0, len(dim), generator)
+    else:
+        check_floating(u=u)
+        if u.shape[-1:] != dim.shape or u.ndim > 2 or not ((u >= 0) & (u <= 1)).all():
+            raise ValueError(
+                f"u is {tuple(u.shape)}; give numbers in [0, 1], (B,) or (draws, B) for {len(dim)} items."
+            )
+        u = u.reshape(-1, len(dim)).double()
     with torch.no_grad():
         logsnr = schedule.ends(x0.device).clamp(logsnr_min, logsnr_max)
         start, stop = schedule.time(logsnr)
@@ -230,6 +240,12 @@ def continuous_bound(
     )
 
 
+def _check(predictor: Predictor, x0: Tensor, decoder: Decoder) -> None:
+    check_predictor(predictor=predictor)
+    check_floating(x0=x0)
+    check_kind(Callable, "a decoder, such as ContinuousGaussian()", decoder=decoder)
+
+
 def _noisy(x0: Tensor, eps: Tensor, at: Level, space: Space) -> Tensor:
     return torch.add(space.expand(at.alpha, x0) * x0, space.expand(at.sigma, x0) * eps)
 
@@ -254,6 +270,6 @@ def _reconstruction(
 
 def _strata(draws: int, x0: Tensor, items: int, generator: Random) -> Tensor:
     """Uniform numbers in [0, 1], (draws, B): for each item, one in each of `draws` strata."""
-    check_range("[1, inf)", draws=draws)
+    check_whole("[1, inf)", draws=draws)
     u = uniforms(draws, items, x0, generator)
     return (torch.arange(draws, device=x0.device)[:, None] + u) / draws

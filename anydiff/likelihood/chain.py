@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_range
+from anydiff.checks import check_choice, check_whole, number, numbers, shown
 from anydiff.likelihood.decoders import Decoder
 from anydiff.likelihood.gaussians import kl
 from anydiff.predictions import Prediction
@@ -85,17 +85,19 @@ class Chain:
             device: The device of the times.
 
         Raises:
-            ValueError: If there is no step, or if the times neither rise nor fall.
+            ValueError: If there is no step, or if the times neither rise nor fall within [0, 1].
         """
-        if isinstance(steps, int):
-            check_range("[1, inf)", steps=steps)
-            even = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=device)
+        if (count := number(steps)) is not None:
+            check_whole("[1, inf)", steps=count)
+            even = torch.linspace(0, 1, int(count) + 1, dtype=torch.float64, device=device)
             return cls(schedule, even, variance)
-        times = torch.as_tensor(steps, dtype=torch.float64)
-        times = times.flip(0) if times.ndim == 1 and len(times) and times[0] > times[-1] else times
-        if times.ndim != 1 or len(times) < 2 or not (times.diff() > 0).all():
+        times = numbers(steps)
+        times = times.flip(0) if len(times) and times[0] > times[-1] else times
+        one_way = len(times) > 1 and (times.diff() > 0).all()
+        if not one_way or times[0] < 0 or times[-1] > 1:
+            given = f"the times are {times.tolist()}" if len(times) else f"steps is {shown(steps)}"
             raise ValueError(
-                f"the times are {times.tolist()}; give two or more that fall, or rise."
+                f"{given}; give two or more that fall, or rise, in [0, 1], or how many."
             )
         return cls(schedule, times.to(device), variance)
 

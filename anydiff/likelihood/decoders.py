@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range, frozen
+from anydiff.checks import check_floating, check_range, check_whole, frozen, numbers, shown
 from anydiff.likelihood.gaussians import log_normal
 from anydiff.spaces import DENSE, Random, Space
 
@@ -77,9 +77,9 @@ class DiscretizedGaussian:
         if self.levels is None:
             _check_grid(self.bits, self.low, self.high)
             return
-        levels = tuple(float(level) for level in self.levels)
-        if len(levels) < 2 or any(a >= b for a, b in pairwise(levels)):
-            raise ValueError(f"the levels are {levels}; give two or more that rise.")
+        levels = tuple(numbers(self.levels).tolist())
+        if len(levels) < 2 or not all(a < b for a, b in pairwise(levels)):
+            raise ValueError(f"the levels are {shown(self.levels)}; give two or more that rise.")
         object.__setattr__(self, "levels", levels)
 
     @property
@@ -168,8 +168,9 @@ class Dequantize:
             generator: The source of noise: one generator, or one per item.
 
         Raises:
-            ValueError: If the space mixes entries.
+            ValueError: If the data are not floating-point, or if the space mixes entries.
         """
+        check_floating(x0=x0)
         _check_free(space)
         # space.noise takes any kind of generator; the normal's CDF makes it uniform
         uniform = torch.special.ndtr(space.noise(x0, generator))
@@ -195,12 +196,16 @@ def bits_per_dim(log_prob: Tensor, dim: Tensor, width: float = 1.0) -> Tensor:
         dim: The dimension of each item, ``space.dim(x0)``, (B,).
         width: For a density, the distance of neighbouring levels in the units of the data: 2 / 255 for
             256 levels in [-1, 1]. The probability of a bin is its density times its volume.
+
+    Raises:
+        ValueError: If the width is not above 0.
     """
+    check_range("(0, inf)", width=width)
     return -log_prob / (dim.clamp(min=1) * math.log(2)) - math.log2(width)
 
 
 def _check_grid(bits: int, low: float, high: float) -> None:
-    check_range("[1, 16]", bits=bits)
+    check_whole("[1, 16]", bits=bits)
     check_range(f"({low}, inf)", high=high)
 
 

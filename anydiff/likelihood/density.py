@@ -22,9 +22,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_range
+from anydiff.checks import check_choice, check_floating, check_range, check_whole
 from anydiff.likelihood.traces import basis, divergence, ranks
-from anydiff.predictions import Predictor
+from anydiff.predictions import Predictor, check_predictor
 from anydiff.samplers.adaptive import ADAPTIVE, odeint
 from anydiff.samplers.loop import evaluating
 from anydiff.schedules import Level
@@ -78,14 +78,18 @@ def log_prob(
 
     Raises:
         ImportError: If torchdiffeq is not installed: ``pip install "anydiff[ode]"``.
-        ValueError: If the method, the steps, the trace or the range of log-SNR is not allowed.
+        ValueError: If an argument is not of its kind, or if the method, the steps, a tolerance, the trace
+            or the range of log-SNR is not allowed.
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), section 4.3 and appendix D.2.
         https://arxiv.org/abs/2011.13456
         FFJORD (Grathwohl et al., 2019), on the estimate of the trace. https://arxiv.org/abs/1810.01367
     """
+    check_predictor(predictor=predictor)
+    check_floating(x0=x0)
     solve, space = odeint(), predictor.space
+    check_range("(0, inf)", rtol=rtol, atol=atol)
     noisy, clean = predictor.schedule.clip(logsnr_min, logsnr_max)
     options = _options(method, steps, clean - noisy)
     graph = torch.is_grad_enabled() and x0.requires_grad
@@ -128,7 +132,7 @@ def _directions(
         if trace == "exact" or count <= EXACT:
             return lambda: basis(x, space, rank, count, CHUNK), 1
 
-    check_range("[1, inf)", probes=probes)
+    check_whole("[1, inf)", probes=probes)
     drawn = torch.stack([space.noise(x, generator) for _ in range(probes)])
     if space.free:
         drawn = drawn.sign()  # ±1: the diagonal of the Jacobian then adds no variance
@@ -145,5 +149,5 @@ def _options(method: str, steps: int | None, length: float) -> dict[str, float]:
     if steps is None:
         # torchdiffeq's own first step depends on the state, which would corrupt gradients
         return {"first_step": length / 100}
-    check_range("[1, inf)", steps=steps)
+    check_whole("[1, inf)", steps=steps)
     return {"step_size": length / steps * (1 + 1e-9)}  # rounding must not add a step

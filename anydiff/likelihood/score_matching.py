@@ -23,9 +23,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
+from anydiff.checks import check_floating, check_kind, check_range, check_shape, check_whole
 from anydiff.likelihood.traces import basis, divergence, ranks
-from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces import DENSE, Random, Space, check_space
 
 __all__ = ["denoising", "exact", "sliced"]
 
@@ -57,11 +57,19 @@ def denoising(
         noise: The eps to use, in the space. Drawn if None.
         generator: The source of noise: one generator, or one per item.
 
+    Raises:
+        ValueError: If an argument has not the stated form.
+
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011), section 4.
         https://doi.org/10.1162/NECO_a_00142
     """
-    x = space.project(x)
+    x = _checked(score, x, space)
+    check_shape(x.shape, "draw it with space.noise(x)", x.dtype, noise=noise)
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        check_shape((space.items(x),), "give one for each item, or one for all", sigma=sigma)
+    else:
+        check_range("(0, inf)", sigma=sigma)  # type: ignore[arg-type]
     eps = space.noise(x, generator) if noise is None else noise
     sigma = space.expand(sigma, x)  # type: ignore[type-var]
     s = _bound(score, t, space)(x + sigma * eps)
@@ -93,13 +101,13 @@ def sliced(
         generator: The source of the directions: one generator, or one per item.
 
     Raises:
-        ValueError: If projections is below 1.
+        ValueError: If projections is below 1, or if an argument has not the stated form.
 
     References:
         Sliced Score Matching (Song et al., 2019), section 3. https://arxiv.org/abs/1905.07088
     """
-    check_range("[1, inf)", projections=projections)
-    x = space.project(x)
+    check_whole("[1, inf)", projections=projections)
+    x = _checked(score, x, space)
     directions = torch.stack([space.noise(x, generator) for _ in range(projections)])
     graph = torch.is_grad_enabled()
     s, turn = divergence(_bound(score, t, space), x, torch.split(directions, 1), graph)
@@ -128,19 +136,29 @@ def exact(
             all operations of the network, and computed one after the other if not.
 
     Raises:
-        ValueError: If chunk_size is below 1.
+        ValueError: If chunk_size is below 1, or if an argument has not the stated form.
 
     References:
         Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005), eq. 4.
         https://jmlr.org/papers/v6/hyvarinen05a.html
     """
-    check_range("[1, inf)", chunk_size=chunk_size)
-    x = space.project(x)
+    check_whole("[1, inf)", chunk_size=chunk_size)
+    x = _checked(score, x, space)
     axes = basis(x, space, *ranks(x, space), chunk_size)
     s, turn = divergence(_bound(score, t, space), x, axes, torch.is_grad_enabled())
     return 0.5 * space.sum(s.square()) + space.sum(turn)
 
 
+def _checked(score: Score, x: Tensor, space: Space) -> Tensor:
+    """The data, checked and projected onto the space."""
+    check_kind(Callable, "a function of x", score=score)
+    check_space(space=space)
+    check_floating(x=x)
+    return space.project(x)
+
+
 def _bound(score: Score, t: Tensor | None, space: Space) -> Callable[[Tensor], Tensor]:
     """The score as a function of x alone, within the space."""
+    if t is not None:
+        check_shape((None,), "give one time for each item", t=t)
     return lambda x: space.project(score(x) if t is None else score(x, t))

@@ -36,17 +36,20 @@ Shares = float | Mapping[str, float] | None
 def absent(value: Tensor) -> Tensor:
     """The absent form of a condition: -1 or NaN in all entries; booleans are returned unchanged.
 
+    Unsigned integers cannot hold -1; their absent form is of int64, as what is combined with it becomes.
+
     Arguments:
         value: A condition.
-
-    Raises:
-        ValueError: If the condition is of unsigned integers, which cannot hold -1.
     """
     if value.dtype == torch.bool:
         return value
-    if value.dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
-        raise ValueError(f"a condition is of {value.dtype}, with no -1 for absence; give int64.")
+    value = _signed(value)
     return torch.full_like(value, torch.nan if value.is_floating_point() else -1)
+
+
+def _signed(value: Tensor) -> Tensor:
+    unsigned = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+    return value.long() if value.dtype in unsigned else value
 
 
 def shares(values: Shares, what: str) -> Any:
@@ -89,7 +92,7 @@ def drop(
     dropped = dict(cond)
     for name, p in share.items():
         value, out = (cond[name], uniforms(1, space.items(x), x, generator)[0] < p)
-        dropped[name] = torch.where(_rows(out, value, x, space), absent(value), value)
+        dropped[name] = torch.where(_rows(out, value, x, space), absent(value), _signed(value))
     return dropped
 
 
@@ -201,7 +204,7 @@ def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
     shapes = {tuple(v.shape) for v in values if v is not None}
     if len(shapes) > 1:
         refuse(f"is {', '.join(map(str, shapes))}; give one shape")
-    return torch.cat([absent(known) if v is None else v for v in values])
+    return torch.cat([absent(known) if v is None else _signed(v) for v in values])
 
 
 def _is_rows(value: Any) -> bool:

@@ -9,6 +9,7 @@ detached: the mean learns from the first term, the variance from the second.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class SquaredError:
         return 0.0
 
 
-@frozen(steps="[1, inf)", weight="(0, inf)")
+@frozen(steps="[1, inf)", weight="(0, inf)", decoder=Callable)  # type: ignore[arg-type]
 class Hybrid(SquaredError):
     r"""The squared error plus the term of the variational bound, which trains a learned variance.
 

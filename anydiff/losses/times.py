@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from anydiff.checks import check_range, frozen
+from anydiff.checks import check_kind, check_range, check_whole, frozen
 from anydiff.precision import ExactBuffers
 from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
@@ -94,7 +94,12 @@ class Mapped(Times):
 
 
 def as_times(times: Times | Callable[[Tensor], Tensor] | None) -> Times:
-    """Return a distribution unchanged; wrap a map of uniform numbers, or None for uniform times."""
+    """Return a distribution unchanged; wrap a map of uniform numbers, or None for uniform times.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    check_kind(Times | Callable | None, "a distribution, such as LogNormal()", times=times)
     return times if isinstance(times, Times) else Mapped(times)
 
 
@@ -212,7 +217,7 @@ class LossSecondMoment(ExactBuffers, Times):
 
     def __init__(self, bins: int = 100, history: int = 10, mixing: float = 1e-3) -> None:
         super().__init__()
-        check_range("[1, inf)", bins=bins, history=history)
+        check_whole("[1, inf)", bins=bins, history=history)
         check_range("(0, 1]", mixing=mixing)
         self.bins, self.history, self.mixing = bins, history, mixing
         self.register_buffer("losses", torch.zeros(bins, history))

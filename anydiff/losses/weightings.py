@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import frozen
+from anydiff.checks import check_kind, check_whole, frozen
 from anydiff.precision import ExactBuffers
 from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
@@ -81,7 +81,12 @@ class Plain(Weighting):
 
 
 def as_weighting(weighting: Weighting | Callable[[Tensor], Tensor] | None) -> Weighting:
-    """Return a weighting unchanged; wrap a function of the log-SNR, or None for no weighting."""
+    """Return a weighting unchanged; wrap a function of the log-SNR, or None for no weighting.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    check_kind(Weighting | Callable | None, "a weighting, such as MinSNR()", weighting=weighting)
     return weighting if isinstance(weighting, Weighting) else Plain(weighting)
 
 
@@ -297,7 +302,8 @@ class LearnedUncertainty(ExactBuffers, Weighting):
         self, weighting: Weighting | Callable[[Tensor], Tensor] | None = None, features: int = 128
     ) -> None:
         super().__init__()
-        if features < 2 or features % 2:
+        check_whole("[2, inf)", features=features)
+        if features % 2:
             raise ValueError(f"features is {features}; give an even number, sines and cosines.")
         self.weighting = as_weighting(weighting)
         self.features = features

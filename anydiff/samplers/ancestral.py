@@ -17,7 +17,7 @@ from anydiff.spaces import Random, Space
 __all__ = ["DDIM", "DDPM"]
 
 
-@frozen(eta="[0, 1]")
+@frozen(eta="[0, 1]", variance=OptimalVariance)
 class DDIM(Sampler):
     r"""DDIM, deterministic or stochastic.
 
@@ -47,10 +47,6 @@ class DDIM(Sampler):
 
     eta: float = 0.0
     variance: OptimalVariance | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.variance is None or isinstance(self.variance, OptimalVariance)):
-            raise ValueError(f"variance is {self.variance!r}; give an OptimalVariance, or None.")
 
     def prepare(self, levels: Levels) -> Levels:
         return falling(self, levels) if self.eta > 0 or self.variance else levels
@@ -133,5 +129,5 @@ def _learned(
 ) -> Tensor:
     if s.sigma == 0 or t.sigma == 0:  # the log-variance is infinite at the data
         return mean
-    nu = (reverse_log_variance(t, s, p.extra, space) / 2).exp_()
-    return mean.add(space.project(nu.mul_(space.noise(mean, generator))))
+    nu = (reverse_log_variance(t, s, p.extra, space) / 2).exp()
+    return mean.add(space.project(nu * space.noise(mean, generator)))

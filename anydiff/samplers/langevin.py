@@ -25,7 +25,7 @@ from anydiff.spaces import Random
 __all__ = ["AnnealedLangevin", "PredictorCorrector"]
 
 
-@frozen(snr="(0, 1)", corrector_steps="[0, inf)")
+@frozen(predictor=Sampler, snr="(0, 1)", corrector_steps="[0, inf)")
 class PredictorCorrector(Sampler):
     r"""Predictor-corrector sampling: each step of a sampler is followed by Langevin steps.
 

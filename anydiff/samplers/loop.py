@@ -7,23 +7,34 @@ t = 0 ends at the data itself, where alpha is 1 and sigma is 0.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from anydiff.checks import check_range
-from anydiff.precision import at_least_float32, weights_dtype
-from anydiff.predictions import Prediction, Predictor
+from anydiff.checks import (
+    check_floating,
+    check_kind,
+    check_range,
+    check_whole,
+    number,
+    numbers,
+    shown,
+)
+from anydiff.precision import at_least_float32
+from anydiff.predictions import Prediction, Predictor, check_predictor
 from anydiff.samplers.grids import Grid
 from anydiff.samplers.multistep import DPMSolver
 from anydiff.samplers.sampler import Past, Sampler
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Random, Seed, generators
+from anydiff.spaces.draws import check_count
 
 __all__ = [
     "Callback", "Progress", "Steps", "evaluating", "first_noise", "follow", "plan", "sample",
@@ -69,6 +80,7 @@ def sample(
     seed: Seed = None,
     callback: Callback | None = None,
     progress: bool = False,
+    grad: bool = False,
 ) -> Tensor:
     """Generate samples with a predictor, starting from noise.
 
@@ -87,21 +99,28 @@ def sample(
             independent of its batch. Generators can be given in place of seeds.
         callback: Called after each step with a :class:`Progress`.
         progress: Show a progress bar.
+        grad: Keep the graph of the run, so that the samples can be differentiated by the initial state,
+            the conditions and the weights of the network; its memory grows with the number of steps.
 
     Returns:
         The state at the last time, which is x0 if that time is 0.
 
     Raises:
-        ValueError: If the number of steps, the times or the start lie outside their range, if the
-            sampler cannot run on them, or if there is a list of seeds without one for each item.
+        ValueError: If an argument is not of its kind, if the number of steps, the times or the start lie
+            outside their range, if the sampler cannot run on them, or if there is a list of seeds without
+            one for each item.
     """
+    check_predictor(predictor=predictor)
     levels = plan(predictor.schedule, steps, sampler, grid, start)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
+    check_floating(x_T=like)
     generator = generators(seed, like.device)
+    if isinstance(generator, Sequence):
+        check_count(generator, predictor.space.items(like))
     x = like.to(at_least_float32(like))
     x = x if like is x_T else first_noise(levels[0], x, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
-        return follow(predictor, x, sampler, levels, generator, report).to(like.dtype)
+        return follow(predictor, x, sampler, levels, generator, report, grad).to(like.dtype)
 
 
 def plan(
@@ -122,30 +141,34 @@ def plan(
         start: The first time of the grid, in (0, 1].
 
     Raises:
-        ValueError: If the number of steps, the times or the start lie outside their range, or if the
-            sampler cannot run on them.
+        ValueError: If an argument is not of its kind, if the number of steps, the times or the start lie
+            outside their range, or if the sampler cannot run on them.
     """
-    steps = sampler.steps if steps is None else steps
+    check_kind(Schedule, "a schedule, such as Cosine()", schedule=schedule)
+    check_kind(Sampler, "a sampler, such as DDIM()", sampler=sampler)
+    check_kind(Callable | None, "a grid, such as Uniform()", grid=grid)
     first = schedule.first
     check_range(f"[{first}, 1]" if first else "(0, 1]", start=start)
-    if isinstance(steps, int):
-        check_range("[1, inf)", steps=steps)
-        if start == first and steps > 1:
+    steps = sampler.steps if steps is None else steps
+    if (count := number(steps)) is not None:
+        check_whole("[1, inf)", steps=count)
+        if start == first and count > 1:
             raise ValueError(
                 f"the start is {start:g}, the first row of {schedule}, after which there is one step to "
-                f"the data, and steps is {steps}; start later, or give steps=1."
+                f"the data, and steps is {count}; start later, or give steps=1."
             )
         alone = torch.tensor([start, 0], dtype=torch.float64)
-        times = alone if steps == 1 else (grid or sampler.grid)(schedule, steps, start)
+        times = alone if count == 1 else (grid or sampler.grid)(schedule, int(count), start)
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
     else:
-        times = torch.as_tensor(steps, dtype=torch.float64).cpu()
-        moves = times.diff() if times.ndim == 1 else times.new_zeros(1)
+        times = numbers(steps)
+        moves = times.diff()
         one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
         if not one_way or not (times.min() >= 0 and times.max() <= 1):
+            given = f"the times are {times.tolist()}" if len(times) else f"steps is {shown(steps)}"
             raise ValueError(
-                f"the times are {times.tolist()}; give two or more in [0, 1] that fall, or rise."
+                f"{given}; give two or more in [0, 1] that fall, or rise, or how many."
             )
 
     levels = schedule.levels(times)
@@ -158,7 +181,6 @@ def plan(
     return list(sampler.prepare(levels))
 
 
-@torch.no_grad()
 def follow(
     predictor: Predictor,
     x: Tensor,
@@ -166,6 +188,7 @@ def follow(
     levels: Sequence[Level],
     generator: Random = None,
     report: Report | None = None,
+    grad: bool = False,
 ) -> Tensor:
     """The loop: steps from x at the first level to the last level.
 
@@ -178,13 +201,19 @@ def follow(
         levels: Levels from :func:`plan`, or a contiguous part of them.
         generator: The source of noise.
         report: Called after each step, see :func:`watched`.
+        grad: Keep the graph of the run.
 
     Returns:
         The state at the last level.
     """
     past: Past = ()
     kind, x = x.dtype, x.to(at_least_float32(x))
-    with evaluating(predictor):
+    # not inference mode: its tensors keep no count of changes, by which a network is found out that
+    # changes the state in place
+    with torch.inference_mode(False), torch.set_grad_enabled(grad), evaluating(predictor):
+        x = x.clone() if x.is_inference() else x
+        if grad and not x.requires_grad:  # guidance keeps the graph of states that require it
+            x = x.detach().requires_grad_()
         for t, s in pairwise(levels):
             x, p = sampler.step(predictor, x, t, s, past, generator)
             past = (*past, p)[-sampler.past :] if sampler.past else ()
@@ -224,17 +253,37 @@ def watched(steps: int, callback: Callback | None, progress: bool) -> Iterator[R
         yield report
 
 
+_runs: dict[
+    nn.Module, int
+] = {}  # of each module in train mode, the runs that have put it in eval mode
+_lock = threading.Lock()
+
+
 @contextmanager
 def evaluating(predictor: Predictor) -> Iterator[None]:
-    """A context in which the predictor's models are in eval mode, and restored to their mode after it."""
-    training = [m for model in predictor.models for m in model.modules() if m.training]
-    for module in training:
-        module.training = False
+    """A context in which the predictor's models are in eval mode, and restored to their mode after it.
+
+    Of several threads that draw from one model, the last restores the mode. A thread that trains the same
+    model sees it in eval mode meanwhile: draw from a copy then, such as the averaged weights.
+
+    Arguments:
+        predictor: The predictor.
+    """
+    modules = dict.fromkeys(m for model in predictor.models for m in model.modules())
+    with _lock:
+        switched = [m for m in modules if m.training or m in _runs]
+        for module in switched:
+            _runs[module] = _runs.get(module, 0) + 1
+            module.training = False
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _lock:
+            for module in switched:
+                _runs[module] -= 1
+                if not _runs[module]:
+                    del _runs[module]
+                    module.training = True
 
 
 def first_noise(at: Level, like: Tensor, predictor: Predictor, generator: Random) -> Tensor:
@@ -251,6 +300,10 @@ def first_noise(at: Level, like: Tensor, predictor: Predictor, generator: Random
 
 def _blank(predictor: Predictor, shape: Sequence[int]) -> Tensor:
     """An uninitialised tensor with the dtype and device of the predictor's models."""
-    parameters = (p for model in predictor.models for p in model.parameters())
-    device = next(parameters, torch.empty(0)).device
-    return torch.empty(tuple(shape), dtype=weights_dtype(*predictor.models), device=device)
+    sizes = [number(n) for n in shape] if isinstance(shape, Sequence | np.ndarray) else []
+    if not sizes or not all(isinstance(n, int) and n >= 0 for n in sizes):
+        raise ValueError(
+            f"the shape, or state x_T, is {shown(shape)}; give the shape of the samples, batch included, "
+            "or a tensor."
+        )
+    return predictor.like.new_empty(sizes)  # type: ignore[arg-type]

@@ -24,8 +24,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range, frozen
-from anydiff.predictions import Predictor
+from anydiff.checks import check_range, check_whole, frozen, numbers
+from anydiff.predictions import Predictor, check_predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Random
 
@@ -62,8 +62,8 @@ class OptimalVariance:
     span: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "logsnr", tuple(float(x) for x in self.logsnr))
-        object.__setattr__(self, "gamma", tuple(float(x) for x in self.gamma))
+        for name in ("logsnr", "gamma"):
+            object.__setattr__(self, name, tuple(numbers(getattr(self, name)).tolist()))
         rising = all(a < b for a, b in pairwise(self.logsnr)) and bool(self.logsnr)
         if not rising or not all(map(math.isfinite, self.logsnr)):
             raise ValueError(f"the log-SNRs are {self.logsnr}; give finite ones that rise.")
@@ -111,10 +111,11 @@ class OptimalVariance:
             Estimating the Optimal Covariance with Imperfect Mean (Bao et al., 2022), theorem 3.
             https://arxiv.org/abs/2206.07309
         """
-        check_range("[2, inf)", points=points)
+        check_whole("[2, inf)", points=points)
         levels: list[Level] = []
         gaps, entries = torch.zeros(points, dtype=torch.float64), torch.tensor(0.0)
         for predictor, x0 in batches:
+            check_predictor(batches=predictor)
             space, schedule = predictor.space, predictor.schedule
             if not levels:
                 ends = schedule.clip(logsnr_min, logsnr_max)

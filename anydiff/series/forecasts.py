@@ -6,7 +6,6 @@ known of them. The network needs no training for it beyond that of a model of wh
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range, check_shape
+from anydiff.checks import check_shape, check_whole
 from anydiff.data.values import numbers
 from anydiff.editing.known import impute
 from anydiff.predictions import Predictor
@@ -63,7 +62,8 @@ def forecast(
             "forecast makes the space of the longer series; give no space, but lengths of items whose "
             "history ends earlier, and NaN in the rows before one that begins later."
         )
-    horizon, n = _whole(horizon=horizon), _whole(n=n)
+    check_whole("[1, inf)", horizon=horizon, n=n)
+    horizon, n = int(horizon), int(n)
     past = _tensor(history)
     check_shape((None, None, None), "give (B, N, C)", history=past)
     B, N, C = past.shape
@@ -99,14 +99,3 @@ def _tensor(history: Any) -> Tensor:
     except ValueError as error:
         raise ValueError(f"history: it {error}; give (B, N, C).") from None
     return x.to(torch.get_default_dtype())
-
-
-def _whole(**value: Any) -> int:
-    """A whole number from 1, of Python, NumPy or torch."""
-    ((name, given),) = value.items()
-    try:
-        number = operator.index(given)
-    except TypeError:
-        raise ValueError(f"{name} is {given!r}; give a whole number in [1, inf).") from None
-    check_range("[1, inf)", **{name: number})
-    return number

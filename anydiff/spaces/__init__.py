@@ -5,9 +5,9 @@ from anydiff.spaces.draws import Random, Seed, child, generators
 from anydiff.spaces.masked import Masked
 from anydiff.spaces.packed import Packed
 from anydiff.spaces.ragged import Ragged
-from anydiff.spaces.space import Space
+from anydiff.spaces.space import Space, check_space
 
 __all__ = [
-    "DENSE", "Dense", "Masked", "Packed", "Ragged", "Random", "Seed", "Space", "child",
-    "generators",
+    "DENSE", "Dense", "Masked", "Packed", "Ragged", "Random", "Seed", "Space", "check_space",
+    "child", "generators",
 ]  # fmt: skip

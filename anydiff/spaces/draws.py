@@ -8,14 +8,17 @@ construction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from anydiff.checks import number, shown
+
 __all__ = [
-    "Random", "Seed", "check_count", "child", "generators", "normal", "rand", "randn", "uniforms",
+    "Random", "Seed", "check_count", "child", "generators", "normal", "rand", "randn", "seeds",
+    "uniforms",
 ]  # fmt: skip
 
 Random = Generator | Sequence[Generator] | None
@@ -31,12 +34,40 @@ def generators(seed: Seed, device: torch.device | str = "cpu") -> Random:
     Arguments:
         seed: An int, a generator, a sequence of either with one for each item, or None.
         device: The device of new generators.
+
+    Raises:
+        ValueError: If a seed is none of these, or lies outside [0, 2**64).
     """
-    if seed is None or isinstance(seed, Generator):
-        return seed
-    if isinstance(seed, int | Integral):  # NumPy's too
-        return Generator(device).manual_seed(int(seed))
-    return [s if isinstance(s, Generator) else Generator(device).manual_seed(int(s)) for s in seed]
+
+    def one(seed: int | Generator) -> Generator:
+        return seed if isinstance(seed, Generator) else Generator(device).manual_seed(seed)
+
+    given = seeds(seed)
+    if isinstance(given, list):
+        return [one(s) for s in given]
+    return None if given is None else one(given)
+
+
+def seeds(seed: Any) -> int | Generator | list[int | Generator] | None:
+    """A seed or a list of seeds, checked, of Python's integers and of generators.
+
+    Arguments:
+        seed: An int, a generator, a sequence of either, or None. NumPy's and torch's integers are taken.
+
+    Raises:
+        ValueError: If a seed is none of these, or lies outside [0, 2**64).
+    """
+    several = isinstance(seed, list | tuple | range | np.ndarray | Tensor) and number(seed) is None
+    for one in seed if several else [seed]:
+        value = number(one)
+        whole = isinstance(value, int) and 0 <= value < 2**64
+        if not (whole or isinstance(one, Generator) or one is seed is None):
+            raise ValueError(
+                f"a seed is {shown(one)}; give a whole number from 0 to 2**64 - 1, or a list of one for "
+                "each item."
+            )
+    plain = [s if isinstance(s, Generator) else number(s) for s in (seed if several else [seed])]
+    return plain if several else plain[0]  # type: ignore[return-value]
 
 
 def child(seed: int, *key: int) -> int:
@@ -97,7 +128,7 @@ def uniforms(num: int, items: int, like: Tensor, generator: Random) -> Tensor:
     if generator is None or isinstance(generator, Generator):
         return rand((num, items), like, generator)
     check_count(generator, items)
-    return torch.cat([rand((num, 1), like, g) for g in generator], dim=1)
+    return torch.cat([rand((num, 0), like, None), *(rand((num, 1), like, g) for g in generator)], 1)
 
 
 def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Tensor:
@@ -117,7 +148,7 @@ def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Ten
     rows = counts()
     check_count(generator, len(rows))
     draws = [randn((n, *x.shape[1:]), x, g) for n, g in zip(rows, generator, strict=True)]
-    return torch.cat(draws)
+    return torch.cat([x[:0], *draws])
 
 
 def check_count(generators: Sequence[object], items: int) -> None:

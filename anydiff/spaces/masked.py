@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.types import Device
 
-from anydiff.checks import check_range, check_shape
+from anydiff.checks import check_shape, check_whole
 from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space, by_row, counts
 
@@ -59,12 +59,12 @@ class Masked(Space):
             ValueError: If a length is below 1, or larger than the size.
         """
         lengths = counts(lengths, "lengths")
-        check_range("[1, inf)", items=len(lengths))
+        check_whole("[1, inf)", items=len(lengths))
         longest = int(lengths.max())
         size = longest if size is None else size
-        check_range(f"[{longest}, inf)", size=size)  # the longest item has to fit
+        check_whole(f"[{longest}, inf)", size=size)  # the longest item has to fit
         lengths = lengths.to(device or lengths.device)
-        return cls(torch.arange(size, device=lengths.device) < lengths[:, None])
+        return cls(torch.arange(int(size), device=lengths.device) < lengths[:, None])
 
     def copied(self, n: int) -> Masked:
         seen = None if self.observed is None else self.observed.repeat(n, 1, 1)

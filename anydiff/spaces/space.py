@@ -20,9 +20,10 @@ from typing import NoReturn, Self, TypeVar
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_kind
 from anydiff.spaces.draws import Random
 
-__all__ = ["Coefficient", "Space"]
+__all__ = ["Coefficient", "Space", "check_space"]
 
 Coefficient = TypeVar("Coefficient", Tensor, float)
 
@@ -132,6 +133,20 @@ class Space(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no method `{method}`: it {what}.")
 
 
+def check_space(**spaces: Space) -> None:
+    """Raise an error unless all arguments are spaces, or have their methods.
+
+    Arguments:
+        spaces: The spaces, by the names of the arguments.
+
+    Raises:
+        ValueError: If one is something else, such as a class that was not called.
+    """
+    for name, space in spaces.items():
+        if isinstance(space, type) or not hasattr(space, "project"):
+            check_kind(Space, "a space, such as Dense() or Masked(mask)", **{name: space})
+
+
 def by_row(c: Coefficient, x: Tensor) -> Coefficient:
     """One value per row of x, (len(x),), or a scalar, reshaped to broadcast with x.
 
@@ -152,7 +167,8 @@ def counts(values: Tensor | Sequence[int], name: str) -> Tensor:
     Raises:
         ValueError: If they are not a list of counts of at least 1.
     """
-    rows = torch.as_tensor(values, dtype=torch.long)
-    if rows.ndim != 1 or bool((rows < 1).any()):
+    rows = torch.as_tensor(values)
+    whole = not (rows.is_floating_point() or rows.dtype == torch.bool) or not rows.numel()
+    if rows.ndim != 1 or not whole or bool((rows < 1).any()):
         raise ValueError(f"{name} are {rows.tolist()}; give a list of counts, each at least 1.")
-    return rows
+    return rows.long()
