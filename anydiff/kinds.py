@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from anydiff import checkpoints
+from anydiff.checkpoints.loading import reading
 from anydiff.checks import check_range
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, inpaint
@@ -54,6 +55,23 @@ class How(TypedDict, total=False):
     skip: int
     batch: int
     progress: bool
+
+
+class Entries(dict[str, Any]):
+    """What a file keeps beside a diffusion. As text it is the entry that was asked for last."""
+
+    last = ""
+
+    def __getitem__(self, name: str) -> Any:
+        self.last = name
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.last = name
+        return super().get(name, default)
+
+    def __str__(self) -> str:
+        return f"entry {self.last!r}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +130,36 @@ class KindModel(ABC):
             raise ValueError(
                 f"{path} is not a model of {cls.kind}; give one that was saved as such."
             )
-        return cls.restore(diffusion, extra)
+        return cls.opened(path, diffusion, extra)
+
+    @classmethod
+    def opened(cls, path: PathLike, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> Self:
+        """The model in a file that was read.
+
+        Arguments:
+            path: The file, for errors.
+            diffusion: As :func:`anydiff.load` returns it.
+            extra: Likewise.
+
+        Raises:
+            ValueError: If something in the file is not as it should be; the error names it.
+        """
+        entries = Entries(extra)
+        with reading(path, entries):
+            return cls.restore(diffusion, entries)
+
+    def fits(self, **columns: int) -> None:
+        """Check that the network has the columns that the data have.
+
+        Arguments:
+            columns: The numbers of columns, by what the network calls them.
+
+        Raises:
+            ValueError: If it has others.
+        """
+        for name, number in columns.items():
+            if (own := getattr(self.diffusion.denoiser, name, number)) != number:
+                raise ValueError(f"the network has {name}={own}, and the data take {number}")
 
     def check(self, how: How, condition: str, **asked: Any) -> None:
         """Check that nothing is asked for that needs a condition of a model without one.

@@ -1,5 +1,6 @@
 """Drawing batch after batch: seeds, guidance, what is known, and what a stop leaves."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from torch import nn
 
 import anydiff
 from anydiff import Dense, GaussianDiffusion
+from anydiff.checkpoints import CheckpointError
+from anydiff.cli.main import main
 from anydiff.images.models import ImageModel
 from anydiff.kinds import Batch, Stopped, calls, draw_all, finite
 from anydiff.molecules.models import MoleculeModel
@@ -118,6 +121,88 @@ def test_what_a_file_says_that_a_model_was_trained_on_is_opened_only_by_name(
     assert opened[0][0] == "mine"
     model.save(tmp_path / "n")
     assert "more" not in str(anydiff.load(tmp_path / "n")[1].get("root"))
+
+
+DROPPED = object()
+ODD = [
+    DROPPED, None, True, 0, -1, 3, 10**9, 10**400, 0.5, float("nan"), "", "a", [], [0], [[1]], {},
+    {"a": 1},
+    torch.ones(2), torch.zeros(3), torch.tensor([0, -1]), torch.tensor([0.0, torch.nan]),
+    torch.tensor([0, 1.5]), torch.ones(2, dtype=torch.complex64), torch.ones(0), torch.tensor(3),
+    torch.ones(2, 5), torch.tensor([False, True]),
+]  # fmt: skip
+
+
+def nodes(value, path=()):
+    if path:
+        yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(min(len(value), 2)):
+            yield from nodes(value[key], (*path, key))
+
+
+def changed(value, path, new):
+    value = copy.deepcopy(value)
+    *way, last = path
+    inner = value
+    for key in way:
+        inner = inner[key]
+    if new is DROPPED:
+        del inner[last]
+    else:
+        inner[last] = new
+    return value
+
+
+@pytest.mark.parametrize("kind", [MoleculeModel, SketchModel, ImageModel])
+def test_any_change_beside_a_diffusion_ends_in_a_model_or_one_error(kind):
+    diffusion, extra = anydiff.load(FORMAT2 / f"{kind.kind}.safetensors")
+    loaded = 0
+    for path in nodes(extra):
+        for new in ODD:
+            entries = changed(extra, path, new)
+            if not kind.made(entries):
+                continue
+            try:
+                kind.opened("file", diffusion, entries)
+                loaded += 1
+            except CheckpointError as error:
+                text = str(error)
+                assert text.startswith("file: its entry '") and len(text) < 500 and "\n" not in text
+    assert loaded
+
+
+@pytest.mark.parametrize(
+    "kind, change, named",
+    [
+        (MoleculeModel, {"sizes": "many"}, "entry 'sizes'"),
+        (MoleculeModel, {"atoms": {"elements": [1, 6]}}, "network has features=5, and the data take"),
+        (MoleculeModel, {"atoms": []}, "entry 'atoms'"),
+        (MoleculeModel, {"of_size": torch.tensor([2])}, "entry 'values'"),
+        (MoleculeModel, {"data": 5}, "entry 'data' cannot be read: data is 5"),
+        (SketchModel, {"rows": {"kind": "points", "spacing": 1.0, "center": [0.0, 0.0], "scale": 1.0}},
+         "network has channels=.*, and the data take 3"),
+        (SketchModel, {"lengths": torch.tensor([1, 2])}, "entry 'lengths'"),
+        (SketchModel, {"skip_empty": "no"}, "skip_empty is 'no'"),
+        (ImageModel, {"shape": [3, 8, 8]}, "network has channels=1, and the data take 3"),
+        (ImageModel, {"shape": [1, 10**6, 10**6]}, "entry 'shape'|shape is"),
+        (ImageModel, {"shape": "1x8x8"}, "entry"),
+        (ImageModel, {"data": ["digits", None, 10**5]}, "size"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_wrong_is_named_before_anything_is_drawn(
+    tmp_path, capsys, kind, change, named
+):
+    diffusion, extra = anydiff.load(FORMAT2 / f"{kind.kind}.safetensors")
+    anydiff.save(tmp_path / "m", diffusion, extra | change)
+    with pytest.raises(ValueError, match=rf"m: its .*{named}"):
+        kind.load(tmp_path / "m")
+    for command in ("info", "sample"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, str(tmp_path / "m")])
+        told = capsys.readouterr()
+        assert stop.value.code == 2 and told.err.count("\n") == 1 and not told.out
+        assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
 def test_calls_of_the_network_are_counted():

@@ -275,5 +275,5 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
     if origin is not None and issubclass(origin, Sequence):
-        return isinstance(value, list) and all(_fits(v, inner[0]) for v in value)
+        return isinstance(value, list | tuple) and all(_fits(v, inner[0]) for v in value)
     return isinstance(value, hint) if hint in (str, types.NoneType) else _is_a(type(value), hint)

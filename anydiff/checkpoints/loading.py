@@ -39,12 +39,12 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def reading(path: PathLike, part: str) -> Iterator[None]:
+def reading(path: PathLike, part: object) -> Iterator[None]:
     """Turn whatever goes wrong while a part of a file is read into an error that names both.
 
     Arguments:
         path: The file.
-        part: What is read.
+        part: What is read, as text or an object that is made into text when something goes wrong.
 
     Raises:
         CheckpointError: If anything goes wrong.

@@ -61,6 +61,7 @@ class Drawing:
     def __post_init__(self) -> None:
         positive(num=self.num, batch_size=self.batch_size)
         positive(1e6, steps=self.steps)
+        check_range("[-9e18, 9e18]", seed=self.seed)
         for name in ("guidance", "target"):
             if (value := getattr(self, name)) is not None:
                 check_range("(-inf, inf)", **{name: value})

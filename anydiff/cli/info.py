@@ -24,7 +24,7 @@ def info(model: Path) -> None:
     from anydiff.losses import Mapped, Plain, SquaredError
 
     diffusion, extra = checkpoints.load(model)
-    known = model_of(diffusion, extra)
+    known = model_of(model, diffusion, extra)
     network = diffusion.denoiser
     weights = sum(p.numel() for p in network.parameters())
     given = getattr(network, "config", {}).items()

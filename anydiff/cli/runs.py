@@ -110,12 +110,17 @@ def place(accelerator: str) -> str:
 
     Arguments:
         accelerator: "auto", "cpu" or "gpu".
+
+    Raises:
+        ValueError: If there is no GPU that torch can use.
     """
     import torch
 
-    if accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return "cuda" if accelerator == "gpu" else "cpu"
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ValueError("accelerator is gpu, but torch finds no GPU that it can use; give cpu.")
+    return "cuda"
 
 
 def run_folder(run: Run) -> Path:
@@ -147,7 +152,7 @@ def open_model(path: str | os.PathLike[str]) -> Any:
     """
     from anydiff import checkpoints
 
-    if (model := model_of(*checkpoints.load(path))) is not None:
+    if (model := model_of(path, *checkpoints.load(path))) is not None:
         return model
     raise ValueError(
         f"{path} holds a diffusion, but not what it takes to draw molecules, sketches or images with "
@@ -155,10 +160,11 @@ def open_model(path: str | os.PathLike[str]) -> Any:
     )
 
 
-def model_of(diffusion: Any, extra: Mapping[str, Any]) -> Any:
+def model_of(path: str | os.PathLike[str], diffusion: Any, extra: Mapping[str, Any]) -> Any:
     """The model of a kind that a checkpoint holds, or None if it holds none that is known here.
 
     Arguments:
+        path: The checkpoint.
         diffusion: As :func:`anydiff.load` gives it.
         extra: What was kept beside it.
     """
@@ -167,7 +173,7 @@ def model_of(diffusion: Any, extra: Mapping[str, Any]) -> Any:
     from anydiff.sketches.models import SketchModel
 
     models: list[Any] = [MoleculeModel, SketchModel, ImageModel]
-    return next((m.restore(diffusion, extra) for m in models if m.made(extra)), None)
+    return next((m.opened(path, diffusion, extra) for m in models if m.made(extra)), None)
 
 
 def kind_of(kind: str) -> Any:

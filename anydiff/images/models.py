@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from anydiff.checkpoints.described import check
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
 from anydiff.images.digit_features import DigitFeatures
@@ -27,6 +28,8 @@ from anydiff.spaces import Dense
 __all__ = ["ImageModel", "compare_parts", "left_half"]
 
 Watch = Callable[[Images], None]
+LARGEST = 8192
+"""Pixels of a side, of pictures whose size nothing but a file tells."""
 WATCHED = 8
 """Pictures that are watched."""
 
@@ -66,9 +69,16 @@ class ImageModel(KindModel):
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> ImageModel:
-        channels, height, width = extra["shape"]
-        data, _, size = extra["data"]
-        return cls(diffusion, (channels, height, width), data, size=size)
+        shape, (data, _, size) = extra["shape"], extra["data"]
+        check(data, str | None, "data")
+        check(size, int | Sequence[int] | None, "size")
+        check(shape, Sequence[int], "shape", LARGEST)
+        channels, height, width = shape
+        if min(shape) < 1 or size not in (None, height, width, [height, width]):
+            raise ValueError(f"shape is {shape} and size {size}")
+        made = cls(diffusion, (channels, height, width), data, size=size)
+        made.fits(channels=channels)
+        return made
 
     def read_data(self, data: str | None = None, *, download: bool = False) -> Images:
         """What it was trained on, all parts of it.

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.checkpoints.described import check
+from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
@@ -72,11 +74,16 @@ class MoleculeModel(KindModel):
         properties, pairs = None, None
         if "properties" in extra:
             properties = Properties.from_config(extra["properties"])
+            check_shape((None, len(properties.names)), "a column for each", values=extra["values"])
             pairs = PropertyDistribution(extra["of_size"], extra["values"])
-        return cls(
-            diffusion, Atoms.from_config(extra["atoms"]), SizeDistribution(extra["sizes"]),
-            properties, pairs, extra.get("data"),
-        )  # fmt: skip
+        atoms = Atoms.from_config(extra["atoms"])
+        sizes = SizeDistribution(extra["sizes"])
+        check(extra.get("data"), str | None, "data")
+        made = cls(diffusion, atoms, sizes, properties, pairs, extra.get("data"))
+        made.fits(features=atoms.features - 3)
+        if properties is not None:
+            made.fits(context=len(properties.names))
+        return made
 
     def read_data(self, data: str | None = None) -> Molecules:
         """What it was trained on, all parts of it.
@@ -188,8 +195,12 @@ class MoleculeModel(KindModel):
         if self.properties is not None:
             if target is not None:
                 values = torch.full((len(molecules), 1), target)
+            elif (name := self.properties.names[0]) not in molecules.prop_names:
+                raise ValueError(
+                    f"{molecules.name}: the molecules' {name} is not known; give a target of it."
+                )
             else:
-                values = torch.from_numpy(molecules.property(self.properties.names[0])).float()
+                values = torch.from_numpy(molecules.property(name)).float()
             cond["context"] = self.properties.encode(values.reshape(-1, 1))
         sizes = torch.from_numpy(molecules.sizes)
         self.atoms.check(molecules)
@@ -231,7 +242,7 @@ class MoleculeModel(KindModel):
         def finish(drawn: list[Tensor]) -> Molecules:
             rows = torch.cat(drawn)
             done = ends.index(ends[skip] + len(rows)) - skip
-            items = torch.split(rows, sizes[skip : skip + done].tolist())
+            items = list(torch.split(rows, sizes[skip : skip + done].tolist()))
             # atoms that fell together are as lost, and cannot be written
             items = [item if _distinct(item) else item * torch.nan for item in items]
             sound = finite(items, "molecules", all_of_them=x is not None)
@@ -254,7 +265,7 @@ class MoleculeModel(KindModel):
 
 def _distinct(rows: Tensor) -> bool:
     """Whether all atoms of a molecule are at different points, with the four decimals of an SDF."""
-    return len((rows[:, :3].double() * 1e4).round().unique(dim=0)) == len(rows)
+    return len(torch.unique((rows[:, :3].double() * 1e4).round(), dim=0)) == len(rows)
 
 
 def compare_parts(

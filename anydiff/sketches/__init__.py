@@ -5,8 +5,9 @@
 - :mod:`~anydiff.sketches.sketches`: `Sketches`, many of them in three arrays, and stroke-3 and stroke-5
 - :mod:`~anydiff.sketches.files`: `read_sketches` and writers; the formats are in
   :mod:`~anydiff.sketches.arrays`, :mod:`~anydiff.sketches.svg` (with
-  :mod:`~anydiff.sketches.svg_paths`, :mod:`~anydiff.sketches.svg_shapes`,
-  :mod:`~anydiff.sketches.svg_styles`, :mod:`~anydiff.sketches.svg_transforms`),
+  :mod:`~anydiff.sketches.svg_commands`, :mod:`~anydiff.sketches.svg_paths`,
+  :mod:`~anydiff.sketches.svg_shapes`, :mod:`~anydiff.sketches.svg_styles`,
+  :mod:`~anydiff.sketches.svg_transforms`),
   :mod:`~anydiff.sketches.inkml`, :mod:`~anydiff.sketches.xml_events`
 - :mod:`~anydiff.sketches.kanji`: the characters that come with the package
 - :mod:`~anydiff.sketches.named`: `load_sketches` by name or path, `split` into parts

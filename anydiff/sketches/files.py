@@ -7,7 +7,7 @@ Reading returns :class:`~anydiff.sketches.sketches.Sketches`, or raises a
   …]}``; in the raw form with times in milliseconds, ``[xs, ys, ts]``. Labels are the words. `.json`:
   such lines, or one list of such objects.
 - `.npz`, `.npy`: stroke-3 and stroke-5, sketch-rnn's files, our own (:mod:`~anydiff.sketches.arrays`).
-- `.svg` and `.inkml` (or `.xml`): one sketch in each file (:mod:`~anydiff.sketches.svg`,
+- `.svg` (or `.svgz`) and `.inkml` (or `.xml`): one sketch in each file (:mod:`~anydiff.sketches.svg`,
   :mod:`~anydiff.sketches.inkml`).
 - A folder of such files, except `.json` and `.xml`, and their folders, sorted by path. Where a file has
   no labels, its name without the ending is the label. Hidden files are passed over, others counted in a
@@ -41,7 +41,7 @@ from anydiff.sketches.svg import read_svg
 
 __all__ = ["read_sketches", "write_ndjson", "write_npz"]
 
-_IN_FOLDERS = (".ndjson", ".npz", ".npy", ".svg", ".inkml", ".ndjson.gz")
+_IN_FOLDERS = (".ndjson", ".npz", ".npy", ".svg", ".inkml", ".ndjson.gz", ".svgz")
 _ENDINGS = (*_IN_FOLDERS, ".json", ".xml")
 _LINES = (".ndjson", ".ndjson.gz", ".json")
 
@@ -59,8 +59,8 @@ def read_sketches(
     """Read the sketches of a file or a folder.
 
     Arguments:
-        path: A file that ends in .ndjson, .npz, .npy, .svg, .inkml, .ndjson.gz, .json or .xml; or a
-            folder.
+        path: A file that ends in .ndjson, .npz, .npy, .svg, .inkml, .ndjson.gz, .svgz, .json or .xml; or
+            a folder.
         name: What errors call it; by default the path.
         part: ``"train"``, ``"valid"`` or ``"test"`` of an npz that has these parts; by default all.
         tolerance: How far curves of SVG files may be off, see :func:`~anydiff.sketches.svg.read_svg`.
@@ -96,7 +96,11 @@ def read_sketches(
     if ending in _LINES:
         return _read_lines(path, name, skip_empty, num, recognized)
     try:
-        return read_svg(path, tolerance, name) if ending == ".svg" else read_inkml(path, name)
+        return (
+            read_svg(path, tolerance, name)
+            if ending in (".svg", ".svgz")
+            else read_inkml(path, name)
+        )
     except EmptySketch:
         if not skip_empty:
             raise

@@ -30,7 +30,7 @@ import numpy as np
 
 from anydiff.files import PathLike
 from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
-from anydiff.sketches.svg_paths import NUMBER, short
+from anydiff.sketches.svg_commands import NUMBER, short
 from anydiff.sketches.xml_events import read_events
 
 __all__ = ["read_inkml"]

@@ -23,7 +23,8 @@ from anydiff.extras import extra
 from anydiff.files import PathLike
 from anydiff.sketches.files import read_sketches
 from anydiff.sketches.sketches import SketchError, Sketches
-from anydiff.sketches.svg_paths import MOST_POINTS, Paths, flatten
+from anydiff.sketches.svg_commands import MOST_POINTS
+from anydiff.sketches.svg_paths import Paths, flatten
 
 __all__ = ["load_kanji", "read_kanjivg"]
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.checkpoints.described import check
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
@@ -63,9 +64,15 @@ class SketchModel(KindModel):
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> SketchModel:
-        rows, lengths = rows_from_config(extra["rows"]), LengthDistribution(extra["lengths"])
-        how = (extra.get(key, False) for key in ("skip_empty", "normalise"))
-        return cls(diffusion, rows, lengths, extra.get("data"), *how)
+        rows = rows_from_config(extra["rows"])
+        lengths = LengthDistribution(extra["lengths"])
+        how = {key: extra.get(key, False) for key in ("skip_empty", "normalise")}
+        for key, value in how.items():
+            check(value, bool, key)
+        check(extra.get("data"), str | None, "data")
+        made = cls(diffusion, rows, lengths, extra.get("data"), **how)
+        made.fits(channels=rows.channels)
+        return made
 
     def read_data(self, data: str | None = None) -> Sketches:
         """What it was trained on, all parts of it.

@@ -11,7 +11,8 @@ and a warning tells what a clip would cut, unless it is a rectangle, as a window
 Coordinates are those of the outermost viewBox, y down, at whatever size the picture is shown. Entities
 and files outside the file are never opened.
 
-- :mod:`anydiff.sketches.svg_paths`: path data and curves
+- :mod:`anydiff.sketches.svg_commands`: the text of path data
+- :mod:`anydiff.sketches.svg_paths`: its lines and curves, as polylines
 - :mod:`anydiff.sketches.svg_shapes`: the other shapes as path data
 - :mod:`anydiff.sketches.svg_styles`: what is painted, by attributes and CSS
 - :mod:`anydiff.sketches.svg_transforms`: transforms, units, viewports
@@ -33,7 +34,8 @@ import numpy as np
 
 from anydiff.files import PathLike, whole
 from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
-from anydiff.sketches.svg_paths import MOST_POINTS, Paths, flatten, parse_path, short
+from anydiff.sketches.svg_commands import MOST_POINTS, short
+from anydiff.sketches.svg_paths import Paths, flatten, parse_path
 from anydiff.sketches.svg_shapes import SHAPES, as_path
 from anydiff.sketches.svg_styles import INHERITED, StyleSheet, is_for_screens, is_painted, is_zero
 from anydiff.sketches.svg_transforms import (

@@ -16,27 +16,18 @@ References:
 from __future__ import annotations
 
 import math
-import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from anydiff.sketches.sketches import SketchError
+from anydiff.sketches.svg_commands import MOST_POINTS, TAKES, read_commands, short, too_many
 
-__all__ = ["MOST_POINTS", "NUMBER", "Paths", "flatten", "parse_path", "short"]
+__all__ = ["Paths", "flatten", "parse_path"]
 
-# possessive throughout (+ after a quantifier): nothing is tried twice, so time is linear in the text
-_NUMBER = r"[+-]?(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?\d++)?+"
-NUMBER = re.compile(_NUMBER, re.ASCII)
-_PART = rf"[\s,]*+({_NUMBER})"
-_NEXT = re.compile(_PART, re.ASCII)
-_ARC = re.compile(_PART * 3 + r"[\s,]*+([01])" * 2 + _PART * 2, re.ASCII)
-_COMMANDS = re.compile(r"([A-DF-Za-df-z])([^A-DF-Za-df-z]*+)")  # e and E belong to numbers
-_TAKES = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 _MOST = 1_000_000  # pieces of a curve, or of a path's arcs; beyond, the tolerance is a mistake
-MOST_POINTS = 10_000_000  # of a file: a few kilobytes could demand any number of points
 
 Point = tuple[float, float]
 
@@ -45,7 +36,7 @@ class Paths:
     """Subpaths as lines and cubics, each a point and the curves that follow one another from there.
 
     A cubic whose control points lie on its ends is a straight line; a subpath without curves is a dot.
-    The numbers are kept in flat arrays: 64 bytes a curve, and no copy when they are needed.
+    The numbers are kept in flat arrays, 64 bytes a curve.
     """
 
     def __init__(self) -> None:
@@ -97,7 +88,7 @@ class Paths:
         last = ""  # the command before, for S and T
         pieces = 0  # of all arcs
         fault = ""
-        for letter, values, where, fault in _read_commands(d, most - self._points()):
+        for letter, values, where, fault in read_commands(d, most - self._points()):
             command, relative = letter.upper(), letter.islower()
             if last == "" and command != "M":
                 return fault or f"the path {short(d)} begins with {letter!r} and not with M."
@@ -107,7 +98,7 @@ class Paths:
                 self._end(sx, sy)
                 first, drawing = len(self._curves), False
                 x, y, last = sx, sy, "Z"
-            takes = _TAKES.get(command) or 1
+            takes = TAKES.get(command) or 1
             for k in range(0, len(values), takes):
                 ox, oy = (x, y) if relative else (0.0, 0.0)
                 if command == "M" and k == 0:
@@ -155,11 +146,11 @@ class Paths:
                     line((x, y, ax, ay, ex + 2 / 3 * (cx - ex), ey + 2 / 3 * (cy - ey), ex, ey))
                 x, y, last = ex, ey, command
             if self._points() > most:
-                raise _too_many()
+                raise too_many()
         if len(self._curves) > first:
             self._end(sx, sy)
         if self._points() > most:
-            raise _too_many()
+            raise too_many()
         return fault
 
     def repeat(self, first: int, last: int, most: int = MOST_POINTS) -> None:
@@ -175,7 +166,7 @@ class Paths:
         """
         a, b = self._ends[first], self._ends[last]
         if self._points() + b - a + last - first > most:
-            raise _too_many()
+            raise too_many()
         shift = self._ends[-1] - a
         self._ends.extend([end + shift for end in self._ends[first + 1 : last + 1]])
         self._starts.extend(self._starts[2 * first : 2 * last])
@@ -261,7 +252,7 @@ def flatten(
         "give a larger tolerance.",
     )
     strokes = np.concatenate([[0], np.cumsum(steps)])[ends] + np.arange(len(ends))
-    check(strokes[1:] <= most, str(_too_many(tolerance)))
+    check(strokes[1:] <= most, str(too_many(tolerance)))
 
     # the points after the start, in Bernstein form, which ends exactly in the last control point
     n, strokes = steps.astype(np.int64), strokes.astype(np.int64)
@@ -284,111 +275,6 @@ def flatten(
 def _check_tolerance(tolerance: float) -> None:
     if not tolerance > 0:
         raise SketchError(f"the tolerance is {tolerance}; it should be above 0.")
-
-
-def _too_many(tolerance: float | None = None) -> SketchError:
-    within = "" if tolerance is None else f" within {tolerance} of its curves"
-    return SketchError(
-        f"the sketch would have more than {MOST_POINTS:,} points{within}; give a larger tolerance or "
-        "less to draw."
-    )
-
-
-def _read_commands(d: str, most: int) -> Iterator[tuple[str, list[float], int, str]]:
-    """The commands of a path: letter, numbers, where the letter stands, and a fault, which ends them.
-
-    With a fault come the numbers before it.
-    """
-    if len(d) > 2 * most and _fewest_points(d) > most:  # before the work: no point is shorter
-        raise _too_many()
-    begin = len(d) - len(d.lstrip())
-    if begin < len(d) and not _COMMANDS.match(d, begin):
-        yield "", [], 0, f"the path {short(d)} does not begin with a command, that is M."
-        return
-    for match in _COMMANDS.finditer(d):
-        letter, arguments = match.groups()
-        where = match.start()
-        takes = _TAKES.get(letter.upper())
-        if takes is None:
-            fault = (
-                f"{letter!r} at character {where} of the path {short(d, where)} is not a command; "
-                f"there are {' '.join(_TAKES)} and the same in lower case."
-            )
-            yield letter, [], where, fault
-            return
-        if takes == 7:
-            texts, rest = _read_arcs(arguments)
-        else:
-            texts, rest = NUMBER.findall(arguments), NUMBER.sub(" ", arguments)
-        fault = ""
-        if rest.replace(",", " ").strip():
-            bad = _first_bad(arguments, takes == 7)
-            texts = texts if takes == 7 else NUMBER.findall(arguments, 0, bad)
-            bad += match.start(2)
-            fault = (
-                f"{d[bad : bad + 8].split(',')[0]!r} at character {bad} of the path {short(d, bad)} "
-                f"is not a number that {letter!r} takes."
-            )
-        elif (not texts or len(texts) % takes) if takes else texts:
-            fault = (
-                f"{letter!r} at character {where} of the path {short(d, where)} has {len(texts)} "
-                f"numbers; it takes {takes}{' or a multiple' if takes else ''}."
-            )
-        values = list(map(float, texts[: len(texts) // takes * takes] if takes else ()))
-        if values and not math.isfinite(sum(values)):
-            values = []
-            fault = (
-                f"{letter!r} at character {where} of the path {short(d, where)} has numbers that "
-                "are too large."
-            )
-        yield letter, values, where, fault
-        if fault:
-            return
-
-
-def _fewest_points(d: str) -> int:
-    """A bound from below of the points of a path: its runs of digits, by the numbers a point takes."""
-    text = np.frombuffer(d.encode("ascii", "replace"), np.uint8)
-    digits = np.isin(text, np.frombuffer(b"0123456789.eE", np.uint8))
-    runs = np.flatnonzero(digits[1:] > digits[:-1])
-    takes = np.zeros(256, np.int64)
-    for letter, count in _TAKES.items():
-        takes[[ord(letter), ord(letter.lower())]] = count
-    letters = np.flatnonzero(takes[text])
-    twice = 2 if "e" in d or "E" in d else 1  # 1e-5 is two runs
-    numbers = np.diff(np.searchsorted(runs, letters), append=len(runs))
-    moves = d.count("M") + d.count("m")
-    return int((numbers // (twice * takes[text[letters]])).sum()) - moves
-
-
-def _read_arcs(arguments: str) -> tuple[list[str], str]:
-    """The numbers of arcs, whose flags are one digit each and may be glued to what follows."""
-    texts: list[str] = []
-    at = 0
-    while match := _ARC.match(arguments, at):
-        texts += match.groups()
-        at = match.end()
-    return texts, arguments[at:]
-
-
-def _first_bad(arguments: str, arcs: bool) -> int:
-    at = 0
-    while match := (_ARC if arcs else _NEXT).match(arguments, at):
-        at = match.end()
-    rest = arguments[at:].replace(",", " ")
-    return at + len(rest) - len(rest.lstrip())
-
-
-def short(d: str, where: int = 0) -> str:
-    """A text for an error, cut to 60 characters.
-
-    Arguments:
-        d: The text.
-        where: The character to show.
-    """
-    begin = max(0, where - 20) if len(d) > 60 else 0
-    text = d[begin : begin + 60]
-    return repr(("…" if begin else "") + text + ("…" if begin + 60 < len(d) else ""))
 
 
 def _arc(

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from anydiff.sketches.svg_paths import NUMBER, short
+from anydiff.sketches.svg_commands import NUMBER, short
 from anydiff.sketches.svg_transforms import Viewport, parse_length
 
 __all__ = ["SHAPES", "as_path"]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from anydiff.sketches.sketches import SketchError
-from anydiff.sketches.svg_paths import NUMBER, short
+from anydiff.sketches.svg_commands import NUMBER, short
 
 __all__ = [
     "IDENTITY", "NOWHERE", "Matrix", "Viewport", "is_singular", "parse_length", "parse_transform",

@@ -6,6 +6,7 @@ others keep their prefix and the colon, so that the `path` of another language i
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read_events(
     """Read an XML file and call a function at each start and end of an element, and for text.
 
     Arguments:
-        path: The file.
+        path: The file, which may be compressed by gzip.
         name: What errors call it.
         start: Called with the tag, the attributes and the line.
         end: Called with the tag.
@@ -38,14 +39,7 @@ def read_events(
     Raises:
         SketchError: The file does not exist or is not XML; or from a call.
     """
-    try:
-        if (size := Path(path).stat().st_size) > _MOST_BYTES:
-            raise SketchError(
-                f"{name}: a file of {size:,} bytes; at most {_MOST_BYTES:,} are read. Divide it."
-            )
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SketchError(f"{name}: not a readable file ({error}).") from error
+    data = _read(Path(path), name)
     parser = expat.ParserCreate()
     parser.buffer_text = True
     scopes: list[dict[str, str]] = [{}]  # the namespace of each prefix, for each open element
@@ -88,6 +82,23 @@ def read_events(
             f"{name}, line {parser.CurrentLineNumber}: its encoding cannot be read ({error}); save it "
             "as UTF-8."
         ) from error
+
+
+def _read(path: Path, name: str) -> bytes:
+    """The bytes of a file, which may be compressed by gzip."""
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= _MOST_BYTES else b""
+        if data.startswith(b"\x1f\x8b"):
+            data = zlib.decompressobj(wbits=31).decompress(data, _MOST_BYTES + 1)
+            size = len(data)
+    except (OSError, zlib.error) as error:
+        raise SketchError(f"{name}: not a readable file ({error}).") from error
+    if size > _MOST_BYTES:
+        raise SketchError(
+            f"{name}: has more than {_MOST_BYTES:,} bytes, which are not read. Divide it."
+        )
+    return data
 
 
 _NO_CHILDREN: list[Element] = []  # shared by all that have none, and never added to

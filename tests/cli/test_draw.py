@@ -177,6 +177,11 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
         ("molecules", ["--target=-inf"], "target is -inf; give a number"),
         ("molecules", ["--target", "1e300"], r"target is 1e\+300; give a number"),
         ("molecules", ["--guidance", "nan"], "guidance is nan; give a number"),
+        (
+            "images",
+            ["--seed", "99999999999999999999"],
+            "seed is 99999999999999999999; give a number",
+        ),
         ("images", ["--data", "digits", "--measure", "false"], "--measure false leaves out"),
         ("images", ["--data", "elsewhere"], "elsewhere: no such file or folder"),
         ("molecules", ["--data", "elsewhere.sdf"], "elsewhere.sdf"),
@@ -232,6 +237,15 @@ def test_a_condition_is_asked_of_a_model_that_knows_it(option, models, tmp_path,
         assert f"--{option} needs a model that was trained with" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(models, tmp_path, capsys):
+    for command in ("sample", "inpaint", "edit", "interpolate"):
+        with pytest.raises(SystemExit):
+            call(command, models["images"], "--accelerator", "gpu", "--out", tmp_path / "out")
+        assert "torch finds no GPU that it can use; give cpu" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", MEASURED)
 @pytest.mark.parametrize("kind", DRAWN)
 def test_evaluate_refuses_a_flag_without_effect(kind, option, tmp_path, capsys):
@@ -273,6 +287,7 @@ def spoilt(model, num, monkeypatch):
 
     def some(diffusion, total, make, finish, **how):
         def spoil(drawn):
+            drawn = [x.clone() for x in drawn]
             for x in drawn:
                 x.view(len(x), -1)[: len(x) // 2 if num else len(x)] = torch.nan
             return finish(drawn)

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import math
 
 import numpy as np
 import pytest
@@ -124,6 +125,13 @@ def test_values_far_from_zero_stay_apart_through_scaling_and_batches(name, kind)
         assert np.abs(back - values).max() <= tolerance
     again = scaling.encode(kind(values)[:, None])
     assert np.allclose(np.asarray(again), scaled[0], atol=1e-6)
+
+
+def test_the_mean_of_many_values_far_from_zero_is_not_rounded():
+    values = 4.5e6 + 0.01 * np.random.default_rng(0).normal(size=(300_000, 2))
+    sequences = Sequences(values, [0, len(values)])
+    exact = np.array([math.fsum(column) / len(values) for column in values.T])
+    assert np.abs(sequences.mean - exact).max() < 1e-6 * 0.01
 
 
 @pytest.mark.parametrize("name", ["metres", "seconds", "half"])

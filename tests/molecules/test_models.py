@@ -1,5 +1,6 @@
 """A model of molecules: what it is asked for, what it keeps, and files of older versions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,10 @@ def test_molecules_that_diverge_are_left_out_and_the_others_kept(monkeypatch):
 def test_too_few_molecules_to_compare_with_are_named():
     with pytest.raises(ValueError, match="holds 1 molecules; give at least 2 to compare with"):
         compare_parts(TEST, TEST.subset([0]))
+
+
+def test_the_property_of_what_is_begun_from_is_known_or_given():
+    bare = replace(TEST.subset([0]), props=None, prop_names=())
+    with pytest.raises(ValueError, match="the molecules' alpha is not known; give a target"):
+        model(context=1).edit(bare, 0.1, steps=2)
+    assert len(model(context=1).edit(bare, 0.1, steps=2, target=70.0)) == 1

@@ -1,5 +1,6 @@
 """What an SVG file draws and hides: groups, use, symbols, windows, styles, units, faults."""
 
+import gzip
 import math
 import time
 import warnings
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from anydiff.sketches import svg as svg_files
+from anydiff.sketches.files import read_sketches
 from anydiff.sketches.sketches import EmptySketch, SketchError
 from anydiff.sketches.svg import read_svg
 from anydiff.sketches.svg_styles import StyleSheet, is_painted
@@ -614,10 +616,28 @@ def test_depth_is_no_limit(tmp_path):
 
 def test_a_text_too_long_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(svg_files, "MOST_POINTS", 1000)
-    monkeypatch.setattr("anydiff.sketches.svg_paths.float", None, raising=False)  # never called
+    monkeypatch.setattr("anydiff.sketches.svg_commands.float", None, raising=False)  # never called
     for d in ("M0 0" + "l1 1" * 1001, "M0 0 " + "1 1 " * 1001, "M0 0" + "h1e-1 1 1 1" * 600):
         with pytest.raises(SketchError, match=r"a\.svg, line 2: .* points"):
             read(tmp_path, f'<path d="{d}"/>')
     monkeypatch.setattr("anydiff.sketches.xml_events._MOST_BYTES", 100)
-    with pytest.raises(SketchError, match=r"a\.svg: a file of .* bytes"):
+    with pytest.raises(SketchError, match=r"a\.svg: has more than 100 bytes"):
         read(tmp_path, LINE)
+    bomb = tmp_path / "b.svgz"
+    bomb.write_bytes(gzip.compress(b" " * 1_000_000))
+    with pytest.raises(
+        SketchError, match=r"b\.svgz: not a readable|b\.svgz: has more than 100 bytes"
+    ):
+        read_sketches(bomb)
+
+
+def test_a_compressed_file_is_read_like_a_plain_one(tmp_path):
+    packed = gzip.compress(svg(LINE).encode())
+    for name in ("a.svgz", "b.svg"):
+        (tmp_path / name).write_bytes(packed)
+        assert read_sketches(tmp_path / name)[0][0].tolist() == SEEN
+    assert len(read_sketches(tmp_path)) == 2
+    for broken in (packed[:20], packed[:10] + bytes(20)):
+        (tmp_path / "a.svgz").write_bytes(broken)
+        with pytest.raises(SketchError, match=r"a\.svgz"):
+            read_sketches(tmp_path / "a.svgz")
