@@ -88,7 +88,8 @@ def read_npz(path: PathLike, keys: Collection[str]) -> dict[str, np.ndarray]:
                     # without a size it may unpack more than it declares
                     arrays[key] = _array(key, stream.read(member.file_size))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise ValueError(f"not a readable npz file, or cut short ({error})") from error
+        words = str(error)[:200]
+        raise ValueError(f"not a readable npz file, or cut short ({words})") from error
     return arrays
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from anydiff.extras import extra
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.fields import AROMATIC
-from anydiff.molecules.records import Record
+from anydiff.molecules.records import LARGE, Record
 
 __all__ = ["rdkit_mol", "records_of_ase", "records_of_pyg", "records_of_rdkit"]
 
@@ -37,59 +37,71 @@ def records_of_rdkit(mol: Any, place: str) -> Iterator[Record]:
         from rdkit import Chem
     if not isinstance(mol, Chem.Mol):
         raise MoleculeError(f"{place}: {type(mol).__name__} is given; give an RDKit molecule.")
-    # by number, which is twice as fast as RDKit's iterators
-    atoms = [mol.GetAtomWithIdx(k) for k in range(mol.GetNumAtoms())]
-    z = [atom.GetAtomicNum() for atom in atoms]
-    charges = [atom.GetFormalCharge() for atom in atoms]
-    if not z:
+    get = mol.GetAtomWithIdx  # RDKit's iterator takes twice as long
+    both = [((a := get(k)).GetAtomicNum(), a.GetFormalCharge()) for k in range(mol.GetNumAtoms())]
+    if not both:
         raise MoleculeError(f"{place}: the molecule has no atoms.")
-    for k, atom in enumerate(atoms):
-        if z[k] == 0 or atom.HasQuery():
-            text = atom.GetSymbol()
+    z, charges = (list(column) for column in zip(*both, strict=True))
+    for k in range(len(z) if mol.HasQuery() or 0 in z else 0):
+        if z[k] == 0 or get(k).HasQuery():
+            text = get(k).GetSymbol()
             raise MoleculeError(
                 f"{place}: atom {k + 1}, {text!r}, is no element but a placeholder."
             )
-        if not -15 <= charges[k] <= min(15, z[k]):
-            most = min(15, z[k])
-            raise MoleculeError(
-                f"{place}: atom {k + 1} has charge {charges[k]}; give -15 to {most}."
-            )
+    for k, charge in enumerate(charges if any(charges) else ()):
+        most = min(15, z[k])
+        if not -15 <= charge <= most:
+            raise MoleculeError(f"{place}: atom {k + 1} has charge {charge}; give -15 to {most}.")
     if not mol.GetNumConformers():
         raise MoleculeError(f"{place}: the molecule has no positions; embed it first.")
+    bonds, orders = _bonds(Chem, mol, place)
+    title = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
+    for conformer in mol.GetConformers():
+        pos = conformer.GetPositions()
+        _check_finite(pos, place)
+        yield Record(place, z, pos, charges=charges, bonds=bonds, orders=orders, title=title)
 
-    orders = {
-        Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3,
-        Chem.BondType.AROMATIC: AROMATIC, Chem.BondType.DATIVE: 1,
-    }  # fmt: skip
-    bonds = [mol.GetBondWithIdx(k) for k in range(mol.GetNumBonds())]
-    pairs = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
-    known = [orders.get(bond.GetBondType(), 0) for bond in bonds]
-    for bond, (i, j), order in zip(bonds, pairs, known, strict=True):
-        if not order or bond.HasQuery():
+
+def _bonds(Chem: Any, mol: Any, place: str) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs (E, 2) and orders (E,) of bonds."""
+    if mol.GetNumAtoms() <= 500 and not mol.HasQuery():  # many times as fast as one by one
+        matrix = Chem.GetAdjacencyMatrix(mol, useBO=True, force=True)
+        pairs = np.argwhere(matrix)
+        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+        known = matrix[pairs[:, 0], pairs[:, 1]]
+        if len(pairs) == mol.GetNumBonds() and set(known.tolist()) <= {1, 2, 3}:
+            return pairs, known.astype(np.int8)
+
+    kinds = Chem.BondType
+    orders = {kinds.SINGLE: 1, kinds.DATIVE: 1, kinds.DOUBLE: 2, kinds.TRIPLE: 3}
+    orders[kinds.AROMATIC] = AROMATIC
+    bonds = list(mol.GetBonds())
+    for bond in bonds:
+        if bond.GetBondType() not in orders or bond.HasQuery():
+            i, j = bond.GetBeginAtomIdx() + 1, bond.GetEndAtomIdx() + 1
             raise MoleculeError(
-                f"{place}: the bond of atoms {i + 1} and {j + 1} has no order (RDKit: "
-                f"{bond.GetBondType()}); make it single, double, triple or aromatic, or leave it out."
+                f"{place}: the bond of atoms {i} and {j} has no order (RDKit: {bond.GetBondType()}); "
+                "make it single, double, triple or aromatic, or leave it out."
             )
-    if AROMATIC in known:
+    if any(bond.GetBondType() == kinds.AROMATIC for bond in bonds):
         copy = Chem.Mol(mol)  # which a failure leaves half done
         try:
             Chem.Kekulize(copy, clearAromaticFlags=True)
-            known = [orders[b.GetBondType()] for b in copy.GetBonds()]
+            bonds = list(copy.GetBonds())
         except ValueError:  # no Kekulé structure, for instance where a charge is missing
             pass
-    for conformer in mol.GetConformers():
-        _check_finite(conformer.GetPositions(), place)
-    title = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
-    for conformer in mol.GetConformers():
-        yield Record(
-            place, z, conformer.GetPositions(), charges=charges, bonds=pairs, orders=known, title=title,
-        )  # fmt: skip
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+    return (
+        np.array(ends, np.int64).reshape(-1, 2),
+        np.array([orders[bond.GetBondType()] for bond in bonds], np.int8),
+    )
 
 
 def _check_finite(pos: np.ndarray, place: str) -> None:
-    if not np.isfinite(pos).all():
-        k = int(np.argmin(np.isfinite(pos).all(1)))
-        raise MoleculeError(f"{place}: atom {k + 1} is at {pos[k]}; it must be finite.")
+    near = (abs(pos) < LARGE).all(1)  # also false for nan
+    if not near.all():
+        k = int(np.argmin(near))
+        raise MoleculeError(f"{place}: atom {k + 1} is at {pos[k]}; it must be finite, below 10^9.")
 
 
 def rdkit_mol(record: Record) -> Any:
@@ -116,7 +128,9 @@ def rdkit_mol(record: Record) -> Any:
         atom.SetFormalCharge(int(charge))
         atom.SetNoImplicit(True)
         mol.AddAtom(atom)
-    for (i, j), order in zip(record.bonds or (), record.orders, strict=True):
+    for (i, j), order in zip(
+        () if record.bonds is None else record.bonds, record.orders, strict=True
+    ):
         mol.AddBond(int(i), int(j), kinds[order - 1])
         if order == AROMATIC:  # which RDKit keeps of atoms too
             for k in (i, j):

@@ -143,7 +143,7 @@ def _gathered(items: Iterable[Record | MoleculeError], name: str, skip: bool) ->
             f"{name}: {len(faults)} of {total} molecules are left out; the first: {faults[0]}",
             stacklevel=3,
         )
-    if not any(record.bonds for record in records):  # then they are not known
+    if all(record.bonds is None or not len(record.bonds) for record in records):  # not known
         records = [replace(record, bonds=None) for record in records]
     return Molecules(**ragged(records, name), name=name)
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from anydiff.molecules.elements import NUMBERS, MoleculeError
 from anydiff.molecules.fields import numbers
 
-__all__ = ["Record", "atomic_number", "from_lists", "ragged"]
+__all__ = ["LARGE", "Record", "atomic_number", "from_lists", "ragged"]
 
+LARGE = 1e9
+"""The first coordinate, in ångström, that is refused: float64 keeps bond lengths up to there."""
 _MOST = 10**8  # numbers in a table of properties
 
 

@@ -210,6 +210,10 @@ class _Chunk:
             begin, text = k, self.lines[k].rstrip()
             while text.endswith("-") and text.startswith("M  V30 ") and k + 1 < end:
                 k += 1
+                if not self.lines[k].startswith("M  V30 "):
+                    raise self.error(
+                        k, "after a line that ends in -, M  V30 and the rest should follow"
+                    )
                 text = text[:-1] + self.lines[k].removeprefix("M  V30 ").rstrip()
             k += 1
             words = text.split()[2:5]

@@ -21,7 +21,7 @@ from io import StringIO
 from anydiff.extras import extra
 from anydiff.molecules.convert import records_of_ase
 from anydiff.molecules.elements import MoleculeError
-from anydiff.molecules.records import Record, atomic_number
+from anydiff.molecules.records import LARGE, Record, atomic_number
 from anydiff.molecules.text import NUMBER, as_float, short
 
 __all__ = ["QM9_PROPERTIES", "is_plain", "read_xyz"]
@@ -137,6 +137,8 @@ class _Frames:
             if all(NUMBER.fullmatch(t) or t.lower().strip("+-") in _NOT_FINITE for t in texts):
                 raise self.error(f"the position {named} is not finite")
             raise self.error(f"{named} should be three numbers x y z")
+        if max(map(abs, values)) >= LARGE:  # type: ignore[arg-type]
+            raise self.error(f"the position {short(' '.join(texts))} is too far away")
         return values  # type: ignore[return-value]
 
     def qm9(self, record: Record, words: list[str]) -> None:

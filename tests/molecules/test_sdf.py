@@ -267,7 +267,9 @@ def test_v3000_refuses_coordinates_of_which_rdkit_takes_the_beginning(read, word
         (ATOMS, 4, "line 11: there are 3 atoms, not the 4 of COUNTS"),
         (ATOMS, 2, "line 10: there are more than the 2 atoms"),
         (ATOMS, "x", "RDKit refuses"),
+        (("1 O 1e10 0 0",), None, "line 1: atom 1 is at .*below 10"),
         ((), 0, "line 6: the molecule has no atoms"),
+        (("1 O 0 -\n0 0.1 0",), None, "line 9: after a line that ends in -, M  V30 and the rest"),
     ],
 )  # fmt: skip
 def test_a_faulty_v3000_is_named_by_its_line(read, atoms, counts, message):
