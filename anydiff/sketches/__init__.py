@@ -2,7 +2,8 @@
 
 "Sketch" is the item, and "stroke" one line of the pen in it.
 
-- :mod:`~anydiff.sketches.sketches`: `Sketches`, many of them in three arrays, and stroke-3 and stroke-5
+- :mod:`~anydiff.sketches.sketches`: `Sketches`, many of them in three arrays, and stroke-3 and stroke-5;
+  :mod:`~anydiff.sketches.fields`: what is taken for their points, times and labels, and the errors
 - :mod:`~anydiff.sketches.files`: `read_sketches` and writers; the formats are in
   :mod:`~anydiff.sketches.arrays`, :mod:`~anydiff.sketches.svg` (with
   :mod:`~anydiff.sketches.svg_commands`, :mod:`~anydiff.sketches.svg_paths`,

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from anydiff.data.ranges import ranges
-from anydiff.data.values import numbers
+from anydiff.sketches.fields import EmptySketch, SketchError, as_stroke, plain, strings
 
 __all__ = [
     "EmptySketch", "SketchError", "Sketches", "as_stroke", "check_some", "from_stroke3",
@@ -34,14 +34,6 @@ __all__ = [
 
 Labels = Sequence[str] | None
 _START = [0, 0, 1, 0, 0]
-
-
-class SketchError(ValueError):
-    """Faulty sketches, or a faulty file of them. The message names the place."""
-
-
-class EmptySketch(SketchError):
-    """A sketch in which nothing is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +66,7 @@ class Sketches:
             if offsets.size and offsets.dtype.kind not in "iu":
                 raise SketchError(f"{self.name}: {field} are of {offsets.dtype}; give integers.")
             object.__setattr__(self, field, offsets.astype(np.int64))
-        points = self._numbers("points", self.points)
+        points = plain(self.points, f"{self.name}: the array of points")
         if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind != "f":
             raise SketchError(
                 f"{self.name}: points are {points.shape} of {points.dtype}; give (P, 2) of floats."
@@ -84,37 +76,17 @@ class Sketches:
         self._check_finite("every coordinate", points)
         object.__setattr__(self, "points", points)
         if self.labels is not None:
-            object.__setattr__(self, "labels", self._strings(self.labels))
+            object.__setattr__(self, "labels", strings(self.labels, self.name))
         for field, count in (("labels", len(self)), ("times", len(points))):
             value = getattr(self, field)
             if value is not None and len(value) != count:
                 raise SketchError(f"{self.name}: {len(value)} {field}, but {count} are needed.")
         if self.times is not None:
-            times = self._numbers("times", self.times)
+            times = plain(self.times, f"{self.name}: the array of times")
             if times.ndim != 1:
                 raise SketchError(f"{self.name}: times are {times.shape}; give ({len(points)},).")
             self._check_finite("every time", times)
             object.__setattr__(self, "times", times)
-
-    def _numbers(self, field: str, values: Any) -> np.ndarray:
-        """Plain arrays as they are, others as float64."""
-        if type(values) is np.ndarray and values.dtype.kind in "iuf" and values.itemsize <= 8:
-            return values
-        try:
-            return numbers(values)
-        except ValueError as error:
-            raise SketchError(f"{self.name}: {field}: it {error}.") from None
-
-    def _strings(self, labels: Any) -> list[str]:
-        several = [labels] if isinstance(labels, str) else list(labels)
-        for m, label in enumerate(several):
-            if isinstance(labels, str) or not isinstance(label, str):
-                wrong = "labels are" if isinstance(labels, str) else f"label {m} is"
-                raise SketchError(
-                    f"{self.name}: {wrong} {label!r}; give one string for each, as "
-                    "list(map(str, labels))."
-                )
-        return list(map(str, several))
 
     def _check_finite(self, what: str, values: np.ndarray) -> None:
         finite = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(1)
@@ -256,27 +228,6 @@ def check_some(sketches: Sketches) -> None:
         raise SketchError(f"{sketches.name}: there are no sketches; give one or more.")
 
 
-def as_stroke(values: Any, where: str) -> np.ndarray:
-    """A stroke as an array (n, 2) of float64; without points (0, 2), whatever its shape was.
-
-    Arguments:
-        values: What can be made an array (n, 2).
-        where: What errors call it.
-
-    Raises:
-        SketchError: It cannot be made such an array.
-    """
-    try:
-        stroke = numbers(values)
-    except ValueError as error:
-        raise SketchError(f"{where} is not of numbers: it {error}; give (n, 2) rows.") from None
-    if stroke.size == 0:
-        return stroke.reshape(0, 2)
-    if stroke.ndim != 2 or stroke.shape[1] != 2:
-        raise SketchError(f"{where} is {stroke.shape}; give (n, 2) rows, np.transpose of [xs, ys].")
-    return stroke
-
-
 # rows --------------------
 
 
@@ -347,15 +298,10 @@ def from_stroke3(
 
 
 def _rows(values: Any, where: str) -> np.ndarray:
-    """Rows as a plain array of numbers, of whatever type."""
-    if isinstance(values, (str, np.generic)):
+    """Rows as a plain array of numbers; what has no rows as it is, for a message about its shape."""
+    if isinstance(values, (str, np.generic)) or (type(values) is np.ndarray and values.ndim != 2):
         return np.asarray(values)
-    if type(values) is np.ndarray and (values.dtype.kind in "iufb" or values.ndim != 2):
-        return values
-    try:
-        return numbers(values)
-    except ValueError as error:
-        raise SketchError(f"{where} is not of numbers: it {error}.") from None
+    return plain(values, where)
 
 
 def to_stroke5(sketches: Sketches, length: int | None = None) -> np.ndarray:

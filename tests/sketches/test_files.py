@@ -91,7 +91,10 @@ LINE = Sketches.from_lists([[np.array([[0, 0], [1, 2.0]])]])
     [
         ({"times": [0, np.nan]}, "stroke 0, point 1 is nan; every time must be finite"),
         ({"times": np.ma.masked_array([0.0, 1], mask=[1, 0])}, "point 0 is nan; every time"),
-        ({"times": np.array([0, 1], "M8[s]")}, r"times: it holds datetime64\[s\]; give dates as"),
+        (
+            {"times": np.array([0, 1], "M8[s]")},
+            r"times is not of numbers: it holds datetime64\[s\]",
+        ),
         ({"times": np.zeros((2, 1))}, r"times are \(2, 1\); give \(2,\)"),
         ({"labels": [None]}, "label 0 is None; give one string"),
         ({"labels": [3]}, "label 0 is 3; give one string"),
