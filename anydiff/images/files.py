@@ -7,6 +7,7 @@ part of the wanted aspect, resampled (Lanczos, antialiased); grey by the luma of
 from __future__ import annotations
 
 import math
+import operator
 import os
 import warnings
 import zipfile
@@ -39,9 +40,12 @@ def _sizes(size: Size) -> tuple[int, int] | None:
     """(height, width), or None to keep the size."""
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) >= 1):
-        raise ValueError(f"size is {size}; give the pixels of a side, or (height, width).")
+    try:
+        height, width = map(operator.index, (size, size) if np.ndim(size) == 0 else size)  # type: ignore
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1 or isinstance(size, bool):
+        raise ValueError(f"size is {size!r}; give the pixels of a side, or (height, width).")
     return height, width
 
 

@@ -101,7 +101,8 @@ class Images:
         Raises:
             IndexError: A number is out of range.
         """
-        chosen = np.arange(len(self))[np.asarray(indices)]
+        wanted = np.asarray(indices)
+        chosen = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
         labels = None if self.labels is None else torch.from_numpy(self.labels.numpy()[chosen])
         pixels = torch.from_numpy(self.pixels.numpy()[chosen])
         return Images(pixels, labels, self.classes, name=self.name)

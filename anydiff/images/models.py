@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from anydiff.checkpoints.described import check
+from anydiff.checks import check_shape
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
-from anydiff.images.images import Images, from_uint8, to_uint8
+from anydiff.images.images import Images, as_tensor, from_uint8, to_uint8
 from anydiff.images.named import load_images, split
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
 from anydiff.samplers import DPMSolver, Sampler
@@ -140,7 +141,9 @@ class ImageModel(KindModel):
         Raises:
             ValueError: As :meth:`sample`, or if the pictures have another shape.
         """
-        known = left_half(self.shape) if known is None else known
+        known = left_half(self.shape) if known is None else as_tensor(known, "known")
+        hint = "it is True where a pixel is kept, (M, C, H, W) in which axes may be 1"
+        check_shape([None] * 4, hint, torch.bool, known=known)
         known = known.expand(len(images), 1, *self.shape[1:]) if known.shape[1] == 1 else known
         return self._from(images, label, watch, how, known=known, resamples=resamples)
 
@@ -207,12 +210,18 @@ class ImageModel(KindModel):
         self.check(how, "labels", label=label)
         if not self.classes:
             return None
-        wanted = [label] if isinstance(label, int) else list(label or range(self.classes))
-        if wrong := [n for n in wanted if not 0 <= n < self.classes]:
+        wanted = as_tensor(range(self.classes) if label is None else label, "labels").flatten()
+        wanted = wanted if len(wanted) else torch.arange(self.classes)
+        whole = not (
+            wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool
+        )
+        if wrong := [n for n in wanted.tolist() if not (whole and 0 <= n < self.classes)]:
             raise ValueError(f"label is {wrong[0]}; the model knows 0 to {self.classes - 1}.")
-        return torch.tensor(wanted)[torch.arange(num) % len(wanted)]
+        return wanted.to(torch.int64)[torch.arange(num) % len(wanted)]
 
     def _encode(self, images: Images) -> Tensor:
+        if not isinstance(images, Images):
+            raise ValueError(f"the pictures are a {type(images).__name__}; give Images(pixels).")
         if images.shape != self.shape:
             raise ValueError(
                 f"the pictures of {images.name} are {images.shape} and the model draws {self.shape}; "

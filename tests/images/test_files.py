@@ -182,6 +182,17 @@ def test_of_a_film_the_first_frame_is_read(tmp_path):
     assert (read_folder(tmp_path, channels=1).pixels == 10).all()
 
 
+@pytest.mark.parametrize(
+    "size", [np.int64(3), [3, 3], np.array([3, 3]), torch.Size([3, 3])], ids=str
+)
+def test_sizes_are_whole_numbers_of_any_type(tmp_path, size):
+    save(tmp_path / "a.png")
+    assert load_images(tmp_path, size=size).shape == (3, 3, 3)
+    for wrong in (0, -1, 2.5, True, "8", (3,), (3, 3, 3), (3, 0), [2.5, 2]):
+        with pytest.raises(ValueError, match="give the pixels of a side, or"):
+            load_images(tmp_path, size=wrong)
+
+
 # zips, with labels --------------------
 
 

@@ -57,6 +57,8 @@ def test_labels_come_in_turn():
     assert one.sample(5, steps=1, label=[2, 0]).labels.tolist() == [2, 0, 2, 0, 2]
     assert one.sample(5, steps=1, label=1, skip=2).labels.tolist() == [1, 1, 1]
     assert model().sample(2, steps=1).labels is None
+    for two in (np.int64(2), np.array([2], np.uint8), torch.tensor(2), (2,)):
+        assert one.sample(2, steps=1, label=two).labels.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,9 @@ def test_labels_come_in_turn():
     [
         ({"label": [2, 3]}, 3, "label is 3; .* 0 to 2"),
         ({"label": -1}, 3, "label is -1"),
+        ({"label": 1.5}, 3, "label is 1.5; .* 0 to 2"),
+        ({"label": True}, 3, "label is True"),
+        ({"label": "two"}, 3, "labels are an array of <U3"),
         ({"label": 0}, 0, "no labels, which label is about; leave label out"),
         ({"guidance": 2.0}, 0, "no labels, which guidance is about"),
     ],
@@ -99,3 +104,17 @@ def test_edits_and_blends_are_near_what_they_began_from():
     assert (ends - DIGITS.pixels.int()).abs().max() < 10  # of the flow's steps
     with pytest.raises(ValueError, match=r"are \(1, 8, 8\) and the model draws \(3, 8, 8\)"):
         ImageModel(one.diffusion, (3, 8, 8)).edit(DIGITS, 0.3)
+
+
+def test_pictures_and_masks_of_another_kind_are_named():
+    one = model()
+    with pytest.raises(ValueError, match=r"the pictures are a Tensor; give Images"):
+        one.edit(DIGITS.pixels, 0.5, steps=1)
+    mask = np.arange(8) < 4
+    with pytest.raises(ValueError, match=r"known is \(8,\) of torch.bool.*\(M, C, H, W\)"):
+        one.inpaint(DIGITS, mask, steps=1)
+    with pytest.raises(ValueError, match=r"known is .* of torch.float32"):
+        one.inpaint(DIGITS, torch.ones(1, 1, 8, 8), steps=1)
+    mask = np.broadcast_to(mask, (1, 1, 8, 8))
+    kept = one.inpaint(DIGITS, mask, steps=1, resamples=1).pixels
+    assert torch.equal(kept[..., :4], DIGITS.pixels[..., :4])

@@ -84,13 +84,20 @@ class FromDiffusers(nn.Module):
         ]
         self._absent = []
         open_ended = any(p.kind is p.VAR_KEYWORD for p in others)
+        if absent is not None and not isinstance(absent, Mapping):
+            raise ValueError(f'absent is {absent!r:.60}; give a dict, as {{"label": 10}}.')
         for name, value in (absent or {}).items():
             name = "class_labels" if name == "label" else name
             if name not in names and not open_ended:
                 raise ValueError(
                     f"absent names {name!r}, and {type(inner).__name__} takes {', '.join(names)}."
                 )
-            value = torch.as_tensor(value).detach()
+            try:
+                value = torch.as_tensor(value).detach()
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(
+                    f"absent of {name} is {value!r:.60}; give the tensor of one item, or a label."
+                ) from error
             if name == "encoder_hidden_states":
                 if value.ndim == 3 and len(value) == 1:  # an encoder gives them as a batch of one
                     value = value[0]

@@ -132,6 +132,9 @@ def test_a_run_reads_a_condition_once(monkeypatch):
         ),
         (lambda: FromDiffusers(Labelled(), absent={"label": 11}), r"absent label is 11.*\[0, 10\]"),
         (lambda: FromDiffusers(Labelled(), 0), "steps is 0"),
+        (lambda: FromDiffusers(Labelled(), absent=10), "absent is 10; give a dict"),
+        (lambda: FromDiffusers(Labelled(), absent={"label": None}), "is None; give the tensor"),
+        (lambda: FromDiffusers(Labelled(), absent={"label": "ten"}), "is 'ten'; give the tensor"),
         (
             lambda: FromDiffusers(Labelled(time_embedding_type="fourier")),
             "'fourier'.*a function of t",
