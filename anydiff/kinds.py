@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar
 
 import torch
@@ -55,6 +56,13 @@ class How(TypedDict, total=False):
     skip: int
     batch: int
     progress: bool
+
+
+def _version() -> str:
+    try:
+        return metadata.version("anydiff")
+    except metadata.PackageNotFoundError:  # run from its sources
+        return "unknown"
 
 
 class Entries(dict[str, Any]):
@@ -109,9 +117,19 @@ class KindModel(ABC):
         """Whether it takes a condition, which guidance needs."""
         return False
 
-    def save(self, path: PathLike) -> None:
-        """Write the model to one file, by custom ``*.safetensors``, whole or not at all."""
-        checkpoints.save(path, self.diffusion, {"kind": self.kind, **self.extra()})
+    def save(self, path: PathLike, run: Mapping[str, Any] | None = None) -> None:
+        """Write the model to one file, by custom ``*.safetensors``, whole or not at all.
+
+        Arguments:
+            path: The file.
+            run: Notes on how it was trained, such as its seed, for `anydiff info`. The version of anydiff
+                is noted with them.
+
+        Raises:
+            ValueError: As :func:`anydiff.save`.
+        """
+        made = {"anydiff": _version(), **(run or {})}
+        checkpoints.save(path, self.diffusion, {"kind": self.kind, "made": made, **self.extra()})
 
     @classmethod
     def made(cls, extra: Mapping[str, Any]) -> bool:

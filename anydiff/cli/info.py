@@ -46,6 +46,8 @@ def info(model: Path) -> None:
         ]
         print(f"beside it    {', '.join(names) or 'nothing'}")
         return
+    if isinstance(made := extra.get("made"), dict):
+        print(f"made by      {', '.join(f'{_short(k)} {_short(v)}' for k, v in made.items())}")
     for name, value in _about(known).items():
         print(f"{name:12} {value}")
 

@@ -343,7 +343,7 @@ def fit_model(
     )  # fmt: skip
     if not trained.is_global_zero:  # the first of several processes does the rest
         return result
-    model.save(result)
+    model.save(result, {"seed": run.seed, "steps": trained.global_step})
     try:
         plot_curve(folder, folder / "curve.png")
     except ValueError as error:  # a run of a few steps, or one that diverged

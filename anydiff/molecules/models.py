@@ -7,7 +7,7 @@ properties their units and the pairs of size and property that occur. One file k
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
@@ -73,6 +73,7 @@ class MoleculeModel(KindModel):
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> MoleculeModel:
         properties, pairs = None, None
         if "properties" in extra:
+            check(extra["properties"]["names"], Sequence[str], "names")
             properties = Properties.from_config(extra["properties"])
             check_shape((None, len(properties.names)), "a column for each", values=extra["values"])
             pairs = PropertyDistribution(extra["of_size"], extra["values"])

@@ -134,6 +134,7 @@ def test_models_say_what_they_are(models, capsys):
         told[kind] = capsys.readouterr().out
         assert re.search(rf"kind +{kind}\nnetwork .* parameters\n", told[kind])
         assert "schedule" in told[kind] and "prediction" in told[kind]
+        assert re.search(r"made by +anydiff \S+, seed 0, steps [1-9]\d*\n", told[kind])
     assert re.search("conditions +--target, alpha, .*--guidance", told["molecules"])
     assert re.search("draws +sketches of .* strokes", told["sketches"])
     assert re.search(r"trained on +digits\n", told["images"])
