@@ -105,8 +105,6 @@ def bare(diffusion: GaussianDiffusion) -> Any:
     """
     denoiser: Any = diffusion.denoiser
     while (inner := wrapped(denoiser)) is not None:
-        if not (hasattr(denoiser, "_orig_mod") or type(denoiser).__module__.startswith("torch.")):
-            break  # a network of its own, with a part that is called `module`
         denoiser = inner
     return denoiser if isinstance(denoiser, nn.Module) else getattr(diffusion, "held", denoiser)
 
@@ -131,7 +129,9 @@ def clean(name: str) -> str:
 
 def _describe_denoiser(diffusion: GaussianDiffusion) -> dict[str, Any]:
     """Its class and config; one that is not as its class builds it is described as one of the user's."""
-    network = bare(diffusion)
+    network, given = bare(diffusion), diffusion.denoiser
+    if not isinstance(given, nn.Module):  # a function around networks
+        return {"name": getattr(given, "__name__", type(given).__name__), "config": None}
     kind = type(network)
     name, config = kind.__name__, getattr(network, "config", None)
     if isinstance(config, Mapping):

@@ -3,6 +3,7 @@
 import inspect
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -559,6 +560,15 @@ def test_networks_without_a_config_are_handed_in_by_name(tmp_path):
         fresh = nn.Bilinear(2, 2, 2) if name == "Bilinear" else Doubled(EGNN(2, 4, 1))
         loaded = load(tmp_path / "m", fresh)[0].denoiser
         assert loaded is fresh and torch.equal(next(loaded.parameters()), first)
+
+
+def test_a_function_around_a_network_is_handed_in_with_its_network(tmp_path):
+    net, other = UNet(1, (4,), groups=2, classes=3), UNet(1, (4,), groups=2, classes=3)
+    save(tmp_path / "m", GaussianDiffusion(partial(net, label=None)))
+    with pytest.raises(ValueError, match=r"denoiser 'partial'.*denoiser=\.\.\."):
+        load(tmp_path / "m")
+    load(tmp_path / "m", partial(other, label=None))
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in net.state_dict().items())
 
 
 def test_a_network_of_diffusers_is_saved_and_handed_in(tmp_path):
