@@ -114,6 +114,8 @@ def main() -> None:
     name, (unit, factor, pool) = args.property, PRINTED[args.property]
     try:
         molecules = load_qm9(args.data, args.root)
+        Properties.from_molecules(molecules, name)  # or an error that names it
+        molecules = molecules.subset(np.isfinite(molecules.property(name)))
         parts = split(len(molecules))
         known = molecules.subset(halves(parts.train)[0])
         valid, test = molecules.subset(parts.valid), molecules.subset(parts.test)
@@ -122,7 +124,12 @@ def main() -> None:
         raise SystemExit(f"error: {problem}") from None
 
     model = PropertyModel(
-        properties, pool=pool, hidden=args.hidden, pair=args.pair, layers=args.layers
+        properties,
+        molecules.elements,
+        pool=pool,
+        hidden=args.hidden,
+        pair=args.pair,
+        layers=args.layers,
     )
     model.fit_composition(known)
     watched = valid.subset(np.arange(min(1000, len(valid))))

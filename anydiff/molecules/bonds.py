@@ -40,8 +40,8 @@ from torch import Tensor
 from anydiff.extras import extra
 
 __all__ = [
-    "Array", "Stability", "allowed", "as_array", "as_arrays", "bond_orders", "ratio", "stability",
-    "stable", "sums_of_orders",
+    "Array", "Stability", "allowed", "as_array", "as_arrays", "as_charges", "bond_orders", "ratio",
+    "stability", "stable", "sums_of_orders",
 ]  # fmt: skip
 
 Array = Tensor | np.ndarray | Sequence[Any]
@@ -133,13 +133,17 @@ def as_arrays(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarra
         pos and z as arrays of float64 and int64, and the number of atoms of each molecule, (M,).
 
     Raises:
-        ValueError: The shapes do not fit, the index does not ascend, or a number is of no element.
+        ValueError: The shapes do not fit, the index does not ascend, or a number is of no element, or
+            not whole.
     """
     pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
     if pos.shape != (len(z), 3) or index.shape != z.shape or z.ndim != 1:
         raise ValueError(
             f"pos {pos.shape}, z {z.shape}, index {index.shape} do not fit; give (N, 3), (N,), (N,)."
         )
+    for name, rows in (("z", z), ("index", index)):
+        if len(rows) and rows.dtype.kind not in "iu":
+            raise ValueError(f"{name} is of {rows.dtype}; give whole numbers.")
     if len(index) and (index[0] < 0 or (np.diff(index) < 0).any()):
         raise ValueError("index must ascend: 0, 0, 0, 1, 1, 2, …")
     if ((z < 1) | (z > 118)).any():
@@ -236,6 +240,24 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
+def as_charges(charges: Array, z: np.ndarray) -> np.ndarray:
+    """Formal charges as a checked array of int64.
+
+    Arguments:
+        charges: (N,), formal charges.
+        z: (N,), atomic numbers.
+
+    Raises:
+        ValueError: They are not (N,), or not whole numbers.
+    """
+    given = as_array(charges)
+    if given.shape != z.shape or (len(z) and given.dtype.kind not in "iu"):
+        raise ValueError(
+            f"charges are {given.shape} of {given.dtype}; give ({len(z)},) whole numbers."
+        )
+    return given.astype(np.int64)
+
+
 def allowed(z: np.ndarray, total: np.ndarray, charges: np.ndarray | None = None) -> np.ndarray:
     """Whether the bond orders of each atom sum to a valence of its element, (N,).
 
@@ -276,7 +298,7 @@ def stable(
     total = sums_of_orders(pairs, orders, len(z))
     atoms = allowed(z, total)
     if charges is not None:
-        atoms |= allowed(z, total, as_array(charges).astype(np.int64))
+        atoms |= allowed(z, total, as_charges(charges, z))
     atoms &= np.isfinite(pos).all(1)
     molecule = np.repeat(np.arange(len(sizes)), sizes)
     return atoms, np.bincount(molecule[atoms], minlength=len(sizes)) == sizes

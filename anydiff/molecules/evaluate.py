@@ -41,6 +41,7 @@ from anydiff.molecules.bonds import (
     allowed,
     as_array,
     as_arrays,
+    as_charges,
     bond_orders,
     ratio,
     stability,
@@ -94,7 +95,7 @@ def to_rdkit(
     pos, z, sizes = as_arrays(pos, z, index)
     given = np.zeros(len(z), np.int64)
     if charges is not None:
-        given = as_array(charges).astype(np.int64)
+        given = as_charges(charges, z)
         given = given * allowed(z, sums_of_orders(pairs, orders, len(z)), given)
     ends = np.cumsum(sizes)
     cuts = np.searchsorted(pairs[:, 0], ends)

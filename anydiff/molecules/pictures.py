@@ -336,7 +336,7 @@ def animate(
 
     last = positions[-1]
     turned = [_turned(p, last, last) for p in positions]
-    extent = max(2.5, float(np.nan_to_num(np.abs(turned[-1])).max()))
+    extent = max(2.5, float(np.nan_to_num(np.abs(turned[-1]), posinf=0).max()))
     scale = 0.43 * size * _SMOOTH / (extent + 0.5)
     fine = size * _SMOOTH
     pictures = [

@@ -174,6 +174,11 @@ def test_bad_arguments_are_named():
         stability(pos, z, [0, 0, 1, 0, 0])
     with pytest.raises(ValueError, match="fit"):
         stability(pos[:3], z, index)
+    with pytest.raises(ValueError, match="z is of float64; give whole numbers"):
+        smiles(pos, z + 0.5, index)
+    for charges in ([0, 0], [0.5] * 5):
+        with pytest.raises(ValueError, match=r"charges are .*; give \(5,\) whole numbers"):
+            evaluate(pos, z, index, charges=charges)
     with pytest.raises(ValueError, match="z has 119; give atomic numbers, 1 to 118"):
         stability(pos, [119, 1, 1, 1, 1], index)
 
