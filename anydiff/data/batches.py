@@ -16,7 +16,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
-from anydiff.checks import check_range
+from anydiff.checks import check_whole
 
 __all__ = [
     "EpochBatches", "LengthBatchSampler", "ResumableLoader", "Split", "as_made", "rank_and_size",
@@ -164,12 +164,12 @@ class LengthBatchSampler(EpochBatches):
         lengths = np.asarray(lengths)
         if lengths.ndim != 1 or len(lengths) == 0:
             raise ValueError(f"lengths are {lengths.shape}; give the rows of one or more items.")
-        check_range("[1, inf)", batch_size=batch_size, window=window)
+        check_whole("[1, inf)", batch_size=batch_size, window=window)
         self.lengths = lengths
         self.batch_size, self.shuffle, self.window = batch_size, shuffle, window
         count = -(-len(lengths) // batch_size)
         if rows is not None:
-            check_range("[1, inf)", rows=rows)
+            check_whole("[1, inf)", rows=rows)
             self._cut = self._groups(rows) if shuffle else self._consecutive(rows)
             count = sum(num for _, num in self._cut)
         self.rows = rows

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from anydiff.checks import check_whole
 from anydiff.data.values import numbers
 
 __all__ = ["SizeDistribution"]
@@ -64,11 +65,15 @@ class SizeDistribution:
         Arguments:
             num: How many.
             generator: Of random numbers; PyTorch's own if None.
+
+        Raises:
+            ValueError: `num` is no whole number from 1.
         """
+        check_whole("[1, inf)", num=num)
         weights = self.counts.to(torch.float64)
         if generator is not None:
             weights = weights.to(generator.device)
-        return torch.multinomial(weights, num, replacement=True, generator=generator)
+        return torch.multinomial(weights, int(num), replacement=True, generator=generator)
 
     def log_prob(self, n: Tensor) -> Tensor:
         """log p(n) in nats, shaped like n; −inf for sizes that do not occur.

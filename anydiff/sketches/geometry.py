@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from anydiff.checks import check_range
+from anydiff.checks import check_range, check_whole
 from anydiff.data.ranges import ranges
 from anydiff.sketches.sketches import Sketches
 
@@ -39,8 +39,8 @@ def resample(
         raise ValueError("give either spacing or points.")
     if spacing is not None and not spacing > 0:
         raise ValueError(f"spacing is {spacing}; it should be above 0, in the points' units.")
-    if points is not None and not (isinstance(points, (int, np.integer)) and points >= 2):
-        raise ValueError(f"points is {points}; a stroke should get 2 or more, a whole number.")
+    if points is not None:
+        check_whole("[2, inf)", points=points)
     p = sketches.points.astype(np.float64)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     if len(p) == 0:

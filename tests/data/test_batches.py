@@ -155,6 +155,8 @@ def test_processes_share_the_batches_out(lengths, make, monkeypatch):
         (lambda: LengthBatchSampler([], 4), "one or more items"),
         (lambda: LengthBatchSampler([3, 4], 0), "batch_size is 0"),
         (lambda: LengthBatchSampler([3, 4], window=0), "window is 0"),
+        (lambda: LengthBatchSampler([3, 4], 2.5), "batch_size is 2.5; give a whole number"),
+        (lambda: LengthBatchSampler([3, 4], rows=2.5), "rows is 2.5; give a whole number"),
     ],
 )
 def test_errors_name_the_value(call, message):
