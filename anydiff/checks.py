@@ -16,7 +16,7 @@ from torch import Tensor, dtype, nn
 
 __all__ = [
     "check_choice", "check_floating", "check_kind", "check_range", "check_shape", "check_whole",
-    "frozen", "number", "numbers", "shown",
+    "frozen", "number", "numbers", "read", "shown",
 ]  # fmt: skip
 
 Kind = TypeVar("Kind")
@@ -100,6 +100,22 @@ def numbers(values: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         return torch.empty(0)
     return found if found.ndim == 1 else torch.empty(0)
+
+
+def read(condition: Tensor) -> bool | None:
+    """Whether a condition is True; None where that is not known before the code has run.
+
+    On a device the host would have to wait for it; a compiler and vmap trace code without values.
+
+    Arguments:
+        condition: A boolean.
+    """
+    if condition.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        return bool(condition)
+    except RuntimeError:
+        return None
 
 
 def check_kind(kind: Any, hint: str, **values: Any) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from anydiff.checks import check_choice, check_kind, check_range, check_shape, frozen
+from anydiff.checks import check_choice, check_kind, check_range, check_shape, frozen, read
 from anydiff.precision import at_least_float32, weights_dtype
 from anydiff.schedules import Level, Schedule
 from anydiff.schedules.schedule import once
@@ -516,13 +516,8 @@ def given_times(x: Tensor, t: Tensor | float, space: Space) -> Tensor:
         check_shape((space.items(x),), hint, t=t)
     if not t.is_floating_point():
         raise ValueError(f"t is of {t.dtype}; {hint}: k / T for step k of T.")
-    if t.device.type == "cpu" and not torch.compiler.is_compiling():
-        try:
-            inside = bool(((t >= 0) & (t <= 1)).all())
-        except RuntimeError:  # under vmap there is nothing to read
-            inside = True
-        if not inside:
-            raise ValueError(f"t goes from {t.min():.3g} to {t.max():.3g}; {hint}.")
+    if read(((t >= 0) & (t <= 1)).all()) is False:
+        raise ValueError(f"t goes from {t.min():.3g} to {t.max():.3g}; {hint}.")
     return item_times(x, t, space)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 from torch.types import Device
 
-from anydiff.checks import check_shape, check_whole
+from anydiff.checks import check_shape, check_whole, read
 from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space, by_row, counts
 
@@ -34,6 +34,8 @@ class Masked(Space):
 
     mask: Tensor
     observed: Tensor | None = None
+    leading: bool | None = field(init=False, repr=False)
+    """Whether the valid rows of each item are its first ones; None if it is not known."""
     free = True
 
     def __post_init__(self) -> None:
@@ -43,6 +45,9 @@ class Masked(Space):
             check_shape(
                 shape, "it is True where a value is known", torch.bool, observed=self.observed
             )
+
+        gaps = self.mask[:, 1:] & ~self.mask[:, :-1]
+        object.__setattr__(self, "leading", read(~gaps.any()))
 
     @classmethod
     def from_lengths(

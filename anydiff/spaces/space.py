@@ -125,7 +125,7 @@ class Space(ABC):
 
     def to(self, device: torch.device | str) -> Self:
         """The space with its tensors, the fields of the dataclass, moved to a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
         moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)  # type: ignore[type-var]
 

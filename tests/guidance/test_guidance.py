@@ -576,3 +576,99 @@ def test_schedules_that_are_the_same_function_are_one_schedule():
 def test_errors_name_the_value_and_the_way_out(call, message):
     with pytest.raises(ValueError, match=message):
         call(MIXTURE.predictor())
+
+
+# measurements --------------------
+
+
+@pytest.mark.parametrize("noise", [0.5, 0.1, 0.05, 0.01, 1e-3])
+@pytest.mark.parametrize("std", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("sampler", [DPMSolver(), DDIM(), DDPM("large")], ids=str)
+def test_dps_does_not_run_away(sampler, std, noise):
+    """The mean of a coordinate that is measured, of normal data, within DPS's own bias."""
+    predictor = exact.gaussian(Cosine(), "v", std=std).predictor()
+    y = torch.full((500, 1), 0.5, dtype=torch.float64)
+    x = sample(dps(predictor, lambda x: x[:, :1], y, noise=noise), (500, 2), sampler, 40, seed=0)
+    mean, deviation = 0.5 / (1 + (noise / std) ** 2), (std**-2 + noise**-2) ** -0.5
+    assert abs(x[:, 0].mean() - mean) < deviation
+    assert x[:, 0].std() < 1.1 * deviation
+    assert x[:, 1].std() / std == pytest.approx(1, abs=0.2)  # and nothing else is touched
+
+
+def test_dps_of_a_curved_measurement_does_not_run_away():
+    predictor = exact.gaussian(Cosine(), "v").predictor()
+    y = torch.full((200, 1), 4.0, dtype=torch.float64)
+    guided = dps(predictor, lambda x: x[:, :1] ** 2, y, noise=0.05)
+    x = sample(guided, (200, 2), steps=50, seed=0)[:, 0]
+    assert ((x.square() - 4).abs() < 0.5).float().mean() > 0.95
+
+
+def test_a_step_of_dps_that_is_short_enough_is_bayes_rule():
+    predictor, x_t, y = exact.gaussian(Cosine(), "v").predictor(), draw((5, 3)), draw((5, 3), 1)
+    at, noise = level(0.3), 2.0
+    got = dps(predictor, lambda x: x, y, noise=noise).predict(x_t, at)
+    x = x_t.clone().requires_grad_()
+    p = predictor.predict(x, at)
+    (score,) = torch.autograd.grad(-(y - p.x0).square().sum() / (2 * noise**2), x)
+    assert torch.allclose(got.score, predictor.predict(x_t, at).score + score, atol=1e-12)
+
+
+def test_a_constant_of_the_operator_changes_nothing():
+    predictor, y = exact.gaussian(Cosine(), "v", std=0.7).predictor(), draw((6, 1), 1)
+    shift = draw((6, 1), 2)
+    for options in ({}, {"covariance": "tweedie", "iterations": 2}):
+        plain, moved = (
+            sample(pigdm(predictor, operator, seen, noise=0.1, **options), (6, 2), steps=20, seed=0)
+            for operator, seen in (
+                (lambda x: x[:, :1] - x[:, 1:], y),
+                (lambda x: x[:, :1] - x[:, 1:] + shift, y + shift),
+            )
+        )
+        assert torch.allclose(plain, moved, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda x: x[:, :1] ** 2,
+        lambda x: x[:, :1] ** 3,
+        lambda x: x[:, :1].abs(),
+        lambda x: x[:, :1].relu() + 1,
+        lambda x: x.amax(1, keepdim=True),
+        lambda x: x.norm(dim=1, keepdim=True),
+        lambda x: x.median(1, keepdim=True).values,
+        lambda x: x[:, :1].clamp(-1, 1),
+        lambda x: x[:, :1].tanh(),
+    ],
+)
+def test_pigdm_refuses_an_operator_that_is_not_linear(operator):
+    guided = pigdm(exact.gaussian(Cosine(), "v").predictor(), operator, draw((6, 1)), noise=0.1)
+    with pytest.raises(ValueError, match=r"operator is not linear.*use dps"):
+        sample(guided, (6, 3), steps=3, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_is_not_taken_for_a_curve(dtype):
+    A = draw((50, 8))
+    predictor = exact.gaussian(Cosine(), "v").predictor()
+    guided = pigdm(predictor, lambda x: 100 * x @ A.to(x.dtype) + 7, draw((6, 8)), noise=0.1)
+    assert guided.predict(draw((6, 50)).to(dtype), 0.5).x0.isfinite().all()
+
+
+@pytest.mark.parametrize("method", [dps, pigdm])
+@pytest.mark.parametrize("shape", [(1, 1), (6,), (1,), (6, 2), (6, 1, 1)])
+def test_a_measurement_of_another_shape_is_refused(method, shape):
+    guided = method(
+        exact.gaussian(Cosine(), "v").predictor(), lambda x: x[:, :1], draw(shape), noise=0.1
+    )
+    with pytest.raises(ValueError, match=r"y is .* and the operator gives \(6, 1\)"):
+        sample(guided, (6, 3), steps=3, seed=0)
+
+
+@every_guidance
+@pytest.mark.parametrize("shape", [(1,), (3,), (4, 1), (4, 6)])
+def test_a_scale_of_another_shape_is_refused(name, shape):
+    x = draw((4, 6))
+    scale = torch.ones(shape, dtype=torch.float64)
+    with pytest.raises(ValueError, match="scale is"):
+        guidances(x, scale=scale)(*both(Dense()))[name].predict(x, 0.5)

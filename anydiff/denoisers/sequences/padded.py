@@ -68,6 +68,11 @@ class SequenceDenoiser(Conditioned):
                 f"the space is {type(space).__name__}, and {type(self).__name__} takes padded "
                 "sequences; give Masked, or Dense where no row is padding."
             )
+        if space.leading is False:
+            raise ValueError(
+                "the valid rows of an item are not its first ones in this space, and the network counts "
+                "rows from the first; put the padding at the end."
+            )
         if space.observed is not None and not self.observed:
             raise ValueError(
                 "the space has unobserved values, which would be read as 0; build with observed=True."

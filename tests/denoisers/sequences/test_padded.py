@@ -306,3 +306,15 @@ def test_a_call_that_does_not_fit_says_how(kind):
         BiRNN(3, velocity=4)
     with pytest.raises(ValueError, match="multiple of 4"):
         Transformer(3, 18)
+
+
+@every_two
+def test_padding_in_front_or_in_between_is_refused(kind):
+    """Both count rows from the first: where an item begins later, they would answer something else."""
+    net, x, t = network(kind), torch.randn(2, 4, 3), torch.rand(2)
+    net(x, t, space=Masked(torch.tensor([[True] * 4, [True, True, False, False]])))
+    for row in ([False, True, True, True], [True, False, True, False]):
+        mask = torch.tensor([[True] * 4, row])
+        assert not Masked(mask).leading and Masked(mask).copies(2).leading is False
+        with pytest.raises(ValueError, match="put the padding at the end"):
+            net(x, t, space=Masked(mask))
