@@ -23,6 +23,7 @@ def molecules(
     data: str = "5k",
     root: str | None = None,
     *,
+    skip_faulty: bool = False,
     hidden: int = 128,
     layers: int = 6,
     property: str | None = None,
@@ -34,8 +35,10 @@ def molecules(
     The shipped data are 5,000 molecules of QM9.
 
     Arguments:
-        data: 5k (shipped), full (all 130,831 of QM9), or an .npz, .sdf or .xyz file, of any elements.
+        data: 5k (shipped), full (all 130,831 of QM9), or an .npz, .sdf or .xyz file or a folder of such
+            files, of any elements.
         root: Folder of PyG's QM9 dataset, as the source of the full data.
+        skip_faulty: Leave out molecules of a file that can't be read.
         hidden: Width of the network.
         layers: Depth of the network.
         property: Property to condition on, alpha for instance.
@@ -66,7 +69,7 @@ def molecules(
     asked = Run(out=out, **run)
     positive(hidden=hidden, layers=layers)
     folder = run_folder(asked)
-    known = load_qm9(data, root)
+    known = load_qm9(data, root, skip=skip_faulty)
     warn_without_hydrogens(known)
     atoms = Atoms(known.elements, charge_scale=None)
     parts = split(len(known))
@@ -94,7 +97,9 @@ def molecules(
         asked, folder, model, unpack,
         loader(learn, asked.batch_size, seed=asked.seed),
         loader(known.subset(parts.valid), asked.batch_size, shuffle=False),
-        settings | ({"property": property} if property else {}),
+        settings
+        | ({"property": property} if property else {})
+        | ({"skip_faulty": True} if skip_faulty else {}),
         {"warmup": 200, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 500, "limit_val_batches": 20},
     )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from anydiff.checks import check_range
 from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
 from anydiff.extras import extra
 from anydiff.molecules.molecules import Molecules
@@ -55,12 +56,15 @@ class SizeBatchSampler(EpochBatches):
         shuffle: bool = True,
     ) -> None:
         sizes = np.asarray(sizes)
-        if sizes.ndim != 1 or len(sizes) == 0:
-            raise ValueError(f"sizes are {sizes.shape}; give the atoms of one or more molecules.")
+        if sizes.ndim != 1 or len(sizes) == 0 or sizes.dtype.kind not in "iu" or sizes.min() < 1:
+            raise ValueError(
+                f"sizes are {sizes.shape} of {sizes.dtype}; give whole numbers of atoms, one or more."
+            )
         if (batch_size is None) == (budget is None):
             raise ValueError("give either batch_size or budget.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        if batch_size is not None and not (batch_size >= 1 and batch_size % 1 == 0):
+            raise ValueError(f"batch_size is {batch_size}; give a whole number from 1.")
+        check_range("[1, inf)", budget=1 if budget is None else budget)
         self.cost = sizes.astype(np.int64) ** 2
         if budget is not None and budget < self.cost.max():
             raise ValueError(f"budget is {budget}; the largest molecule costs {self.cost.max()}.")

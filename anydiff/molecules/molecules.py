@@ -11,9 +11,9 @@ its samples follow from distances (:mod:`anydiff.molecules.bonds`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from anydiff.molecules.fields import (
     numbers,
     place,
 )
-from anydiff.molecules.records import Record, from_lists, ragged
+from anydiff.molecules.records import from_lists, ragged
 
 __all__ = ["Molecules"]
 
@@ -156,8 +156,8 @@ class Molecules:
             MoleculeError: A molecule has no positions, an atom is no element, or a bond has no order.
         """
         records = []
-        for m, mol in enumerate(mols):
-            for record in records_of_rdkit(mol, f"{name}: molecule {m}"):
+        for m, where, mol in _each(mols, name):
+            for record in records_of_rdkit(mol, where):
                 record.id = m
                 records.append(record)
         return cls(**ragged(records, name), name=name)
@@ -173,7 +173,8 @@ class Molecules:
         Raises:
             MoleculeError: A cell is periodic, or an atom no element.
         """
-        return cls(**ragged(_each(records_of_ase, items, name), name), name=name)
+        records = [r for _, where, item in _each(items, name) for r in records_of_ase(item, where)]
+        return cls(**ragged(records, name), name=name)
 
     @classmethod
     def from_pyg(
@@ -190,8 +191,11 @@ class Molecules:
             MoleculeError: z or pos are missing, or `y` has other columns.
         """
         items = items.to_data_list() if hasattr(items, "to_data_list") else items
-        read = partial(records_of_pyg, prop_names=tuple(prop_names))
-        return cls(**ragged(_each(read, items, name), name), name=name)
+        names = tuple(prop_names)
+        records = [
+            r for _, where, item in _each(items, name) for r in records_of_pyg(item, where, names)
+        ]
+        return cls(**ragged(records, name), name=name)
 
     def place(self, row: int) -> str:
         """The source, molecule and atom of a row, for error messages.
@@ -235,6 +239,8 @@ class Molecules:
         with extra("molecules"):
             from torch_geometric.data import Data
 
+        if np.ndim(m) or not isinstance(m, (int, np.integer)):
+            raise TypeError(f"{m!r} is no number of a molecule; `subset` takes several.")
         if not -len(self) <= m < len(self):
             raise IndexError(f"molecule {m} of {len(self)}")
         m = m % len(self)
@@ -363,8 +369,9 @@ class Molecules:
         return self.props[:, self.prop_names.index(name)]
 
 
-def _each(
-    read: Callable[[Any, str], Iterator[Record]], items: Iterable[Any], name: str
-) -> Iterator[Record]:
+def _each(items: Iterable[Any], name: str) -> Iterator[tuple[int, str, Any]]:
+    """Each item with its number, and its place for error messages."""
+    if not isinstance(items, Iterable) and not hasattr(items, "__getitem__"):
+        raise MoleculeError(f"{name}: {type(items).__name__} is given; give a list of molecules.")
     for m, item in enumerate(items):
-        yield from read(item, f"{name}: molecule {m}")
+        yield m, f"{name}: molecule {m}", item

@@ -79,7 +79,8 @@ class Properties:
             names: One or more of their properties.
 
         Raises:
-            ValueError: The molecules lack a property, or its known values are all equal.
+            ValueError: The molecules lack a property, or its known values are all equal, or nearly so in
+                float32.
         """
         names = (names,) if isinstance(names, str) else tuple(names)
         values = molecules_values(molecules, names)
@@ -89,6 +90,13 @@ class Properties:
             raise ValueError(f"{molecules.name}: no value of {names[int(count.argmin())]} known.")
         mean = np.where(known, values, 0).sum(0) / count
         mad = np.where(known, abs(values - mean), 0).sum(0) / count
+        lost = (mad > 0) & (mad < 1000 * abs(mean) * np.finfo(np.float32).eps)
+        if lost.any():
+            k = int(np.argmax(lost))
+            raise ValueError(
+                f"{molecules.name}: {names[k]} differs by {mad[k]:g} around {mean[k]:g}, too little for "
+                "batches in float32; subtract a number that all have in common."
+            )
         return cls(names, tuple(mean), tuple(mad))
 
     @property

@@ -81,6 +81,7 @@ def load_qm9(
     data: PathLike = "5k",
     root: PathLike | None = None,
     *,
+    skip: bool = False,
     cache: PathLike | None = None,
     progress: bool = True,
 ) -> Molecules:
@@ -95,13 +96,14 @@ def load_qm9(
         data: "5k", "full", or the path of a file or folder.
         root: The root folder of PyG's `QM9` dataset, from which to read "full". Tensors and text are
             read from it, and no code is run.
+        skip: Leave out molecules of text files that are faulty, with one warning.
         cache: The folder for the parsed arrays; by default `anydiff` in `$XDG_CACHE_HOME` or in
             `~/.cache`.
         progress: Whether to show a progress bar while parsing.
 
     Raises:
         MoleculeError: A file is missing, cut short or faulty; the message names it. Or a folder is given
-            of which nothing is read.
+            of which nothing is read, or `skip` with QM9 itself.
         ImportError: The source's package is not installed.
     """
     for given, only in ((root, data == "full"), (cache, data == "full" and root is None)):
@@ -110,6 +112,8 @@ def load_qm9(
                 f"{given} is a folder for the full QM9, but the data are {data!r}; leave it out, or give "
                 '"full".'
             )
+    if skip and data in ("5k", "full"):
+        raise MoleculeError(f"no molecule of {data} is faulty; leave out skip=True.")
     if data == "5k":
         return read_molecules(Path(__file__).with_name("qm9_5k.npz"))
     if data != "full":
@@ -117,7 +121,7 @@ def load_qm9(
             raise MoleculeError(
                 f"{os.fspath(data)!r}: give 5k, full, or the path of a file or folder."
             )
-        return read_molecules(data)
+        return read_molecules(data, skip=skip)
     if root is not None:
         return _read_pyg(root)
 

@@ -71,6 +71,19 @@ def test_an_element_that_the_model_has_not_is_named(folder, tmp_path, capsys):
     assert "atom 1 is Se, which is not among H B C N O F Si P S Cl Br I" in capsys.readouterr().err
 
 
+def test_faulty_molecules_of_the_data_may_be_skipped(folder, tmp_path, capsys):
+    text = (folder / "mine.sdf").read_text()
+    (tmp_path / "part.sdf").write_text(text + text.replace(" S ", " R#", 1))
+    words = ["--epochs", 1, "--hidden", 8, "--layers", 1, "--accelerator", "cpu"]
+    words += ["--data", tmp_path / "part.sdf", "--out", tmp_path / "run"]
+    with pytest.raises(SystemExit):
+        call("train", "molecules", *words)
+    assert "'R#' is not an element" in capsys.readouterr().err
+    call("train", "molecules", *words, "--skip-faulty")
+    assert "1 of 30 molecules are left out" in capsys.readouterr().err
+    assert (tmp_path / "run/model.safetensors").exists()
+
+
 def test_data_without_hydrogens_are_warned_of(tmp_path, capsys):
     some = embedded(*MINE)
     heavy = some.z > 1

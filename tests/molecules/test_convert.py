@@ -100,6 +100,8 @@ def test_from_rdkit_what_has_no_meaning_is_refused():
     ):
         with pytest.raises(MoleculeError, match=f"^mine: {message}"):
             Molecules.from_rdkit([embedded("C"), mol], "mine")
+    with pytest.raises(MoleculeError, match="mine: Mol is given; give a list of molecules"):
+        Molecules.from_rdkit(embedded("C"), "mine")
     with pytest.raises(MoleculeError, match="mine holds no molecules"):
         Molecules.from_rdkit([], "mine")
 

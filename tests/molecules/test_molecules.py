@@ -60,6 +60,9 @@ def test_a_subset_holds_the_molecules_asked_for(molecules):
     assert torch.equal(molecules[-1].pos, molecules[4999].pos)
     with pytest.raises(IndexError, match="5000"):
         molecules[5000]
+    for several in (slice(3), [1, 2], np.array([1]), 1.0):
+        with pytest.raises(TypeError, match="`subset` takes several"):
+            molecules[several]
 
 
 @pytest.mark.parametrize(
@@ -383,6 +386,8 @@ def test_conformers_of_a_molecule_stay_in_one_part(labels):
 def test_what_is_neither_a_name_nor_a_path_is_told():
     with pytest.raises(MoleculeError, match="'6k': give 5k, full, or the path"):
         load_qm9("6k")
+    with pytest.raises(MoleculeError, match="leave out skip"):
+        load_qm9("5k", skip=True)
 
 
 @needs_full
@@ -513,6 +518,15 @@ def test_a_sampler_refuses_what_it_cannot_do():
         SizeBatchSampler([3, 4])
     with pytest.raises(ValueError, match="costs 16"):
         SizeBatchSampler([3, 4], budget=15)
+    for sizes in ([], [[3]], [3, 0], [3, -1], [3.0], ["a"]):
+        with pytest.raises(ValueError, match=r"sizes are .*whole numbers"):
+            SizeBatchSampler(sizes, 2)
+    for batch_size in (0, -1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=r"batch_size is .*whole number"):
+            SizeBatchSampler([3, 4], batch_size)
+    for budget in (0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="budget is"):
+            SizeBatchSampler([3, 4], budget=budget)
 
 
 def test_the_loader_serves_every_molecule(molecules):

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_what_is_unknown_stays_so_and_does_not_count(molecules):
     )
     c = gaps.encode(torch.tensor([[0.2, math.nan]]))
     assert c.isnan().tolist() == [[False, True]]
+
+
+def test_values_that_float32_cannot_tell_apart_are_refused(molecules):
+    part = molecules.subset([0, 1, 2])
+    far = np.array([[1e6], [1e6 + 1], [1e6 + 3]])
+    with pytest.raises(ValueError, match=r"e differs by .* around .*subtract a number"):
+        Properties.from_molecules(replace(part, props=far, prop_names=("e",)), "e")
+    near = Properties.from_molecules(replace(part, props=far - 1e6, prop_names=("e",)), "e")
+    assert near.mad[0] == pytest.approx(10 / 9)
 
 
 def test_the_config_goes_through_json(properties):
