@@ -87,7 +87,7 @@ def _checked(draws: Any, truth: Any) -> tuple[Tensor, Tensor]:
 
 
 def _floats(x: Any, name: str) -> Tensor:
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and not x.is_complex():
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())
     try:
         return torch.from_numpy(numbers(x))

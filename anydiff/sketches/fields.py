@@ -74,5 +74,10 @@ def as_stroke(values: Any, where: str) -> np.ndarray:
     if stroke.size == 0:
         return stroke.reshape(0, 2)
     if stroke.ndim != 2 or stroke.shape[1] != 2:
-        raise SketchError(f"{where} is {stroke.shape}; give (n, 2) rows, np.transpose of [xs, ys].")
+        hint = (
+            "np.transpose of [xs, ys]"
+            if stroke.ndim > 1
+            else "in a list of strokes for each sketch"
+        )
+        raise SketchError(f"{where} is {stroke.shape}; give (n, 2) rows, {hint}.")
     return stroke

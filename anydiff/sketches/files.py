@@ -234,9 +234,10 @@ def _records(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     """Where each object of a file stands, and the object."""
     try:
         if path.suffix.lower() == ".json":
+            text = path.read_text(encoding="utf-8-sig")
             try:
-                found = json.loads(path.read_text(encoding="utf-8-sig"))
-            except (json.JSONDecodeError, RecursionError):
+                found = json.loads(text)
+            except (ValueError, RecursionError):
                 pass  # lines, or faulty ones
             else:
                 for m, record in enumerate(found if isinstance(found, list) else [found]):

@@ -71,5 +71,7 @@ def test_a_score_of_what_is_missing_is_missing():
 def test_what_cannot_be_scored_is_named(score):
     with pytest.raises(ValueError, match="truth: it holds <U4"):
         score([[1.0]], ["2020"])
+    with pytest.raises(ValueError, match="draws: it holds complex64"):
+        score(torch.ones(3, 1, dtype=torch.complex64), [1.0])
     with pytest.raises(ValueError, match=r"draws is \(3,\)"):
         score([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])

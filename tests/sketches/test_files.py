@@ -181,6 +181,15 @@ def test_lines_may_be_packed_and_begin_with_a_mark(tmp_path):
     (tmp_path / "f.json").write_text(json.dumps([*records(), {"drawing": 3}]))
     with pytest.raises(SketchError, match=r"f\.json, record 4: should be an object"):
         read_sketches(tmp_path / "f.json")
+    for text, message in (
+        (f'[{{"drawing": [[[1{"0" * 5000}], [2]]]}}]', "not finite"),
+        ("[" * 100_000, "cut short"),
+        ('{"drawing": [[[1, 2],', "cut short"),
+    ):
+        (tmp_path / "f.json").write_text(text)
+        with pytest.raises(SketchError, match=rf"f\.json, line 1: .*{message}"):
+            read_sketches(tmp_path / "f.json")
+    text = "\n".join(map(json.dumps, records()))
     cut = gzip.compress(text.encode())[:-12]
     (tmp_path / "b.ndjson.gz").write_bytes(cut)
     with pytest.raises(SketchError, match="not a readable text file"):

@@ -99,7 +99,7 @@ def test_arrays_that_cannot_be_right_are_refused(changes, message):
         ([[1, 2, 3], [4, 5, 6]], r"is \(2, 3\)"),
         (np.zeros((4, 3)), r"is \(4, 3\)"),
         (np.zeros((1, 3, 2)), r"is \(1, 3, 2\)"),
-        (np.zeros(4), r"is \(4,\)"),
+        (np.zeros(4), r"is \(4,\); give \(n, 2\) rows, in a list of strokes for each sketch"),
         (3.0, r"is \(\)"),
         ([[1, 2], [3]], "is not of numbers"),
         ([["a", "b"]], "is not of numbers"),
