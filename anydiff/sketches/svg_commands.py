@@ -90,16 +90,18 @@ def read_commands(d: str, most: int) -> Iterator[tuple[str, list[float], int, st
 def _fewest_points(d: str) -> int:
     """A bound from below of the points of a path: its runs of digits, by the numbers a point takes."""
     text = np.frombuffer(d.encode("ascii", "replace"), np.uint8)
-    digits = np.isin(text, np.frombuffer(b"0123456789.eE", np.uint8))
-    runs = np.flatnonzero(digits[1:] > digits[:-1])
+    digit = np.zeros(256, np.bool_)
+    digit[list(b"0123456789.eE")] = True
     takes = np.zeros(256, np.int64)
     for letter, count in TAKES.items():
         takes[[ord(letter), ord(letter.lower())]] = count
+    digits = digit[text]
+    begins = np.append(digits[1:] > digits[:-1], False)  # before each run
     letters = np.flatnonzero(takes[text])
+    runs = np.add.reduceat(begins, letters, dtype=np.int64) if len(letters) else letters
     twice = 2 if "e" in d or "E" in d else 1  # 1e-5 is two runs
-    numbers = np.diff(np.searchsorted(runs, letters), append=len(runs))
     moves = d.count("M") + d.count("m")
-    return int((numbers // (twice * takes[text[letters]])).sum()) - moves
+    return int((runs // (twice * takes[text[letters]])).sum()) - moves
 
 
 def _read_arcs(arguments: str) -> tuple[list[str], str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anydiff.sketches import svg as svg_files
-from anydiff.sketches import svg_paths
+from anydiff.sketches import svg_commands, svg_paths
 from anydiff.sketches.films import write_animated_svg
 from anydiff.sketches.sketches import SketchError, Sketches
 from anydiff.sketches.svg import parse_path, read_svg, write_svg
@@ -176,6 +176,17 @@ def test_arcs_with_odd_numbers():
 def test_a_faulty_path_is_named_by_position(d, message):
     with pytest.raises(SketchError, match=message):
         parse_path(d)
+
+
+def test_no_text_is_taken_for_longer_than_it_is():
+    rng = np.random.default_rng(0)
+    parts = "M1 1,m-1.5.5,l1-1,L1e-5 2,h1 2.5.5,V-1e+3,z,c1 2 3 4 5 6,a1 1 0 01.5.5,T1 1 2 2,x,1"
+    for _ in range(2000):
+        d = "".join(rng.choice(parts.split(","), rng.integers(1, 12)))
+        paths = svg_paths.Paths()
+        if not paths.add(d):
+            assert svg_commands._fewest_points(d) <= len(paths) + len(paths.curves)
+    assert svg_commands._fewest_points("M0 0l1 1-2-2 3,3h.5.5") == 4  # only .5.5 is missed
 
 
 @pytest.mark.parametrize(
