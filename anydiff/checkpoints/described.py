@@ -20,15 +20,9 @@ from anydiff.denoisers.configured import planned
 from anydiff.predictions import TARGETS, Preconditioned, Target
 
 __all__ = [
-    "Unknown",
-    "build",
-    "build_target",
-    "check",
-    "describe",
-    "describe_target",
-    "known",
-    "plain",
-]
+    "Unknown", "build", "build_target", "check", "check_fields", "check_shapes", "describe",
+    "describe_target", "known", "plain",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -238,6 +232,20 @@ def check(value: Any, hint: Any, name: str, most: int = LARGEST, longest: int = 
             raise ValueError(f"{name} is {number:.3g}, and no tensor of the file is as large")
 
 
+def check_fields(made: Any) -> None:
+    """Check that an object whose arguments came from a file has fields of the types that it declares.
+
+    Arguments:
+        made: Of a dataclass.
+
+    Raises:
+        ValueError: If a field is of another type, not finite, or too large.
+    """
+    for name, hint in get_type_hints(type(made).__init__).items():
+        if name != "return":
+            check(getattr(made, name), hint, name)
+
+
 def _named(hint: Any) -> str:
     return str(getattr(hint, "__name__", hint)).replace("collections.abc.", "")
 
@@ -267,9 +275,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in inner)
     if hint in (bool, int, float):
-        if not (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))):
+        if not isinstance(value, int | float) or not -math.inf < value < math.inf:
             return False
-        return hint is float or bool(value in (0, 1) if hint is bool else value == int(value))
+        if hint is float:
+            return abs(value) < 1e308  # JSON has larger ones, as whole numbers
+        return bool(value in (0, 1) if hint is bool else value == int(value))
     if hint is Tensor:
         return isinstance(value, list) and all(_fits(v, float) for v in value)
     if origin is not None and issubclass(origin, Mapping):

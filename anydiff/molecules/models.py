@@ -7,7 +7,7 @@ properties their units and the pairs of size and property that occur. One file k
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.checkpoints.described import check
+from anydiff.checkpoints.described import check, check_fields
 from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
@@ -73,11 +73,12 @@ class MoleculeModel(KindModel):
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> MoleculeModel:
         properties, pairs = None, None
         if "properties" in extra:
-            check(extra["properties"]["names"], Sequence[str], "names")
             properties = Properties.from_config(extra["properties"])
+            check_fields(properties)
             check_shape((None, len(properties.names)), "a column for each", values=extra["values"])
             pairs = PropertyDistribution(extra["of_size"], extra["values"])
         atoms = Atoms.from_config(extra["atoms"])
+        check_fields(atoms)
         sizes = SizeDistribution(extra["sizes"])
         check(extra.get("data"), str | None, "data")
         made = cls(diffusion, atoms, sizes, properties, pairs, extra.get("data"))

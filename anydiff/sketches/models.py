@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.checkpoints.described import check
+from anydiff.checkpoints.described import check, check_fields
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
@@ -65,6 +65,7 @@ class SketchModel(KindModel):
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> SketchModel:
         rows = rows_from_config(extra["rows"])
+        check_fields(rows)
         lengths = LengthDistribution(extra["lengths"])
         how = {key: extra.get(key, False) for key in ("skip_empty", "normalise")}
         for key, value in how.items():
