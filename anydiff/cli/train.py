@@ -171,7 +171,8 @@ def sketches(
         asked, folder, model, unpack,
         loader(items, asked.batch_size, seed=asked.seed),
         loader(check, asked.batch_size, shuffle=False),
-        {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell},
+        {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell}
+        | ({"normalise": True} if normalise else {}),
         {"warmup": 100, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 200},
     )  # fmt: skip

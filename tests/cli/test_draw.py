@@ -1,5 +1,6 @@
 """The commands from training to figures, with small networks and little data."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 import anydiff
 from anydiff.cli import train
 from anydiff.cli.main import main
+from anydiff.cli.sketches import begin
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet, UNet
 from anydiff.images.models import ImageModel
@@ -23,6 +25,7 @@ from anydiff.molecules.models import MoleculeModel
 from anydiff.molecules.qm9 import load_qm9
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.kanji import load_kanji
+from anydiff.sketches.models import SketchModel
 
 FORMAT2 = Path(__file__).parents[1] / "goldens/format2"
 DRAWN = {"molecules": "samples.sdf", "sketches": "samples.ndjson", "images": "samples.npz"}
@@ -380,3 +383,16 @@ def test_a_run_goes_on_unless_its_settings_differ(tmp_path, capsys):
     with pytest.raises(SystemExit):
         call(*words, 16, "--epochs", 3, "--resume")
     assert "hidden 8 there and 16 here" in capsys.readouterr().err
+
+
+def test_a_model_of_normalised_sketches_begins_with_such(tmp_path):
+    data = tmp_path / "data.ndjson"
+    write_ndjson(data, load_kanji().subset(range(40)))
+    common = {"hidden": 8, "layers": 1, "epochs": 1, "accelerator": "cpu"}
+    path = train.sketches(str(data), normalise=True, out=tmp_path / "run", **common)
+    model = SketchModel.load(path)
+    assert model.normalise and json.loads((path.parent / "settings.json").read_text())["normalise"]
+    write_ndjson(tmp_path / "other.ndjson", load_kanji().subset(range(40, 50)))
+    for given in (str(data), str(tmp_path / "other.ndjson")):
+        low, high = begin(model, given).box
+        assert np.allclose((high - low).max(1), 1)
