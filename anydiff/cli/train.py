@@ -152,6 +152,10 @@ def sketches(
     from anydiff.training.muon import Muon
 
     asked = Run(out=out, batch_size=batch_size, **run)
+    if skip_empty and data in SketchModel.names:
+        raise ValueError(
+            f"--skip-empty is for files, and {data} has no empty sketches; leave it out."
+        )
     positive(hidden=hidden, layers=layers)
     folder = run_folder(asked)
     known = load_sketches(data, skip_empty=skip_empty, normalise=normalise)
