@@ -156,21 +156,25 @@ def _stacked(
         raise ImageError(f"{name}: holds {found.some()}, no images ({', '.join(SUFFIXES)}).")
     pixels, grey = np.empty((0, 0, 0, 0), np.uint8), True
     bar = tqdm(files, desc="reading images", unit=" files", disable=len(files) < _MANY)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for m, file in enumerate(bar):
+    for m, file in enumerate(bar):
+        with warnings.catch_warnings(
+            record=True
+        ) as told:  # by Pillow, without the name of the file
+            warnings.simplefilter("always")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = _read(file, sizes, channels)
-            if m == 0:
-                _check_memory(name, len(files), image)
-                pixels = np.empty((len(files), *image.shape), np.uint8)
-            elif image.shape != pixels.shape[1:]:
-                (h, w), (first_h, first_w) = image.shape[:2], pixels.shape[1:3]
-                raise ImageError(
-                    f"{file.name}: {w} × {h} pixels, but {files[0].name} is {first_w} × {first_h}; give "
-                    "a size to resample them to."
-                )
-            pixels[m] = image
-            grey = grey and bool((image[..., :1] == image).all())
+        found.doubts += [f"{file.name}: {note.message}" for note in told[:1]]
+        if m == 0:
+            _check_memory(name, len(files), image)
+            pixels = np.empty((len(files), *image.shape), np.uint8)
+        elif image.shape != pixels.shape[1:]:
+            (h, w), (first_h, first_w) = image.shape[:2], pixels.shape[1:3]
+            raise ImageError(
+                f"{file.name}: {w} × {h} pixels, but {files[0].name} is {first_w} × {first_h}; give a "
+                "size to resample them to."
+            )
+        pixels[m] = image
+        grey = grey and bool((image[..., :1] == image).all())
     if channels is None and grey:
         pixels = pixels[..., :1]
 

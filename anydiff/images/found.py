@@ -63,12 +63,14 @@ class Found:
         others: The names of what is left out.
         empty: The names of the folders at the top that hold no image.
         listed: The contents of `dataset.json`, if it is there.
+        doubts: What Pillow warned of in reading the files.
     """
 
     files: list[File]
     others: list[str]
     empty: list[str] = field(default_factory=list)
     listed: bytes | None = None
+    doubts: list[str] = field(default_factory=list)
 
     @classmethod
     def in_folder(cls, folder: Path) -> Found:
@@ -174,6 +176,9 @@ class Found:
         if self.others:
             one, several = "file is no image and left out", "files are no images and left out"
             notes.append(_count(self.others, one, several))
+        if self.doubts:
+            one, several = "file is doubtful", "files are doubtful"
+            notes.append(_count([doubt.rstrip(".") for doubt in self.doubts], one, several))
         if self.listed is not None:
             return notes
         tops = {file.parts[0] for file in self.files if len(file.parts) > 1}

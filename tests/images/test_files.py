@@ -136,6 +136,18 @@ def test_a_stray_image_and_an_empty_class_are_said(tmp_path):
         read_folder(tmp_path / "none")
 
 
+def test_what_pillow_warns_of_is_said_with_the_file(tmp_path):
+    save(tmp_path / "a.png")
+    for name in ("b.tif", "c.tif"):
+        raw = bytearray(save(tmp_path / name, random(4, 5, 3)).read_bytes())
+        at = int.from_bytes(raw[4:8], "little")  # the table of tags
+        raw[at : at + 2] = (int.from_bytes(raw[at : at + 2], "little") + 9).to_bytes(2, "little")
+        (tmp_path / name).write_bytes(raw)
+    with pytest.warns(UserWarning, match=r"2 files are doubtful, first .*b\.tif: ") as told:
+        assert len(read_folder(tmp_path)) == 3
+    assert len(told) == 1
+
+
 def test_images_that_fill_the_memory_are_refused(tmp_path, monkeypatch):
     for k in range(3):
         save(tmp_path / f"{k}.png", random(20, 20, 3))
