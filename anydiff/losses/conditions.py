@@ -62,8 +62,10 @@ def shares(values: Shares, what: str) -> Any:
     Raises:
         ValueError: If one lies outside [0, 1].
     """
-    given = values if isinstance(values, Mapping) else {what: values}
-    check_range("[0, 1]", **{f"{what} of {k}": v for k, v in given.items() if v is not None})
+    given: dict[str, Any] = {what: values}
+    if isinstance(values, Mapping):
+        given = {f"{what} of {name}": value for name, value in values.items()}
+    check_range("[0, 1]", **{name: value for name, value in given.items() if value is not None})
     return values
 
 

@@ -111,6 +111,7 @@ def sample(
             one for each item.
     """
     check_predictor(predictor=predictor)
+    check_kind(Callable | None, "a function of a Progress", callback=callback)
     levels = plan(predictor.schedule, steps, sampler, grid, start)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     check_floating(x_T=like)
@@ -253,9 +254,8 @@ def watched(steps: int, callback: Callback | None, progress: bool) -> Iterator[R
         yield report
 
 
-_runs: dict[
-    nn.Module, int
-] = {}  # of each module in train mode, the runs that have put it in eval mode
+# of each module in train mode, how many runs have put it in eval mode
+_runs: dict[nn.Module, int] = {}
 _lock = threading.Lock()
 
 
