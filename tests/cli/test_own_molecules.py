@@ -126,3 +126,16 @@ def test_packages_are_missed_before_training(tmp_path, capsys, monkeypatch):
             f'{missing} is not installed: pip install "anydiff[{name}]"' in capsys.readouterr().err
         )
         assert not (tmp_path / "run/last.ckpt").exists()
+
+
+def test_what_was_drawn_is_written_whatever_becomes_of_its_metrics(
+    folder, tmp_path, capsys, monkeypatch
+):
+    def fails(*_, **__):
+        raise ValueError("this cannot be measured.")
+
+    monkeypatch.setattr("anydiff.cli.molecules.compare_parts", fails)
+    words = ["--steps", 2, "--num", 3, "--accelerator", "cpu", "--out", tmp_path / "out"]
+    call("sample", folder / "run/model.safetensors", "--data", folder / "mine.sdf", *words)
+    assert "no metrics: this cannot be measured." in capsys.readouterr().out
+    assert len(read_molecules(tmp_path / "out/samples.sdf")) == 3
