@@ -134,7 +134,7 @@ def check_kind(kind: Any, hint: str, **values: Any) -> None:
             raise ValueError(
                 f"{name} is the class {value.__name__}; call it: {value.__name__}(...)."
             )
-        if not isinstance(value, kind):
+        if isinstance(value, type) or not isinstance(value, kind):
             raise ValueError(f"{name} is {shown(value)}; give {hint}.")
 
 

@@ -34,6 +34,7 @@ from anydiff.predictions import (
 from anydiff.samplers import sample
 from anydiff.schedules import Cosine, Schedule
 from anydiff.spaces import DENSE, Random, Space, check_space
+from anydiff.spaces.draws import check_generator
 
 __all__ = ["GaussianDiffusion"]
 
@@ -135,6 +136,7 @@ class GaussianDiffusion(nn.Module):
         """
         check_space(space=space)
         check_floating(x0=x0)
+        check_generator(generator)
         check_shape(x0.shape, "draw it with space.noise(x0)", x0.dtype, noise=noise)
         drawn = t is None
         x0 = x0.to(at_least_float32(x0))

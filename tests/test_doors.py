@@ -112,7 +112,8 @@ DOORS = {
     ),
     "loss": door(
         MODEL.loss,
-        {"x0": FLOATS, "t": TIMES, "noise": LIKE_X, "space": SPACE},
+        {"x0": FLOATS, "t": TIMES, "noise": LIKE_X, "space": SPACE,
+         "generator": [0, "x", torch.Generator, {1}]},
         x0=X, t=T, noise=NOISE,
     ),
     "forward": door(MODEL, {"x0": FLOATS, "t": TIMES}, x0=X, t=T),
@@ -121,7 +122,8 @@ DOORS = {
     "diffusion.sample": door(
         MODEL.sample,
         OPTIONS | {"shape": [8, "ab", (2.5, 3), (-1, 3), (), None, X.int()], "space": SPACE,
-                   "grid": GRID, "cond": [X, "label", 3], "start": [*NUMBER, 0, 1.5]},
+                   "grid": GRID, "cond": [X, "label", 3], "callback": [3, "x", list],
+                   "start": [*NUMBER, 0, 1.5]},
         shape=(B, D), steps=2,
     ),
     "sample": door(
@@ -154,6 +156,11 @@ DOORS = {
         OptimalVariance.estimate,
         {"points": [1, *COUNT], "batches": [[(MODEL, X)]]},
         batches=[(P, X)], points=3,
+    ),
+    "towards": door(
+        guidance.towards,
+        {"predictor": PREDICTOR, "term": FUNCTION, "scale": SCALE},
+        predictor=P, term=lambda x, at: (None, x.sum(1)), scale=1.0,
     ),
     "classifier_free": door(
         guidance.classifier_free,
@@ -318,6 +325,12 @@ DOORS = {
         Masked.from_lengths,
         {"lengths": [[0, 2], [1.5, 2.0], [True, True], [[1]], []], "size": [2, *COUNT]},
         lengths=[2, 3],
+    ),
+    "Ragged": door(
+        Ragged,
+        {"index": [T, torch.zeros(2, 2).long(), [0, 1], torch.tensor([0, 3])],
+         "num_items": [-1, 2.5, True, "3", None], "centered": [-1, 2.5, True, None]},
+        index=torch.tensor([0, 0, 1]), num_items=2,
     ),
     "Ragged.from_sizes": door(
         Ragged.from_sizes, {"sizes": [[0, 2], [1.5, 2.0], [True, True], [[1]]]}, sizes=[2, 3]

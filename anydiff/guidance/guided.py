@@ -60,9 +60,10 @@ def towards(predictor: Predictor, term: Term, scale: Scale, *, bounded: bool = F
             :math:`\Delta` is the move of x0 at w = 1.
 
     Raises:
-        ValueError: If the predictor or the scale is none.
+        ValueError: If an argument is not of its kind.
     """
     check_predictor(predictor=predictor)
+    check_kind(Callable, "a function (x_t, level) -> (prediction, (B,))", term=term)
     check_scale(scale)
     space = predictor.space
 

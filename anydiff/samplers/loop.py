@@ -234,7 +234,11 @@ def watched(steps: int, callback: Callback | None, progress: bool) -> Iterator[R
 
     Yields:
         The `report` of :func:`follow`, which calls the callback and updates the progress bar.
+
+    Raises:
+        ValueError: If the callback is no function.
     """
+    check_kind(Callable | None, "a function of a Progress", callback=callback)
     bar: Any = nullcontext()
     if progress:
         from tqdm.auto import tqdm

@@ -17,8 +17,8 @@ from torch import Generator, Tensor
 from anydiff.checks import number, shown
 
 __all__ = [
-    "Random", "Seed", "check_count", "child", "generators", "normal", "rand", "randn", "seeds",
-    "uniforms",
+    "Random", "Seed", "check_count", "check_generator", "child", "generators", "normal", "rand",
+    "randn", "seeds", "uniforms",
 ]  # fmt: skip
 
 Random = Generator | Sequence[Generator] | None
@@ -161,5 +161,22 @@ def check_count(generators: Sequence[object], items: int) -> None:
     Raises:
         ValueError: If their number is not B.
     """
+    check_generator(generators)
     if len(generators) != items:
         raise ValueError(f"{len(generators)} generators for {items} items; give one, or one each.")
+
+
+def check_generator(generator: Any) -> None:
+    """Raise an error unless random numbers can be drawn from a generator, or from one for each item.
+
+    Arguments:
+        generator: A generator, a list of them or of seeds, or None.
+
+    Raises:
+        ValueError: If it is something else, as a seed.
+    """
+    if not isinstance(generator, Generator | list | tuple | None):
+        raise ValueError(
+            f"generator is {shown(generator)}; give a torch.Generator().manual_seed(...), or a list of "
+            "one for each item."
+        )

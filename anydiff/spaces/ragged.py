@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.types import Device
 
+from anydiff.checks import check_shape, check_whole, read
 from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space, counts
 
@@ -27,6 +28,9 @@ class Ragged(Space):
             when the data are independent of translations. This removes `centered` dimensions from
             every item.
 
+    Raises:
+        ValueError: If the index is not of integers below `num_items`, or a number is below 0.
+
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 3.1.
         https://arxiv.org/abs/2203.17003
@@ -35,6 +39,17 @@ class Ragged(Space):
     index: Tensor
     num_items: int
     centered: int = 0
+
+    def __post_init__(self) -> None:
+        check_shape((None,), "give the item of each row", index=self.index)
+        check_whole("[0, inf)", num_items=self.num_items, centered=self.centered)
+        if self.index.is_floating_point() or self.index.dtype == torch.bool:
+            raise ValueError(
+                f"index is of {self.index.dtype}; give the item of each row, integers."
+            )
+        if read((self.index < self.num_items).all()) is False:
+            last = int(self.index.max())
+            raise ValueError(f"num_items is {self.num_items} and index goes to {last}; give more.")
 
     @classmethod
     def from_sizes(
