@@ -20,7 +20,7 @@ from anydiff.denoisers.configured import planned
 from anydiff.predictions import TARGETS, Preconditioned, Target
 
 __all__ = [
-    "Unknown", "build", "build_target", "check", "check_fields", "check_shapes", "describe",
+    "Unknown", "assemble", "build", "build_target", "check", "check_fields", "check_shapes", "describe",
     "describe_target", "known", "plain",
 ]  # fmt: skip
 
@@ -137,8 +137,32 @@ def build(entry: Any, wanted: type[T], held: Mapping[str, Tensor], depth: int = 
         raise ValueError(f"{name} is no {_named(wanted)}, not one of {room}")
     if depth > DEEPEST:
         raise ValueError(f"{name} is an argument of {depth} objects, one within the other")
-    hints, limits = get_type_hints(kind.__init__), _limits(kind, held)
-    arguments: dict[str, Any] = {}
+    made: T = assemble(kind, config, held, depth)
+    return made
+
+
+def assemble(
+    kind: type[T],
+    config: Mapping[str, Any],
+    held: Mapping[str, Tensor],
+    depth: int = 0,
+    **given: Any,
+) -> T:
+    """The object of a class with the arguments of a file; the second half of :func:`build`.
+
+    Arguments:
+        kind: The class.
+        config: The arguments.
+        held: The tensors that the file has for it, by name.
+        depth: How many objects this one is an argument of.
+        given: Arguments that are built already.
+
+    Raises:
+        Unknown: If an argument is an object that the library does not have.
+        ValueError: If the arguments are of other types than the constructor's, or too large for the file.
+    """
+    name, hints, limits = kind.__name__, get_type_hints(kind.__init__), _limits(kind, held)
+    arguments = dict(given)
     for key, value in config.items():
         if key not in hints:
             raise ValueError(f"{name} has no argument {key!r}")
@@ -146,10 +170,18 @@ def build(entry: Any, wanted: type[T], held: Mapping[str, Tensor], depth: int = 
             value = build(value, hints[key], held, depth + 1)
         check(value, hints[key], key, *limits)
         arguments[key] = value
-    if name in denoisers.__all__:
-        check_shapes(planned(lambda: kind(**arguments), len(held)).state_dict(), held, name)
-    made: T = kind(**arguments)
-    return made
+
+    def make() -> T:
+        return kind(**arguments)
+
+    if _is_network(kind):
+        check_shapes(planned(make, len(held)).state_dict(), held, name)
+    return make()
+
+
+def _is_network(kind: type[Any]) -> bool:
+    """Whether it is a module that `configured` decorates, and can be planned."""
+    return issubclass(kind, nn.Module) and hasattr(kind.__init__, "__wrapped__")
 
 
 def check_shapes(own: Mapping[str, Any], held: Mapping[str, Any], name: str) -> None:
@@ -204,9 +236,7 @@ def _limits(kind: type[Any], held: Mapping[str, Tensor]) -> tuple[int, int]:
     if not issubclass(kind, nn.Module):
         return LARGEST, LARGEST
     # networks count the steps of a chain too; a list says something of each of their layers
-    return max(LARGEST, largest) if kind.__name__ in denoisers.__all__ else largest, max(
-        64, len(held)
-    )
+    return max(LARGEST, largest) if _is_network(kind) else largest, max(64, len(held))
 
 
 def check(value: Any, hint: Any, name: str, most: int = LARGEST, longest: int = LARGEST) -> None:

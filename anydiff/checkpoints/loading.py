@@ -25,7 +25,7 @@ from anydiff.losses import SquaredError, Times, Weighting
 from anydiff.predictions import TARGETS, Target
 from anydiff.schedules import Schedule
 
-__all__ = ["CheckpointError", "load", "reading"]
+__all__ = ["CheckpointError", "contents", "fill", "load", "reading"]
 
 CLASSES: dict[str, Any] = {
     "denoiser": nn.Module, "schedule": Schedule, "weighting": Weighting, "times": Times,
@@ -133,7 +133,7 @@ def load(
         diffusion = GaussianDiffusion(**built, prediction=target, **shares)
     for part, module in parts(diffusion).items():
         with reading(path, part):
-            _fill(module, _part(tensors, part))
+            fill(module, _part(tensors, part))
         for key, parameter in module.named_parameters():
             if f"{part}.{clean(key)}" in config["fixed"]:
                 parameter.requires_grad_(False)
@@ -142,19 +142,9 @@ def load(
 
 def _read(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of a file and all that it holds by name, tensors and states."""
-    from safetensors import safe_open
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; give a checkpoint written by anydiff.save.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("anydiff")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # of safetensors, of the system, or of a dtype that torch lacks
-        raise CheckpointError(
-            f"{path} is not a safetensors file, or is damaged ({error}); give a checkpoint written by "
-            "anydiff.save."
-        ) from error
+    header, tensors = contents(path, "anydiff")
     if header is None:
         raise CheckpointError(
             f"{path} holds tensors but no anydiff config; load it with safetensors itself."
@@ -175,14 +165,45 @@ def _read(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, config["states"] | tensors
 
 
+def contents(path: PathLike, key: str) -> tuple[str | None, dict[str, Any]]:
+    """An entry of a file's header, None if there is none, and the tensors by name.
+
+    Arguments:
+        path: The file.
+        key: The entry.
+
+    Raises:
+        CheckpointError: If it is no file of safetensors.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(key)
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # of safetensors, of the system, or of a dtype that torch lacks
+        raise CheckpointError(
+            f"{path} is not a safetensors file, or is damaged ({error}); give a file that anydiff wrote."
+        ) from error
+
+
 def _part(values: Mapping[str, Any], part: str) -> dict[str, Any]:
     """The values whose names have a prefix, with the prefix removed."""
     prefix = f"{part}."
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def _fill(module: nn.Module, held: dict[str, Any]) -> None:
-    """Load the state of a module after checking its shapes and dtypes, which the module takes on."""
+def fill(module: nn.Module, held: Mapping[str, Any]) -> None:
+    """Load the state of a module after checking its shapes and dtypes, which the module takes on.
+
+    Arguments:
+        module: The module.
+        held: Its state, by name.
+
+    Raises:
+        ValueError: If the state is another module's, is no floats where there should be some, or is not
+            finite.
+    """
     own, kind = state(module), type(module).__name__
     check_shapes(own, held, kind)
     wide: dict[torch.dtype, torch.dtype] = {}

@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from anydiff.checkpoints.described import assemble, check_fields, plain
+from anydiff.checkpoints.loading import contents, fill, reading
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.points.pairnet import PairNet
 from anydiff.files import PathLike, whole
@@ -182,12 +183,16 @@ class PropertyModel(nn.Module):
         Arguments:
             path: The file.
             about: Notes to store in it, as JSON.
+
+        Raises:
+            ValueError: If JSON cannot hold a note; the error names it.
         """
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         config = self.config | {"properties": self.properties.config}
-        header = json.dumps({"config": config, "about": dict(about or {})})
+        header = json.dumps({"config": config, "about": plain(about or {}, "about")})
+        data = to_bytes(weights, {_KEY: header})
         with whole(path, ".safetensors") as temporary:
-            Path(temporary).write_bytes(to_bytes(weights, {_KEY: header}))
+            Path(temporary).write_bytes(data)
 
     @classmethod
     def load(cls, path: PathLike) -> PropertyModel:
@@ -202,17 +207,15 @@ class PropertyModel(nn.Module):
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: not there; scripts/train_property_model.py makes it.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = (file.metadata() or {}).get(_KEY)
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file, or damaged ({error}).") from error
+        header, weights = contents(path, _KEY)
         if header is None:
             raise ValueError(f"{path} holds no PropertyModel; give a file that its `save` wrote.")
-        described = json.loads(header)
-        config = described["config"]
-        model = cls(**{**config, "properties": Properties.from_config(config["properties"])})
-        model.load_state_dict(weights)
-        model.about = described["about"]
+        with reading(path, "config"):
+            described = json.loads(header)
+            config = dict(described["config"])
+            properties = Properties.from_config(config.pop("properties"))
+            check_fields(properties)
+            model = assemble(cls, config, weights, properties=properties)
+            fill(model, weights)
+            model.about = dict(described["about"])
         return model.eval().requires_grad_(False)

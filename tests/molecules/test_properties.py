@@ -354,6 +354,35 @@ def test_a_file_that_is_no_judge_is_refused(tmp_path):
         PropertyModel.load(path)
 
 
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda c: c["config"].update(layers=10**6), "config cannot be read"),
+        (lambda c: c["config"].update(hidden=50_000), "config cannot be read: the file has"),
+        (lambda c: c["config"].update(pool=3), "pool is 3, not str"),
+        (lambda c: c["config"].update(properties=[]), "config cannot be read"),
+        (lambda c: c["config"]["properties"].update(names=[5, 6]), "names is"),
+        (lambda c: c["config"].update(elements=[1, 6]), "config cannot be read: the file has"),
+        (lambda c: c.pop("about"), "no 'about'"),
+        (lambda c: c.update(about=3), "config cannot be read"),
+        (lambda c: c.clear(), "no 'config'"),
+    ],
+)
+def test_a_file_of_a_judge_is_checked_before_it_is_built(judge, tmp_path, change, named):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = tmp_path / "judge.safetensors"
+    judge.float().save(path)
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = json.loads(file.metadata()["property_model"])
+    change(config)
+    save_file(weights, path, {"property_model": json.dumps(config)})
+    with pytest.raises(ValueError, match=f"judge.safetensors: its .*{named}"):
+        PropertyModel.load(path)
+
+
 def test_a_few_molecules_are_learnt_beyond_their_composition(molecules):
     torch.manual_seed(0)
     properties = Properties.from_molecules(molecules, "alpha")
