@@ -136,30 +136,34 @@ class Finite(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        finite = self._loss.isfinite()
+        size = self._loss.float()
         if getattr(trainer.precision_plugin, "scaler", None) is None:  # it skips such steps itself
-            finite &= get_total_norm(grads).isfinite()
-        first = ~finite & (self._step < 0)
+            size = size + get_total_norm(grads)
+        if pl_module.device.type in self.at_once:
+            if not isfinite(float(size)):
+                raise _diverged(trainer.global_step, self._loss)
+            return
+        first = ~size.isfinite() & (self._step < 0)
         self._step = torch.where(first, trainer.global_step, self._step)
         self._its_loss = torch.where(first, self._loss.float(), self._its_loss)
-        if pl_module.device.type in self.at_once:
-            self._raise()
-            return
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._raise()
+            self._read()
         for grad in grads:
             grad.masked_fill_(self._step >= 0, 0)
 
     def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
-        self._raise()
+        self._read()
 
-    def _raise(self) -> None:
+    def _read(self) -> None:
         if (step := int(self._step)) >= 0:
-            raise Diverged(
-                f"the training diverged: the loss of step {step} is {float(self._its_loss):g} and its "
-                "gradients are not finite; nothing of it was kept. Check the data, or train with a "
-                "smaller learning rate."
-            )
+            raise _diverged(step, self._its_loss)
+
+
+def _diverged(step: int, loss: Tensor) -> Diverged:
+    return Diverged(
+        f"the training diverged: the loss of step {step} is {float(loss):g} and its gradients are not "
+        "finite; nothing of it was kept. Check the data, or train with a smaller learning rate."
+    )
 
 
 class RunBar(ProgressBar):

@@ -8,6 +8,7 @@ to zero over the run, measured in minutes, epochs or steps, whichever ends the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import cos, inf, pi
 from typing import Any, Protocol
 
@@ -71,6 +72,22 @@ class Objective(Protocol):
         """The parameters to optimise."""
 
 
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed what layers such as dropout draw from, for a while; torch's own functions are slow."""
+    own = [torch.default_generator]
+    if device.type == "cuda":
+        own.append(torch.cuda.default_generators[device.index or 0])
+    states = [generator.get_state() for generator in own]
+    for generator in own:
+        generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for generator, state in zip(own, states, strict=True):
+            generator.set_state(state)
+
+
 class DiffusionModule(LightningModule):
     """The training of an objective, as a Lightning module.
 
@@ -116,8 +133,7 @@ class DiffusionModule(LightningModule):
         x0, space, cond = self.unpack(batch)
         # seeded by the batch too, since gradients of several batches may be accumulated in one step
         key = (self.global_step, batch_idx)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(child(self.seed, 2, *key, self.global_rank))  # of dropout
+        with _seeded(self.device, child(self.seed, 2, *key, self.global_rank)):
             loss = self.objective.loss(x0, space=space, generator=self._generator(0, *key), **cond)
         self.log("loss", loss.mean(), batch_size=len(loss))
         return self._mean(loss)

@@ -33,12 +33,11 @@ with extra("train"):
     from pytorch_lightning.callbacks import Callback
     from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
     from pytorch_lightning.plugins.io import CheckpointIO
-    from pytorch_lightning.utilities.exceptions import (
-        MisconfigurationException,  # type: ignore[attr-defined]
-        SIGTERMException,
-    )
+    from pytorch_lightning.utilities import exceptions
 
 __all__ = ["Interrupted", "fit", "trainer"]
+
+MISCONFIGURED: type[Exception] = vars(exceptions)["MisconfigurationException"]  # not typed
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ def trainer(
     options |= {"callbacks": [*ready, *(callbacks or [])], "plugins": plugins}
     try:
         return Trainer(**(options | flags))
-    except (MisconfigurationException, TypeError) as error:
+    except (MISCONFIGURED, TypeError) as error:
         names = ("accelerator", "devices", "strategy", "precision", "plugins")
         given = ", ".join(f"{name} {flags[name]}" for name in names if name in flags)
         raise ValueError(f"there is no trainer with {given}: {error}") from error
@@ -171,7 +170,7 @@ def fit(
         try:
             resume = last if last.exists() else None
             run.fit(module, train, valid, ckpt_path=resume, weights_only=True)
-        except SIGTERMException:  # a request to end the process, not only the training
+        except exceptions.SIGTERMException:  # a request to end the process, not only the training
             raise
         except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has saved
             signal.signal(signal.SIGINT, handler)  # it leaves Ctrl-C without effect

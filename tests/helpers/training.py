@@ -31,6 +31,21 @@ class MLP(nn.Module):
         return self.layers(torch.cat([x_t, t[:, None].to(x_t.dtype)], 1))
 
 
+class Point(nn.Module):
+    """Anything with a loss: here the distance of the data from one learned point."""
+
+    def __init__(self):
+        super().__init__()
+        self.point = nn.Parameter(torch.zeros(2))
+
+    def loss(self, x0, t=None, *, space, noise=None, generator=None, **cond):
+        return (x0 - self.point).square().sum(1)
+
+
+def sgd(parameters, lr):
+    return torch.optim.SGD(parameters, lr)
+
+
 def dense(x):
     return x, Dense(), {}
 

@@ -5,7 +5,6 @@ import signal
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from anydiff import Dense
@@ -14,7 +13,7 @@ from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule
 from anydiff.training.runs import Interrupted, trainer
 from anydiff.training.runs import fit as fit_in_folder
-from tests.helpers.training import DATA, fresh
+from tests.helpers.training import DATA, Point, fresh
 
 
 def fit(module, folder, *, ckpt_path=None, callbacks=None, batch_size=16, **limits):
@@ -179,19 +178,8 @@ def test_a_run_without_an_end_is_an_error(tmp_path):
         trainer(tmp_path)
 
 
-class Constant(nn.Module):
-    """Anything with a loss: here the distance of the data from one learned point."""
-
-    def __init__(self):
-        super().__init__()
-        self.point = nn.Parameter(torch.zeros(2))
-
-    def loss(self, x0, t=None, *, space, noise=None, generator=None, **cond):
-        return (x0 - self.point).square().sum(1)
-
-
 def test_any_objective_is_trained(tmp_path):
-    module = DiffusionModule(Constant(), lambda x: (x, Dense(), {}), lr=0.1, warmup=5)
+    module = DiffusionModule(Point(), lambda x: (x, Dense(), {}), lr=0.1, warmup=5)
     fit(module, tmp_path, epochs=40, ema=0.5)
     torch.testing.assert_close(module.objective.point, DATA.mean(0), rtol=0, atol=0.02)
     with pytest.raises(TypeError, match=r"is a function, which is not an nn\.Module"):
