@@ -210,9 +210,9 @@ def images(
     The shipped data are 1,797 handwritten digits of 8 × 8 pixels; CIFAR-10 is fetched if it is not there.
 
     Arguments:
-        data: digits (shipped), cifar10, or the path of a folder of pictures, or of files as MNIST or
-            CIFAR-10 have them.
-        root: Folder of the files; of CIFAR-10 by default in the user's cache.
+        data: digits (shipped), cifar10, cifar100, or the path of a folder, zip or npz of pictures, or of
+            files as MNIST or CIFAR have them.
+        root: Folder of the files; of CIFAR by default in the user's cache.
         size: Resize the images to this number of pixels a side.
         flip: Add mirrored images; by default for all data except digits.
         classes: Condition on the labels.
