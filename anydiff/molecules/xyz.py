@@ -3,9 +3,11 @@ r"""XYZ files: plain, extended, and those of QM9.
 A plain frame is a number of atoms, a comment, and a line for each atom that begins with its element, as
 symbol or number, and x y z in ångström; what follows on the line is not read.
 
-Extended frames, whose comment says `Properties=` or `Lattice=`, are read by ASE; numbers of the comment,
-such as energies, are properties. QM9's own files (`dsgdb9nsd_*.xyz`) have the number of the molecule and
-15 properties in the comment, and three more lines after the atoms, of which the SMILES are read.
+Extended frames, whose comment says `Properties=` or `Lattice=`, or is all of the form `energy=-76.4`,
+are read by ASE; numbers of the comment are properties.
+
+QM9's own files (`dsgdb9nsd_*.xyz`) have the number of the molecule and 15 properties in the comment, and
+three more lines after the atoms, of which the SMILES are read.
 
 References:
     Quantum chemistry structures and properties of 134 kilo molecules (Ramakrishnan et al., 2014).
@@ -15,8 +17,9 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
+from typing import Any
 
 from anydiff.extras import extra
 from anydiff.molecules.convert import records_of_ase
@@ -30,14 +33,13 @@ QM9_PROPERTIES = (
     *("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"),
 )
 _EXTENDED = re.compile(r"(?:^|\s)(?:Properties|Lattice)\s*=")
-_SPECIES = re.compile(r"Properties\s*=\s*[\"']?(\S*?)species:S:1")
+_PAIRS = re.compile(r"(?:\s*[A-Za-z_][\w-]*=[^\s=]+)+\s*")
 _UNUSUAL = re.compile(r"\d_|_\d|[\d.][dD]|\*\^|\b[DT]\b")
 _NOT_FINITE = ("nan", "inf", "infinity")
-_POSITIONS = re.compile(r"Properties\s*=\s*[\"']?(?:\S*:)?pos:R:3(?![^\s:\"'])")
 
 
 def is_plain(comment: str) -> bool:
-    """Whether a frame with this comment is a plain one.
+    """Whether the elements and positions of a frame with this comment are in the usual columns.
 
     Arguments:
         comment: The second line of the frame.
@@ -112,7 +114,7 @@ class _Frames:
         if num < 1:
             raise self.error(f"{short(count)} should be the number of atoms, at least 1")
         comment = self.next("a comment")
-        if _EXTENDED.search(comment):
+        if _EXTENDED.search(comment) or _PAIRS.fullmatch(comment):
             return self.extended(place, num, comment)
         z: list[int] = []
         pos: list[list[float]] = []
@@ -159,27 +161,41 @@ class _Frames:
 
     def extended(self, place: str, num: int, comment: str) -> Record:
         with extra("molecules"):
-            from ase.io.extxyz import read_xyz
-        if "Properties" in comment and not _POSITIONS.search(comment):
-            raise self.error("Properties= has no pos:R:3; give the columns of the positions")
-        before = _SPECIES.search(comment)
-        columns = before[1].split(":")[2::3] if before else []
-        species = sum(int(c) for c in columns if c.isdigit())
+            from ase.io import extxyz
+        pairs: Callable[[str], dict[str, Any]] = extxyz.key_val_str_to_dict
+        try:
+            columns = pairs(comment).get("Properties", "species:S:1:pos:R:3")
+        except Exception as error:  # ASE raises many kinds
+            raise self.error(f"ASE refuses the comment ({type(error).__name__}: {error})") from None
+        species = self.species(str(columns))
         text = [str(num), comment]
         for _ in range(num):
             line = self.next("an atom")
             if _UNUSUAL.search(line):
                 words = [self.plain(word) for word in line.split()]
-                words[species] = {"D": "H", "T": "H"}.get(words[species], words[species])
+                if species < len(words):
+                    words[species] = {"D": "H", "T": "H"}.get(words[species], words[species])
                 line = " ".join(words)
             text.append(line)
         try:
-            (atoms,) = read_xyz(StringIO("\n".join(text) + "\n"), index=slice(None))
-        except Exception as error:  # ASE raises many kinds
+            (atoms,) = extxyz.read_xyz(StringIO("\n".join(text) + "\n"), index=slice(None))
+        except Exception as error:
             kind = type(error).__name__
             raise MoleculeError(f"{place}: ASE refuses the frame ({kind}: {error}).") from None
         (record,) = records_of_ase(atoms, place)
         return record
+
+    def species(self, columns: str) -> int:
+        """The column of the elements, in what `Properties` says; ASE would take any number of columns."""
+        words = columns.split(":")
+        triples = list(zip(words[::3], words[1::3], words[2::3], strict=False))
+        if len(words) % 3 or not all(re.fullmatch("[1-9][0-9]{0,2}", n) for _, _, n in triples):
+            raise self.error(f"Properties={short(columns)} should be name:type:columns:name: ...")
+        if ("pos", "R", "3") not in triples:
+            raise self.error("Properties= has no pos:R:3; give the columns of the positions")
+        names = [name for name, _, _ in triples]
+        before = triples[: names.index("species")] if "species" in names else []
+        return sum(int(n) for _, _, n in before)
 
     def plain(self, word: str) -> str:
         """A word without what Python takes for a number and others don't, or the other way round."""

@@ -99,6 +99,10 @@ def test_columns_are_read_as_properties_says(read):
     "comment, last, message",
     [
         ("Properties=species:S:1:forces:R:3", "H 0 0 1", "line 6: Properties= has no pos:R:3"),
+        (f"Properties=species:S:{'9' * 30}:pos:R:3", "H 0 0 1", r"line 6: .*name:type:columns"),
+        ("Properties=species:S:1:pos:R:3:x", "H 0 0 1", r"line 6: .*name:type:columns"),
+        ("Properties=species:S:1:pos:R:-3", "H 0 0 1", r"line 6: .*name:type:columns"),
+        ("Properties=1:2", "H 0 0 1", r"line 6: .*name:type:columns"),
         ("Properties=species:S:1:pos:R:2", "H 0 0", "line 6: Properties= has no pos:R:3"),
         ("Properties=species:S:1:pos:R:3", "H 0 0", "line 5: ASE refuses the frame"),
         ("Properties=species:S:1:pos:R:3", "H 0 0 1_0", "line 8: '1_0' should be a number"),
@@ -108,7 +112,7 @@ def test_columns_are_read_as_properties_says(read):
         ("Properties=species:S:1:pos:R:3", "X 0 0 1", "line 5: atom 2 is no element"),
         ("Properties=species:S:1:pos:R:3", "", "line 5: "),
         ('Lattice="5 0 0 0 5 0 0 0 5"', "H 0 0 1", "line 5: the cell is periodic"),
-        ('Lattice="5 0 0 0 5 0" pbc="F F F"', "H 0 0 1", "line 5: ASE refuses the frame"),
+        ('Lattice="5 0 0 0 5 0" pbc="F F F"', "H 0 0 1", "line 6: ASE refuses the comment"),
     ],
 )
 def test_a_faulty_extended_frame_is_named_by_its_line(read, comment, last, message):
@@ -117,6 +121,13 @@ def test_a_faulty_extended_frame_is_named_by_its_line(read, comment, last, messa
     with pytest.warns(UserWarning, match="1 of 3"):
         rest = read(f"{H2}2\n{comment}\nH 0 0 0\n{last}\n{H2}", skip=True)
     assert len(rest) == 2
+
+
+def test_pairs_alone_are_properties_too(read):
+    pairs = "2\nenergy=-76.4 step=3 method=pbe\nH 0 0 0\nH 0 0 0.74\n"
+    one = read(pairs + H2.replace("hydrogen", "E = 1 and more"))
+    assert set(one.prop_names) == {"energy", "step"}
+    np.testing.assert_array_equal(one.property("energy"), [-76.4, np.nan])
 
 
 def test_a_lattice_without_periods_does_not_matter(read):
