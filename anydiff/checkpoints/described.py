@@ -171,12 +171,10 @@ def assemble(
         check(value, hints[key], key, *limits)
         arguments[key] = value
 
-    def make() -> T:
-        return kind(**arguments)
-
     if _is_network(kind):
-        check_shapes(planned(make, len(held)).state_dict(), held, name)
-    return make()
+        network: Any = kind
+        check_shapes(planned(lambda: network(**arguments), len(held)).state_dict(), held, name)
+    return kind(**arguments)
 
 
 def _is_network(kind: type[Any]) -> bool:
@@ -293,7 +291,7 @@ def _is_a(kind: type[Any], hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
         return any(_is_a(kind, h) for h in get_args(hint))
     if getattr(hint, "_is_protocol", False):
-        return kind.__module__ == hint.__module__
+        return bool(kind.__module__ == hint.__module__)
     return isinstance(hint, type) and issubclass(kind, hint)
 
 
@@ -316,4 +314,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
     if origin is not None and issubclass(origin, Sequence):
         return isinstance(value, list | tuple) and all(_fits(v, inner[0]) for v in value)
-    return isinstance(value, hint) if hint in (str, types.NoneType) else _is_a(type(value), hint)
+    if hint in (str, types.NoneType):
+        return isinstance(value, str if hint is str else types.NoneType)
+    return _is_a(type(value), hint)

@@ -61,7 +61,7 @@ def save(
         for part, module in parts(diffusion).items()
         for k, p in module.named_parameters()
     }
-    beside = plain_keys(extra or {})
+    beside = plain_keys({} if extra is None else extra)
     arrays = {f"extra.{k}": v for k, v in beside.items() if isinstance(v, Tensor | np.ndarray)}
     tensors = {k: v for k, v in (values | arrays).items() if isinstance(v, Tensor | np.ndarray)}
     config = {
@@ -163,8 +163,12 @@ def plain_keys(extra: Mapping[str, Any]) -> dict[str, Any]:
         extra: Values by name.
 
     Raises:
-        ValueError: If a name is not a string.
+        ValueError: If it is no dict, or a name is not a string.
     """
+    if not isinstance(extra, Mapping):
+        raise ValueError(
+            f"extra is of type {type(extra).__name__}; give values by name, as a dict."
+        )
     for key in extra:
         if not isinstance(key, str):
             raise ValueError(f"extra has the key {key!r}; give names, str(key) for instance.")
@@ -173,9 +177,12 @@ def plain_keys(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stored(value: Tensor | np.ndarray, name: str) -> Tensor:
     """A tensor in memory of its own, as safetensors writes it."""
+    from safetensors.torch import save as to_bytes
+
     try:
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
+        to_bytes({name: torch.empty(0, dtype=value.dtype)})  # safetensors has not all dtypes
         return value.detach().cpu().contiguous().clone()
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"{name} cannot be stored as a tensor ({error}).") from error

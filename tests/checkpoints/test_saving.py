@@ -457,6 +457,8 @@ def test_a_config_can_name_nothing_but_anydiff_s_own(tmp_path, change, message):
         ({"a": Path("x")}, r"extra\['a'\] is of type PosixPath"),
         ({"a": torch.ones(2).to_sparse()}, "extra.a cannot be stored"),
         ({"a": torch.ones(2, device="meta")}, "extra.a cannot be stored"),
+        ({"a": torch.ones(2, dtype=torch.complex128)}, "extra.a cannot be stored .*complex128"),
+        ([("a", 1)], "extra is of type list"),
     ],
     ids=str,
 )
