@@ -33,7 +33,8 @@ QM9_PROPERTIES = (
     *("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"),
 )
 _EXTENDED = re.compile(r"(?:^|\s)(?:Properties|Lattice)\s*=")
-_PAIRS = re.compile(r"(?:\s*[A-Za-z_][\w-]*=[^\s=]+)+\s*")
+_PAIRS = re.compile(r"[A-Za-z_][\w-]*=[^\s=]+(?:\s+[A-Za-z_][\w-]*=[^\s=]+)*")
+_LONG = 10**5  # characters of a comment, which ASE takes some time for
 _UNUSUAL = re.compile(r"\d_|_\d|[\d.][dD]|\*\^|\b[DT]\b")
 _NOT_FINITE = ("nan", "inf", "infinity")
 
@@ -114,7 +115,7 @@ class _Frames:
         if num < 1:
             raise self.error(f"{short(count)} should be the number of atoms, at least 1")
         comment = self.next("a comment")
-        if _EXTENDED.search(comment) or _PAIRS.fullmatch(comment):
+        if _EXTENDED.search(comment) or _PAIRS.fullmatch(comment.strip()):
             return self.extended(place, num, comment)
         z: list[int] = []
         pos: list[list[float]] = []
@@ -162,6 +163,8 @@ class _Frames:
     def extended(self, place: str, num: int, comment: str) -> Record:
         with extra("molecules"):
             from ase.io import extxyz
+        if len(comment) > _LONG:
+            raise self.error(f"the comment has {len(comment)} characters; give up to {_LONG}")
         pairs: Callable[[str], dict[str, Any]] = extxyz.key_val_str_to_dict
         try:
             columns = pairs(comment).get("Properties", "species:S:1:pos:R:3")

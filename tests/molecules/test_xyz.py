@@ -130,6 +130,16 @@ def test_pairs_alone_are_properties_too(read):
     np.testing.assert_array_equal(one.property("energy"), [-76.4, np.nan])
 
 
+@pytest.mark.parametrize("comment", ["a=bcde" * 5000 + " x", "a=b " * 50_000, "a=b" * 50_000])
+def test_no_comment_takes_long(read, comment):
+    text = f"1\n{comment}\nH 0 0 0\n"
+    if len(comment.strip()) == 199_999:
+        with pytest.raises(MoleculeError, match="line 2: the comment has 200000 characters"):
+            read(text)
+    else:
+        assert len(read(text)) == 1
+
+
 def test_a_lattice_without_periods_does_not_matter(read):
     one = read('2\nLattice="5 0 0 0 5 0 0 0 5" pbc="F F F"\nH 0 0 0\nH 0 0 0.74\n')
     assert one.pos.tolist() == read(H2).pos.tolist()
