@@ -271,13 +271,14 @@ def draw_all(
 
     Raises:
         Stopped: After Ctrl-C, if at least one batch is complete. It is a ``KeyboardInterrupt``.
-        ValueError: If `skip` leaves no items to sample, or the guidance is not finite.
+        ValueError: If `skip` leaves no items to sample, the guidance is not finite, or a batch is empty.
     """
     if not 0 <= skip < num:
         raise ValueError(
             f"skip is {skip} of {num} items; give less, so that some are left to draw."
         )
     check_range("(-inf, inf)", guidance=guidance)
+    check_range("[1, inf)", batch=batch)
     drawn: list[Tensor] = []
 
     def see(p: Progress) -> None:

@@ -58,6 +58,8 @@ def test_items_are_the_same_however_they_are_batched():
     assert not torch.isclose(drawn(label, seed=1), whole).any()
     with pytest.raises(ValueError, match="skip is 7 of 7 items"):
         drawn(skip=7)
+    with pytest.raises(ValueError, match="batch is 0; give a number"):
+        drawn(batch=0)
     with pytest.raises(ValueError, match="guidance is nan"):
         drawn(label, guidance=float("nan"))
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from anydiff.checks import check_range
 from anydiff.molecules.bonds import Array, as_arrays, bond_orders
 from anydiff.molecules.molecules import Molecules
 
@@ -72,9 +73,12 @@ def two_ends(
         least: The least number of heavy atoms of an end.
 
     Raises:
-        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
+        ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`; or `between` is not two numbers
+            in their order.
         ImportError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
+    if not 0 < between[0] <= between[1]:
+        raise ValueError(f"between is {between}; give two numbers above 0, the smaller one first.")
     kept = np.zeros(len(as_arrays(pos, z, index)[1]), bool)
     for rows, bonds, numbers in _molecules(pos, z, index):
         heavy = np.flatnonzero(numbers > 1)
@@ -110,8 +114,9 @@ def first_with(
         The molecules, and the mask of their rows, (N,).
 
     Raises:
-        ValueError: No molecule has the part.
+        ValueError: No molecule has the part, or `num` is less than 1.
     """
+    check_range("[1, inf)", num=num)
     found: list[int] = []
     parts: list[np.ndarray] = []
     for start in range(0, len(molecules), 2 * num):

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from anydiff.checks import check_shape
+from anydiff.checks import check_range, check_shape
 from anydiff.molecules.molecules import Molecules
 
 __all__ = ["Properties", "PropertyDistribution", "halves", "with_properties"]
@@ -142,6 +142,20 @@ class Properties:
             )
 
 
+def check_whole(**tensors: Tensor) -> None:
+    """Check that numbers are whole.
+
+    Arguments:
+        tensors: The numbers, by the names of the arguments.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, x in tensors.items():
+        if not bool((x == x.long()).all()):
+            raise ValueError(f"{name} hold {float(x[x != x.long()][0])}; give whole numbers.")
+
+
 def columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
     """The positions of names in a list.
 
@@ -221,7 +235,7 @@ class PropertyDistribution:
         values: (M, P), its properties in their own units.
 
     Raises:
-        ValueError: The shapes do not fit, there are no molecules, or a size is less than 1.
+        ValueError: The shapes do not fit, there are no molecules, or a size is not whole or less than 1.
     """
 
     sizes: Tensor
@@ -233,6 +247,7 @@ class PropertyDistribution:
             raise ValueError(
                 f"sizes are {tuple(sizes.shape)} and values {tuple(values.shape)}; give (M,) and (M, P)."
             )
+        check_whole(sizes=sizes)
         if bool((sizes < 1).any()):
             raise ValueError(f"there is the size {int(sizes.min())}; sizes must be at least 1.")
         order = sizes.argsort(stable=True).cpu()  # equal sizes are a range
@@ -263,7 +278,11 @@ class PropertyDistribution:
         Arguments:
             num: The number of draws.
             generator: Of the random numbers; torch's global one by default.
+
+        Raises:
+            ValueError: `num` is negative.
         """
+        check_range("[0, inf)", num=num)
         picked = (self._uniform(num, generator) * len(self.sizes)).long()
         return self.sizes[picked].long(), self.values[picked]
 
@@ -277,6 +296,7 @@ class PropertyDistribution:
         Raises:
             ValueError: No molecule has one of the sizes.
         """
+        check_whole(sizes=torch.as_tensor(sizes))
         wanted = torch.as_tensor(sizes).to(self.sizes)
         first = torch.searchsorted(self.sizes, wanted)
         count = torch.searchsorted(self.sizes, wanted, right=True) - first
@@ -301,8 +321,11 @@ class PropertyDistribution:
             share: The share of the molecules that count as nearest.
 
         Raises:
-            ValueError: `value` is not (P,) or not finite, or no molecule has all properties.
+            ValueError: `value` is not (P,) or not finite, no molecule has all properties, or `num` or
+                `share` is out of range.
         """
+        check_range("[0, inf)", num=num)
+        check_range("(0, 1]", share=share)
         wanted = torch.as_tensor(value).to(self.values)
         check_shape(self.values.shape[1:], "give a number for each property", value=wanted)
         if not wanted.isfinite().all():

@@ -90,3 +90,10 @@ def test_pieces_are_counted():
     pos = torch.tensor([[0, 0, 0], [1.1, 0, 0], [9, 0, 0], [0, 0, 0], [1.1, 0, 0]])
     z, index = torch.tensor([6, 1, 6, 6, 1]), torch.tensor([0, 0, 0, 1, 1])
     assert count_pieces(pos, z, index).tolist() == [2, 1]
+
+
+def test_numbers_that_find_nothing_are_named(molecules):
+    with pytest.raises(ValueError, match="num is 0; give a number"):
+        first_with(molecules, 0, largest_ring)
+    with pytest.raises(ValueError, match="the smaller one first"):
+        two_ends(*of(molecules), between=(5, 3))

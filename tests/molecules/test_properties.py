@@ -9,6 +9,7 @@ from e3nn import o3
 
 import anydiff
 from anydiff import GaussianDiffusion, Polynomial
+from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
 from anydiff.molecules import Atoms, Molecules, load_qm9, loader
 from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
@@ -434,3 +435,21 @@ def test_infinite_values_are_unknown(molecules, properties):
         assert pairs.values[:, 0].isnan().tolist() == [False, True]
         one = Properties(("alpha",), (75.0,), (6.0,))
         assert one.encode(values)[:, 0].isnan().tolist() == [False, True]
+
+
+def test_numbers_out_of_range_are_named():
+    pairs = PropertyDistribution(torch.tensor([3, 4]), torch.tensor([[1.0], [2.0]]))
+    near = torch.tensor([1.0])
+    for call, line in (
+        (lambda: pairs.sample(-1), "num is -1; give a number"),
+        (lambda: pairs.sizes_near(near, -1), "num is -1; give a number"),
+        (lambda: pairs.sizes_near(near, 2, share=torch.nan), "share is nan; give a number"),
+        (lambda: pairs.given(torch.tensor([3.7])), "sizes hold 3.7"),
+        (
+            lambda: PropertyDistribution(torch.tensor([3.5]), near[None]),
+            "sizes hold 3.5; give whole",
+        ),
+        (lambda: SizeDistribution.from_sizes([3]).sample(-1), "num is -1; give a number"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            call()
