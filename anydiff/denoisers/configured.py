@@ -1,8 +1,8 @@
 """Networks that remember the arguments that they were built with.
 
 `anydiff.save` writes a network's `config` beside its weights, and `anydiff.load` calls the constructor
-with it. Under `configured` that dictionary follows from the constructor's signature, so that the two
-cannot drift apart:
+of the library's networks with it. Under `configured` that dictionary follows from the constructor's
+signature, so that the two cannot drift apart:
 
     @configured
     class MyNetwork(nn.Module):
@@ -90,7 +90,7 @@ def planned(make: Callable[[], Net], tensors: int) -> Net:
     with (
         torch.set_grad_enabled(torch.is_grad_enabled()),
         torch.device("meta"),
-        _Planning(1000 + 100 * tensors),
+        _Planning(1000 + 50 * tensors),
     ):
         return make()
 
