@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_whole, number, numbers, shown
+from anydiff.checks import check_choice
 from anydiff.likelihood.decoders import Decoder
 from anydiff.likelihood.gaussians import kl
 from anydiff.predictions import Prediction
+from anydiff.samplers.loop import check_steps
 from anydiff.samplers.variances import VARIANCES, between, log_variances, tied
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import Space
@@ -87,18 +88,10 @@ class Chain:
         Raises:
             ValueError: If there is no step, or if the times neither rise nor fall within [0, 1].
         """
-        if (count := number(steps)) is not None:
-            check_whole("[1, inf)", steps=count)
-            even = torch.linspace(0, 1, int(count) + 1, dtype=torch.float64, device=device)
-            return cls(schedule, even, variance)
-        times = numbers(steps)
-        times = times.flip(0) if len(times) and times[0] > times[-1] else times
-        one_way = len(times) > 1 and (times.diff() > 0).all()
-        if not one_way or times[0] < 0 or times[-1] > 1:
-            given = f"the times are {times.tolist()}" if len(times) else f"steps is {shown(steps)}"
-            raise ValueError(
-                f"{given}; give two or more that fall, or rise, in [0, 1], or how many."
-            )
+        times = check_steps(steps)
+        if isinstance(times, int):
+            times = torch.linspace(0, 1, times + 1, dtype=torch.float64, device=device)
+        times = times.flip(0) if times[0] > times[-1] else times
         return cls(schedule, times.to(device), variance)
 
     def __len__(self) -> int:

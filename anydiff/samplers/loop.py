@@ -37,8 +37,8 @@ from anydiff.spaces import Random, Seed, generators
 from anydiff.spaces.draws import check_count
 
 __all__ = [
-    "Callback", "Progress", "Steps", "evaluating", "first_noise", "follow", "plan", "sample",
-    "watched",
+    "Callback", "Progress", "Steps", "check_steps", "evaluating", "first_noise", "follow", "plan",
+    "sample", "watched",
 ]  # fmt: skip
 
 Steps = int | Sequence[float] | Tensor
@@ -111,7 +111,6 @@ def sample(
             one for each item.
     """
     check_predictor(predictor=predictor)
-    check_kind(Callable | None, "a function of a Progress", callback=callback)
     levels = plan(predictor.schedule, steps, sampler, grid, start)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     check_floating(x_T=like)
@@ -150,36 +149,46 @@ def plan(
     check_kind(Callable | None, "a grid, such as Uniform()", grid=grid)
     first = schedule.first
     check_range(f"[{first}, 1]" if first else "(0, 1]", start=start)
-    steps = sampler.steps if steps is None else steps
-    if (count := number(steps)) is not None:
-        check_whole("[1, inf)", steps=count)
-        if start == first and count > 1:
+    times = check_steps(sampler.steps if steps is None else steps)
+    if isinstance(times, int):
+        if start == first and times > 1:
             raise ValueError(
                 f"the start is {start:g}, the first row of {schedule}, after which there is one step to "
-                f"the data, and steps is {count}; start later, or give steps=1."
+                f"the data, and steps is {times}; start later, or give steps=1."
             )
         alone = torch.tensor([start, 0], dtype=torch.float64)
-        times = alone if count == 1 else (grid or sampler.grid)(schedule, int(count), start)
+        times = alone if times == 1 else (grid or sampler.grid)(schedule, times, start)
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
-    else:
-        times = numbers(steps)
-        moves = times.diff()
-        one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
-        if not one_way or not (times.min() >= 0 and times.max() <= 1):
-            given = f"the times are {times.tolist()}" if len(times) else f"steps is {shown(steps)}"
-            raise ValueError(
-                f"{given}; give two or more in [0, 1] that fall, or rise, or how many."
-            )
 
     levels = schedule.levels(times)
-    if (
-        levels[0].t < first
-    ):  # a rising run: the first call, at the data, is for the first row of a table
+    if levels[0].t < first:  # a rising run calls its network first at the first row of a table
         levels[0] = replace(levels[0], t=first)
     if levels[-1].t == 0:  # the data, even if the schedule has some noise at t = 0
         levels[-1] = replace(levels[-1], alpha=1.0, sigma=0.0)
     return list(sampler.prepare(levels))
+
+
+def check_steps(steps: Any) -> int | Tensor:
+    """A number of steps, or the times themselves, (n,), float64.
+
+    Arguments:
+        steps: The number, or a list of times.
+
+    Raises:
+        ValueError: If the number is below 1 or not whole, or if the times are not two or more in [0, 1]
+            that fall, or rise.
+    """
+    if (count := number(steps)) is not None:
+        check_whole("[1, inf)", steps=count)
+        return int(count)
+    times = numbers(steps)
+    moves = times.diff()
+    one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
+    if not one_way or not (times.min() >= 0 and times.max() <= 1):
+        given = f"the times are {times.tolist()}" if len(times) else f"steps is {shown(steps)}"
+        raise ValueError(f"{given}; give two or more in [0, 1] that fall, or rise, or how many.")
+    return times
 
 
 def follow(
