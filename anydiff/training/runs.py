@@ -88,12 +88,16 @@ def trainer(
         flags: Any argument of Lightning's Trainer: devices, accelerator, precision, strategy, ...
 
     Raises:
-        ValueError: If none of `minutes`, `epochs` and `max_steps` is given.
+        ValueError: If none of `minutes`, `epochs` and `max_steps` is given, an argument is out of its
+            range, or Lightning has no such trainer.
     """
     if minutes is None and epochs is None and "max_steps" not in flags:
         raise ValueError("nothing ends the run; give minutes, epochs or max_steps.")
+    if epochs is not None and epochs != int(epochs):
+        raise ValueError(f"epochs is {epochs}; give a whole number.")
     check_range("[0, 1)", ema=ema)
     check_range("(0, 1e9]", minutes=1 if minutes is None else minutes)
+    check_range("[0, 1e9]", save_every=save_every, clip=clip or 0)
     folder = Path(folder)
     # warnings that do not apply: runs resume in their own folder, and batches are built quickly
     for notice in ("exists and is not empty", "does not have many workers", "is deprecated, use"):
@@ -103,7 +107,7 @@ def trainer(
         loggers.append(TensorBoardLogger(folder, name="tensorboard"))
     options: dict[str, Any] = {
         "accelerator": "gpu" if torch.cuda.is_available() else "cpu",  # MPS has no float64
-        "max_epochs": -1 if epochs is None else epochs,
+        "max_epochs": -1 if epochs is None else int(epochs),
         "max_time": None if minutes is None else timedelta(minutes=minutes),
         "gradient_clip_val": clip,
         "logger": loggers,
@@ -175,6 +179,8 @@ def fit(
         except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has saved
             signal.signal(signal.SIGINT, handler)  # it leaves Ctrl-C without effect
             raise Interrupted(last) from error
+    if run.num_training_batches == 0:
+        raise ValueError("the loader has no batches; give one with data to learn from.")
     return run
 
 
@@ -215,7 +221,8 @@ def _same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text()) if path.exists() else {}
-        other = [k for k in now | before if now.get(k) != before.get(k)]
+        # as text, in which NaN is itself
+        other = [k for k in now | before if json.dumps(now.get(k)) != json.dumps(before.get(k))]
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} does not hold the settings of a run ({error}); put a copy of it back, or train in "

@@ -12,7 +12,7 @@ import torch
 from anydiff.training.callbacks import Diverged, Finite
 from anydiff.training.muon import Muon
 from anydiff.training.runs import Interrupted, trainer
-from tests.helpers.training import DATA, MLP, QUIET, At, batches, fresh, plain, train, weights
+from tests.helpers.training import DATA, MLP, QUIET, At, batches, fresh, plain, sgd, train, weights
 
 
 def last(folder):
@@ -356,6 +356,38 @@ class Narrow(MLP):
     def __init__(self, width):
         super().__init__()
         self.layers[0], self.layers[3] = torch.nn.Linear(3, width), torch.nn.Linear(width, 2)
+
+
+@pytest.mark.parametrize("before, after", [(None, Muon), (None, sgd), (sgd, None), (Muon, None)])
+def test_a_checkpoint_of_another_optimizer_is_named(tmp_path, before, after):
+    train(tmp_path, fresh(optimizer=before), epochs=1)
+    kept = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(ValueError, match="another optimizer|parameter group"):
+        train(tmp_path, fresh(optimizer=after), epochs=2)
+    assert (tmp_path / "last.ckpt").read_bytes() == kept
+
+
+def test_settings_that_are_nan_are_themselves(tmp_path):
+    for epochs in (1, 2):
+        train(tmp_path, epochs=epochs, settings={"a": float("nan"), "b": (1, 2), 3: 4})
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"epochs": 1.5}, "epochs is 1.5; give a whole number"),
+        ({"epochs": 1, "ema": 1.0}, "ema is 1.0"),
+        ({"epochs": 1, "clip": float("nan")}, "clip is nan"),
+        ({"epochs": 1, "save_every": float("inf")}, "save_every is inf"),
+        ({"minutes": float("nan")}, "minutes is nan"),
+        ({"epochs": 1, "devices": 0}, "there is no trainer with .*devices 0"),
+        ({"epochs": 1, "color": 3}, "there is no trainer with .*color"),
+        ({"epochs": 1, "loader": []}, "the loader has no batches"),
+    ],
+)
+def test_what_makes_no_run_is_named(tmp_path, options, line):
+    with pytest.raises(ValueError, match=line):
+        train(tmp_path, **options)
 
 
 # two processes, one folder
