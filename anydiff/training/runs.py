@@ -158,7 +158,9 @@ def fit(
         The trainer, after training.
 
     Raises:
-        ValueError: If the run to resume has other settings, or as :func:`trainer`.
+        ValueError: If the run to resume has other settings, its files are damaged or of something else,
+            another process trains in the folder, the loss or gradients of a step are not finite, there
+            are no batches, or as :func:`trainer`.
         Interrupted: After Ctrl-C, once the checkpoint is written. It is a ``KeyboardInterrupt``.
     """
     folder = Path(folder)

@@ -71,15 +71,12 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        for optimizer in trainer.optimizers:  # what torch loads is not compared with what is there
-            missing = {
-                k for group in optimizer.param_groups for k in optimizer.defaults if k not in group
-            }
-            if missing:
+        for optimizer in trainer.optimizers:  # torch loads the state of whichever
+            wanted = optimizer.defaults.keys() - {"differentiable"}  # which it adds itself
+            if any(wanted - group.keys() for group in optimizer.param_groups):
                 raise ValueError(
-                    f"the checkpoint is of another optimizer than {type(optimizer).__name__}, without "
-                    f"{', '.join(sorted(missing))}; give the optimizer and the precision it was made with, or "
-                    "another folder."
+                    f"the checkpoint is of another optimizer than {type(optimizer).__name__}; give the "
+                    "optimizer and the precision it was made with, or another folder."
                 )
         self._whole, self._stepped, self._asked = True, False, False
         main = threading.current_thread() is threading.main_thread()

@@ -362,7 +362,7 @@ class Narrow(MLP):
 def test_a_checkpoint_of_another_optimizer_is_named(tmp_path, before, after):
     train(tmp_path, fresh(optimizer=before), epochs=1)
     kept = (tmp_path / "last.ckpt").read_bytes()
-    with pytest.raises(ValueError, match="another optimizer|parameter group"):
+    with pytest.raises(ValueError, match=r"another optimizer|parameter group"):
         train(tmp_path, fresh(optimizer=after), epochs=2)
     assert (tmp_path / "last.ckpt").read_bytes() == kept
 
