@@ -99,6 +99,11 @@ def _read_folder(folder: Path, name: str, skip: bool) -> Molecules:
     def items() -> Iterator[Record | MoleculeError]:
         for path in paths:
             for item in _TEXTS[_ending(path)](lines_of(path), str(path)):
+                if isinstance(item, Record) and left_out and item.id is None:
+                    raise MoleculeError(
+                        f"{item.place}: not a molecule of QM9, but {listed} lists some of its numbers to "
+                        "leave out; take that file away."
+                    )
                 if isinstance(item, MoleculeError) or item.id not in left_out:
                     yield item
 

@@ -168,6 +168,8 @@ class _Chunk:
             raise self.error(counts, f"there are {mol.GetNumAtoms()} atoms, not {num}")
         (record,) = records_of_rdkit(mol, self.place(start))
         record.title, record.props = title, fields
+        if found := re.fullmatch(r"gdb_(\d{1,9})", title, re.ASCII):  # QM9's numbers in its SDF
+            record.id = int(found[1])
         if not record.pos[:, 2].any():
             if marked:
                 raise self.error(counts, _FLAT.format(why="it is marked 2D, a drawing"))

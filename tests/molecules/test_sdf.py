@@ -228,6 +228,7 @@ def test_titles_are_numbers_or_tell_conformers(read):
 
     assert ids("7", " -3", "7").tolist() == [7, -3, 7]
     assert ids("one", "two", "one", "3").tolist() == [0, 1, 0, 3]
+    assert ids("gdb_7", "gdb_12").tolist() == [7, 12]  # as in QM9's own SDF
     assert ids("one", "") is None
 
 

@@ -203,6 +203,11 @@ def test_a_folder_of_qm9_is_read_without_what_is_listed(tmp_path):
         "Molecules\n=====\n134 kilo\n\n  Index  SMILES\n    2    C1CC1   [CH3]\n3054 molecules\n"
     )
     assert load_qm9(tmp_path).ids.tolist() == [1, 3]
+    (tmp_path / "other.xyz").write_text(H2)
+    with pytest.raises(
+        MoleculeError, match=r"other.xyz, line 1: not a molecule of QM9, but .*unchar"
+    ):
+        load_qm9(tmp_path)
     (tmp_path / "uncharacterized.txt").write_text("nothing")
     with pytest.raises(MoleculeError, match=r"uncharacterized.txt: lists no molecules"):
         load_qm9(tmp_path)
