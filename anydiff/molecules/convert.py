@@ -34,7 +34,7 @@ def records_of_rdkit(mol: Any, place: str) -> Iterator[Record]:
             not known.
     """
     with extra("molecules"):
-        from rdkit import Chem
+        from rdkit import Chem, rdBase
     if not isinstance(mol, Chem.Mol):
         raise MoleculeError(f"{place}: {type(mol).__name__} is given; give an RDKit molecule.")
     get = mol.GetAtomWithIdx  # RDKit's iterator takes twice as long
@@ -54,7 +54,8 @@ def records_of_rdkit(mol: Any, place: str) -> Iterator[Record]:
             raise MoleculeError(f"{place}: atom {k + 1} has charge {charge}; give -15 to {most}.")
     if not mol.GetNumConformers():
         raise MoleculeError(f"{place}: the molecule has no positions; embed it first.")
-    bonds, orders = _bonds(Chem, mol, place)
+    with rdBase.BlockLogs():
+        bonds, orders = _bonds(Chem, mol, place)
     title = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
     for conformer in mol.GetConformers():
         pos = conformer.GetPositions()

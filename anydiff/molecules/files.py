@@ -178,8 +178,8 @@ def write_sdf(path: PathLike, mols: Molecules | Sequence[Any]) -> None:
     """Write molecules to an SDF.
 
     Molecules are written with their bonds and formal charges if these are known, properties as data
-    fields, and numbers as titles. RDKit's are written unchanged, also those that it cannot sanitise.
-    Positions have four decimals.
+    fields where they are finite, and numbers as titles. RDKit's are written unchanged, also those that
+    it cannot sanitise. Positions have four decimals.
 
     Arguments:
         path: The file.
@@ -223,7 +223,7 @@ def _as_rdkit(molecules: Molecules) -> Iterator[Any]:
             mol.SetProp("_Name", str(molecules.ids[m]))
         if molecules.props is not None:
             for p, value in zip(molecules.prop_names, molecules.props[m].tolist(), strict=True):
-                if not math.isnan(value):
+                if math.isfinite(value):  # others are not known
                     mol.SetProp(p, repr(value))
         yield mol
 

@@ -191,7 +191,9 @@ def _ids(records: list[Record]) -> list[int] | None:
     titles = [record.title.strip() for record in records]
     if not all(titles):
         return None
-    if all(re.fullmatch("-?[0-9]{1,18}", text) for text in titles):
-        return [int(text) for text in titles]
+    if all(re.fullmatch("-?[0-9]{1,19}", text) for text in titles):
+        whole = [int(text) for text in titles]
+        if max(map(abs, whole)) < 2**63:
+            return whole
     numbers: dict[str, int] = {}
     return [numbers.setdefault(text, m) for m, text in enumerate(titles)]

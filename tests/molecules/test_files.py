@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,16 @@ def test_other_files_have_what_they_can(tmp_path, seed):
         np.testing.assert_array_equal(getattr(npz, key), getattr(one, key), err_msg=key)
     assert np.array_equal(xyz.z, one.z) and np.array_equal(xyz.offsets, one.offsets)
     assert np.abs(xyz.pos - one.pos).max() < 1e-5  # six decimals, and float32 at 90 Å
+
+
+def test_infinite_values_are_unknown_and_numbers_are_whole(tmp_path):
+    one = ammonium()
+    one = Molecules.concatenate([one, one])
+    props, ids = np.array([[1.0, np.inf], [-np.inf, 2]]), [2**63 - 1, -(2**62)]
+    write_sdf(tmp_path / "a.sdf", replace(one, props=props, prop_names=("a", "b"), ids=ids))
+    back = read_molecules(tmp_path / "a.sdf")
+    np.testing.assert_array_equal(back.props, [[1, np.nan], [np.nan, 2]])
+    assert back.ids.tolist() == ids
 
 
 def test_large_and_wide_molecules_are_written_in_the_newer_version(tmp_path):

@@ -198,7 +198,7 @@ def test_bonds_charges_and_isotopes(read):
     assert read(code).charges.tolist() == [-1, 0, 0]  # in the line of the atom
 
 
-def test_aromatic_bonds_are_single_and_double_where_that_is_known(read):
+def test_aromatic_bonds_are_single_and_double_where_that_is_known(read, capfd):
     def ring(charge):
         mol = Chem.AddHs(Chem.MolFromSmiles("c1ccc[n+](C)c1"))
         AllChem.EmbedMolecule(mol, randomSeed=1)
@@ -207,6 +207,7 @@ def test_aromatic_bonds_are_single_and_double_where_that_is_known(read):
 
     assert np.bincount(ring(True).orders).tolist() == [0, 12, 3]
     assert (ring(False).orders == AROMATIC).sum() == 6
+    assert capfd.readouterr() == ("", "")
 
 
 def test_data_fields_that_are_numbers_are_properties(read):
@@ -227,6 +228,8 @@ def test_titles_are_numbers_or_tell_conformers(read):
         return read("".join(record(title=title) for title in titles)).ids
 
     assert ids("7", " -3", "7").tolist() == [7, -3, 7]
+    assert ids(str(2**63 - 1), "1").tolist() == [2**63 - 1, 1]
+    assert ids(str(2**63), "1").tolist() == [0, 1]
     assert ids("one", "two", "one", "3").tolist() == [0, 1, 0, 3]
     assert ids("gdb_7", "gdb_12").tolist() == [7, 12]  # as in QM9's own SDF
     assert ids("one", "") is None
