@@ -12,7 +12,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
 import torch
-from torch import Tensor, dtype, nn
+from torch import Tensor, dtype
 
 __all__ = [
     "check_choice", "check_floating", "check_kind", "check_range", "check_shape", "check_whole",
@@ -83,7 +83,7 @@ def shown(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} of {value.dtype}"
     text = repr(value)
-    return f"a {type(value).__name__}" if isinstance(value, nn.Module) or len(text) > 60 else text
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def number(value: Any) -> int | float | None:

@@ -30,7 +30,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from anydiff.checks import check_choice, check_kind, check_range, check_shape, frozen, read
+from anydiff.checks import (
+    check_choice,
+    check_floating,
+    check_kind,
+    check_range,
+    check_shape,
+    frozen,
+    read,
+)
 from anydiff.precision import at_least_float32, weights_dtype
 from anydiff.schedules import Level, Schedule
 from anydiff.schedules.schedule import once
@@ -298,9 +306,10 @@ class Predictor:
                 a sampler plans it, needs no operation on the device.
 
         Raises:
-            ValueError: If the times are not such.
+            ValueError: If x_t or the times are not such.
         """
         if not isinstance(t, Level):
+            check_floating(x_t=x_t)
             t = self.schedule.at(given_times(x_t, t, self.space))
         return self.answer(x_t, t)
 

@@ -32,7 +32,7 @@ from anydiff.editing import Stage
 from anydiff.likelihood import score_matching
 from anydiff.samplers import OptimalVariance, plan
 from anydiff.series import forecast
-from anydiff.spaces import Masked, Ragged
+from anydiff.spaces import Masked, Packed, Ragged
 from tests.helpers.spaces import draw
 
 B, D = 4, 3
@@ -65,7 +65,7 @@ SEED = [
     [None] * B,
 ]
 SAMPLER = [DDIM, "ddim", None, Cosine(), lambda: None]
-GRID = [samplers.Uniform, "uniform", 5]
+GRID = [samplers.Uniform, "uniform", 5, lambda schedule, steps, start: steps]
 PREDICTOR = [MODEL, MODEL.denoiser, None, "model", GaussianDiffusion]
 SPACE = [Dense, "dense", None, (B, D)]
 SCHEDULE = [Cosine, "cosine", None, lambda t: t]
@@ -118,7 +118,7 @@ DOORS = {
     ),
     "forward": door(MODEL, {"x0": FLOATS, "t": TIMES}, x0=X, t=T),
     "predictor": door(MODEL.predictor, {"space": SPACE}),
-    "predict": door(P.predict, {"t": TIMES}, x_t=X, t=0.5),
+    "predict": door(P.predict, {"x_t": FLOATS, "t": TIMES}, x_t=X, t=0.5),
     "diffusion.sample": door(
         MODEL.sample,
         OPTIONS | {"shape": [8, "ab", (2.5, 3), (-1, 3), (), None, X.int()], "space": SPACE,
@@ -325,6 +325,11 @@ DOORS = {
         Masked.from_lengths,
         {"lengths": [[0, 2], [1.5, 2.0], [True, True], [[1]], []], "size": [2, *COUNT]},
         lengths=[2, 3],
+    ),
+    "Packed": door(
+        Packed,
+        {"fields": [[1], 3, {}, {"field": (Dense, (2, 3))}, {"field": ("dense", (2, 3))}]},
+        fields={"a": (Dense(), (2, 3))},
     ),
     "Ragged": door(
         Ragged,

@@ -158,6 +158,7 @@ def plan(
             )
         alone = torch.tensor([start, 0], dtype=torch.float64)
         times = alone if times == 1 else (grid or sampler.grid)(schedule, times, start)
+        check_kind(Tensor, "a grid that returns the times, (steps + 1,)", grid=times)
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
 

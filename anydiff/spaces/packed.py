@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from anydiff.checks import check_shape
+from anydiff.checks import check_kind, check_shape, check_whole
 from anydiff.spaces.draws import Random, check_count
-from anydiff.spaces.space import Coefficient, Space
+from anydiff.spaces.space import Coefficient, Space, check_space
 
 __all__ = ["Packed"]
 
@@ -56,17 +56,23 @@ class Packed(Space):
             of all kinds are allowed.
 
     Raises:
-        ValueError: If there is no field, or if the fields have different numbers of items.
+        ValueError: If there is no field, if one is not a space and a shape, or if the fields have
+            different numbers of items.
     """
 
     fields: Mapping[str, tuple[Space, tuple[int, ...]]]
 
     def __post_init__(self) -> None:
+        check_kind(Mapping, "a space and a shape for each name", fields=self.fields)
         if not self.fields:
             raise ValueError("there is no field; give each a name, a space and a shape.")
         fields = {name: (space, tuple(shape)) for name, (space, shape) in self.fields.items()}
         object.__setattr__(self, "fields", fields)  # a copy, since the caller may change the dict
         for name, (space, shape) in fields.items():
+            check_space(**{f"field {name!r}": space})
+            check_whole(
+                "[0, inf)", **{f"the shape of {name!r} at {k}": n for k, n in enumerate(shape)}
+            )
             with _named(name):  # errors of the field's own space about the shape
                 items = len(space.dim(torch.empty(shape)))
             if items != self.num_items:
