@@ -90,7 +90,8 @@ class Chain:
         """
         times = check_steps(steps)
         if isinstance(times, int):
-            times = torch.linspace(0, 1, times + 1, dtype=torch.float64, device=device)
+            even = torch.linspace(0, 1, times + 1, dtype=torch.float64, device=device)
+            return cls(schedule, even, variance)
         times = times.flip(0) if times[0] > times[-1] else times
         return cls(schedule, times.to(device), variance)
 
