@@ -281,9 +281,8 @@ def _run(
         print("computing metrics ...", flush=True)
         guided = calls(steps, guidance, known.conditional, repeats)
         try:
-            text = kind.measure(drawn, real, nfe=guided, seconds=seconds)
-            if lost := num - asked.skip - len(drawn):
-                text += f"\n\n{lost} more {known.kind} were not finite, and are left out."
+            lost = num - asked.skip - len(drawn)
+            text = kind.measure(drawn, real, nfe=guided, seconds=seconds, lost=lost)
             print("", text, "", sep="\n")
             with whole(folder / "table.txt") as temporary:
                 Path(temporary).write_text(text + "\n", encoding="utf-8")

@@ -62,7 +62,8 @@ def evaluate(
     place, more = ({k: given[k] for k in keys if given[k] is not None} for keys in _USES)
     with warnings.catch_warnings(record=True) as said:
         drawn = module.read_items(str(file))
-    text = module.measure(drawn, module.read_data(against, **place), **more)
+    lost = sum(getattr(warning.message, "num", 0) for warning in said)
+    text = module.measure(drawn, module.read_data(against, **place), lost=lost, **more)
     # such as how many are not finite, and so left out
     text = "\n\n".join([text, *dict.fromkeys(str(warning.message) for warning in said)])
     print("\n".join(map(printable, text.split("\n"))))

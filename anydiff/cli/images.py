@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.cli.options import left_out
 from anydiff.drawing import moments
 from anydiff.files import whole
 from anydiff.images.arrays import is_array
@@ -107,6 +108,7 @@ def measure(
     *,
     nfe: int | None = None,
     seconds: float | None = None,
+    lost: int = 0,
     inception: str | None = None,
 ) -> str:
     """The table of figures, between real images and noise.
@@ -116,10 +118,11 @@ def measure(
         data: All parts of the data.
         nfe: Network calls for an image.
         seconds: Seconds for an image.
+        lost: How many more were drawn, but not finite.
         inception: A file of Inception's weights, to measure FID.
     """
     features = None if inception is None else InceptionFeatures(inception)
     rows = compare_parts(
         drawn.pixels, data, features=features, labels=drawn.labels, nfe=nfe, seconds=seconds
     )
-    return table(rows)
+    return table(rows) + left_out(lost, "images")

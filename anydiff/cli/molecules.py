@@ -76,7 +76,12 @@ def write(
 
 
 def measure(
-    drawn: Molecules, data: Molecules, *, nfe: int | None = None, seconds: float | None = None
+    drawn: Molecules,
+    data: Molecules,
+    *,
+    nfe: int | None = None,
+    seconds: float | None = None,
+    lost: int = 0,
 ) -> str:
-    """The table of figures, beside real molecules that were held out."""
-    return table(compare_parts(drawn, data, nfe=nfe, seconds=seconds))
+    """The table of figures, beside real molecules that were held out; those that are lost count."""
+    return table(compare_parts(drawn, data, nfe=nfe, seconds=seconds, lost=lost))

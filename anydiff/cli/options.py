@@ -12,7 +12,7 @@ from typing import Any
 
 from anydiff.extras import extra
 
-__all__ = ["check_flags", "check_packages"]
+__all__ = ["check_flags", "check_packages", "left_out"]
 
 _KINDS = {  # of the flags that not all kinds take
     "label": ("images",),
@@ -63,3 +63,13 @@ def check_packages(name: str, packages: Sequence[str]) -> None:
         for package in packages:
             if find_spec(package) is None:
                 raise ModuleNotFoundError(name=package)
+
+
+def left_out(lost: int, kind: str) -> str:
+    """The end of a table: how many items are left out; nothing if none is.
+
+    Arguments:
+        lost: How many.
+        kind: What they are, in the plural.
+    """
+    return f"\n\n{lost} more {kind} were not finite, and are left out." if lost else ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anydiff.cli.options import left_out
 from anydiff.drawing import moments
 from anydiff.kinds import first
 from anydiff.sketches.evaluate import table
@@ -73,7 +75,17 @@ def write(
 
 
 def measure(
-    drawn: Sketches, data: Sketches, *, nfe: int | None = None, seconds: float | None = None
+    drawn: Sketches,
+    data: Sketches,
+    *,
+    nfe: int | None = None,
+    seconds: float | None = None,
+    lost: int = 0,
 ) -> str:
-    """The table of figures, between real sketches that were held out and noise."""
-    return table(compare_parts(drawn, data, nfe=nfe, seconds=seconds))
+    """The table of figures, between real sketches that were held out and noise.
+
+    Those that are lost, as they were not finite, count as not valid.
+    """
+    rows = compare_parts(drawn, data, nfe=nfe, seconds=seconds)
+    rows = [replace(row, num=row.num + lost) if row.name == "drawn" else row for row in rows]
+    return table(rows) + left_out(lost, "sketches")

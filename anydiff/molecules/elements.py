@@ -1,6 +1,6 @@
 """The elements by number and symbol, and the error of molecules that cannot be right."""
 
-__all__ = ["NUMBERS", "SYMBOLS", "MoleculeError", "symbol"]
+__all__ = ["NUMBERS", "SYMBOLS", "LeftOut", "MoleculeError", "symbol"]
 
 _TABLE = """
     H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br
@@ -25,3 +25,16 @@ def symbol(z: int) -> str:
 
 class MoleculeError(ValueError):
     """Molecules, or a file of them, that cannot be right. The message names the place."""
+
+
+class LeftOut(UserWarning):
+    """A warning that molecules are left out, because they are faulty.
+
+    Arguments:
+        words: The message.
+        num: How many.
+    """
+
+    def __init__(self, words: str, num: int) -> None:
+        super().__init__(words)
+        self.num = num

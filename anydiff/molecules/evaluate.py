@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -281,7 +281,8 @@ class MoleculeReport:
         name: The row's name.
         stability: Stable atoms and molecules.
         connected: Molecules in one piece.
-        not_finite: Molecules with positions that are not finite, which count for nothing else.
+        not_finite: Molecules with positions that are not finite or that were left out for another fault;
+            they count for nothing else.
         valid, unique, novel: Molecules by EDM's rules; novel is None without a training set.
         strict, strict_unique: Molecules that meet the strict rule, and different ones among them.
         elements: Total variation distance of the elements to the reference's, or None.
@@ -351,6 +352,7 @@ def evaluate(
     reference: tuple[Array, Array, Array] | None = None,
     nfe: int | None = None,
     seconds: float | None = None,
+    lost: int = 0,
 ) -> MoleculeReport:
     """All metrics of a set of molecules.
 
@@ -364,6 +366,8 @@ def evaluate(
         reference: (pos, z, index) of real molecules, for the distances between distributions.
         nfe: Network evaluations per molecule, to be shown in the table.
         seconds: Seconds per molecule, to be shown in the table.
+        lost: How many molecules more were left out before, as they were not finite or faulty. They count
+            as molecules.
 
     Raises:
         ImportError: RDKit is not installed.
@@ -376,9 +380,9 @@ def evaluate(
     novel = None if train_smiles is None else len(set(valid) - set(train_smiles))
     return MoleculeReport(
         name=name,
-        stability=counts,
+        stability=replace(counts, molecules=counts.molecules + lost),
         connected=int((finite & (count_pieces(pos, z, index) == 1)).sum()),
-        not_finite=int((~finite).sum()),
+        not_finite=int((~finite).sum()) + lost,
         valid=len(valid),
         unique=len(set(valid)),
         novel=novel,
@@ -429,7 +433,8 @@ def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
     if style != "text":
         return lines
     lost = [
-        f"{row.name}: {row.not_finite} of {row.molecules} molecules are not finite, and so not valid."
+        f"{row.name}: {row.not_finite} of {row.molecules} molecules are not finite or faulty, and so not "
+        "valid."
         for row in rows if row.not_finite
     ]  # fmt: skip
     return "\n".join([lines, "", *lost, _CAPTION])

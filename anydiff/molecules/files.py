@@ -31,7 +31,7 @@ from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 from anydiff.molecules.arrays import read_arrays, write_npz
 from anydiff.molecules.convert import rdkit_mol
-from anydiff.molecules.elements import SYMBOLS, MoleculeError
+from anydiff.molecules.elements import SYMBOLS, LeftOut, MoleculeError
 from anydiff.molecules.fields import check_positions, coincident, in_float32
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.records import Record, ragged
@@ -144,10 +144,8 @@ def _gathered(items: Iterable[Record | MoleculeError], name: str, skip: bool) ->
         )
     if faults:
         total = len(records) + len(faults)
-        warnings.warn(
-            f"{name}: {len(faults)} of {total} molecules are left out; the first: {faults[0]}",
-            stacklevel=3,
-        )
+        words = f"{name}: {len(faults)} of {total} molecules are left out; the first: {faults[0]}"
+        warnings.warn(LeftOut(words, len(faults)), stacklevel=3)
     if all(record.bonds is None or not len(record.bonds) for record in records):  # not known
         records = [replace(record, bonds=None) for record in records]
     return Molecules(**ragged(records, name), name=name)

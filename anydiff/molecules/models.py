@@ -271,7 +271,12 @@ def _distinct(rows: Tensor) -> bool:
 
 
 def compare_parts(
-    drawn: Molecules, data: Molecules, *, nfe: int | None = None, seconds: float | None = None
+    drawn: Molecules,
+    data: Molecules,
+    *,
+    nfe: int | None = None,
+    seconds: float | None = None,
+    lost: int = 0,
 ) -> list[MoleculeReport]:
     """The figures of drawn molecules beside those of real ones, which were held out.
 
@@ -281,6 +286,7 @@ def compare_parts(
             part are compared with.
         nfe: Network calls for a molecule.
         seconds: Seconds for a molecule.
+        lost: How many more were drawn, but not finite.
 
     Raises:
         ImportError: RDKit is not installed.
@@ -301,7 +307,7 @@ def compare_parts(
     real = evaluate(*rows, charges=test.charges, name="real, held out", **of)
     of["reference"] = rows
     rows = (drawn.pos, drawn.z, drawn.index)
-    return [real, evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, **of)]
+    return [real, evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, lost=lost, **of)]
 
 
 def warn_without_hydrogens(molecules: Molecules) -> None:

@@ -312,7 +312,12 @@ def test_samples_that_are_not_finite_are_counted(kind, models, tmp_path, capsys,
     )
     assert 0 < lost < 12
     text = (tmp_path / "out/table.txt").read_text()
-    assert f"{lost} more {kind} were not finite, and are left out." in text
+    if kind == "molecules":
+        assert f"drawn: {lost} of 12 molecules are not finite or faulty, and so not valid." in text
+    else:
+        assert f"{lost} more {kind} were not finite, and are left out." in text
+    if kind == "sketches":
+        assert re.search(rf"\ndrawn +12 +0\.{1000 * (12 - lost) // 12}", text)  # n, valid
     spoilt(kind, 0, monkeypatch)
     with pytest.raises(SystemExit):
         call("sample", models[kind], *flags(tmp_path, "--num", 12))

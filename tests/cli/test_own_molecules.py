@@ -106,6 +106,9 @@ def test_molecules_of_a_file_that_are_not_finite_are_counted(folder, tmp_path, c
     said = "some.sdf: 1 of 15 molecules are left out; the first: "
     for text in (capsys.readouterr().out, (tmp_path / "table.txt").read_text()):
         assert said in text and "the coordinate 'nan'" in text
+        assert "drawn: 1 of 15 molecules are not finite or faulty, and so not valid." in text
+        figures = next(line for line in text.splitlines() if line.startswith("drawn ")).split()
+        assert figures[1] == "15" and figures[5] == "93.3"  # valid: 14 of 15
 
 
 def test_ions_are_measured_with_their_charges(tmp_path, capsys):

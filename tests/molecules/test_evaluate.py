@@ -156,7 +156,11 @@ def test_what_is_not_finite_counts_for_nothing(wrong):
     assert (report.molecules, report.not_finite, report.valid, report.strict) == (2, 1, 1, 1)
     assert report.connected == report.stability.stable_molecules == 1
     assert report.stability.stable_atoms == 5
-    assert "samples: 1 of 2 molecules are not finite, and so not valid." in table([report])
+    assert "samples: 1 of 2 molecules are not finite or faulty, and so not valid." in table(
+        [report]
+    )
+    more = evaluate(*twice, lost=2)
+    assert (more.molecules, more.not_finite, more.valid, more.validity) == (4, 3, 1, 0.25)
     assert smiles(np.full((1, 3), wrong), [18], [0]) == [None]  # argon needs no bonds, but a place
     assert stability(np.full((1, 3), wrong), [18], [0]).stable_atoms == 0
 
