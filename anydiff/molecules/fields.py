@@ -6,7 +6,7 @@ Each function returns its field as it is kept, or raises a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -263,8 +263,8 @@ def check_names(name: str, names: Any) -> tuple[str, ...]:
     Raises:
         MoleculeError: They are something else.
     """
-    names = (names,) if isinstance(names, str) else tuple(names)
-    if len(set(names)) < len(names) or not all(_is_line(p) and p.strip() for p in names):
+    names = tuple(names) if _is_list(names) else (names,)
+    if not all(_is_line(p) and p.strip() for p in names) or len(set(names)) < len(names):
         raise MoleculeError(f"{name}: prop_names are {names}; give different words.")
     return tuple(map(str, names))
 
@@ -279,14 +279,21 @@ def check_smiles(name: str, smiles: Sequence[str]) -> list[str]:
     Raises:
         MoleculeError: One is no text, or does not fit on a line.
     """
-    if isinstance(smiles, str):
-        raise MoleculeError(f"{name}: smiles are one text; give one for each molecule.")
+    if not _is_list(smiles):
+        raise MoleculeError(f"{name}: smiles are {smiles!r}; give a text for each molecule.")
     for m, text in enumerate(smiles):
         if not _is_line(text):
             raise MoleculeError(
                 f"{name}: the SMILES of molecule {m} are {text!r}; give a line of text."
             )
     return list(map(str, smiles))
+
+
+def _is_list(texts: Any) -> bool:
+    """Whether it may hold texts, one for each of something."""
+    if isinstance(texts, (str, bytes, dict, set)):
+        return False
+    return isinstance(texts, Iterable) and getattr(texts, "ndim", 1) == 1  # also columns of tables
 
 
 def _is_line(text: Any) -> bool:
