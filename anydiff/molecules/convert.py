@@ -13,8 +13,8 @@ import numpy as np
 
 from anydiff.extras import extra
 from anydiff.molecules.elements import MoleculeError
-from anydiff.molecules.fields import AROMATIC
-from anydiff.molecules.records import LARGE, Record
+from anydiff.molecules.fields import AROMATIC, numbers
+from anydiff.molecules.records import LARGE, Record, entry
 
 __all__ = ["rdkit_mol", "records_of_ase", "records_of_pyg", "records_of_rdkit"]
 
@@ -60,7 +60,10 @@ def records_of_rdkit(mol: Any, place: str) -> Iterator[Record]:
     for conformer in mol.GetConformers():
         pos = conformer.GetPositions()
         _check_finite(pos, place)
-        yield Record(place, z, pos, charges=charges, bonds=bonds, orders=orders, title=title)
+        yield Record(
+            place, z, pos, charges=charges, bonds=bonds, orders=orders, title=title,
+            drawn=not (conformer.Is3D() or pos[:, 2].any()),
+        )  # fmt: skip
 
 
 def _bonds(Chem: Any, mol: Any, place: str) -> tuple[np.ndarray, np.ndarray]:
@@ -193,15 +196,15 @@ def records_of_pyg(data: Any, place: str, prop_names: tuple[str, ...] = ()) -> I
         raise MoleculeError(
             f"{place}: {type(data).__name__} is given; give PyG's Data with z and pos."
         )
+    z, pos = entry(place, "z", z), entry(place, "pos", pos)
+    if len(z) != len(pos):
+        raise MoleculeError(f"{place} has {len(pos)} pos for {len(z)} z.")
     props: dict[str, float] = {}
     if prop_names:
         y = getattr(data, "y", None)
-        y = np.zeros(0) if y is None else np.ravel(np.asarray(y, float))
+        y = np.zeros(0) if y is None else np.ravel(numbers(place, "y", y, "fiub"))
         if y.shape != (len(prop_names),):
             raise MoleculeError(f"{place}: y has {y.size} columns; give {', '.join(prop_names)}.")
         props = dict(zip(prop_names, y.tolist(), strict=True))
     smiles = getattr(data, "smiles", None)
-    yield Record(
-        place, z.detach().cpu().numpy(), pos.detach().cpu().numpy(),
-        props=props, smiles=smiles if isinstance(smiles, str) else None,
-    )  # fmt: skip
+    yield Record(place, z, pos, props=props, smiles=smiles if isinstance(smiles, str) else None)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from anydiff.molecules.elements import SYMBOLS, MoleculeError
@@ -37,10 +38,14 @@ def numbers(name: str, key: str, value: Any, kinds: str = "iu") -> np.ndarray:
     Raises:
         MoleculeError: It is of another kind, or has masked values.
     """
-    if np.ma.is_masked(value):
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if any(np.ma.is_masked(part) for part in parts):
         raise MoleculeError(f"{name}: {key} has masked values; leave them out, or fill them.")
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value  # unknown to NumPy
     try:
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise MoleculeError(f"{name}: {key} is no array of numbers ({error}).") from None
     if array.dtype.kind not in kinds and not (array.size == 0 and array.dtype.kind == "f"):

@@ -11,6 +11,7 @@ its samples follow from distances (:mod:`anydiff.molecules.bonds`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,6 +161,12 @@ class Molecules:
             for record in records_of_rdkit(mol, where):
                 record.id = m
                 records.append(record)
+        if records and all(record.drawn for record in records):
+            warnings.warn(
+                f"{name}: all z of all molecules are 0 and marked 2D, as in drawings; embed the "
+                "molecules to have positions in space.",
+                stacklevel=2,
+            )
         return cls(**ragged(records, name), name=name)
 
     @classmethod
@@ -191,7 +198,7 @@ class Molecules:
             MoleculeError: z or pos are missing, or `y` has other columns.
         """
         items = items.to_data_list() if hasattr(items, "to_data_list") else items
-        names = tuple(prop_names)
+        names = check_names(name, prop_names)
         records = [
             r for _, where, item in _each(items, name) for r in records_of_pyg(item, where, names)
         ]
@@ -373,5 +380,9 @@ def _each(items: Iterable[Any], name: str) -> Iterator[tuple[int, str, Any]]:
     """Each item with its number, and its place for error messages."""
     if not isinstance(items, Iterable) and not hasattr(items, "__getitem__"):
         raise MoleculeError(f"{name}: {type(items).__name__} is given; give a list of molecules.")
+    if type(items).__name__ in ("Atoms", "Data", "str"):  # whose items are their atoms and the like
+        raise MoleculeError(
+            f"{name}: one {type(items).__name__} is given; give a list of molecules."
+        )
     for m, item in enumerate(items):
         yield m, f"{name}: molecule {m}", item

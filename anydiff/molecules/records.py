@@ -13,7 +13,7 @@ from torch import Tensor
 from anydiff.molecules.elements import NUMBERS, MoleculeError
 from anydiff.molecules.fields import numbers
 
-__all__ = ["LARGE", "Record", "atomic_number", "from_lists", "ragged"]
+__all__ = ["LARGE", "Record", "atomic_number", "entry", "from_lists", "ragged"]
 
 LARGE = 1e9
 """The first coordinate, in ångström, that is refused: float64 keeps bond lengths up to there."""
@@ -136,6 +136,11 @@ def from_lists(
         MoleculeError: The lists are not equally long, or an entry is something else.
     """
     fields = {"z": z, "pos": pos, "charges": charges, "bonds": bonds, "orders": orders}
+    for key, items in fields.items():
+        if items is not None and not isinstance(items, Iterable):
+            raise MoleculeError(
+                f"{name}: {key} is {items!r}; give a list with one entry a molecule."
+            )
     given = {key: list(items) for key, items in fields.items() if items is not None}
     num = len(given["z"])
     for key, items in given.items():
@@ -146,7 +151,7 @@ def from_lists(
     if len(given.keys() & {"bonds", "orders"}) == 1:
         raise MoleculeError(f"{name}: give both bonds and orders, or neither.")
     arrays = {
-        key: [_entry(f"{name}: molecule {m}", key, item) for m, item in enumerate(items)]
+        key: [entry(f"{name}: molecule {m}", key, item) for m, item in enumerate(items)]
         for key, items in given.items()
     }
     for key, other in (("pos", "z"), ("charges", "z"), ("orders", "bonds")):
@@ -169,8 +174,19 @@ def from_lists(
     return whole | {"offsets": offsets}
 
 
-def _entry(where: str, key: str, item: Any) -> np.ndarray:
-    """One molecule's entry of a field."""
+def entry(where: str, key: str, item: Any) -> np.ndarray:
+    """One molecule's entry of a field.
+
+    Arguments:
+        where: The molecule, for error messages.
+        key: The name of the field.
+        item: What was given for it.
+
+    Raises:
+        MoleculeError: It is something else.
+    """
+    if isinstance(item, np.ndarray) and item.dtype.kind in "UO":
+        item = item.tolist()
     if key == "z" and not isinstance(item, (np.ndarray, Tensor)):
         for atom in (atoms := list(item)):
             if isinstance(atom, str) and atomic_number(atom) is None:

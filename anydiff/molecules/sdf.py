@@ -127,6 +127,7 @@ class _Chunk:
         lines, k = self.lines, start
         fields: dict[str, float] = {}
         since = 0  # the end of a field
+        text = False  # whether its value is one, which may hold blank lines
         while k < len(lines):
             line = lines[k]
             if line.startswith(">"):
@@ -134,10 +135,10 @@ class _Chunk:
                 while k < len(lines) and lines[k].strip() and not _FIELD.match(lines[k]):
                     k += 1
                 name = _FIELD.match(line)
-                if name and k == begin + 1 and name[1].strip() and name[1].isprintable():
-                    value = as_float(lines[begin].strip())
-                    if value is not None:
-                        fields[name[1]] = value
+                value = as_float(lines[begin].strip()) if k == begin + 1 else None
+                text = k > begin and value is None
+                if name and value is not None and name[1].strip() and name[1].isprintable():
+                    fields[name[1]] = value
                 start = since = k
             elif line.strip():
                 for counts in range(k, min(k + 4, len(lines))):
@@ -145,7 +146,9 @@ class _Chunk:
                         if counts - 3 < since:
                             raise self.error(k, "a blank line should end the data field before")
                         return fields, max(counts - 3, start)
-                raise self.error(k, f"{short(line)} should be a data field (> <name>) or $$$$")
+                if not text or line.split() == ["M", "END"]:
+                    raise self.error(k, f"{short(line)} should be a data field (> <name>) or $$$$")
+                start = since = k = k + 1
             else:
                 k += 1
         return fields, k
@@ -204,8 +207,10 @@ class _Chunk:
         return num, block | {k: self.lines[k] for k in rest} | {end: "M  END"}
 
     def v3000(self, counts: int, end: int) -> tuple[int, dict[int, str]]:
-        """The same of a table in V3000, its continued lines put together."""
+        """The same of a table in V3000, its continued lines put together. Templates, which follow the
+        table, and blocks of text in space are left out: RDKit would not go past them."""
         num, atoms, seen = -1, False, set[str]()
+        skipped = ""
         block = {counts: "  0  0  0     0  0            999 V3000"}
         k = counts + 1
         while k < end:
@@ -219,6 +224,11 @@ class _Chunk:
                 text = text[:-1] + self.lines[k].removeprefix("M  V30 ").rstrip()
             k += 1
             words = text.split()[2:5]
+            if words[:1] == ["BEGIN"] and words[1:] and words[1] in ("OBJ3D", "TEMPLATE"):
+                skipped = words[1]
+            if skipped:
+                skipped = "" if words[:2] == ["END", skipped] else skipped
+                continue
             if words[:1] == ["COUNTS"] and words[1:] and words[1].isascii() and words[1].isdigit():
                 num = int(words[1][:9])
                 if not num:

@@ -23,7 +23,7 @@ from typing import Any
 
 from anydiff.extras import extra
 from anydiff.molecules.convert import records_of_ase
-from anydiff.molecules.elements import MoleculeError
+from anydiff.molecules.elements import SYMBOLS, MoleculeError
 from anydiff.molecules.records import LARGE, Record, atomic_number
 from anydiff.molecules.text import NUMBER, as_float, short
 
@@ -35,7 +35,7 @@ QM9_PROPERTIES = (
 _EXTENDED = re.compile(r"(?:^|\s)(?:Properties|Lattice)\s*=")
 _PAIRS = re.compile(r"[A-Za-z_][\w-]*=[^\s=]+(?:\s+[A-Za-z_][\w-]*=[^\s=]+)*")
 _LONG = 10**5  # characters of a comment, which ASE takes some time for
-_UNUSUAL = re.compile(r"\d_|_\d|[\d.][dD]|\*\^|\b[DT]\b")
+_UNUSUAL = re.compile(r"\d_|_\d|[\d.][dD]|\*\^")
 _NOT_FINITE = ("nan", "inf", "infinity")
 
 
@@ -123,10 +123,7 @@ class _Frames:
             fields = self.next("an atom").split(None, 4)
             if len(fields) < 4:
                 raise self.error("an atom should read: element x y z")
-            number = atomic_number(fields[0])
-            if number is None:
-                raise self.error(f"{short(fields[0])} is not an element")
-            z.append(number)
+            z.append(self.element(fields[0]))
             pos.append(self.position(fields[1:4]))
         record = Record(place, z, pos)
         if comment.split()[:1] == ["gdb"]:
@@ -172,14 +169,14 @@ class _Frames:
             raise self.error(f"ASE refuses the comment ({type(error).__name__}: {error})") from None
         species = self.species(str(columns))
         text = [str(num), comment]
-        for _ in range(num):
+        for _ in range(num):  # ASE takes no numbers and no D for elements
             line = self.next("an atom")
+            words = line.split()
             if _UNUSUAL.search(line):
-                words = [self.plain(word) for word in line.split()]
-                if species < len(words):
-                    words[species] = {"D": "H", "T": "H"}.get(words[species], words[species])
-                line = " ".join(words)
-            text.append(line)
+                words = [self.plain(word) for word in words]
+            if species is not None and species < len(words):
+                words[species] = SYMBOLS[self.element(words[species])]
+            text.append(" ".join(words))
         try:
             (atoms,) = extxyz.read_xyz(StringIO("\n".join(text) + "\n"), index=slice(None))
         except Exception as error:
@@ -188,8 +185,15 @@ class _Frames:
         (record,) = records_of_ase(atoms, place)
         return record
 
-    def species(self, columns: str) -> int:
-        """The column of the elements, in what `Properties` says; ASE would take any number of columns."""
+    def element(self, text: str) -> int:
+        number = atomic_number(text)
+        if number is None:
+            raise self.error(f"{short(text)} is not an element")
+        return number
+
+    def species(self, columns: str) -> int | None:
+        """The column of the elements, if there is one, in what `Properties` says; ASE would take any
+        number of columns."""
         words = columns.split(":")
         triples = list(zip(words[::3], words[1::3], words[2::3], strict=False))
         if len(words) % 3 or not all(re.fullmatch("[1-9][0-9]{0,2}", n) for _, _, n in triples):
@@ -197,8 +201,9 @@ class _Frames:
         if ("pos", "R", "3") not in triples:
             raise self.error("Properties= has no pos:R:3; give the columns of the positions")
         names = [name for name, _, _ in triples]
-        before = triples[: names.index("species")] if "species" in names else []
-        return sum(int(n) for _, _, n in before)
+        if "species" not in names:
+            return None
+        return sum(int(n) for _, _, n in triples[: names.index("species")])
 
     def plain(self, word: str) -> str:
         """A word without what Python takes for a number and others don't, or the other way round."""

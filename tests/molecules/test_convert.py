@@ -35,6 +35,7 @@ def test_lists_with_an_entry_for_each_molecule(kind):
     assert (
         one.smiles == ["O", "[He]"] and one.property("mu").tolist() == [1, 2] and one.name == "two"
     )
+    assert Molecules.from_lists([np.array(["O", "H", "H"])], [OH2]).z.tolist() == [8, 1, 1]
     bonded = Molecules.from_lists([[1], "HD"], [[[0, 0, 0]], [[0, 0, 0], [0, 0, 0.74]]])
     assert bonded.z.tolist() == [1, 1, 1]
 
@@ -152,13 +153,48 @@ def test_from_pyg_gives_back_what_was_given():
     assert Molecules.from_pyg(items).props is None
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.array,
+        list,
+        torch.tensor,
+        lambda rows: torch.tensor(rows, requires_grad=isinstance(rows[0], list)),
+        lambda rows: torch.tensor(rows).bfloat16() if isinstance(rows[0], list) else rows,
+    ],
+)
+def test_from_pyg_takes_what_lists_take(kind):
+    data = Data(z=kind([8, 1]), pos=kind([[0.0, 0, 0], [0, 0, 1]]), y=kind([[2.0]]))
+    one = Molecules.from_pyg([data], "mu")
+    assert one.z.tolist() == [8, 1] and one.pos[1].tolist() == [0, 0, 1]
+    assert one.property("mu") == 2
+
+
+def test_one_molecule_is_no_list():
+    from ase import Atoms
+
+    data = Data(z=torch.tensor([1]), pos=torch.zeros(1, 3))
+    for give, one in ((Molecules.from_ase, Atoms("H")), (Molecules.from_pyg, data)):
+        with pytest.raises(MoleculeError, match=r"one (Atoms|Data) is given; give a list"):
+            give(one)
+
+
+def test_flat_drawings_of_rdkit_are_warned_of():
+    mol = Chem.MolFromSmiles("CCO")
+    AllChem.Compute2DCoords(mol)
+    with pytest.warns(UserWarning, match="as in drawings"):
+        Molecules.from_rdkit([mol])
+    mol.GetConformer().Set3D(True)
+    assert len(Molecules.from_rdkit([mol])) == 1
+
+
 def test_from_pyg_what_is_missing_is_named():
     for data, names, message in (
         (Data(pos=torch.rand(2, 3)), (), "molecule 0: Data is given; .*with z and pos"),
         ("CO", (), "molecule 0: str is given"),
         (load_qm9()[0], ("mu",), "molecule 0: y has 12 columns; give mu"),
         (Data(pos=torch.rand(2, 3), z=torch.ones(2).long()), ("mu",), "molecule 0: y "),
-        (Data(pos=torch.rand(2, 3), z=torch.ones(3).long()), (), "positions"),
+        (Data(pos=torch.rand(2, 3), z=torch.ones(3).long()), (), "molecule 0 has 2 pos for 3 z"),
         (Data(pos=torch.rand(2, 3), z=torch.rand(2)), (), "z .* integers"),
     ):
         with pytest.raises(MoleculeError, match=message):

@@ -223,6 +223,16 @@ def test_data_fields_that_are_numbers_are_properties(read):
     assert read(record()).props is None
 
 
+def test_texts_of_data_fields_may_hold_blank_lines(read):
+    end = "> <text>\none\n\n\ntwo: M  END\n\nthree\n\n> <b>\n2\n\n"
+    for text in (record(end=end + "$$$$\n") + record(), record(end=end) + record()):
+        two = read(text)
+        assert two.prop_names == ("b",) and two.sizes.tolist() == [3, 3]
+    for end in ("> <a>\n1\n\ntext\n", "> <text>\none\n\nM  END\n"):  # a number; a lost record
+        with pytest.raises(MoleculeError, match=r"line 12: .* should be a data field"):
+            read(record(end=end))
+
+
 def test_titles_are_numbers_or_tell_conformers(read):
     def ids(*titles):
         return read("".join(record(title=title) for title in titles)).ids
@@ -251,6 +261,10 @@ ATOMS = ("1 O 0 0 0.1 0", "2 H 0.96 0 0 0", "3 H -0.24 0.93 0 0")
 def test_v3000_is_read(read, atoms):
     assert np.array_equal(read(v3000(*atoms)).pos, read(record()).pos)
     assert read(v3000(*ATOMS, more="M  V30 BEGIN FOO\nM  V30 bar\nM  V30 END FOO\n")).sizes == [3]
+    space = "M  V30 BEGIN OBJ3D 1\nM  V30 1 -7 0 0 0\nM  V30 END OBJ3D\n"
+    assert read(v3000(*ATOMS, more=space)).sizes == [3]
+    templates = "M  V30 END CTAB\n" + space.replace("OBJ3D", "TEMPLATE")
+    assert read(v3000(*ATOMS).replace("M  V30 END CTAB\n", templates)).sizes == [3]
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ def test_columns_are_read_as_properties_says(read):
         ("Properties=species:S:1:pos:R:3", "H 0 0 1_0", "line 8: '1_0' should be a number"),
         ("Properties=species:S:1:pos:R:3", "H 0 0 nan", "line 5: atom 2 .*finite"),
         ("Properties=species:S:1:pos:R:3", "H 0 0 1e39", "line 5: atom 2 .*below 10"),
-        ("Properties=species:S:1:pos:R:3", "Qq 0 0 1", "line 5: ASE refuses the frame"),
-        ("Properties=species:S:1:pos:R:3", "X 0 0 1", "line 5: atom 2 is no element"),
+        ("Properties=species:S:1:pos:R:3", "Qq 0 0 1", "line 8: 'Qq' is not an element"),
+        ("Properties=species:S:1:pos:R:3", "X 0 0 1", "line 8: 'X' is not an element"),
         ("Properties=species:S:1:pos:R:3", "", "line 5: "),
         ('Lattice="5 0 0 0 5 0 0 0 5"', "H 0 0 1", "line 5: the cell is periodic"),
         ('Lattice="5 0 0 0 5 0" pbc="F F F"', "H 0 0 1", "line 6: ASE refuses the comment"),
@@ -138,6 +138,15 @@ def test_no_comment_takes_long(read, comment):
             read(text)
     else:
         assert len(read(text)) == 1
+
+
+@pytest.mark.parametrize("element", ["1", "h", "D", "H"])
+@pytest.mark.parametrize("comment", ["energy=-1", "Properties=species:S:1:pos:R:3 energy=-1"])
+def test_elements_of_extended_frames_are_those_of_plain_ones(read, element, comment):
+    one = read(f"2\n{comment}\n17 0 0 0\n{element} 0 0 1.3\n")
+    assert one.z.tolist() == [17, 1] and one.property("energy") == -1
+    numbers = read("2\nProperties=pos:R:3:Z:I:1\n0 0 0 17\n0 0 1.3 1\n")
+    assert numbers.z.tolist() == [17, 1]
 
 
 def test_a_lattice_without_periods_does_not_matter(read):
