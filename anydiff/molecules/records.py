@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from anydiff.molecules.elements import NUMBERS, MoleculeError
 from anydiff.molecules.fields import numbers
@@ -137,9 +136,13 @@ def from_lists(
     """
     fields = {"z": z, "pos": pos, "charges": charges, "bonds": bonds, "orders": orders}
     for key, items in fields.items():
-        if items is not None and not isinstance(items, Iterable):
+        if items is None and key in ("z", "pos"):
             raise MoleculeError(
-                f"{name}: {key} is {items!r}; give a list with one entry a molecule."
+                f"{name}: there are no {key}; give a list, an entry for each molecule."
+            )
+        if items is not None and (np.isscalar(items) or not hasattr(items, "__len__")):
+            raise MoleculeError(
+                f"{name}: {key} is {items!r}; give a list, an entry for each molecule."
             )
     given = {key: list(items) for key, items in fields.items() if items is not None}
     num = len(given["z"])
@@ -185,9 +188,9 @@ def entry(where: str, key: str, item: Any) -> np.ndarray:
     Raises:
         MoleculeError: It is something else.
     """
-    if isinstance(item, np.ndarray) and item.dtype.kind in "UO":
-        item = item.tolist()
-    if key == "z" and not isinstance(item, (np.ndarray, Tensor)):
+    texts = getattr(getattr(item, "dtype", None), "kind", "") in ("U", "O")
+    symbols = isinstance(item, (str, list, tuple)) or (texts and np.ndim(item) == 1)
+    if key == "z" and symbols:
         for atom in (atoms := list(item)):
             if isinstance(atom, str) and atomic_number(atom) is None:
                 raise MoleculeError(f"{where}: {atom!r} is not an element.")

@@ -41,7 +41,8 @@ def test_lists_with_an_entry_for_each_molecule(kind):
 
 
 def test_symbols_are_elements():
-    assert Molecules.from_lists([["O", "h", 1]], [OH2]).z.tolist() == [8, 1, 1]
+    for symbols in (["O", "h", 1], ("O", "D", "T"), np.array(["O", "H", "H"]), "OHH"):
+        assert Molecules.from_lists([symbols], [OH2]).z.tolist() == [8, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,13 @@ def test_symbols_are_elements():
     [
         ({"z": [["O", "Q", "H"]]}, "molecule 0: 'Q' is not an element"),
         ({"z": [[8, 1.5, 1]]}, "molecule 0: z is .* integers"),
+        ({"z": 8}, "here: z is 8; give a list"),
+        ({"z": "OHH"}, "here: z is 'OHH'; give a list"),
+        ({"z": [None]}, "molecule 0: z is .*integers"),
+        ({"z": [8]}, r"molecule 0: z are \(\); give"),
+        ({"pos": None}, "there are no pos"),
+        ({"pos": [OH2[0]]}, r"molecule 0: pos are \(3,\)"),
+        ({"charges": [None]}, "molecule 0: charges is .*integers"),
         ({"z": []}, "1 pos for 0 molecules"),
         ({"z": [], "pos": []}, "here holds no molecules"),
         ({"z": [[8, 1]]}, "molecule 0 has 3 pos for 2 z"),
