@@ -67,3 +67,11 @@ def test_an_example_learns_what_the_command_learns(name, kind, tmp_path, monkeyp
     assert extra["kind"] == also["kind"] == kind and extra.keys() == also.keys()
     files = {p.name for p in (tmp_path / "example").iterdir()}
     assert {"model.safetensors", "samples.png", "table.txt"} <= files and written
+
+    # stopped before the last file, the same command draws again, and does not train anew
+    before = (tmp_path / "example/last.ckpt").read_bytes()
+    module.main(data=data, num=3, steps=2, out=tmp_path / "example", **options)
+    assert (tmp_path / "example/last.ckpt").read_bytes() == before
+    assert not (tmp_path / "example-2").exists()
+    again = anydiff.load(tmp_path / "example/model.safetensors")[0].state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in again.items())

@@ -1,5 +1,6 @@
 """From a function to flags, and from what goes wrong to one line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal
 
 import pytest
 
+import anydiff
 from anydiff.cli.main import main, run
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.runs import Run, positive, run_folder
@@ -164,3 +166,14 @@ def test_the_module_is_the_command():
     words = [sys.executable, "-m", "anydiff", "--version"]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert done.stdout.startswith("anydiff ")
+
+
+@pytest.mark.parametrize("name", ["/usr/bin/anydiff", "-m", "train.py", "pytest"])
+def test_waiting_threads_of_the_command_sleep_from_the_start(name, monkeypatch):
+    head = Path(anydiff.__file__).read_text().split("\nfrom anydiff")[0]  # before torch is imported
+    assert "import torch" not in head
+    monkeypatch.setattr(sys, "argv", [name])
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    exec(head, {})
+    command = not name.endswith(("py", "pytest"))
+    assert os.environ.get("OMP_WAIT_POLICY") == ("passive" if command else None)
