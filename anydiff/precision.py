@@ -22,12 +22,12 @@ def weights_dtype(*modules: Any) -> torch.dtype | None:
     Arguments:
         modules: Modules; functions have no weights.
     """
-    sizes: dict[torch.dtype, int] = {}
-    for module in modules:
-        for p in module.parameters() if isinstance(module, nn.Module) else ():
-            if p.is_floating_point() and p.dtype.itemsize > 1:
-                sizes[p.dtype] = sizes.get(p.dtype, 0) + p.numel()
-    return max(sizes, key=lambda kind: sizes[kind]) if sizes else None
+    weights = [p for m in modules if isinstance(m, nn.Module) for p in m.parameters()]
+    kinds = {p.dtype for p in weights}
+    kinds = {kind for kind in kinds if kind.is_floating_point and kind.itemsize > 1}
+    if len(kinds) < 2:  # without counting, which is slow
+        return next(iter(kinds), None)
+    return max(kinds, key=lambda kind: sum(p.numel() for p in weights if p.dtype == kind))
 
 
 class ExactBuffers(nn.Module):
