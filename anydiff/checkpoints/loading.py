@@ -143,7 +143,8 @@ def load(
 def _read(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of a file and all that it holds by name, tensors and states."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a checkpoint written by anydiff.save.")
+        what = "a folder" if Path(path).is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}; give a checkpoint written by anydiff.save.")
     header, tensors = contents(path, "anydiff")
     if header is None:
         raise CheckpointError(

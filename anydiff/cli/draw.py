@@ -294,7 +294,10 @@ def _run(
 def _real(known: Any, data: str | None) -> Any:
     """What is compared with; None if the model does not name it, as it may have travelled alone."""
     if data is not None:
-        return known.read_data(data)
+        real = known.read_data(data)
+        if not len(real):
+            raise ValueError(f"{data} holds no {known.kind}.")
+        return real
     try:
         return known.read_data()
     except (ValueError, OSError, ImportError) as error:

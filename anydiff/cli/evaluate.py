@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.runs import kind_of, printable
+from anydiff.cli.runs import kind_of, printable, writable
 from anydiff.files import whole
 
 __all__ = ["evaluate"]
@@ -59,6 +59,8 @@ def evaluate(
     check_flags(name, **given)
     module = kind_of(name)
     check_packages(name, module.MEASURES)
+    if out is not None:
+        _check_out(out, file, against)
     place, more = ({k: given[k] for k in keys if given[k] is not None} for keys in _USES)
     with warnings.catch_warnings(record=True) as said:
         drawn = module.read_items(str(file))
@@ -70,3 +72,15 @@ def evaluate(
     if out is not None:
         with whole(out) as temporary:
             Path(temporary).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_out(out: Path, *inputs: str | Path) -> None:
+    """An error if the table could not be written, or would replace what is evaluated."""
+    if out.exists():
+        if not out.is_file():
+            raise ValueError(f"--out {out} is a folder or a device; give the name of a file.")
+        if any(Path(path).exists() and out.samefile(path) for path in inputs):
+            raise ValueError(
+                f"--out {out} is what is evaluated, and would be lost; give another file."
+            )
+    writable(out.parent)

@@ -31,6 +31,7 @@ _WANTED = {
     "N,N": "numbers such as 3,8",
     "BOOL": "true or false",
 }
+_FLAGS = "give a YAML file with lines such as 'num: 3'"
 
 
 class Help(DefaultHelpFormatter):
@@ -50,6 +51,19 @@ class Parser(ArgumentParser):
     """A parser that says in one line what is wrong and what to do about it."""
 
     command = "anydiff"
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The flags of a file, which is text.
+
+        Arguments:
+            cfg_path: The file.
+            args: As jsonargparse has them.
+            kwargs: As jsonargparse has them.
+        """
+        try:
+            return super().parse_path(cfg_path, *args, **kwargs)
+        except UnicodeDecodeError:
+            self.error(f"--config: {cfg_path} is no text; {_FLAGS}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and end with status 2.
@@ -84,6 +98,8 @@ class Parser(ArgumentParser):
             return " ".join([self.command, *words]), text
         if choice := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*?)\)", message):
             return self.command, f"{choice[1]} is unknown; give one of {choice[2]}".replace("'", "")
+        if message.startswith("Unexpected config"):
+            return self.command, f"--config: the file holds no flags; {_FLAGS}"
         message = re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)
         return self.command, re.sub(r"\s*\n\s*", " ", message).strip()
 

@@ -90,12 +90,13 @@ def writable(folder: Path) -> Path:
     Raises:
         ValueError: If nothing can be written there.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing: list[Path] = []
     try:
+        missing += [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter of a name with a NUL
         raise ValueError(
             f"nothing can be written to {folder} ({error}); give another out."
         ) from error

@@ -31,13 +31,19 @@ def read_data(data: str) -> Sketches:
 
 def read_items(path: str) -> Sketches:
     """Sketches of a file or a folder."""
-    return read_sketches(path)
+    return _some(read_sketches(path), path)
+
+
+def _some(sketches: Sketches, path: str) -> Sketches:
+    if not len(sketches):
+        raise ValueError(f"{path} holds no sketches.")
+    return sketches
 
 
 def begin(model: SketchModel, data: str | None) -> Sketches:
     """Sketches to begin from: those of a file, or the validation part of data."""
     if data is not None and data not in (*model.names, model.data):
-        return load_sketches(data, normalise=model.normalise)
+        return _some(load_sketches(data, normalise=model.normalise), data)
     known = model.read_data(data)
     return known.subset(split(known).valid)
 

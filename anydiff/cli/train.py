@@ -357,7 +357,7 @@ def fit_model(
     try:
         plot_curve(folder, folder / "curve.png")
     except ValueError as error:  # a run of a few steps, or one that diverged
-        print(f"no curve: {error}")
+        print(f"no curve.png: {error}")
     say_files(folder)
     print(f"To sample from it: anydiff sample {result}")
     return result

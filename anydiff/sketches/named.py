@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sized
 
 import numpy as np
 
 from anydiff.data.batches import Split
 from anydiff.files import PathLike
+from anydiff.sketches.fields import SketchError
 from anydiff.sketches.files import read_sketches
 from anydiff.sketches.geometry import scale
 from anydiff.sketches.kanji import load_kanji
@@ -32,6 +34,8 @@ def load_sketches(data: PathLike, *, skip_empty: bool = False, normalise: bool =
     """
     if data in ("kanji", "kanjivg"):
         sketches = load_kanji("3k" if data == "kanji" else "full")
+    elif not os.path.exists(data):
+        raise SketchError(f"{data}: give kanji, kanjivg, or the path of a file or folder.")
     else:
         sketches = read_sketches(data, skip_empty=skip_empty)
     return scale(sketches) if normalise else sketches

@@ -36,7 +36,9 @@ def plot_curve(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
                     if row.get(name):
                         curve[int(row["step"])] = float(row[name])
     if not points["loss"]:
-        raise ValueError(f"{folder} has no losses in logs/version_*/metrics.csv; train first.")
+        raise ValueError(
+            f"{folder} has no losses in logs/version_*/metrics.csv; train first, 20 steps."
+        )
 
     steps, losses = zip(*sorted(points["loss"].items()), strict=True)
     window = max(1, len(losses) // 50)

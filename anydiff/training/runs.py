@@ -100,7 +100,10 @@ def trainer(
     check_range("[0, 1e9]", save_every=save_every, clip=clip or 0)
     folder = Path(folder)
     # warnings that do not apply: runs resume in their own folder, and batches are built quickly
-    for notice in ("exists and is not empty", "does not have many workers", "is deprecated, use"):
+    for notice in (
+        *("exists and is not empty", "does not have many workers", "is deprecated, use"),
+        "smaller than the logging interval",
+    ):
         warnings.filterwarnings("ignore", message=f".*{notice}", module="pytorch_lightning")
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
     if find_spec("tensorboard") or find_spec("tensorboardX"):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 import anydiff
@@ -69,6 +70,27 @@ def test_help_explains_every_flag(command, capsys):
             "holds no last.ckpt to continue from; leave resume out",
         ),
         ("train molecules --config no.yaml", "--config: File does not exist"),
+        (
+            "train molecules --config {2}/a.npy",
+            "a.npy is no text; give a YAML file with lines such",
+        ),
+        (
+            "train molecules --config {2}/empty.yaml",
+            "--config: the file holds no flags; give a YAML",
+        ),
+        ("sample {0}", ": a folder; give a checkpoint"),
+        ("train sketches --data kanjy", "kanjy: give kanji, kanjivg, or the path of a file"),
+        ("evaluate {2}/empty.ndjson --against kanji", "empty.ndjson holds no sketches"),
+        (
+            "evaluate {2}/a.sdf --against 5k --out {2}/a.sdf",
+            "is what is evaluated, and would be lost",
+        ),
+        ("evaluate {2}/a.sdf --against {1} --out {1}", "is what is evaluated, and would be lost"),
+        ("evaluate {2}/a.sdf --against 5k --out {1}/a", "nothing can be written to"),
+        (
+            "evaluate {2}/a.sdf --against 5k --out {2}",
+            "is a folder or a device; give the name of a",
+        ),
         ("sample", "model is missing (see anydiff sample --help)"),
         ("sample no.safetensors", "no.safetensors: no such file"),
         ("sample m --sampler euler", "--sampler is euler; give ddpm or ddim or dpm"),
@@ -84,7 +106,12 @@ def test_help_explains_every_flag(command, capsys):
     ],
 )
 def test_bad_input_is_told_in_one_line(words, line, capsys, tmp_path):
-    told(*words.format(tmp_path, __file__).split())
+    files = tmp_path / "files"
+    files.mkdir()
+    np.save(files / "a.npy", np.full(9, 200, np.uint8))
+    for name in ("empty.yaml", "empty.ndjson", "a.sdf"):
+        (files / name).touch()
+    told(*words.format(tmp_path, __file__, files).split())
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and line in lines[0]
 
