@@ -16,7 +16,7 @@ from torch import Tensor, dtype
 
 __all__ = [
     "check_choice", "check_floating", "check_kind", "check_range", "check_shape", "check_whole",
-    "frozen", "number", "numbers", "read", "shown",
+    "frozen", "number", "numbers", "read", "real", "shown",
 ]  # fmt: skip
 
 Kind = TypeVar("Kind")
@@ -96,24 +96,45 @@ def number(value: Any) -> int | float | None:
 def numbers(values: Any) -> Tensor:
     """A list, array or tensor of numbers as (n,), float64 on the CPU; empty if it is none of these."""
     try:
-        found = torch.as_tensor(values, dtype=torch.float64).cpu()
-    except (TypeError, ValueError, RuntimeError):
+        found = real("", values=values).cpu()
+    except ValueError:
         return torch.empty(0)
     return found if found.ndim == 1 else torch.empty(0)
 
 
-def read(condition: Tensor) -> bool | None:
-    """Whether a condition is True; None where that is not known before the code has run.
+def real(hint: str, **values: Any) -> Tensor:
+    """A number, a list, an array or a tensor of real numbers as a tensor of float64.
+
+    Arguments:
+        hint: What to give.
+        values: The numbers, by the name of the argument.
+
+    Raises:
+        ValueError: If they are none of these, or complex, or booleans.
+    """
+    ((name, given),) = values.items()
+    try:
+        kind = torch.as_tensor(given).dtype
+        if not (kind.is_complex or kind == torch.bool):
+            return torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise ValueError(f"{name} is {shown(given)}; give {hint}.")
+
+
+def read(x: Tensor, condition: Callable[[Tensor], Any]) -> bool | None:
+    """Whether a tensor meets a condition; None where that is not known before the code has run.
 
     On a device the host would have to wait for it; a compiler and vmap trace code without values.
 
     Arguments:
-        condition: A boolean.
+        x: The tensor.
+        condition: x -> a boolean.
     """
-    if condition.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     try:
-        return bool(condition)
+        return bool(condition(x))
     except RuntimeError:
         return None
 

@@ -155,7 +155,7 @@ class GaussianDiffusion(nn.Module):
             # drop first: a condition that is kept then always gets its noise and its time
             cond = conditions.drop(cond, self.drop, x0, space, generator)
             cond = conditions.augment(cond, self.augment, self.schedule, x0, space, generator)
-        at = self.schedule.at(self.error.times(t))
+        at = self.schedule._at(self.error.times(t))
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 

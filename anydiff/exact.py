@@ -19,10 +19,11 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor, nn
 
-from anydiff.checks import check_kind, check_range, check_shape
+from anydiff.checks import check_floating, check_kind, check_range, check_shape, read, real
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.predictions import Target, as_target, given_times
 from anydiff.schedules import Schedule
+from anydiff.schedules.schedule import check_times
 from anydiff.spaces import DENSE, Dense, Space
 
 __all__ = ["Gaussian", "GaussianMixture", "gaussian", "mixture"]
@@ -79,11 +80,15 @@ class _Exact(nn.Module):
             x_t: The noisy state, in the space.
             t: Times, (B,).
             space: The batch's space.
+
+        Raises:
+            ValueError: If there is not one time in [0, 1] for each item.
         """
         return self._output(x_t, t, space)
 
     def _output(self, x_t: Tensor, t: Tensor, space: Space, **known: Tensor) -> Tensor:
-        at = self.schedule.at(t.double())
+        check_shape((space.items(x_t),), "give a time for each item", t=t)
+        at = self.schedule._at(check_times("times in [0, 1]", t).double())
         # the score at sigma = 0 is finite, but computed as -eps / sigma
         at = replace(at, sigma=at.sigma.clamp(min=1e-100))
         x = x_t.double() / space.expand(self.target.input_scale(at), x_t)
@@ -128,13 +133,13 @@ class Gaussian(_Exact):
         covariance: Tensor | None = None,
     ) -> None:
         super().__init__(schedule, prediction)
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64))
-        std = torch.as_tensor(std, dtype=torch.float64)
+        self.register_buffer("mean", real("numbers", mean=mean))
+        std = real("numbers from 0", std=std)
         if not ((std >= 0).all() and std.isfinite().all() and self.mean.isfinite().all()):
             raise ValueError(f"mean is {mean} and std {std}; give finite numbers, std from 0.")
         variance, axes = std**2, None
         if covariance is not None:
-            matrix = torch.as_tensor(covariance, dtype=torch.float64)
+            matrix = real("a symmetric (D, D)", covariance=covariance)
             square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
             if not (square and torch.allclose(matrix, matrix.T)):
                 raise ValueError(
@@ -189,6 +194,7 @@ class Gaussian(_Exact):
         Raises:
             ValueError: If a time lies outside.
         """
+        check_floating(x=x)
         check_range("[0, 1]", t=t, s=s)
         knots = self.schedule.levels(torch.tensor([t, s], dtype=torch.float64))
         (a, c), (b, d) = ((k.alpha, k.sigma) if k.t != 0 else (1.0, 0.0) for k in knots)
@@ -200,6 +206,7 @@ class Gaussian(_Exact):
     def log_prob(
         self, x: Tensor, t: Tensor | float | None = None, *, space: Space = DENSE
     ) -> Tensor:
+        check_floating(x=x)
         dim = space.dim(x)
         alpha, sigma = self._levels(t, dim)
         z = self._into(x - space.expand(alpha, x) * self._mean(x, space), space)
@@ -252,9 +259,9 @@ class GaussianMixture(_Exact):
         weights: Tensor | None = None,
     ) -> None:
         super().__init__(schedule, prediction)
-        means = torch.as_tensor([[-1.0], [1.0]] if means is None else means, dtype=torch.float64)
-        stds = torch.as_tensor(stds, dtype=torch.float64)
-        if means.ndim < 1 or stds.ndim > 1 or stds.numel() not in (1, len(means)):
+        means = real("means (K, *)", means=[[-1.0], [1.0]] if means is None else means)
+        stds = real("standard deviations (K,)", stds=stds)
+        if means.ndim < 1 or not len(means) or stds.ndim > 1 or stds.numel() not in (1, len(means)):
             raise ValueError(
                 f"means are {tuple(means.shape)} and stds {tuple(stds.shape)}; give (K, *) and (K,)."
             )
@@ -264,7 +271,7 @@ class GaussianMixture(_Exact):
                 f"means or stds, {stds.tolist()}, are not finite, or stds are below 0."
             )
         weights = [1.0] * len(means) if weights is None else weights  # type: ignore[assignment]
-        weights = torch.as_tensor(weights, dtype=torch.float64)
+        weights = real("one above 0 for each mean", weights=weights)
         if weights.shape != (len(means),) or not (weights > 0).all():
             raise ValueError(
                 f"the weights are {weights.tolist()}; give {len(means)}, one for each mean, above 0."
@@ -305,10 +312,14 @@ class GaussianMixture(_Exact):
             ValueError: If there is not one integer for each item.
         """
         if label is not None:
-            check_shape(t.shape, "give one for each item", label=label)
+            check_shape((space.items(x_t),), "give one for each item", label=label)
             if label.is_floating_point() or label.dtype == torch.bool:
                 raise ValueError(
                     f"label is of {label.dtype}; give integers, -1 where it is unknown."
+                )
+            if read(label, lambda label: (label < len(self.means)).all()) is False:
+                raise ValueError(
+                    f"label goes up to {label.max()}; give integers below {len(self.means)}, or -1."
                 )
         return self._output(x_t, t, space, **({} if label is None else {"label": label}))
 
@@ -331,6 +342,7 @@ class GaussianMixture(_Exact):
     def log_prob(
         self, x: Tensor, t: Tensor | float | None = None, *, space: Space = DENSE
     ) -> Tensor:
+        check_floating(x=x)
         alpha, sigma = self._levels(t, space.dim(x))
         return self._components(x, alpha, sigma, space)[2].logsumexp(0)
 
@@ -341,7 +353,11 @@ class GaussianMixture(_Exact):
             x: x_t, in the space.
             t: Times, (B,) or one for all.
             space: The batch's space.
+
+        Raises:
+            ValueError: If x is not of floating-point numbers, or a time lies outside [0, 1].
         """
+        check_floating(x=x)
         alpha, sigma = self._levels(t, space.dim(x))
         return self._components(x, alpha, sigma, space)[2].log_softmax(0).T
 

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -37,11 +38,10 @@ from anydiff.checks import (
     check_range,
     check_shape,
     frozen,
-    read,
 )
 from anydiff.precision import at_least_float32, weights_dtype
 from anydiff.schedules import Level, Schedule
-from anydiff.schedules.schedule import once
+from anydiff.schedules.schedule import check_times, once
 from anydiff.spaces import DENSE, Dense, Space
 
 __all__ = [
@@ -310,7 +310,7 @@ class Predictor:
         """
         if not isinstance(t, Level):
             check_floating(x_t=x_t)
-            t = self.schedule.at(given_times(x_t, t, self.space))
+            t = self.schedule._at(given_times(x_t, t, self.space))
         return self.answer(x_t, t)
 
     @property
@@ -493,7 +493,8 @@ def modules_in(denoiser: Any) -> list[nn.Module]:
     if isinstance(denoiser, partial):
         return modules_in(denoiser.func)
     held = (getattr(denoiser, "__self__", None), *getattr(denoiser, "__dict__", {}).values())
-    return [m for m in held if isinstance(m, nn.Module)]
+    known: Any = nn.Module | partial | MethodType  # a method: of a decorated function
+    return [m for h in held if isinstance(h, known) for m in modules_in(h)]
 
 
 def _versions(tensors: Mapping[str, Any]) -> dict[str, int]:
@@ -520,14 +521,10 @@ def given_times(x: Tensor, t: Tensor | float, space: Space) -> Tensor:
     if not isinstance(t, Tensor):
         check_range("[0, 1]", t=t)
         return item_times(x, t, space)
-    hint = "give times in [0, 1], one for each item or one for all"
+    hint = "times in [0, 1], one for each item or one for all"
     if t.ndim:
-        check_shape((space.items(x),), hint, t=t)
-    if not t.is_floating_point():
-        raise ValueError(f"t is of {t.dtype}; {hint}: k / T for step k of T.")
-    if read(((t >= 0) & (t <= 1)).all()) is False:
-        raise ValueError(f"t goes from {t.min():.3g} to {t.max():.3g}; {hint}.")
-    return item_times(x, t, space)
+        check_shape((space.items(x),), f"give {hint}", t=t)
+    return item_times(x, check_times(hint, t, slack=0), space)
 
 
 def item_times(x_t: Tensor, t: Tensor | float, space: Space) -> Tensor:

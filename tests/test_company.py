@@ -31,7 +31,9 @@ from anydiff import (
     losses,
     sample,
     samplers,
+    save,
 )
+from anydiff.denoisers import UNet
 from anydiff.editing import decode, denoise, encode, ilvr, interpolate
 from anydiff.predictions import TARGETS, takes_space, wrapped
 from tests.helpers.methods import SAMPLERS
@@ -539,3 +541,26 @@ def test_gradients_go_through_guidance_to_the_weights():
             ends.append(sample(guided, (4, 3), steps=3, seed=0).sum().item())
             weight[0] -= h
     assert weight.grad[0].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize("wrap", ["a decorated method", "an object"])
+def test_the_weights_of_a_network_within_a_function_are_found(wrap):
+    network = nn.Linear(2, 2)
+    holder = Calls(network)
+    holder.__dict__.update({k: functools.partial(v) for k, v in vars(holder).items()})
+    denoiser = {
+        "a decorated method": lambda: functools.wraps(network.forward)(lambda x, t: network(x)),
+        "an object": lambda: holder,
+    }[wrap]()
+    found = GaussianDiffusion(denoiser, Cosine(), "v").parameters()
+    assert {id(p) for p in found} == {id(p) for p in network.parameters()}
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, functools.partial(torch.compile, backend="eager")]
+)
+def test_a_wrapped_diffusion_is_saved_as_the_bare_one(wrap, tmp_path):
+    diffusion = GaussianDiffusion(UNet(1, widths=(8,)), Cosine(), "v")
+    for name, model in {"bare": diffusion, "wrapped": wrap(diffusion)}.items():
+        save(tmp_path / name, model)
+    assert (tmp_path / "bare").read_bytes() == (tmp_path / "wrapped").read_bytes()

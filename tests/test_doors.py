@@ -18,6 +18,7 @@ from anydiff import (
     DPMSolver,
     GaussianDiffusion,
     Heun,
+    Tabulated,
     UniPC,
     editing,
     exact,
@@ -26,13 +27,16 @@ from anydiff import (
     losses,
     sample,
     samplers,
+    save,
+    schedules,
 )
 from anydiff.denoisers import UNet
 from anydiff.editing import Stage
 from anydiff.likelihood import score_matching
+from anydiff.metrics import distances
 from anydiff.samplers import OptimalVariance, plan
 from anydiff.series import forecast
-from anydiff.spaces import Masked, Packed, Ragged
+from anydiff.spaces import Masked, Packed, Ragged, child
 from tests.helpers.spaces import draw
 
 B, D = 4, 3
@@ -79,6 +83,21 @@ TIMES = [
 ]  # fmt: skip
 LIKE_X = [X[:, :1], X[:1], X[0], X.float(), X.int(), X[..., None], 0.0, X.numpy()]
 FRACTION = ["0.1", True, -0.1, 1.1, nan, [0.1]]
+MOMENTS = [
+    0.5,
+    1,
+    "0.5",
+    None,
+    [0.5],
+    T.long(),
+    T > 0.5,
+    T + 0j,
+    T + 0.2,
+    T - 0.2,
+    T * nan,
+    T.numpy(),
+]
+SAMPLES = ["ab", None, 1.0, X[0], X[:1], X[:, :2], X + 0j, X > 0, X * nan, [[1, 2], [3]]]
 
 
 def first(x):
@@ -154,7 +173,7 @@ DOORS = {
     "KarrasGrid": door(samplers.KarrasGrid, {"rho": [0, *NUMBER], "sigma_min": [0, *NUMBER]}),
     "OptimalVariance.estimate": door(
         OptimalVariance.estimate,
-        {"points": [1, *COUNT], "batches": [[(MODEL, X)]]},
+        {"points": [1, *COUNT], "batches": [[(MODEL, X)], None, 3, [P], [(P,)]]},
         batches=[(P, X)], points=3,
     ),
     "towards": door(
@@ -278,7 +297,9 @@ DOORS = {
     "Dequantize": door(likelihood.Dequantize, {"bits": COUNT, "high": [-2, *NUMBER]}),
     "Dequantize()": door(likelihood.Dequantize(), {"x0": FLOATS}, x0=X),
     "bits_per_dim": door(
-        likelihood.bits_per_dim, {"width": [0, *NUMBER]}, log_prob=T, dim=torch.full((B,), 3)
+        likelihood.bits_per_dim,
+        {"width": [0, *NUMBER], "log_prob": ["a", 1.0, None], "dim": ["a", 3, T[:2]]},
+        log_prob=T, dim=torch.full((B,), 3)
     ),
     "score_matching.denoising": door(
         score_matching.denoising,
@@ -297,7 +318,8 @@ DOORS = {
         score=lambda x: -x, x=X,
     ),
     "exact.gaussian": door(
-        exact.gaussian, {"schedule": SCHEDULE, "std": [-1.0, nan], "mean": [nan, inf]},
+        exact.gaussian, {"schedule": SCHEDULE, "std": [-1.0, nan, "a", True],
+                         "mean": [nan, inf, "a", None, X + 0j]},
         schedule=Cosine(),
     ),
     "exact.mixture": door(
@@ -310,7 +332,9 @@ DOORS = {
     "exact flow": door(MODEL.denoiser.flow, {"t": [-0.1, 1.5, *NUMBER]}, x=X, t=0.5, s=0.1),
     "exact label": door(
         MIXTURE.denoiser,
-        {"label": [torch.zeros(B), torch.zeros(B, dtype=torch.bool), torch.zeros(B, 1).long()]},
+        {"t": [0.5, T[:3], T + 0.2, T.long()],
+         "label": [torch.full((B,), 2), torch.zeros(B),
+                   torch.zeros(B, dtype=torch.bool), torch.zeros(B, 1).long()]},
         x_t=X, t=T, label=torch.zeros(B).long(),
     ),
     "Hybrid": door(losses.Hybrid, {"steps": COUNT, "weight": [0, *NUMBER], "decoder": [None, "x"]}),
@@ -323,22 +347,102 @@ DOORS = {
     "LearnedUncertainty": door(losses.LearnedUncertainty, {"features": [3, *COUNT]}),
     "Masked.from_lengths": door(
         Masked.from_lengths,
-        {"lengths": [[0, 2], [1.5, 2.0], [True, True], [[1]], []], "size": [2, *COUNT]},
+        {"lengths": ["12", None, {1, 2}, [0, 2], [1.5, 2.0], [True, True], [[1]], []],
+         "size": [2, *COUNT]},
         lengths=[2, 3],
     ),
-    "Packed": door(
-        Packed,
-        {"fields": [[1], 3, {}, {"field": (Dense, (2, 3))}, {"field": ("dense", (2, 3))}]},
-        fields={"a": (Dense(), (2, 3))},
+    "Ragged.from_sizes": door(
+        Ragged.from_sizes, {"sizes": ["12", None, {1, 2}, [0, 2], [1.5, 2.0], [True, True], [[1]]]},
+        sizes=[2, 3]
     ),
     "Ragged": door(
         Ragged,
-        {"index": [T, torch.zeros(2, 2).long(), [0, 1], torch.tensor([0, 3])],
-         "num_items": [-1, 2.5, True, "3", None], "centered": [-1, 2.5, True, None]},
+        {"index": [[0, 0, 1], torch.tensor([0.0, 0.0, 1.0]), torch.tensor([[0, 0, 1]]),
+                   torch.tensor([0, 1, 0]), torch.tensor([0, 0, 2]), torch.tensor([-1, 0, 1]),
+                   torch.tensor([False, True])],
+         "num_items": COUNT[1:], "centered": COUNT[1:]},
         index=torch.tensor([0, 0, 1]), num_items=2,
     ),
-    "Ragged.from_sizes": door(
-        Ragged.from_sizes, {"sizes": [[0, 2], [1.5, 2.0], [True, True], [[1]]]}, sizes=[2, 3]
+    "Packed": door(
+        Packed,
+        {"fields": [None, {}, [1], {"a": 3}, {"a": Dense()}, {"a": (Dense, (2, 1))}, {"a": (3, (2, 1))},
+                    {"a": (Dense(), "ab")}, {"a": (Dense(), (2.0, 1))}, {"a": (Dense(), (-1, 2))},
+                    {"a": (Dense(), ())}]},
+        fields={"a": (Dense(), (2, 1))},
+    ),
+    "pack": door(
+        Packed({"a": (Dense(), (2, 1))}).pack,
+        {"fields": [None, [X], {"b": X}]},
+        fields={"a": X[:2, :1]},
+    ),
+    "copies": door(Ragged.from_sizes([2, 1]).copies, {"n": [0, -1, 2.5, True, "3", nan]}, n=2),
+    "child": door(child, {"seed": ["1", 1.5, nan, True, None, [1], torch.ones(2).long()]}, seed=1),
+    "noise": door(
+        Dense().noise, {"generator": [3, "3", [1] * B, torch.Generator]}, x=X, generator=None
+    ),
+    "schedule": door(Cosine(), {"t": MOMENTS}, t=T),
+    "schedule.at": door(Cosine().at, {"t": MOMENTS}, t=T),
+    "schedule.logsnr": door(Cosine().logsnr, {"t": MOMENTS}, t=T),
+    "schedule.rates": door(Cosine().rates, {"t": [0.5, None, [0.5], T.long(), T > 0]}, t=T),
+    "schedule.time": door(Cosine().time, {"logsnr": [3, None, [0.5], T.long(), T > 0]}, logsnr=T),
+    "schedule.levels": door(
+        Cosine().levels, {"times": [0.5, "ab", None, T + 0.2, T > 0, T[:, None]]}, times=T
+    ),
+    "schedule.at_logsnr": door(Cosine().at_logsnr, {"logsnr": NUMBER}, logsnr=1.0),
+    "schedule.clip": door(
+        Cosine().clip, {"logsnr_min": NUMBER, "logsnr_max": NUMBER}, logsnr_min=-5.0, logsnr_max=5.0
+    ),
+    "Tabulated": door(
+        Tabulated,
+        {"alpha_bar": ["ab", None, [], [0.9, nan], [[0.9, 0.5]], {0.9, 0.5}, [0.5, 0.9], [1, 0],
+                       [0.9 + 0j], torch.tensor([True]), torch.linspace(2, 0.1, 1000)]},
+        alpha_bar=[0.9, 0.5],
+    ),
+    "from_betas": door(
+        Tabulated.from_betas,
+        {"betas": ["ab", None, [], [0.1, nan], [[0.1, 0.2]], [0.1, 1.0], [0.0], 0.1]}, betas=[0.1, 0.2],
+    ),
+    "Tabulated.linear": door(Tabulated.linear, {"steps": COUNT, "beta_min": [0, *NUMBER]}),
+    "Tabulated.sigmoid": door(Tabulated.sigmoid, {"steps": COUNT, "limit": [0, *NUMBER]}),
+    "Tabulated.cosine": door(
+        Tabulated.cosine, {"steps": COUNT, "offset": NUMBER, "beta_limit": [0, 1, *NUMBER]}
+    ),
+    "Learned": door(
+        schedules.Learned,
+        {"width": COUNT, "logsnr_min": [-inf, *NUMBER], "logsnr_max": [-6, *NUMBER]}, width=8,
+    ),
+    "Shifted": door(
+        schedules.Shifted, {"schedule": SCHEDULE, "factor": [0, *NUMBER]}, schedule=Cosine(), factor=0.5
+    ),
+    "ZeroTerminalSNR": door(
+        schedules.ZeroTerminalSNR, {"schedule": SCHEDULE}, schedule=schedules.Linear()
+    ),
+    "frechet": door(
+        lambda features: distances.frechet(features, X), {"features": SAMPLES}, features=NOISE
+    ),
+    "mmd": door(lambda features: distances.mmd(X, features), {"features": SAMPLES}, features=NOISE),
+    "precision_recall": door(distances.precision_recall, {"k": COUNT}, fake=X, real=NOISE, k=2),
+    "jensen_shannon": door(
+        distances.jensen_shannon,
+        {"p": ["ab", None, 1.0, [[1, 2]], [1 + 0j, 2], torch.tensor([True, False])]},
+        p=[1, 2], q=[2, 1],
+    ),
+    "grid": door(
+        samplers.LogSNR(),
+        {"schedule": SCHEDULE, "steps": COUNT, "start": [0, 1.5, *NUMBER]}, schedule=Cosine(), steps=3,
+    ),
+    "even grid": door(
+        samplers.Uniform(),
+        {"schedule": SCHEDULE, "steps": COUNT, "start": [0, 1.5, *NUMBER]}, schedule=Cosine(), steps=3,
+    ),
+    "a grid of one's own": door(
+        lambda grid: sample(P, (2, D), steps=2, grid=lambda schedule, steps, start: grid),
+        {"grid": [None, "ab", T[:0], T, T.flip(0) * nan, T.flip(0) + 1, torch.zeros(2), T[:, None]]},
+        grid=[1.0, 0.5, 0.0],
+    ),
+    "save": door(
+        lambda diffusion: diffusion is MODEL or save("/nonexistent/model", diffusion),
+        {"diffusion": ["model.safetensors", None, MODEL.denoiser, GaussianDiffusion]}, diffusion=MODEL,
     ),
     "forecast": door(
         forecast, {"horizon": COUNT, "n": COUNT},

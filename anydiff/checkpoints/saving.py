@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.checkpoints.described import check_shapes, describe, describe_target, known, plain
+from anydiff.checks import check_kind
 from anydiff.denoisers.configured import as_json, planned
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.files import PathLike, whole
@@ -42,11 +43,15 @@ def save(
             values that JSON can represent. Tuples come back as lists.
 
     Raises:
-        ValueError: If a value can be stored neither as a tensor nor in JSON; the error names it.
+        ValueError: If a value can be stored neither as a tensor nor in JSON, which the error names, or if
+            the model is no diffusion.
         OSError: If the file cannot be written.
     """
     from safetensors.torch import save as to_bytes
 
+    while (inner := wrapped(diffusion)) is not None:
+        diffusion = inner  # type: ignore[assignment]
+    check_kind(GaussianDiffusion, "a diffusion, after the path", diffusion=diffusion)
     if type(diffusion) is not GaussianDiffusion:
         warnings.warn(
             f"a {type(diffusion).__name__} is saved as the GaussianDiffusion that it is; what its class "

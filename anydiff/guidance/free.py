@@ -157,7 +157,7 @@ def together(*predictors: Predictor) -> Callable[[Tensor, Level], list[Predictio
     def answer(x_t: Tensor, at: Level) -> list[Prediction]:
         levels = at
         if isinstance(at.t, Tensor):
-            levels = at.schedule.at(at.t.repeat(num))
+            levels = at.schedule._at(at.t.repeat(num))
         p = joint(space.join([x_t] * num), levels)
         ys = space.separate(p.y, num)
         extras = [None] * num if p.extra is None else space.separate(p.extra, num)

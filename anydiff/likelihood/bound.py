@@ -25,6 +25,7 @@ from anydiff.checks import check_choice, check_floating, check_kind, check_range
 from anydiff.likelihood.chain import Chain, mistake
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder, bits_per_dim
 from anydiff.likelihood.gaussians import kl
+from anydiff.precision import at_least_float32
 from anydiff.predictions import Prediction, Predictor, check_predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
@@ -110,13 +111,13 @@ def variational_bound(
     """
     _check(predictor, x0, decoder)
     space, schedule = predictor.space, predictor.schedule
-    x0 = space.project(x0)
+    x0 = space.project(x0.to(at_least_float32(x0)))
     dim = space.dim(x0)
     chain = Chain.of(schedule, steps, variance, x0.device)
 
     def visit(k: Tensor) -> tuple[Prediction, Tensor]:
         """The prediction at the rows k, (B,), and the noise there."""
-        at = schedule.at(chain.knots[k].to(x0.dtype))
+        at = schedule._at(chain.knots[k].to(x0.dtype))
         eps = space.noise(x0, generator)
         return predictor.predict(_noisy(x0, eps, at, space), at), eps
 
@@ -128,7 +129,7 @@ def variational_bound(
         first = 2
     else:
         start = chain.knots[0].to(x0.dtype).expand(len(dim))
-        reconstruction = _reconstruction(x0, schedule.at(start), decoder, space, generator)
+        reconstruction = _reconstruction(x0, schedule._at(start), decoder, space, generator)
 
     count = last + 1 - first
     rows = torch.arange(first, last + 1, device=x0.device)[:, None].expand(count, len(dim))
@@ -141,7 +142,7 @@ def variational_bound(
         terms.append(chain.divergence(p, x0, eps, k, space)[None])
     divergences = torch.cat(terms)
 
-    end = schedule.at(chain.knots[-1].to(x0.dtype).expand(len(dim)))
+    end = schedule._at(chain.knots[-1].to(x0.dtype).expand(len(dim)))
     return Bound(
         prior=_prior(x0, end, space),
         diffusion=divergences.sum(0) * (count / max(len(rows), 1)),
@@ -199,7 +200,7 @@ def continuous_bound(
     check_range(f"({logsnr_min}, inf)", logsnr_max=logsnr_max)
     _check(predictor, x0, decoder)
     space, schedule = predictor.space, predictor.schedule
-    x0 = space.project(x0)
+    x0 = space.project(x0.to(at_least_float32(x0)))
     dim = space.dim(x0)
 
     if u is None:
@@ -220,7 +221,7 @@ def continuous_bound(
 
     terms = []
     for t in times.to(x0.dtype):
-        at = schedule.at(t)
+        at = schedule._at(t)
         eps = space.noise(x0, generator)
         p = predictor.predict(_noisy(x0, eps, at, space), at)
         fall = logsnr[0] - logsnr[1]
@@ -231,9 +232,9 @@ def continuous_bound(
 
     start, stop = (t.to(x0.dtype).expand(len(dim)) for t in (start, stop))
     return Bound(
-        prior=_prior(x0, schedule.at(stop), space),
+        prior=_prior(x0, schedule._at(stop), space),
         diffusion=integrals.mean(0),
-        reconstruction=_reconstruction(x0, schedule.at(start), decoder, space, generator),
+        reconstruction=_reconstruction(x0, schedule._at(start), decoder, space, generator),
         dim=dim,
         steps=integrals,
         times=times.to(x0.dtype),

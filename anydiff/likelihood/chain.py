@@ -100,7 +100,7 @@ class Chain:
 
     def level(self, k: Tensor | int) -> Level:
         """The level of row k in float64, as tensors shaped like k."""
-        return self.schedule.at(self.knots[k])
+        return self.schedule._at(self.knots[k])
 
     def log_variances(self, k: Tensor, p: Prediction, space: Space) -> tuple[Tensor, Tensor]:
         """log q and log p of the step from row k to row k - 1; they broadcast with p.x_t.

@@ -17,9 +17,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_floating, check_range, check_whole, frozen, numbers, shown
+from anydiff.checks import (
+    check_floating,
+    check_kind,
+    check_range,
+    check_shape,
+    check_whole,
+    frozen,
+    numbers,
+    shown,
+)
 from anydiff.likelihood.gaussians import log_normal
-from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces import DENSE, Random, Space, check_space
 
 __all__ = ["ContinuousGaussian", "Decoder", "Dequantize", "DiscretizedGaussian", "bits_per_dim"]
 
@@ -170,6 +179,7 @@ class Dequantize:
         Raises:
             ValueError: If the data are not floating-point, or if the space mixes entries.
         """
+        check_space(space=space)
         check_floating(x0=x0)
         _check_free(space)
         # space.noise takes any kind of generator; the normal's CDF makes it uniform
@@ -182,6 +192,9 @@ class Dequantize:
         Arguments:
             log_prob: The log-density of the dequantised data in nats, (B,).
             dim: The dimension of each item, ``space.dim(x0)``, (B,).
+
+        Raises:
+            ValueError: If there is not one dimension for each item.
         """
         return bits_per_dim(log_prob, dim, self.width)
 
@@ -198,9 +211,13 @@ def bits_per_dim(log_prob: Tensor, dim: Tensor, width: float = 1.0) -> Tensor:
             256 levels in [-1, 1]. The probability of a bin is its density times its volume.
 
     Raises:
-        ValueError: If the width is not above 0.
+        ValueError: If the width is not above 0, or there is not one dimension for each item.
     """
     check_range("(0, inf)", width=width)
+    check_kind(Tensor, "a tensor (B,)", log_prob=log_prob)
+    check_kind(Tensor, "space.dim(x0)", dim=dim)
+    if dim.numel() != 1:
+        check_shape(log_prob.shape, "give space.dim(x0)", dim=dim)
     return -log_prob / (dim.clamp(min=1) * math.log(2)) - math.log2(width)
 
 

@@ -93,7 +93,7 @@ def as_weighting(weighting: Weighting | Callable[[Tensor], Tensor] | None) -> We
 def _inside(at: Level) -> Level:
     """The level in float64, moved off the ends of [0, 1], where some weights are limits."""
     t = torch.as_tensor(at.t, dtype=torch.float64)
-    return at.schedule.at(t.clamp(1e-12, 1 - 1e-12))
+    return at.schedule._at(t.clamp(1e-12, 1 - 1e-12))
 
 
 def _det(prediction: str | Target, at: Level) -> Any:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
+from anydiff.checks import check_whole, real
 
 __all__ = [
     "PrecisionRecall", "frechet", "jensen_shannon", "mmd", "nearest_ratio", "precision_recall",
@@ -132,7 +132,8 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 5) -> PrecisionRecall:
         Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020).
         https://arxiv.org/abs/2002.09797
     """
-    check_range("[1, inf)", k=k)
+    check_whole("[1, inf)", k=k)
+    k = int(k)
     fake, real = _pair(fake, real, least=k + 1)
     # of k + 1, since a row is its own nearest
     fake_radius, real_radius = (_nearest(rows, rows, k + 1) for rows in (fake, real))
@@ -194,7 +195,8 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
         A new metric for probability distributions (Endres and Schindelin, 2003).
         https://doi.org/10.1109/TIT.2003.813506
     """
-    p, q = (torch.as_tensor(h).double() for h in (p, q))
+    hint = "counts or probabilities (K,)"
+    p, q = real(hint, p=p), real(hint, q=q)
     if p.ndim != 1 or p.shape != q.shape:
         raise ValueError(f"p is {tuple(p.shape)} and q {tuple(q.shape)}; give two histograms (K,).")
     if any(bool((h < 0).any()) or not 0 < float(h.sum()) < math.inf for h in (p, q)):
@@ -207,11 +209,11 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
 
 def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
     """Both in float64; an error unless they are (N, D) and (M, D), finite, with `least` rows."""
-    x, y = torch.as_tensor(x).detach().double(), torch.as_tensor(y).detach().double()
+    x, y = (real("features (N, D)", features=rows).detach() for rows in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"features {tuple(x.shape)} and {tuple(y.shape)}; give (N, D) and (M, D).")
     if min(len(x), len(y)) < least:
-        raise ValueError(f"{len(x)} and {len(y)} rows; give at least {least} of each.")
+        raise ValueError(f"features of {len(x)} and {len(y)} rows; give at least {least} of each.")
     for rows in (x, y):
         if lost := int((~(rows.abs() < _MOST).all(1)).sum()):
             raise ValueError(

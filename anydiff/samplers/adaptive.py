@@ -196,9 +196,9 @@ class AdaptiveSDE(Sampler):
         while going:
             h, w = path.ahead(h, space.noise(x, generator))
             ahead = time - h
-            p, move = _increment(predictor, x, schedule.at(time.to(dtype)), h, w)
+            p, move = _increment(predictor, x, schedule._at(time.to(dtype)), h, w)
             euler = x + move
-            _, move = _increment(predictor, euler, schedule.at(ahead.to(dtype)), h, w)
+            _, move = _increment(predictor, euler, schedule._at(ahead.to(dtype)), h, w)
             improved = (euler + (x + move)) / 2
             first = first or p
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from anydiff.checks import frozen
+from anydiff.checks import check_kind, check_range, check_whole, frozen
 from anydiff.schedules import Schedule
 
 __all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform"]
@@ -77,6 +77,7 @@ class LogSNR:
     logsnr_min: float = -10.0
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        _check(schedule, steps, start)
         low, high = _range(schedule, self.logsnr_min, self.logsnr_max, start)
         u = torch.linspace(0, 1, steps, dtype=torch.float64) ** self.power
         return _closed(schedule, low + (high - low) * u, start)
@@ -105,6 +106,7 @@ class KarrasGrid:
     sigma_max: float = 80.0
 
     def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        _check(schedule, steps, start)
         noisy, clean = -2 * log(self.sigma_max), -2 * log(self.sigma_min)
         low, high = _range(schedule, noisy, clean, start)
         first, last = exp(-low / (2 * self.rho)), exp(-high / (2 * self.rho))
@@ -114,11 +116,18 @@ class KarrasGrid:
 
 def _even(schedule: Schedule, steps: int, start: float, power: int = 1) -> Tensor:
     """Times whose roots are equally spaced, down to the data."""
+    _check(schedule, steps, start)
     high, low = start ** (1 / power), schedule.first ** (1 / power)
     if low <= (1 + 1e-9) * high / steps:
         return torch.linspace(high, 0, steps + 1, dtype=torch.float64) ** power
     times = torch.linspace(high, low, steps, dtype=torch.float64) ** power
     return torch.cat([times.clamp(min=schedule.first), times.new_zeros(1)])
+
+
+def _check(schedule: Schedule, steps: int, start: float) -> None:
+    check_kind(Schedule, "a schedule, such as Cosine()", schedule=schedule)
+    check_whole("[1, inf)", steps=steps)
+    check_range("(0, 1]", start=start)
 
 
 def _range(schedule: Schedule, low: float, high: float, start: float) -> tuple[float, float]:
@@ -133,5 +142,5 @@ def _closed(schedule: Schedule, logsnr: Tensor, start: float) -> Tensor:
     """The times of the log-SNRs, with the start in place of the first, and 0 at the end."""
     # t = 0 is the data; the schedule's clean end, which has some noise, is a separate level before it
     times = schedule.time(logsnr).clamp(min=max(schedule.first, 1e-15))
-    times[0] = start
+    times[0] = float(start)
     return torch.cat([times, times.new_zeros(1)])

@@ -149,6 +149,7 @@ def plan(
     check_kind(Callable | None, "a grid, such as Uniform()", grid=grid)
     first = schedule.first
     check_range(f"[{first}, 1]" if first else "(0, 1]", start=start)
+    start = float(start)
     times = check_steps(sampler.steps if steps is None else steps)
     if isinstance(times, int):
         if start == first and times > 1:
@@ -156,9 +157,12 @@ def plan(
                 f"the start is {start:g}, the first row of {schedule}, after which there is one step to "
                 f"the data, and steps is {times}; start later, or give steps=1."
             )
-        alone = torch.tensor([start, 0], dtype=torch.float64)
-        times = alone if times == 1 else (grid or sampler.grid)(schedule, times, start)
-        check_kind(Tensor, "a grid that returns the times, (steps + 1,)", grid=times)
+        given = [start, 0] if times == 1 else (grid or sampler.grid)(schedule, times, start)
+        times = numbers(given)
+        if not len(times) or not ((times.diff() < 0).all() and times[0] <= 1 and times[-1] >= 0):
+            raise ValueError(
+                f"the grid gives {shown(given)}; it has to give falling times in [0, 1], (steps + 1,)."
+            )
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
 
@@ -187,7 +191,9 @@ def check_steps(steps: Any) -> int | Tensor:
     moves = times.diff()
     one_way = len(moves) and ((moves < 0).all() or (moves > 0).all())
     if not one_way or not (times.min() >= 0 and times.max() <= 1):
-        given = f"the times are {times.tolist()}" if len(times) else f"steps is {shown(steps)}"
+        given = (
+            f"the times are {shown(times.tolist())}" if len(times) else f"steps is {shown(steps)}"
+        )
         raise ValueError(f"{given}; give two or more in [0, 1] that fall, or rise, or how many.")
     return times
 

@@ -24,7 +24,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range, check_whole, frozen, numbers
+from anydiff.checks import (
+    check_floating,
+    check_kind,
+    check_range,
+    check_whole,
+    frozen,
+    numbers,
+    shown,
+)
 from anydiff.predictions import Predictor, check_predictor
 from anydiff.schedules import Level
 from anydiff.spaces import Random
@@ -114,8 +122,14 @@ class OptimalVariance:
         check_whole("[2, inf)", points=points)
         levels: list[Level] = []
         gaps, entries = torch.zeros(points, dtype=torch.float64), torch.tensor(0.0)
-        for predictor, x0 in batches:
+        hint = "pairs (predictor, x0)"
+        check_kind(Iterable, hint, batches=batches)
+        for pair in batches:
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):
+                raise ValueError(f"batches holds {shown(pair)}; give {hint}.")
+            predictor, x0 = pair
             check_predictor(batches=predictor)
+            check_floating(x0=x0)
             space, schedule = predictor.space, predictor.schedule
             if not levels:
                 ends = schedule.clip(logsnr_min, logsnr_max)

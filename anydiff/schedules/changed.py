@@ -14,7 +14,7 @@ from dataclasses import field
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import frozen
+from anydiff.checks import check_kind, frozen
 from anydiff.schedules.schedule import Schedule
 
 __all__ = ["Shifted", "ZeroTerminalSNR"]
@@ -144,6 +144,7 @@ def _data(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 def _length(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
     """The function of (alpha, sigma) that is 1 at all times of a schedule."""
+    check_kind(Schedule, "a schedule, such as Cosine()", schedule=schedule)
     if isinstance(schedule, nn.Module):
         raise ValueError(
             f"{schedule} has weights, which a wrapper would hide; change its ends instead."

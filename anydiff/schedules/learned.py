@@ -13,11 +13,12 @@ whenever u changes, and the gradient of u does not account for that.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_range
+from anydiff.checks import check_range, check_whole, number
 from anydiff.schedules.schedule import Level, VariancePreserving
 
 __all__ = ["Learned"]
@@ -53,8 +54,10 @@ class Learned(VariancePreserving, nn.Module):
         self, logsnr_min: float = -5.0, logsnr_max: float = 13.3, width: int = 1024
     ) -> None:
         super().__init__()
-        check_range(f"({logsnr_min}, inf)", logsnr_max=logsnr_max)
-        check_range("[1, inf)", width=width)
+        check_range("(-inf, inf)", logsnr_min=logsnr_min)
+        check_range(f"({number(logsnr_min)}, inf)", logsnr_max=logsnr_max)
+        check_whole("[1, inf)", width=width)
+        logsnr_min, logsnr_max, width = map(number, (logsnr_min, logsnr_max, width))  # type: ignore
         self.config = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max, "width": width}
         self.gamma_0 = nn.Parameter(torch.tensor(-float(logsnr_max)))
         self.gamma_1 = nn.Parameter(torch.tensor(-float(logsnr_min)))
@@ -71,7 +74,7 @@ class Learned(VariancePreserving, nn.Module):
         """The parameters of u: all but the two ends."""
         return [self.line, self.weight, self.slope, self.centre]
 
-    def levels(self, times: Tensor) -> list[Level]:
+    def levels(self, times: Tensor | Sequence[float]) -> list[Level]:
         first, last = self.gamma_0.item(), self.gamma_1.item()
         if not first < last:
             raise ValueError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -25,7 +25,12 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-__all__ = ["Level", "Schedule", "VariancePreserving", "once"]
+from anydiff.checks import check_floating, check_kind, check_range, check_shape, read, real
+
+__all__ = ["Level", "Schedule", "VariancePreserving", "check_times", "once"]
+
+
+TIMES = "a tensor of floating-point times in [0, 1]"
 
 
 class once:
@@ -45,6 +50,27 @@ class once:
         return value
 
 
+def check_times(hint: str, t: Tensor, slack: float = 1e-5) -> Tensor:
+    """The times, if they are floating-point numbers in [0, 1].
+
+    The values are checked on a CPU only: reading them from a device would wait for it.
+
+    Arguments:
+        hint: What to give.
+        t: The times, of any shape.
+        slack: How far a time may lie outside: rounding, and finite differences at the ends.
+
+    Raises:
+        ValueError: If t is no tensor, of another dtype, or if a time lies outside.
+    """
+    check_kind(Tensor, hint, t=t)
+    if not t.is_floating_point():
+        raise ValueError(f"t is of {t.dtype}; give {hint}: k / T for step k of T.")
+    if read(t, lambda t: ((t >= -slack) & (t <= 1 + slack)).all()) is False:
+        raise ValueError(f"t goes from {t.min():.3g} to {t.max():.3g}; give {hint}.")
+    return t
+
+
 class Schedule(ABC):
     """A noise schedule t -> (alpha, sigma), whose log-SNR falls with t."""
 
@@ -52,7 +78,18 @@ class Schedule(ABC):
     """The least time at which a sampler calls a denoiser: that of the first row, in a table."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at the times t, both with the shape and dtype of t."""
+        """alpha and sigma at the times t, both with the shape and dtype of t.
+
+        Arguments:
+            t: A tensor of floating-point times in [0, 1].
+
+        Raises:
+            ValueError: If t is none.
+        """
+        return self._pair(check_times(TIMES, t))
+
+    def _pair(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at times that are known to fit: for the inside of the library."""
         alpha, sigma = self._levels(t.double())
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
@@ -66,21 +103,32 @@ class Schedule(ABC):
         return 2 * (torch.log(alpha) - torch.log(sigma))
 
     def logsnr(self, t: Tensor) -> Tensor:
-        r""":math:`\log(\alpha_t^2 / \sigma_t^2)`, shaped like t."""
-        return self._logsnr(t.double()).to(t.dtype)
+        r""":math:`\log(\alpha_t^2 / \sigma_t^2)`, shaped like t.
+
+        Arguments:
+            t: A tensor of floating-point times in [0, 1].
+
+        Raises:
+            ValueError: If t is none.
+        """
+        return self._logsnr(check_times(TIMES, t).double()).to(t.dtype)
 
     def time(self, logsnr: Tensor) -> Tensor:
         """The time t at which the log-SNR has the given value: the inverse of :meth:`logsnr`.
 
         Arguments:
             logsnr: Log-SNRs, of any shape; values outside the schedule's range give the nearest end.
+
+        Raises:
+            ValueError: If they are no floating-point numbers.
         """
+        check_floating(logsnr=logsnr)
         target = logsnr.double()
         clean = self._logsnr(torch.zeros_like(target))
         noisy = self._logsnr(torch.ones_like(target))
         t = self._time(target).clamp(0, 1)
-        t = torch.where(target < clean, t, 0.0)
-        return torch.where(target > noisy, t, 1.0).to(logsnr.dtype)
+        t = torch.where(target >= clean, 0.0, t)
+        return torch.where(target <= noisy, 1.0, t).to(logsnr.dtype)  # NaN stays NaN
 
     @torch.no_grad()
     def _time(self, logsnr: Tensor) -> Tensor:
@@ -105,8 +153,9 @@ class Schedule(ABC):
             logsnr_max: The upper end.
 
         Raises:
-            ValueError: If the two ranges do not overlap.
+            ValueError: If the two ranges do not overlap, or an end is no number.
         """
+        check_range("[-inf, inf]", logsnr_min=logsnr_min, logsnr_max=logsnr_max)
         clean, noisy = self.ends().tolist()
         low, high = max(logsnr_min, noisy), min(logsnr_max, clean)
         if not low < high:
@@ -120,7 +169,14 @@ class Schedule(ABC):
         """The time derivatives of alpha and sigma, both shaped like t.
 
         They are detached from t; those of a learned schedule are differentiable in its weights.
+
+        Arguments:
+            t: A tensor of floating-point times in [0, 1], whose values are not checked.
+
+        Raises:
+            ValueError: If it is no tensor of floating-point numbers.
         """
+        check_floating(t=t)
         alpha, sigma = self._rates(t.detach().double())
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
@@ -133,14 +189,32 @@ class Schedule(ABC):
             return pull((one, zero))[0], pull((zero, one))[0]
 
     def at(self, t: Tensor) -> Level:
-        """The level at the times t, of tensors shaped like t."""
-        return Level(t, *self(t), self)
+        """The level at the times t, of tensors shaped like t.
 
-    def levels(self, times: Tensor) -> list[Level]:
-        """One level of floats for each of the times (n,), as a run of n - 1 steps needs them."""
-        t = times.detach().double().cpu()
+        Arguments:
+            t: A tensor of floating-point times in [0, 1].
+
+        Raises:
+            ValueError: If t is none.
+        """
+        return self._at(check_times(TIMES, t))
+
+    def _at(self, t: Tensor) -> Level:
+        return Level(t, *self._pair(t), self)
+
+    def levels(self, times: Tensor | Sequence[float]) -> list[Level]:
+        """One level of floats for each of the times (n,), as a run of n - 1 steps needs them.
+
+        Arguments:
+            times: Times in [0, 1], (n,).
+
+        Raises:
+            ValueError: If they are none.
+        """
+        t = check_times("times in [0, 1]", real("times (n,)", times=times).detach().cpu())
+        check_shape((None,), "give a list of times", times=t)
         with torch.no_grad():
-            columns = [c.tolist() for c in (t, *self(t))]
+            columns = [c.tolist() for c in (t, *self._pair(t))]
 
         @cache
         def rates() -> list[tuple[Any, Any]]:  # of all levels at once, on the first access
@@ -151,7 +225,15 @@ class Schedule(ABC):
         return [Level(*row, self, planned=lambda k=k: rates()[k]) for k, *row in rows]  # type: ignore
 
     def at_logsnr(self, logsnr: float) -> Level:
-        """The level of floats with the given log-SNR; outside the schedule's range, its nearest end."""
+        """The level of floats with the given log-SNR; outside the schedule's range, its nearest end.
+
+        Arguments:
+            logsnr: The log-SNR, a number.
+
+        Raises:
+            ValueError: If it is none, or NaN.
+        """
+        check_range("[-inf, inf]", logsnr=logsnr)
         with torch.no_grad():
             return self.levels(self.time(torch.tensor([logsnr], dtype=torch.float64)))[0]
 
@@ -210,7 +292,7 @@ class Level:
     def logsnr(self) -> Any:
         r""":math:`\log(\alpha^2 / \sigma^2)`; infinite at the ends of some schedules."""
         if isinstance(self.alpha, Tensor):
-            return self.schedule.logsnr(self.t)
+            return self.schedule._logsnr(self.t.double()).to(self.t.dtype)
         if self.alpha == 0 or self.sigma == 0:
             return -math.inf if self.alpha == 0 else math.inf
         return 2 * (math.log(self.alpha) - math.log(self.sigma))

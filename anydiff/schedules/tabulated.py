@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from anydiff.checks import check_range, check_whole, real, shown
 from anydiff.schedules.schedule import VariancePreserving
 
 __all__ = ["Tabulated"]
@@ -33,11 +34,11 @@ class Tabulated(VariancePreserving):
     _log_rows: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        table = torch.as_tensor(self.alpha_bar, dtype=torch.float64)
+        table = real("(T,) that falls within (0, 1)", alpha_bar=self.alpha_bar).detach().clone()
         rows = torch.cat([table.new_ones(1), table.flatten()])
         if table.ndim != 1 or not len(table) or not (rows.diff() < 0).all() or not rows[-1] > 0:
             raise ValueError(
-                f"alpha_bar is {tuple(table.shape)}: {table}; give (T,) that falls within (0, 1)."
+                f"alpha_bar is {shown(self.alpha_bar)}; give (T,) that falls within (0, 1)."
             )
         object.__setattr__(self, "alpha_bar", table)
         object.__setattr__(self, "_log_rows", rows.log())
@@ -109,13 +110,15 @@ class Tabulated(VariancePreserving):
             limit: The sigmoid is taken from -limit to limit.
 
         Raises:
-            ValueError: If the scaled rates do not rise, or do not lie in (0, 1).
+            ValueError: If the scaled rates do not rise, or do not lie in (0, 1), or the limit is not
+                above 0.
 
         References:
             GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation (Xu et al.,
             2022), whose code has the table. https://arxiv.org/abs/2203.02923
         """
         low, high = _scaled(steps, beta_min, beta_max, "SigmoidBeta")
+        check_range("(0, inf)", limit=limit)
         rise = torch.linspace(-limit, limit, steps, dtype=torch.float64).sigmoid()
         return cls.from_betas(low + (high - low) * rise)
 
@@ -136,12 +139,16 @@ class Tabulated(VariancePreserving):
             beta_limit: The largest rate, which clips the last steps.
 
         Raises:
-            ValueError: If the resulting table does not fall within (0, 1).
+            ValueError: If an argument lies outside its range, or if the resulting table does not fall
+                within (0, 1).
 
         References:
             Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), eq. 17.
             https://arxiv.org/abs/2102.09672
         """
+        check_whole("[1, inf)", steps=steps)
+        check_range("(-1, inf)", offset=offset)
+        check_range("(0, 1)", beta_limit=beta_limit)
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         level = torch.cos((t + offset) / (1 + offset) * (math.pi / 2)) ** 2
         return cls.from_betas((1 - level[1:] / level[:-1]).clamp(max=beta_limit))
@@ -156,7 +163,10 @@ class Tabulated(VariancePreserving):
         Raises:
             ValueError: If a rate does not lie in (0, 1).
         """
-        return cls(torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0))
+        rates = real("rates (T,) in (0, 1)", betas=betas)
+        if rates.ndim != 1 or not len(rates) or not ((rates > 0) & (rates < 1)).all():
+            raise ValueError(f"betas are {shown(betas)}; give rates (T,) in (0, 1).")
+        return cls(torch.cumprod(1 - rates, 0))
 
     def _logsnr(self, t: Tensor) -> Tensor:
         row, following, share = self._between(t)
@@ -185,6 +195,8 @@ class Tabulated(VariancePreserving):
 
 def _scaled(steps: int, beta_min: float, beta_max: float, continuous: str) -> tuple[float, float]:
     """Scale the rates of a table of 1000 steps to another number of steps."""
+    check_whole("[1, inf)", steps=steps)
+    check_range("(0, inf)", beta_min=beta_min, beta_max=beta_max)
     scale = 1000 / steps
     if not 0 < scale * beta_min <= scale * beta_max < 1:
         raise ValueError(

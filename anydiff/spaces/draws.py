@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from anydiff.checks import number, shown
+from anydiff.checks import check_whole, number, shown
 
 __all__ = [
     "Random", "Seed", "check_count", "check_generator", "child", "generators", "normal", "rand",
@@ -79,7 +79,12 @@ def child(seed: int, *key: int) -> int:
     Arguments:
         seed: The parent seed.
         key: Integers that identify the child.
+
+    Raises:
+        ValueError: If one is no whole number.
     """
+    check_whole("[-inf, inf]", seed=seed, **{f"key[{i}]": k for i, k in enumerate(key)})
+    seed, *key = map(number, (seed, *key))  # type: ignore[assignment]
     # fixed width, and the key's length first: NumPy ignores trailing zeros and reads 2**32 as (0, 1)
     words = np.array([k % 2**64 for k in (len(key), seed, *key)], np.uint64).view(np.uint32)
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
@@ -123,10 +128,11 @@ def uniforms(num: int, items: int, like: Tensor, generator: Random) -> Tensor:
         generator: One, or one for each item, which then draws that item's numbers.
 
     Raises:
-        ValueError: If there is not one generator for each item.
+        ValueError: If there is not one generator, or one for each item.
     """
     if generator is None or isinstance(generator, Generator):
         return rand((num, items), like, generator)
+    _check_generators(generator)
     check_count(generator, items)
     return torch.cat([rand((num, 0), like, None), *(rand((num, 1), like, g) for g in generator)], 1)
 
@@ -141,14 +147,23 @@ def normal(x: Tensor, generator: Random, counts: Callable[[], list[int]]) -> Ten
             it may wait for the device.
 
     Raises:
-        ValueError: If there is not one generator for each item.
+        ValueError: If there is not one generator, or one for each item.
     """
     if generator is None or isinstance(generator, Generator):
         return randn(x.shape, x, generator)
+    _check_generators(generator)
     rows = counts()
     check_count(generator, len(rows))
     draws = [randn((n, *x.shape[1:]), x, g) for n, g in zip(rows, generator, strict=True)]
     return torch.cat([x[:0], *draws])
+
+
+def _check_generators(generator: Any) -> None:
+    many = generator if isinstance(generator, Sequence) else [generator]
+    if not all(isinstance(one, Generator) for one in many):
+        raise ValueError(
+            f"generator is {shown(generator)}; give a torch.Generator, or one for each item."
+        )
 
 
 def check_count(generators: Sequence[object], items: int) -> None:

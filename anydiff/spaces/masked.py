@@ -46,8 +46,8 @@ class Masked(Space):
                 shape, "it is True where a value is known", torch.bool, observed=self.observed
             )
 
-        gaps = self.mask[:, 1:] & ~self.mask[:, :-1]
-        object.__setattr__(self, "leading", read(~gaps.any()))
+        leading = read(self.mask, lambda mask: not (mask[:, 1:] & ~mask[:, :-1]).any())
+        object.__setattr__(self, "leading", leading)
 
     @classmethod
     def from_lengths(

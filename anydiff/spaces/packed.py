@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from anydiff.checks import check_kind, check_shape, check_whole
+from anydiff.checks import check_kind, check_shape, number, shown
 from anydiff.spaces.draws import Random, check_count
 from anydiff.spaces.space import Coefficient, Space, check_space
 
@@ -63,16 +64,25 @@ class Packed(Space):
     fields: Mapping[str, tuple[Space, tuple[int, ...]]]
 
     def __post_init__(self) -> None:
-        check_kind(Mapping, "a space and a shape for each name", fields=self.fields)
-        if not self.fields:
-            raise ValueError("there is no field; give each a name, a space and a shape.")
-        fields = {name: (space, tuple(shape)) for name, (space, shape) in self.fields.items()}
+        if not isinstance(self.fields, Mapping) or not self.fields:
+            raise ValueError(
+                f"there is no field in {shown(self.fields)}; give each a name, a space and a shape."
+            )
+        fields = {}
+        for name, field in self.fields.items():
+            space, shape = (
+                field if isinstance(field, tuple | list) and len(field) == 2 else (None, None)
+            )
+            sizes = [number(n) for n in shape] if isinstance(shape, Sequence | np.ndarray) else []
+            if not sizes or not all(isinstance(n, int) and n >= 0 for n in sizes):
+                raise ValueError(
+                    f"field {name!r} is {shown(field)}; give a space and a shape, items or rows first."
+                )
+            with _named(name):
+                check_space(space=space)
+            fields[name] = space, tuple(sizes)  # type: ignore[assignment]
         object.__setattr__(self, "fields", fields)  # a copy, since the caller may change the dict
         for name, (space, shape) in fields.items():
-            check_space(**{f"field {name!r}": space})
-            check_whole(
-                "[0, inf)", **{f"the shape of {name!r} at {k}": n for k, n in enumerate(shape)}
-            )
             with _named(name):  # errors of the field's own space about the shape
                 items = len(space.dim(torch.empty(shape)))
             if items != self.num_items:
@@ -150,6 +160,8 @@ class Packed(Space):
         Raises:
             ValueError: If the names, a shape or a dtype do not match the space.
         """
+        check_kind(Mapping, "tensors by name", fields=fields)
+        check_kind(Tensor, "a tensor", **fields)
         if fields.keys() != self.fields.keys():
             raise ValueError(
                 f"the fields are {', '.join(fields) or 'none'}; give {', '.join(self.fields)}."

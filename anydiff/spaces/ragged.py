@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 from torch.types import Device
 
-from anydiff.checks import check_shape, check_whole, read
+from anydiff.checks import check_shape, check_whole, number, read
 from anydiff.spaces.draws import Random, normal
 from anydiff.spaces.space import Coefficient, Space, counts
 
 __all__ = ["Ragged"]
+
+UNSORTED = "the index does not ascend; sort the rows by item."
+
+
+def _ascends(index: Tensor) -> Tensor:
+    return (index.diff() >= 0).all()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +35,8 @@ class Ragged(Space):
             every item.
 
     Raises:
-        ValueError: If the index is not of integers below `num_items`, or a number is below 0.
+        ValueError: If the index does not hold whole numbers from 0 to B - 1 that ascend, or a number is
+            no count.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 3.1.
@@ -41,15 +48,19 @@ class Ragged(Space):
     centered: int = 0
 
     def __post_init__(self) -> None:
-        check_shape((None,), "give the item of each row", index=self.index)
+        hint = "give the item of each row, whole numbers from 0 to num_items - 1"
+        check_shape((None,), hint, index=self.index)
         check_whole("[0, inf)", num_items=self.num_items, centered=self.centered)
+        for name in ("num_items", "centered"):
+            object.__setattr__(self, name, number(getattr(self, name)))
         if self.index.is_floating_point() or self.index.dtype == torch.bool:
-            raise ValueError(
-                f"index is of {self.index.dtype}; give the item of each row, integers."
-            )
-        if read((self.index < self.num_items).all()) is False:
-            last = int(self.index.max())
-            raise ValueError(f"num_items is {self.num_items} and index goes to {last}; give more.")
+            raise ValueError(f"index is of {self.index.dtype}; {hint}.")
+        object.__setattr__(self, "index", self.index.long())
+        if read(self.index, lambda i: ((i >= 0) & (i < self.num_items)).all()) is False:
+            least, most = self.index.min(), self.index.max()
+            raise ValueError(f"index goes from {least} to {most}; {hint}, of {self.num_items}.")
+        if read(self.index, _ascends) is False:
+            raise ValueError(UNSORTED)
 
     @classmethod
     def from_sizes(
@@ -63,7 +74,7 @@ class Ragged(Space):
             device: The device of the index; that of the sizes if None.
 
         Raises:
-            ValueError: If a size is below 1.
+            ValueError: If a size is below 1, or `centered` is no count.
         """
         sizes = counts(sizes, "sizes")
         index = torch.repeat_interleave(sizes).to(device or sizes.device)
@@ -115,10 +126,8 @@ class Ragged(Space):
 
     @cached_property
     def _counts(self) -> list[int]:  # read from the device once, not at every step
-        if bool((self.index.diff() < 0).any()):
-            raise ValueError(
-                "the index does not ascend; sort the rows, or give one generator for all."
-            )
+        if not _ascends(self.index):  # of a device: not known before
+            raise ValueError(UNSORTED)
         return self.sizes.tolist()
 
     @cached_property

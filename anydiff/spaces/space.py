@@ -20,7 +20,7 @@ from typing import NoReturn, Self, TypeVar
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_kind
+from anydiff.checks import check_kind, check_whole, real, shown
 from anydiff.spaces.draws import Random
 
 __all__ = ["Coefficient", "Space", "check_space"]
@@ -99,10 +99,18 @@ class Space(ABC):
         self._lacks("restrict(x, mask)", "projects onto the states that are zero outside the mask")
 
     def copies(self, n: int) -> Self | None:
-        """The space of n copies of the batch, the same object each time; None if it is not known."""
+        """The space of n copies of the batch, the same object each time; None if it is not known.
+
+        Arguments:
+            n: The number of copies.
+
+        Raises:
+            ValueError: If it is no count.
+        """
         # cached: predictors are combined only if they share one space object
         known: dict[int, Self | None] = self.__dict__.setdefault("_copies", {})
         if n not in known:
+            check_whole("[1, inf)", n=n)
             known.setdefault(n, self.copied(n))  # the first of two threads wins
         return known[n]
 
@@ -167,8 +175,9 @@ def counts(values: Tensor | Sequence[int], name: str) -> Tensor:
     Raises:
         ValueError: If they are not a list of counts of at least 1.
     """
-    rows = torch.as_tensor(values)
-    whole = not (rows.is_floating_point() or rows.dtype == torch.bool) or not rows.numel()
-    if rows.ndim != 1 or not whole or bool((rows < 1).any()):
-        raise ValueError(f"{name} are {rows.tolist()}; give a list of counts, each at least 1.")
+    hint = "a list of counts, each at least 1"
+    rows = real(hint, **{name: values})
+    given = torch.as_tensor(values).dtype
+    if rows.ndim != 1 or (given.is_floating_point and rows.numel()) or bool((rows < 1).any()):
+        raise ValueError(f"{name} are {shown(rows.tolist())}; give {hint}.")
     return rows.long()

@@ -1,5 +1,6 @@
 """The variational bound against closed forms, and against the likelihood that it bounds."""
 
+import functools
 import itertools
 import math
 
@@ -457,3 +458,10 @@ def test_errors_name_the_value_and_the_way_out():
         DiscretizedGaussian(bits=0)
     with pytest.raises(ValueError, match="give two or more that rise"):
         DiscretizedGaussian(levels=[1.0, 0.0])
+
+
+@pytest.mark.parametrize("bound", [functools.partial(variational_bound, steps=4), continuous_bound])
+def test_bounds_of_data_in_half_precision_are_computed_in_float32(bound):
+    model = exact.gaussian(Cosine(), "v", std=0.5)
+    given = bound(model.predictor(), torch.full((3, 2), 0.25).half())
+    assert given.total.dtype == torch.float32 and given.total.isfinite().all()

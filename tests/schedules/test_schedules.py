@@ -593,3 +593,16 @@ def test_a_schedule_of_one_s_own_is_shifted_by_what_it_preserves():
 def test_errors_name_the_value_and_the_way_out(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_table_is_a_copy_without_a_graph():
+    given = torch.tensor([0.9, 0.5], dtype=torch.float64, requires_grad=True)
+    table = Tabulated(given)
+    with torch.no_grad():
+        given[0] = 0.1
+    assert table.alpha_bar.tolist() == [0.9, 0.5] and not table.alpha_bar.requires_grad
+    assert not table(torch.tensor([0.2]))[0].requires_grad
+
+
+def test_the_time_of_no_number_is_no_number():
+    assert Cosine().time(torch.tensor([torch.nan, 0.0])).isnan().tolist() == [True, False]
