@@ -134,7 +134,7 @@ def _range(schedule: Schedule, low: float, high: float, start: float) -> tuple[f
     """The range of log-SNR of a grid: limited to that of the schedule and to the start of the run."""
     with torch.no_grad():
         ends = torch.tensor([start, schedule.first], dtype=torch.float64)
-        noisy, clean = schedule.logsnr(ends).tolist()
+        noisy, clean = schedule._logsnr(ends).tolist()
     return schedule.clip(max(low, noisy), min(high, clean))
 
 

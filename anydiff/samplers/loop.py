@@ -159,7 +159,7 @@ def plan(
             )
         given = [start, 0] if times == 1 else (grid or sampler.grid)(schedule, times, start)
         times = numbers(given)
-        if not len(times) or not ((times.diff() < 0).all() and times[0] <= 1 and times[-1] >= 0):
+        if not all(1 >= a > b >= 0 for a, b in pairwise(times.tolist())) or len(times) < 2:
             raise ValueError(
                 f"the grid gives {shown(given)}; it has to give falling times in [0, 1], (steps + 1,)."
             )

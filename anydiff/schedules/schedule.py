@@ -142,7 +142,7 @@ class Schedule(ABC):
 
     def ends(self, device: torch.device | str = "cpu") -> Tensor:
         """The log-SNRs of the clean end, t = 0, and the noisy one, t = 1: (2,), float64."""
-        return self.logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device))
+        return self._logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device))
 
     @torch.no_grad()
     def clip(self, logsnr_min: float, logsnr_max: float) -> tuple[float, float]:
@@ -211,8 +211,10 @@ class Schedule(ABC):
         Raises:
             ValueError: If they are none.
         """
-        t = check_times("times in [0, 1]", real("times (n,)", times=times).detach().cpu())
+        t = real("times (n,)", times=times).detach().cpu()
         check_shape((None,), "give a list of times", times=t)
+        if outside := [s for s in t.tolist() if not 0 <= s <= 1]:
+            raise ValueError(f"the times hold {outside[0]}; give times in [0, 1].")
         with torch.no_grad():
             columns = [c.tolist() for c in (t, *self._pair(t))]
 
