@@ -32,10 +32,15 @@ __all__ = ["Gaussian", "GaussianMixture", "gaussian", "mixture"]
 class _Exact(nn.Module):
     """The common part of both models: the output for a target, from the posterior means of x0 and eps."""
 
+    schedule: Schedule
+
     def __init__(self, schedule: Schedule, prediction: str | Target) -> None:
         super().__init__()
         check_kind(Schedule, "a schedule, such as Cosine()", schedule=schedule)
-        self.schedule, self.target = schedule, as_target(prediction, schedule)
+        self.target = as_target(prediction, schedule)
+        # not a part: the weights of a learned schedule belong to the diffusion, and are no denoiser's,
+        # whose dtype is that of its input
+        self.__dict__["schedule"] = schedule
         # sampling takes its dtype and device from a parameter
         self.like = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
 

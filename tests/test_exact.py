@@ -7,6 +7,7 @@ import torch
 
 from anydiff import VE, Cosine, Dense, Flow, GaussianDiffusion, Karras, Ragged, exact
 from anydiff.predictions import TARGETS, Preconditioned
+from anydiff.schedules import Learned
 from tests.helpers.spaces import NODES, PACKED, draw, every_space
 
 SCHEDULES = [Cosine(), VE(), Karras(), Flow()]
@@ -406,3 +407,10 @@ def test_misspelt_options_and_unknown_conditions_are_errors(make):
     if make is exact.gaussian:  # which has one component
         with pytest.raises(TypeError, match="label"):
             model.sample((2, 1), cond={"label": torch.zeros(2).long()}, steps=3)
+
+
+def test_a_learned_schedule_does_not_change_the_dtype_of_an_exact_model():
+    model = exact.gaussian(Learned(width=8), "v")
+    names = [name for name, _ in model.denoiser.named_parameters()]
+    assert names == ["like"] and model.predictor().answer.dtype == torch.float64
+    assert {name for name, _ in model.named_parameters()} > {"schedule.gamma_0", "denoiser.like"}

@@ -68,7 +68,7 @@ class Packed(Space):
             raise ValueError(
                 f"there is no field in {shown(self.fields)}; give each a name, a space and a shape."
             )
-        fields = {}
+        fields: dict[str, tuple[Space, tuple[Any, ...]]] = {}
         for name, field in self.fields.items():
             space, shape = (
                 field if isinstance(field, tuple | list) and len(field) == 2 else (None, None)
@@ -80,7 +80,7 @@ class Packed(Space):
                 )
             with _named(name):
                 check_space(space=space)
-            fields[name] = space, tuple(sizes)  # type: ignore[assignment]
+            fields[name] = space, tuple(sizes)
         object.__setattr__(self, "fields", fields)  # a copy, since the caller may change the dict
         for name, (space, shape) in fields.items():
             with _named(name):  # errors of the field's own space about the shape
