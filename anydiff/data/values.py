@@ -33,8 +33,11 @@ def numbers(values: Any) -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(values), np.nan, numbers(np.ma.getdata(values)))
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (values.double() if values.is_floating_point() else values).numpy()
+        try:
+            values = values.detach().cpu()
+            values = (values.double() if values.is_floating_point() else values).numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, without data
+            raise ValueError(f"cannot be made one array ({error})") from None
     elif hasattr(values, "to_numpy"):
         values = values.to_numpy()
     elif isinstance(values, (list, tuple)) and any(map(_rich, values)):

@@ -54,6 +54,12 @@ class Images:
                 f"{self.name}: pixels are {tuple(pixels.shape)} of {pixels.dtype}; give uint8 "
                 f"(M, C, H, W){hint}."
             )
+        last = pixels.shape[-1]
+        if last in (1, 3) and pixels.shape[1] == pixels.shape[2] > 4:  # as Pillow has them
+            raise ImageError(
+                f"{self.name}: pixels are {tuple(pixels.shape)}, with {last} channels last; give "
+                "(M, C, H, W), pixels.permute(0, 3, 1, 2) of a tensor."
+            )
         if pixels.numel() == 0:
             raise ImageError(f"{self.name}: pixels are {tuple(pixels.shape)}; there is no image.")
         if pixels.device.type != "cpu":
@@ -116,8 +122,10 @@ def as_tensor(values: Any, what: str) -> Tensor:
         what: What the error calls it.
 
     Raises:
-        ImageError: It is none of these.
+        ImageError: It is none of these, or has masked values.
     """
+    if np.ma.is_masked(values):
+        raise ImageError(f"{what} have masked values; leave them out, or fill them.")
     try:
         if not isinstance(values, Tensor):
             values = np.asarray(values)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from anydiff.data.values import numbers
 
-__all__ = ["EmptySketch", "SketchError", "as_stroke", "plain", "strings"]
+__all__ = ["EmptySketch", "SketchError", "as_stroke", "nested", "plain", "strings"]
 
 
 class SketchError(ValueError):
@@ -81,3 +82,22 @@ def as_stroke(values: Any, where: str) -> np.ndarray:
         )
         raise SketchError(f"{where} is {stroke.shape}; give (n, 2) rows, {hint}.")
     return stroke
+
+
+def nested(sketches: Any, name: str) -> list[list[Any]]:
+    """Sketches as a list of lists of strokes, whatever the strokes are.
+
+    Arguments:
+        sketches: Anything with items, and these with items.
+        name: The source of the sketches, for error messages.
+
+    Raises:
+        SketchError: Something else is given.
+    """
+    if not isinstance(sketches, Iterable) or isinstance(sketches, (str, bytes, Mapping)):
+        raise SketchError(f"{name}: {type(sketches).__name__} is given; give a list of sketches.")
+    sketches = list(sketches)
+    for m, sketch in enumerate(sketches):
+        if not isinstance(sketch, Iterable):
+            raise SketchError(f"{name}: sketch {m} is {sketch!r}; give a list of strokes (n, 2).")
+    return list(map(list, sketches))

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from anydiff.data.ranges import ranges
-from anydiff.sketches.fields import EmptySketch, SketchError, as_stroke, plain, strings
+from anydiff.sketches.fields import EmptySketch, SketchError, as_stroke, nested, plain, strings
 
 __all__ = [
     "EmptySketch", "SketchError", "Sketches", "as_stroke", "check_some", "from_stroke3",
@@ -126,7 +126,7 @@ class Sketches:
         Raises:
             SketchError: A stroke has another shape, or as of the class.
         """
-        sketches = list(map(list, sketches))
+        sketches = nested(sketches, name)
         strokes = [
             as_stroke(stroke, f"{name}: sketch {m}, stroke {s}")
             for m, sketch in enumerate(sketches)

@@ -56,6 +56,8 @@ def test_numbers_are_float64_and_nan_where_missing(values, expected):
         (np.array([2**60, 2**60 + 1]), "too large to differ as floats"),
         ([2**70, 10**400], "holds 1000"),
         ({"a": 1}, "holds {'a': 1}"),
+        (torch.eye(2).to_sparse(), "cannot be made one array"),
+        (torch.ones(2, device="meta"), "cannot be made one array"),
     ],
 )
 def test_what_is_no_number_is_named(values, message):
@@ -158,3 +160,9 @@ def test_what_float32_holds_exactly_is_kept_so():
     assert wide.decode(torch.zeros(3, 2)).dtype == torch.float64
     assert wide.encode(np.zeros((3, 2), np.float32)).dtype == np.float32
     assert Scaling((3, 0), (1, 1)).decode(np.zeros((3, 2), np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("items", [3, None, "abc", {"a": [1.0]}])
+def test_what_is_no_list_of_items_is_named(items):
+    with pytest.raises(SequenceError, match=f"mine: the items are a {type(items).__name__}; give"):
+        Sequences.from_lists(items, name="mine")

@@ -64,6 +64,11 @@ def test_images_know_their_shape_and_parts():
     [
         ({"pixels": torch.zeros(2, 3, 4, 4)}, r"\(2, 3, 4, 4\) of torch.float32.*to_uint8"),
         ({"pixels": torch.zeros(3, 4, 4, dtype=torch.uint8)}, r"\(M, C, H, W\)"),
+        ({"pixels": np.ma.masked_greater(random(2, 3, 8, 8), 9)}, "have masked values"),
+        (
+            {"pixels": np.zeros((2, 8, 8, 3), np.uint8)},
+            r"with 3 channels last; give \(M, C, H, W\)",
+        ),
         ({"pixels": torch.zeros(0, 3, 4, 4, dtype=torch.uint8)}, "there is no image"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "each of the 2 images"),
         ({"labels": torch.zeros(2)}, "one integer"),

@@ -113,6 +113,12 @@ def test_strokes_of_another_shape_are_refused(stroke, message):
         Sketches.from_lists([[np.zeros((3, 2))], [np.zeros((3, 2)), stroke]], name="here")
 
 
+@pytest.mark.parametrize("given", [3, None, "abc", {"a": [[1, 2]]}, [[[[0, 0]]], 4]])
+def test_what_is_no_list_of_sketches_is_named(given):
+    with pytest.raises(SketchError, match=r"mine: (\w+ is given; give a list of|sketch 1 is 4;)"):
+        Sketches.from_lists(given, name="mine")
+
+
 def test_a_subset_holds_the_sketches_asked_for():
     sketches = scribbles(times=True, labels=True)
     part = sketches.subset([7, 3, 7])

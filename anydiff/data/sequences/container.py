@@ -6,7 +6,7 @@ checks itself when it is built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -112,7 +112,8 @@ class Sequences:
         Raises:
             SequenceError: An item has another shape, or as of the class.
         """
-        if isinstance(items, Mapping) or hasattr(items, "columns"):
+        listed = isinstance(items, Iterable) and not isinstance(items, (str, bytes, Mapping))
+        if not listed or hasattr(items, "columns"):
             raise SequenceError(
                 f"{name}: the items are a {type(items).__name__}; give a list of arrays, one for each "
                 "item."
