@@ -62,6 +62,7 @@ class Drawing:
         positive(num=self.num, batch_size=self.batch_size)
         positive(1e6, steps=self.steps)
         check_range("[-9e18, 9e18]", seed=self.seed)
+        check_range("[0, inf)", skip=self.skip)
         for name in ("guidance", "target"):
             if (value := getattr(self, name)) is not None:
                 check_range("(-inf, inf)", **{name: value})
@@ -246,6 +247,10 @@ def _run(
     kind = kind_of(known.kind)
     real = _real(known, data) if asked.measure else None
     num = num or (asked.num or kind.NUM if before is None else len(before))
+    if asked.skip >= num:
+        raise ValueError(
+            f"skip is {asked.skip} of {num} {known.kind}; give less, so that some are left."
+        )
     steps = asked.steps or kind.STEPS
     folder = writable(free_folder(asked.out or path.parent / command, kind.DRAWN))
     known.diffusion.to(place(asked.accelerator))

@@ -174,7 +174,7 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
     "kind,wrong,line",
     [
         ("images", ["--label", 12], "label is 12; the model knows 0 to 9"),
-        ("images", ["--skip", 9], "skip is 9 of 4 items"),
+        ("images", ["--skip", 9], "skip is 9 of 4 images"),
         ("molecules", ["--target", "nan"], "target is nan; give a number"),
         ("molecules", ["--target", ".nan"], r"target is nan; give a number in \(-inf, inf\)"),
         ("molecules", ["--target", ".inf"], r"target is inf; give a number in \(-inf, inf\)"),

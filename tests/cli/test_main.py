@@ -95,6 +95,7 @@ def test_help_explains_every_flag(command, capsys):
         ("sample no.safetensors", "no.safetensors: no such file"),
         ("sample m --sampler euler", "--sampler is euler; give ddpm or ddim or dpm"),
         ("sample m --num 2.5", "--num is 2.5; give a whole number"),
+        ("sample m --skip -1", "skip is -1"),
         ("edit m --strength 2", "strength is 2.0; it is a time, above 0 and at most 1"),
         ("evaluate no.sdf", "against is missing (see anydiff evaluate --help)"),
         ("evaluate no.sdf --against 5k", "no.sdf: no such file"),
