@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MethodType
@@ -376,14 +376,16 @@ class Network:
         a, b, alpha, sigma = self.coefficients(x_t, at)
         scale = self._expand(self.target.input_scale(at), x_t, at)
         seen = x_t if isinstance(scale, float) and scale == 1 else scale * x_t
-        seen = seen.to(self.dtype or x_t.dtype)
-        t = item_times(x_t, at.t, self.space).to(at_least_float32(seen))
+        if self.dtype not in (None, seen.dtype):
+            seen = seen.to(self.dtype)
+        t = item_times(seen, at.t, self.space)
 
-        kept = {"x_t": x_t, "t": at.t, **self.cond}
+        kept = (x_t, at.t, *self.cond.values())
         before = _versions(kept)
         y = self.denoiser(seen, t, **self.given)
         if (after := _versions(kept)) != before:
-            names = ", ".join(k for k in before if after[k] != before[k])
+            changed = zip(("x_t", "t", *self.cond), before, after, strict=True)
+            names = ", ".join(name for name, then, now in changed if then != now)
             raise ValueError(
                 f"the denoiser changes {names} in place, which is still in use; let it change a copy."
             )
@@ -397,7 +399,8 @@ class Network:
                     "shape, or a pair of such: the prediction and a learned variance. FromDiffusers "
                     "wraps the networks of diffusers."
                 )
-        y, extra = y.to(x_t.dtype), None if extra is None else extra.to(x_t.dtype)
+        if y.dtype != x_t.dtype:
+            y, extra = y.to(x_t.dtype), None if extra is None else extra.to(x_t.dtype)
         return Prediction(x_t, self.space.project(y), a, b, alpha, sigma, extra)
 
     def coefficients(self, x_t: Tensor, at: Level) -> tuple[Any, Any, Any, Any]:
@@ -497,12 +500,11 @@ def modules_in(denoiser: Any) -> list[nn.Module]:
     return [m for h in held if isinstance(h, known) for m in modules_in(h)]
 
 
-def _versions(tensors: Mapping[str, Any]) -> dict[str, int]:
+def _versions(values: Iterable[Any]) -> list[int]:
     """How often each tensor was changed in place; inference tensors and compilers do not count it."""
     if torch.compiler.is_compiling():
-        return {}
-    counted = {k: x for k, x in tensors.items() if isinstance(x, Tensor) and not x.is_inference()}
-    return {k: x._version for k, x in counted.items()}
+        return []
+    return [x._version if isinstance(x, Tensor) and not x.is_inference() else 0 for x in values]
 
 
 def given_times(x: Tensor, t: Tensor | float, space: Space) -> Tensor:
