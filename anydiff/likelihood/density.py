@@ -25,7 +25,7 @@ from torch import Tensor
 from anydiff.checks import check_choice, check_floating, check_range, check_whole
 from anydiff.likelihood.traces import basis, divergence, ranks
 from anydiff.predictions import Predictor, check_predictor
-from anydiff.samplers.adaptive import ADAPTIVE, odeint
+from anydiff.samplers.adaptive import ADAPTIVE, NO_STEP, odeint
 from anydiff.samplers.loop import evaluating
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
@@ -109,7 +109,12 @@ def log_prob(
     span = torch.tensor([clean, noisy], dtype=torch.float64, device=x0.device)
     with evaluating(predictor), nullcontext() if graph else torch.no_grad():
         start = (math.exp(log_alpha) * x0, torch.zeros_like(dim))
-        u, volume = solve(flow, start, span, rtol=rtol, atol=atol, method=method, options=options)
+        try:
+            u, volume = solve(
+                flow, start, span, rtol=rtol, atol=atol, method=method, options=options
+            )
+        except AssertionError as error:  # raised if a step is too small, or not finite
+            raise ValueError(NO_STEP.format(f"log_prob by {method!r}")) from error
         prior = -0.5 * (space.sum(u[-1].square()) + dim * math.log(2 * math.pi))
         return torch.add(prior + volume[-1], dim * log_alpha)
 

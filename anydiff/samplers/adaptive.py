@@ -90,8 +90,11 @@ class AdaptiveODE(Sampler):
             return (space.sum(x.square()) / dim).max().sqrt()
 
         def slope(phi: Tensor, x: Tensor) -> Tensor:
+            angle = phi.item()
+            if math.isnan(angle):  # so was the error of the last step
+                raise ValueError(NO_STEP.format(self))
             # rounded to float32, phi may lie beyond the ends: the nearest number to pi / 2 does
-            angle = min(max(phi.item(), min(start, stop)), max(start, stop))
+            angle = min(max(angle, min(start, stop)), max(start, stop))
             level = schedule.at_logsnr(-2 * math.log(math.tan(angle)))
             size = math.hypot(level.alpha, level.sigma)
             p = predictor.predict(size * x, level)

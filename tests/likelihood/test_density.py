@@ -290,3 +290,13 @@ def test_errors_name_the_value_and_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     with pytest.raises(ImportError, match=r"anydiff\[ode\]"):
         log_prob(model.predictor(), x0)
+
+
+def test_a_network_that_is_not_finite_is_an_error():
+    class Nothing(nn.Module):
+        def forward(self, x_t, t):
+            return x_t * float("nan")
+
+    predictor = GaussianDiffusion(Nothing(), Cosine(), "v").predictor()
+    with pytest.raises(ValueError, match=r"log_prob by 'dopri5' found no step.*output is finite"):
+        log_prob(predictor, torch.zeros(3, 2))
