@@ -36,6 +36,7 @@ from anydiff import (
 from anydiff.denoisers import UNet
 from anydiff.editing import decode, denoise, encode, ilvr, interpolate
 from anydiff.predictions import TARGETS, takes_space, wrapped
+from tests.helpers.alone import alone
 from tests.helpers.methods import SAMPLERS
 from tests.helpers.spaces import MASK, SPACES, draw
 
@@ -105,6 +106,10 @@ def test_samplers_are_pickled(sampler):
 # processes --------------------
 
 
+def train_two(folder):
+    mp.start_processes(train, (folder,), nprocs=2, start_method="fork")
+
+
 def train(rank, folder):
     """One of two processes: the gradient of the loss of its half of a batch."""
     torch.set_num_threads(1)
@@ -119,7 +124,7 @@ def train(rank, folder):
 
 
 def test_data_parallel_processes_have_the_gradient_of_the_whole_batch(tmp_path):
-    mp.start_processes(train, (tmp_path,), nprocs=2, start_method="fork")
+    alone(train_two, tmp_path)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     diffusion = GaussianDiffusion(mlp(), Cosine())
     noise = draw((4, 3), 1).float()

@@ -1,5 +1,6 @@
 """Several processes: one step is that of all their items."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from anydiff.data.batches import LengthBatchSampler, ResumableLoader
 from anydiff.training.module import DiffusionModule
+from tests.helpers.alone import alone
 from tests.helpers.training import DATA, Point, dense, sgd, train
 
 
@@ -28,12 +30,17 @@ def run(folder, strategy, epochs):
     return train(folder, module, loader, **options).objective.point.detach()
 
 
-def test_a_step_of_two_processes_is_one_over_all_items(tmp_path):
-    point = run(tmp_path / "a", "ddp_fork", 1)
+def two_processes(folder):
+    folder = Path(folder)
+    point = run(folder / "a", "ddp_fork", 1)
     torch.testing.assert_close(point, 0.2 * DATA[:12].mean(0))
-    more, whole = (run(tmp_path / folder, "ddp_fork", 3) for folder in ("a", "b"))
+    more, whole = (run(folder / name, "ddp_fork", 3) for name in ("a", "b"))
     assert torch.equal(more, whole)
-    assert torch.equal(run(tmp_path / "b", "ddp_fork", 3), whole)  # finished already
+    assert torch.equal(run(folder / "b", "ddp_fork", 3), whole)  # finished already
+
+
+def test_a_step_of_two_processes_is_one_over_all_items(tmp_path):
+    alone(two_processes, tmp_path)
 
 
 @pytest.mark.slow
