@@ -1,6 +1,5 @@
 """Drawing batch after batch: seeds, guidance, what is known, and what a stop leaves."""
 
-import copy
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from anydiff.images.models import ImageModel
 from anydiff.kinds import Batch, Stopped, calls, draw_all, finite
 from anydiff.molecules.models import MoleculeModel
 from anydiff.sketches.models import SketchModel
+from tests.helpers.changes import DROPPED, changed
 
 FORMAT2 = Path(__file__).parent / "goldens/format2"
 
@@ -125,7 +125,6 @@ def test_what_a_file_says_that_a_model_was_trained_on_is_opened_only_by_name(
     assert "more" not in str(anydiff.load(tmp_path / "n")[1].get("root"))
 
 
-DROPPED = object()
 ODD = [
     DROPPED, None, True, 0, -1, 3, 10**9, 10**400, 0.5, float("nan"), "", "a", [], [0], [[1]], {},
     {"a": 1},
@@ -141,19 +140,6 @@ def nodes(value, path=()):
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(min(len(value), 2)):
             yield from nodes(value[key], (*path, key))
-
-
-def changed(value, path, new):
-    value = copy.deepcopy(value)
-    *way, last = path
-    inner = value
-    for key in way:
-        inner = inner[key]
-    if new is DROPPED:
-        del inner[last]
-    else:
-        inner[last] = new
-    return value
 
 
 @pytest.mark.parametrize("kind", [MoleculeModel, SketchModel, ImageModel])

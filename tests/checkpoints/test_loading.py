@@ -1,6 +1,5 @@
 """Whatever a file holds, loading it ends in a model or in one error that names file and part."""
 
-import copy
 import json
 import time
 import warnings
@@ -17,8 +16,8 @@ from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
 from anydiff.denoisers.configured import planned
 from anydiff.losses import Hybrid, LearnedUncertainty, LossSecondMoment, MinSNR, Unit
 from anydiff.schedules import Learned, Shifted
+from tests.helpers.changes import DROPPED, changed
 
-DROPPED = object()
 ODD = [
     DROPPED, None, True, -1, 2, 10**6, 10**400, 0.5, float("nan"), float("inf"), "", "UNet", [], [0],
     [8] * 1000, {}, {"name": "Cosine", "config": {}}, {"name": "UNet", "config": {}}, "x" * 1000,
@@ -65,21 +64,6 @@ def nodes(value, path=()):
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(min(len(value), 2)):
             yield from nodes(value[key], (*path, key))
-
-
-def changed(value, path, new):
-    if not path:
-        return new
-    value = copy.deepcopy(value)
-    *way, last = path
-    inner = value
-    for key in way:
-        inner = inner[key]
-    if new is DROPPED:
-        del inner[last]
-    else:
-        inner[last] = new
-    return value
 
 
 @pytest.mark.parametrize("name", MODELS)
