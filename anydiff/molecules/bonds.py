@@ -35,13 +35,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from anydiff.extras import extra
 
 __all__ = [
-    "Array", "Stability", "allowed", "as_array", "as_arrays", "as_charges", "bond_orders", "ratio",
-    "stability", "stable", "sums_of_orders",
+    "Array", "Stability", "allowed", "as_array", "as_arrays", "as_charges", "as_elements", "bond_orders",
+    "ratio", "stability", "stable", "sums_of_orders",
 ]  # fmt: skip
 
 Array = Tensor | np.ndarray | Sequence[Any]
@@ -117,8 +118,36 @@ def as_array(values: Array) -> np.ndarray:
 
     Arguments:
         values: A tensor, an array, or nested sequences of numbers.
+
+    Raises:
+        ValueError: Some are masked, or they are no array of numbers.
     """
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    if np.ma.is_masked(values):
+        raise ValueError("some values are masked; leave them out, or fill them.")
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"the values are of {array.dtype}; give numbers.")
+    return array
+
+
+def as_elements(z: Array) -> np.ndarray:
+    """Atomic numbers as an array of int64.
+
+    Arguments:
+        z: (N,), atomic numbers.
+
+    Raises:
+        ValueError: A number is of no element, or not whole.
+    """
+    z = as_array(z)
+    if len(z) and z.dtype.kind not in "iu":
+        raise ValueError(f"z is of {z.dtype}; give whole numbers.")
+    if ((z < 1) | (z > 118)).any():
+        raise ValueError(f"z has {z[(z < 1) | (z > 118)][0]}; give atomic numbers, 1 to 118.")
+    return z.astype(np.int64)
 
 
 def as_arrays(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,15 +170,11 @@ def as_arrays(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarra
         raise ValueError(
             f"pos {pos.shape}, z {z.shape}, index {index.shape} do not fit; give (N, 3), (N,), (N,)."
         )
-    for name, rows in (("z", z), ("index", index)):
-        if len(rows) and rows.dtype.kind not in "iu":
-            raise ValueError(f"{name} is of {rows.dtype}; give whole numbers.")
-    if len(index) and (index[0] < 0 or (np.diff(index) < 0).any()):
+    if len(index) and index.dtype.kind not in "iu":
+        raise ValueError(f"index is of {index.dtype}; give whole numbers.")
+    if len(index) and (index[0] < 0 or (index[1:] < index[:-1]).any()):
         raise ValueError("index must ascend: 0, 0, 0, 1, 1, 2, …")
-    if ((z < 1) | (z > 118)).any():
-        raise ValueError(f"z has {z[(z < 1) | (z > 118)][0]}; give atomic numbers, 1 to 118.")
-    sizes = np.bincount(index.astype(np.int64))
-    return pos, z.astype(np.int64), sizes[sizes > 0]
+    return pos, as_elements(z), np.unique(index, return_counts=True)[1]
 
 
 def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndarray]:

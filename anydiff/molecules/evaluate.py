@@ -42,6 +42,7 @@ from anydiff.molecules.bonds import (
     as_array,
     as_arrays,
     as_charges,
+    as_elements,
     bond_orders,
     ratio,
     stability,
@@ -210,8 +211,11 @@ def element_distance(z: Array, reference: Array) -> float:
     Arguments:
         z: (N,), atomic numbers.
         reference: (N',), atomic numbers.
+
+    Raises:
+        ValueError: A number is of no element, or not whole.
     """
-    p, q = (np.bincount(as_array(s).astype(np.int64), minlength=120) for s in (z, reference))
+    p, q = (np.bincount(as_elements(s), minlength=119) for s in (z, reference))
     return float(0.5 * np.abs(p / max(p.sum(), 1) - q / max(q.sum(), 1)).sum())
 
 
@@ -223,6 +227,9 @@ def wasserstein(a: Array, b: Array) -> float:
     Arguments:
         a: (N,), in any order.
         b: (N',), in any order.
+
+    Raises:
+        ValueError: Some are masked, or they are no numbers.
     """
     a, b = np.sort(as_array(a)), np.sort(as_array(b))
     if not (len(a) and len(b)):

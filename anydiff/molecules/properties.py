@@ -84,18 +84,22 @@ class Properties:
         """
         names = (names,) if isinstance(names, str) else tuple(names)
         values = molecules_values(molecules, names)
-        known = np.isfinite(values)
+        known = abs(values) <= np.finfo(np.float32).max  # as in batches; false for nan
         count = known.sum(0)
         if (count == 0).any():
-            raise ValueError(f"{molecules.name}: no value of {names[int(count.argmin())]} known.")
+            k = int(count.argmin())
+            raise ValueError(
+                f"{molecules.name}: no value of {names[k]} is known and within float32."
+            )
         mean = np.where(known, values, 0).sum(0) / count
         mad = np.where(known, abs(values - mean), 0).sum(0) / count
-        lost = (mad > 0) & (mad < 1000 * abs(mean) * np.finfo(np.float32).eps)
+        single = np.finfo(np.float32)
+        lost = (mad > 0) & (mad < 1000 * np.maximum(abs(mean) * single.eps, single.tiny))
         if lost.any():
             k = int(np.argmax(lost))
             raise ValueError(
                 f"{molecules.name}: {names[k]} differs by {mad[k]:g} around {mean[k]:g}, too little for "
-                "batches in float32; subtract a number that all have in common."
+                "batches in float32; subtract a number that all have in common, or take another unit."
             )
         return cls(names, tuple(mean), tuple(mad))
 

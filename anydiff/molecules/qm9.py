@@ -58,14 +58,19 @@ def split(num: int = _FULL, groups: Sequence[Any] | np.ndarray | None = None) ->
             molecule, are in one part. The parts then have these shares of the labels.
 
     Raises:
-        ValueError: `num` is negative, or another than that of the labels.
+        ValueError: `num` is negative, or another than that of the labels, or these do not compare.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022), section 5.
         https://arxiv.org/abs/2203.17003
     """
     if groups is not None:
-        labels, label = np.unique(np.asarray(groups), return_inverse=True)
+        try:
+            labels, label = np.unique(np.asarray(groups), return_inverse=True)
+        except TypeError:
+            raise ValueError(
+                "groups have labels of several kinds; give numbers, or texts."
+            ) from None
         if label.shape != np.shape(groups) or label.ndim != 1 or num not in (_FULL, len(label)):
             raise ValueError(f"groups are {np.shape(groups)}; give ({num},), a label each.")
         members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])

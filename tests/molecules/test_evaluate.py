@@ -185,6 +185,27 @@ def test_bad_arguments_are_named():
             evaluate(pos, z, index, charges=charges)
     with pytest.raises(ValueError, match="z has 119; give atomic numbers, 1 to 118"):
         stability(pos, [119, 1, 1, 1, 1], index)
+    with pytest.raises(ValueError, match="ascend"):
+        smiles([*pos, *pos], [*z, *z], np.array([1] * 5 + [0] * 5, np.uint8))
+    for masked in (
+        (np.ma.masked_equal(pos, pos[2, 0]), z, index),
+        (pos, np.ma.masked_equal(z, 1), index),
+    ):
+        with pytest.raises(ValueError, match="some values are masked"):
+            evaluate(*masked)
+    with pytest.raises(ValueError, match="the values are of complex128; give numbers"):
+        smiles(pos + 0j, z, index)
+    for other in ([-1], [1.5], [200]):
+        with pytest.raises(ValueError, match="z "):
+            element_distance(z, other)
+
+
+def test_numbers_of_molecules_may_be_large_and_positions_of_any_precision():
+    pos, z, _ = one(*METHANE)
+    apart = [0] * 5 + [10**15] * 5
+    assert smiles([*pos, *pos], [*z, *z], apart) == 2 * smiles(pos, z, [0] * 5)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert stability(torch.tensor(pos, dtype=dtype), z, [0] * 5).stable_molecules == 1
 
 
 # validity --------------------

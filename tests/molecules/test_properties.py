@@ -78,6 +78,10 @@ def test_values_that_float32_cannot_tell_apart_are_refused(molecules):
     far = np.array([[1e6], [1e6 + 1], [1e6 + 3]])
     with pytest.raises(ValueError, match=r"e differs by .* around .*subtract a number"):
         Properties.from_molecules(replace(part, props=far, prop_names=("e",)), "e")
+    with pytest.raises(ValueError, match=r"e differs by .*another unit"):
+        Properties.from_molecules(replace(part, props=(far - 1e6) * 1e-300, prop_names=("e",)), "e")
+    with pytest.raises(ValueError, match="no value of e is known and within float32"):
+        Properties.from_molecules(replace(part, props=far * 1e200, prop_names=("e",)), "e")
     near = Properties.from_molecules(replace(part, props=far - 1e6, prop_names=("e",)), "e")
     assert near.mad[0] == pytest.approx(10 / 9)
 
@@ -95,7 +99,7 @@ def test_errors_name_the_property_and_what_there_is(molecules, properties):
     with pytest.raises(ValueError, match=r"alpha has mean .* differ"):
         Properties.from_molecules(molecules.subset([5]), "alpha")
     lost = with_props(molecules.subset([0, 1]), np.full((2, 12), np.nan))
-    with pytest.raises(ValueError, match="no value of gap known"):
+    with pytest.raises(ValueError, match="no value of gap is known"):
         Properties.from_molecules(lost, NAMES)
     with pytest.raises(ValueError, match=r"a column each for gap, alpha"):
         properties.encode(torch.zeros(3, 1))

@@ -195,6 +195,8 @@ def test_conformers_of_a_molecule_stay_in_one_part(labels):
         split(999, labels)
     with pytest.raises(ValueError, match="groups are"):
         split(groups=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="labels of several kinds; give numbers, or texts"):
+        split(groups=["a", None, "b"])
 
 
 def test_what_is_neither_a_name_nor_a_path_is_told():
