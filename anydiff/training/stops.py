@@ -69,6 +69,19 @@ class LastCheckpoint(ModelCheckpoint):
                 "as many, or another folder."
             )
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # at a limit within an epoch the trainer counts it as done, and would skip its other batches
+        loops = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+        ready = batches["current"]["ready"]
+        if 0 < ready < trainer.num_training_batches and not batches["is_last_batch"]:
+            for count in epochs.values():
+                for state in "processed", "completed":
+                    count[state] = min(count[state], count["ready"] - 1)
+            checkpoint["epoch"] = epochs["current"]["completed"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         for optimizer in trainer.optimizers:  # torch loads the state of whichever

@@ -42,6 +42,22 @@ def test_a_finished_run_is_left_as_it_is_and_gives_the_same_weights(tmp_path, li
     assert torch.equal(first, average)
 
 
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_steps_go_on_within_the_epoch(tmp_path, workers, options):
+    def go(folder, steps):
+        module = fresh(decay=False)
+        return weights(
+            train(folder, module, batches(num_workers=workers), max_steps=steps, **options)
+        )
+
+    for steps in (3, 5, 8):
+        cut = go(tmp_path / "cut", steps)
+    assert torch.equal(cut, go(tmp_path / "whole", 8))
+    assert same(tmp_path / "cut", tmp_path / "whole")
+    assert last(tmp_path / "cut")["epoch"] == last(tmp_path / "whole")["epoch"]
+
+
 def test_a_run_over_in_time_gives_its_average_again(tmp_path):
     first = weights(train(tmp_path, minutes=0.01))
     assert torch.equal(weights(train(tmp_path, minutes=0.01)), first)
