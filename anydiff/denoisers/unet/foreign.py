@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from anydiff.checks import check_range
+from anydiff.checks import check_range, shown
 from anydiff.spaces import Space
 
 __all__ = ["FromDiffusers"]
@@ -26,7 +26,9 @@ _NEEDS = {
     "class_labels": ("num_class_embeds", "class_embed_type", "num_embeds_ada_norm"),
     "encoder_hidden_states": ("cross_attention_dim", "joint_attention_dim", "encoder_hid_dim"),
 }
-_WHOLE: Any = WeakIdKeyDictionary()  # conditions without an absent item: a run reads them once
+# conditions without an absent item, and labels that are in range: a run reads them once
+_WHOLE: Any = WeakIdKeyDictionary()
+_KNOWN: Any = WeakIdKeyDictionary()
 
 
 class FromDiffusers(nn.Module):
@@ -82,7 +84,7 @@ class FromDiffusers(nn.Module):
                 or any(config.get(key) for key in _NEEDS.get(p.name, ()))
             )
         ]
-        self._absent = []
+        self._absent, self._labels = [], _labels(config)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in others)
         if absent is not None and not isinstance(absent, Mapping):
             raise ValueError(f'absent is {absent!r:.60}; give a dict, as {{"label": 10}}.')
@@ -102,8 +104,11 @@ class FromDiffusers(nn.Module):
                 if value.ndim == 3 and len(value) == 1:  # an encoder gives them as a batch of one
                     value = value[0]
                 value = value if value.ndim > 1 else value[None]
-            elif name == "class_labels" and (labels := _labels(config)) is not None:
-                check_range(f"[0, {labels - 1}]", **{"absent label": value.flatten()[0].item()})
+            elif name == "class_labels" and self._labels is not None:
+                if value.numel() != 1 or value.is_floating_point():
+                    raise ValueError(f"absent of label is {shown(value)}; give one whole number.")
+                value = value.flatten()[0]
+                check_range(f"[0, {self._labels - 1}]", **{"absent label": value.item()})
             self.register_buffer(f"absent_{name}", value, persistent=False)
             self._absent.append(name)
         # for `anydiff.save`; `load` is given the network
@@ -140,14 +145,14 @@ class FromDiffusers(nn.Module):
             t: (B,), times in [0, 1].
             space: The batch's space, which changes nothing; see `UNet.forward`.
             label: (B,) integers, for the network's `class_labels`; -1 for none.
-            **cond: Passed on by name, `encoder_hidden_states` for instance.
+            **cond: Passed on by name, `encoder_hidden_states` for instance, in the dtype of x_t.
 
         Returns:
             Shaped like x_t; a tuple of the prediction and the learned variance if there is one.
 
         Raises:
             ValueError: If a condition is absent, for all items or for some, and `absent` does not say
-                what the network takes in its place.
+                what the network takes in its place; or if labels are not integers that it has.
         """
         if label is not None:
             cond["class_labels"] = label
@@ -169,6 +174,8 @@ class FromDiffusers(nn.Module):
             if empty is not None:
                 value = empty.to(x_t.dtype) if empty.is_floating_point() else empty
                 return value.expand(len(x_t), *value.shape)
+        if name == "class_labels" and self._labels is not None:
+            self._check_labels(value, len(x_t), self._labels)
         if not isinstance(value, Tensor) or value.ndim == 0 or value.dtype == torch.bool:
             return value
         if not value.is_floating_point():
@@ -178,14 +185,34 @@ class FromDiffusers(nn.Module):
                 if _any(_gone(value)):
                     raise self._refusal(name, "is -1 or NaN, which is absent, in some items")
                 _WHOLE[value] = True
-            return value
+            return value.to(x_t.dtype) if value.is_floating_point() else value
         axes = zip(reversed(empty.shape), reversed(value.shape), strict=False)
         if empty.ndim >= value.ndim or not all(n in (1, m) for n, m in axes):
             raise ValueError(
                 f"{name} is {tuple(value.shape)} and absent is {tuple(empty.shape)}; give that of one "
                 "item."
             )
-        return torch.where(_gone(value), empty.to(value.dtype), value)
+        value = torch.where(_gone(value), empty.to(value.dtype), value)
+        return value.to(x_t.dtype) if value.is_floating_point() else value
+
+    def _check_labels(self, value: Any, items: int, labels: int) -> None:
+        if (
+            not isinstance(value, Tensor)
+            or value.dtype.is_floating_point
+            or value.dtype == torch.bool
+        ):
+            raise ValueError(f"label is {shown(value)}; give a tensor of integers, ({items},).")
+        if value.ndim and value.shape != (items,):
+            raise ValueError(f"label is {shown(value)}; give one for each item, ({items},).")
+        # elsewhere than on a CPU it would wait for the device
+        if torch.compiler.is_compiling() or value.device.type != "cpu" or value in _KNOWN:
+            return
+        if _any(value >= labels):
+            raise ValueError(
+                f"label is up to {value.max().item()}, and {self.config['network']} has "
+                f"{labels} labels; give numbers below, and -1 for none."
+            )
+        _KNOWN[value] = True
 
     def _refusal(self, name: str, what: str) -> ValueError:
         said = "label" if name == "class_labels" else name
@@ -195,7 +222,7 @@ class FromDiffusers(nn.Module):
             else "a tensor of one item"
         )
         return ValueError(
-            f"{said} {what}, and {type(self.network).__name__} needs it; give it to all items, or say "
+            f"{said} {what}, and {self.config['network']} needs it; give it to all items, or say "
             f"what is absent as FromDiffusers(network, absent={{{said!r}: ...}}), with {value}."
         )
 
@@ -216,6 +243,8 @@ def _any(choice: Tensor) -> bool:
 
 def _labels(config: Mapping[str, Any]) -> int | None:
     """How many labels the network has rows for; None if the configuration does not say."""
+    if config.get("class_embed_type"):  # numbers, which are no rows of a table
+        return None
     if isinstance(num := config.get("num_class_embeds"), int):
         return num
     num = config.get("num_embeds_ada_norm")

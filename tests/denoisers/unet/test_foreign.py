@@ -152,6 +152,49 @@ def test_what_cannot_be_is_refused(make, words):
         make()
 
 
+@pytest.mark.parametrize("absent", [None, {"label": 10}])
+@pytest.mark.parametrize(
+    "label, words",
+    [
+        (torch.tensor([0, 1, 2, 11]), "up to 11, and Labelled has 11 labels"),
+        (torch.tensor([0.0, 1, 2, 3]), r"\(4,\) of torch.float32; give a tensor of integers"),
+        (torch.tensor([True] * 4), "torch.bool; give a tensor of integers"),
+        ([0, 1, 2, 3], r"\[0, 1, 2, 3\]; give a tensor of integers"),
+        (torch.tensor([0, 1]), r"one for each item, \(4,\)"),
+        (torch.tensor([[0], [1], [2], [3]]), r"one for each item, \(4,\)"),
+    ],
+)
+def test_labels_are_integers_that_the_network_has(label, words, absent):
+    x, _ = items()
+    network = FromDiffusers(torch.compile(Labelled(), backend="eager"), 50, absent)
+    with pytest.raises(ValueError, match=words):
+        network(x, torch.ones(4), label=label)
+
+
+def test_classes_that_are_numbers_are_not_labels():
+    x, _ = items()
+    network = Labelled(class_embed_type="timestep")
+    network.rows = nn.Linear(4, 4)
+    with pytest.raises(IndexError):  # it was handed on: this network makes a matrix of (4,)
+        FromDiffusers(network, 50)(x, torch.ones(4), label=torch.full((4,), 11.5))
+    assert network.took.tolist() == [11.5] * 4
+
+
+@pytest.mark.parametrize("label", [1.5, [1, 2], torch.ones(2, dtype=torch.long)])
+def test_an_absent_label_is_one_whole_number(label):
+    with pytest.raises(ValueError, match=r"absent of label is .*; give one whole number"):
+        FromDiffusers(Labelled(), 50, {"label": label})
+
+
+@pytest.mark.parametrize("absent", [None, {"encoder_hidden_states": torch.zeros(3, 6)}])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_conditions_have_the_dtype_of_the_network(dtype, absent):
+    x, tokens = items()
+    network = Reading().to(dtype)
+    FromDiffusers(network, 50, absent)(x.to(dtype), torch.ones(4), encoder_hidden_states=tokens)
+    assert network.took.dtype == dtype
+
+
 def test_tokens_may_come_as_an_encoder_gives_them():
     x, tokens = items()
     network = Reading()
