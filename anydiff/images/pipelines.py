@@ -113,18 +113,31 @@ def read_chain(config: PathLike | Mapping[str, Any]) -> Trained:
         return Trained(Flow(), "velocity", lambda t: steps * t)
     if not isinstance(kind, str) or kind not in _PREDICTIONS:
         raise refuse(f"prediction_type {kind!r}")
+    if get("snr_shift_scale") not in (None, 1):
+        raise refuse(f"snr_shift_scale {get('snr_shift_scale')!r}")
     try:
         table = Tabulated.from_betas(_betas(config, steps))
+        schedule = _rescaled(table) if get("rescale_betas_zero_snr") else table
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise refuse(
             f"trained_betas, beta_schedule, beta_start or beta_end that make no table ({error})"
         ) from error
-    schedule = ZeroTerminalSNR(table) if get("rescale_betas_zero_snr") else table
     try:
         as_target(_PREDICTIONS[kind], schedule)
     except ValueError as error:
         raise refuse(f"rescale_betas_zero_snr and prediction_type {kind!r} ({error})") from error
     return Trained(schedule, _PREDICTIONS[kind], steps)
+
+
+def _rescaled(table: Tabulated) -> Schedule:
+    """The table rescaled to zero SNR as diffusers does it: row 1 stays, not the state at t = 0."""
+    alpha = table.alpha_bar.sqrt()
+    first, last = alpha[0], alpha[-1]
+    if len(alpha) == 1:
+        raise ValueError("a table of one row cannot be rescaled")
+    theirs = first * (alpha - last) / (first - last)
+    # of this, ZeroTerminalSNR makes theirs
+    return ZeroTerminalSNR(Tabulated((last + (1 - last) * theirs).square()))
 
 
 def _betas(config: Mapping[str, Any], steps: int) -> Tensor:

@@ -53,14 +53,17 @@ def test_rates_are_those_of_diffusers(change, scheduler):
     assert chain.steps == len(theirs.alphas_cumprod) == config["num_train_timesteps"]
 
 
-def test_chains_that_end_in_pure_noise():
+@pytest.mark.parametrize("steps", [2, 4, 50, 1000])
+def test_chains_that_end_in_pure_noise(steps):
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    theirs = diffusers.DDIMScheduler(
+        steps, rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
     chain = read_chain(theirs.config)
     assert isinstance(chain.schedule, ZeroTerminalSNR) and chain.prediction == "v"
-    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     alpha, _ = chain.schedule(t)
-    assert torch.allclose(alpha**2, theirs.alphas_cumprod.double(), atol=2e-4)
+    assert torch.allclose(alpha**2, theirs.alphas_cumprod.double(), atol=2e-6)
     assert alpha[-1] == 0
 
 
@@ -109,6 +112,11 @@ def test_flow_matching_is_given_its_time(config):
         ({"trained_betas": "x"}, "no table"),
         ({"beta_schedule": "scaled_linear", "beta_start": -1.0}, "no table"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr and prediction_type 'epsilon'"),
+        ({"snr_shift_scale": 3.0}, "snr_shift_scale 3.0"),
+        (
+            {"rescale_betas_zero_snr": True, "num_train_timesteps": 1, "trained_betas": [0.1]},
+            "one row",
+        ),
         ({"trained_betas": [[0.1]], "num_train_timesteps": 1}, "no table"),
         (
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True},
