@@ -184,6 +184,12 @@ def _residual(
         raise ValueError("y is not finite; leave unknown values out by a mask in the operator.")
 
     def residual(seen: Tensor) -> Tensor:
+        check_kind(Tensor, "a tensor of the shape of y", **{"what the operator gives": seen})
+        if not seen.requires_grad:
+            raise ValueError(
+                "what the operator gives has no gradient; compute it from x0 by operations of PyTorch, "
+                "without detach."
+            )
         if seen.shape != y.shape:
             raise ValueError(
                 f"y is {tuple(y.shape)} and the operator gives {tuple(seen.shape)}; give a measurement "
@@ -197,6 +203,8 @@ def _residual(
 @torch.no_grad()
 def _constant(operator: Operator, x: Tensor, space: Space) -> Tensor | None:
     """A(0) of an affine A, None if it is 0; x gives the shape, dtype and device."""
+    if not x.numel():
+        return None
     generator = torch.Generator(x.device).manual_seed(0x5EED)  # not what a run is seeded by
     u, v = space.noise(x, generator), space.noise(x, generator)
     constant, *parts = (operator(z) for z in (torch.zeros_like(x), u, v, -(u + v)))

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_range
+from anydiff.checks import check_range, shown
 from anydiff.precision import at_least_float32
 from anydiff.schedules import Schedule
 from anydiff.spaces import DENSE, Random, Space
@@ -194,7 +194,7 @@ def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
     known = next((v for v in values if v is not None), None)
     if not isinstance(known, Tensor) or known.ndim == 0:
         if not (known is None or isinstance(known, _SINGLE)) or any(v != known for v in values):
-            refuse(f"is {known!r} or the like; give rows, or one value for all")
+            refuse(f"is {shown(known)} or the like; give rows, or one value for all")
         return known
     # {name}_mask marks the valid entries of {name}, and is not needed where {name} is absent too
     masked = name.removesuffix("_mask")

@@ -546,6 +546,9 @@ def test_one_call_refuses_what_it_cannot_tell_apart():
     ):
         with pytest.raises(ValueError, match="batched=False"):
             classifier_free(c, u, 2.0, batched=True)
+    several = {"prompt": {"a": torch.zeros(9, 9)}}
+    with pytest.raises(ValueError, match=r"^the condition 'prompt' is a dict or the like"):
+        classifier_free(d.predictor(**several), d.predictor(), 2.0, batched=True)
     same = d.predictor(prompt="cat")
     assert classifier_free(same, same, 2.0, batched=True).predict(draw((2, 3)), 0.5).y.shape == (
         2,
@@ -579,6 +582,27 @@ def test_errors_name_the_value_and_the_way_out(call, message):
 
 
 # measurements --------------------
+
+
+@pytest.mark.parametrize("guidance", [dps, pigdm])
+@pytest.mark.parametrize(
+    "operator, message",
+    [
+        (lambda x: (x,), "what the operator gives is a tuple; give a tensor of the shape of y"),
+        (lambda x: x.detach(), "no gradient; compute it from x0"),
+        (lambda x: torch.ones(4, 2), "no gradient; compute it from x0"),
+    ],
+)
+def test_operators_that_give_no_gradient_are_named(guidance, operator, message):
+    guided = guidance(MIXTURE.predictor(), operator, draw((4, 2)), noise=0.1)
+    with pytest.raises(ValueError, match=message):
+        sample(guided, (4, 2), steps=2, seed=0)
+
+
+@pytest.mark.parametrize("guidance", [dps, pigdm])
+def test_a_batch_without_items_is_measured_too(guidance):
+    guided = guidance(MIXTURE.predictor(), lambda x: 2 * x + 1, draw((0, 2)), noise=0.1)
+    assert sample(guided, (0, 2), steps=2, seed=0).shape == (0, 2)
 
 
 @pytest.mark.parametrize("noise", [0.5, 0.1, 0.05, 0.01, 1e-3])
