@@ -72,7 +72,8 @@ def adapt(images: Images, size: Size = None, channels: int | None = None) -> Ima
         channels: 1 for grey, 3 for RGB; None keeps the channels.
 
     Raises:
-        ImageError: Images of other than 1 or 3 channels would have to be changed.
+        ImageError: Images of other than 1 or 3 channels would have to be changed, or the new ones would
+            fill the memory.
         ImportError: Pillow is not installed.
         ValueError: `size` or `channels` is out of range.
     """
@@ -88,6 +89,7 @@ def adapt(images: Images, size: Size = None, channels: int | None = None) -> Ima
         raise ImageError(f"{images.name}: {have} channels cannot be resampled or converted.")
 
     Image = pillow()[0]
+    _check_memory(images.name, len(images), (*sizes, want), "a smaller size")
     modes = {1: "L", 3: "RGB"}
     pixels = np.empty((len(images), *sizes, want), np.uint8)
     given = images.pixels.permute(0, 2, 3, 1).numpy()
@@ -154,6 +156,8 @@ def _stacked(
     files, Image = found.files, pillow()[0]
     if not files:
         raise ImageError(f"{name}: holds {found.some()}, no images ({', '.join(SUFFIXES)}).")
+    if sizes is not None:  # before Pillow makes the first one
+        _check_memory(name, len(files), (*sizes, 1 if channels == 1 else 3), "a smaller size")
     pixels, grey = np.empty((0, 0, 0, 0), np.uint8), True
     bar = tqdm(files, desc="reading images", unit=" files", disable=len(files) < _MANY)
     for m, file in enumerate(bar):
@@ -165,7 +169,7 @@ def _stacked(
             image = _read(file, sizes, channels)
         found.doubts += [f"{file.name}: {note.message}" for note in told[:1]]
         if m == 0:
-            _check_memory(name, len(files), image)
+            _check_memory(name, len(files), image.shape, "a size to resample them to")
             pixels = np.empty((len(files), *image.shape), np.uint8)
         elif image.shape != pixels.shape[1:]:
             (h, w), (first_h, first_w) = image.shape[:2], pixels.shape[1:3]
@@ -184,13 +188,13 @@ def _stacked(
     return _images(pixels, labels, classes, 0, name)
 
 
-def _check_memory(name: str, num: int, image: np.ndarray) -> None:
+def _check_memory(name: str, num: int, shape: tuple[int, ...], give: str) -> None:
     """An error if so many images would not fit into the memory of this machine."""
-    height, width = image.shape[:2]
-    if num * image.size > _memory():
+    height, width = shape[:2]
+    if (size := num * math.prod(shape)) > _memory():
         raise ImageError(
-            f"{name}: {num:,} images of {width} × {height} pixels take {num * image.size / 1e9:,.0f} GB, "
-            "more than this machine has; give a size to resample them to."
+            f"{name}: {num:,} images of {width} × {height} pixels take {size / 1e9:,.0f} GB, "
+            f"more than this machine has; give {give}."
         )
 
 

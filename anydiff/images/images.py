@@ -66,8 +66,12 @@ class Images:
             raise ImageError(f"{self.name}: pixels are on {pixels.device}; give them on the CPU.")
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
-        if not 0 <= self.num_test <= len(pixels):
-            raise ImageError(f"{self.name}: num_test is {self.num_test} of {len(pixels)} images.")
+        whole = isinstance(self.num_test, (int, np.integer)) and not isinstance(self.num_test, bool)
+        if not whole or not 0 <= self.num_test <= len(pixels):
+            raise ImageError(
+                f"{self.name}: num_test is {self.num_test!r} of {len(pixels)} images; give how many of "
+                "the last ones are the test part."
+            )
         if self.labels is not None:
             labels = as_tensor(self.labels, f"{self.name}: labels")
             object.__setattr__(self, "labels", self._checked(labels))

@@ -18,7 +18,7 @@ from anydiff.images.arrays import read_array
 from anydiff.images.cifar import load_cifar
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.features import PixelFeatures
-from anydiff.images.files import read_folder
+from anydiff.images.files import adapt, read_folder
 from anydiff.images.idx import read_idx, read_mnist
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip, sheet
 
@@ -521,3 +521,12 @@ def test_cifar_100_has_its_fine_labels(tmp_path):
         ImageError, match=r"CIFAR-100's files are not all in .*cifar-100-python\.tar\.gz"
     ):
         load_images("cifar100", tmp_path, download=False)
+
+
+def test_a_size_that_fills_the_memory_is_refused_before_it_is_made(tmp_path):
+    save(tmp_path / "a.png", random(4, 4, 3))
+    message = r"1 images of 10000000 × 10000000 pixels .* more than .*; give a smaller size"
+    with pytest.raises(ImageError, match=message):
+        read_folder(tmp_path, size=10**7)
+    with pytest.raises(ImageError, match=message):
+        adapt(read_folder(tmp_path), size=10**7)

@@ -931,3 +931,9 @@ def test_the_script_makes_the_digits_again(tmp_path, monkeypatch, capsys):
         np.load(Path(anydiff.images.__file__).with_name("digits.npz")) as shipped,
     ):
         assert all(np.array_equal(file[key], shipped[key]) for key in ("pixels", "labels"))
+
+
+@pytest.mark.parametrize("num_test", [1.5, True, "1", 3, -1])
+def test_the_test_part_is_a_whole_number(num_test):
+    with pytest.raises(ImageError, match=r"num_test is .* of 2 images; give how many"):
+        Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), num_test=num_test)
