@@ -57,7 +57,7 @@ def numbers(values: Any) -> np.ndarray:
         shown = f", such as {reprlib.repr(array.flat[0])}" if array.size else ""
         raise ValueError(f"holds {array.dtype}{shown}")
     floats: np.ndarray = array.astype(np.float64, copy=False)
-    large = array.dtype.kind in "iu" and bool((np.abs(floats) > 2**53).any())
+    large = array.dtype.kind in "iu" and bool((np.abs(floats) >= 2**53).any())
     if large and len(np.unique(floats)) < len(np.unique(array)):
         raise ValueError("holds integers too large to differ as floats; subtract a common start")
     return floats

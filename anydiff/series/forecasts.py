@@ -67,10 +67,7 @@ def forecast(
     past = _tensor(history)
     check_shape((None, None, None), "give (B, N, C)", history=past)
     B, N, C = past.shape
-    known = torch.as_tensor([N] * B if lengths is None else lengths, device=past.device)
-    fits = known.shape == (B,) and known.dtype not in (torch.bool, torch.float32, torch.float64)
-    if not fits or bool(((known < 0) | (known > N)).any()):
-        raise ValueError(f"lengths are {known.tolist()}; give 0 to {N} rows for each of {B} items.")
+    known = _lengths([N] * B if lengths is None else lengths, past)
     rows = torch.arange(N + horizon, device=past.device)
     space = Masked(rows < (known + horizon)[:, None])
     x = past.new_full((B, N + horizon, C), torch.nan)
@@ -90,12 +87,28 @@ def forecast(
     return drawn
 
 
+def _lengths(lengths: Any, past: Tensor) -> Tensor:
+    """The rows of each item of the history (B, N, C), (B,) integers."""
+    B, N, _ = past.shape
+    try:
+        known = torch.as_tensor(lengths, device=past.device)
+        whole = not known.is_floating_point() and known.dtype != torch.bool
+        fits = known.shape == (B,) and whole and not known.is_complex()
+        known = known.long() if fits else known
+    except (TypeError, ValueError, RuntimeError):  # no numbers
+        fits = False
+    if not fits or bool(((known < 0) | (known > N)).any()):
+        given = lengths.tolist() if hasattr(lengths, "tolist") else lengths
+        raise ValueError(f"lengths are {given!r}; give 0 to {N} rows for each of {B} items.")
+    return known
+
+
 def _tensor(history: Any) -> Tensor:
     """A history as a tensor of floats."""
     if isinstance(history, Tensor) and history.is_floating_point():
         return history
     try:
-        x = history if isinstance(history, Tensor) else torch.from_numpy(numbers(history))
+        x = history if isinstance(history, Tensor) else torch.tensor(numbers(history))
     except ValueError as error:
         raise ValueError(f"history: it {error}; give (B, N, C).") from None
     return x.to(torch.get_default_dtype())

@@ -83,6 +83,7 @@ def _checked(draws: Any, truth: Any) -> tuple[Tensor, Tensor]:
     check_shape((None, *truth.shape), "give several draws of the truth", draws=draws)
     check_range("[1, inf)", number_of_draws=len(draws))
     kind = torch.promote_types(draws.dtype, truth.dtype)
+    kind = torch.promote_types(kind, torch.float32)  # sums and quantiles of halves overflow
     return draws.to(kind), truth.to(draws.device, kind)
 
 
@@ -90,6 +91,6 @@ def _floats(x: Any, name: str) -> Tensor:
     if isinstance(x, Tensor) and not x.is_complex():
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())
     try:
-        return torch.from_numpy(numbers(x))
+        return torch.tensor(numbers(x))
     except ValueError as error:
         raise ValueError(f"{name}: it {error}; give numbers.") from None

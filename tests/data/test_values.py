@@ -166,3 +166,23 @@ def test_what_float32_holds_exactly_is_kept_so():
 def test_what_is_no_list_of_items_is_named(items):
     with pytest.raises(SequenceError, match=f"mine: the items are a {type(items).__name__}; give"):
         Sequences.from_lists(items, name="mine")
+
+
+def test_the_first_integers_that_floats_merge_are_refused():
+    for pair in ([2**53, 2**53 + 1], [-(2**53), -(2**53) - 1]):
+        with pytest.raises(ValueError, match=r"too large to differ as floats"):
+            numbers(pair)
+    assert numbers([2**53, 2**53 - 1]).tolist() == [2.0**53, 2.0**53 - 1]
+
+
+@pytest.mark.parametrize("x", [[[0.0]], 1.0, None])
+def test_a_scaling_names_what_is_no_array(x):
+    scaling = Scaling((1.0,), (2.0,))
+    for method in (scaling.encode, scaling.decode):
+        with pytest.raises(ValueError, match=r"x is a .*; give an array or a tensor of floats"):
+            method(x)
+
+
+def test_no_items_of_sequences_are_refused_by_name():
+    with pytest.raises(SequenceError, match="for M items, M > 0"):
+        Sequences.from_lists([[1.0]]).subset([])

@@ -150,3 +150,14 @@ def test_forecasts_that_are_not_finite_are_counted():
         drawn = forecast(predict, torch.tensor([[[1.0]], [[-1.0]]]), 1, 4, **OPTIONS)
     lost = (~drawn.isfinite()).sum()
     assert lost > 0 and str(said[0].message).startswith(f"{lost} of")
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    ["ab", ["a"], [None], torch.ones(1).half(), torch.ones(1).bfloat16(), [1j], 2, object()],
+)
+def test_lengths_that_are_no_whole_numbers_are_named(lengths):
+    with pytest.raises(ValueError, match=r"lengths are .*; give 0 to 2 rows for each of 1 items"):
+        forecast(None, [[[1.0], [2.0]]], 2, lengths=lengths)
+    with pytest.raises(ValueError, match=r"lengths are .*; give 0 to 2 rows"):
+        forecast(None, [[[1.0], [2.0]]], 2, lengths=np.array([3], np.uint64))

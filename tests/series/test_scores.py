@@ -75,3 +75,17 @@ def test_what_cannot_be_scored_is_named(score):
         score(torch.ones(3, 1, dtype=torch.complex64), [1.0])
     with pytest.raises(ValueError, match=r"draws is \(3,\)"):
         score([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+
+
+def test_halves_are_scored_in_single_precision():
+    x = torch.tensor([60000.0, -60000.0, 60000.0]).half()
+    y = torch.tensor(0.0).half()
+    assert torch.equal(crps(x, y), crps(x.float(), y.float()))
+    assert bool(coverage(x, y))
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_are_scored():
+    x = np.array([[1.0], [2.0]])
+    x.flags.writeable = False
+    assert crps(x, [1.0]).tolist() == [0.0]

@@ -172,7 +172,7 @@ class Sequences:
         Arguments:
             numbers: Which, in this order, or booleans (M,).
         """
-        chosen = np.arange(len(self))[np.asarray(numbers)]
+        chosen = np.arange(len(self))[np.asarray(numbers) if len(numbers) else slice(0)]
         rows = self.rows(chosen)
         return Sequences(
             self.values[rows],

@@ -153,7 +153,7 @@ def _tensor(item: Tensor | np.ndarray, m: int) -> Tensor:
     if isinstance(item, Tensor):
         return item
     try:
-        return torch.from_numpy(numbers(item))
+        return torch.tensor(numbers(item))
     except ValueError as error:
         raise ValueError(f"item {m} is not of numbers: it {error}; give (n, C).") from None
 

@@ -86,6 +86,8 @@ class Scaling:
 
     def _checked(self, x: Array) -> tuple[Any, Any, Any]:
         """x, mean and std in float64 if the type of x would not tell values apart, else in that type."""
+        if not isinstance(x, (np.ndarray, Tensor)):
+            raise ValueError(f"x is a {type(x).__name__}; give an array or a tensor of floats.")
         if x.ndim == 0 or x.shape[-1] != len(self.mean):
             raise ValueError(f"x is {tuple(x.shape)}; this scaling has {len(self.mean)} channels.")
         if not (x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"):
@@ -108,7 +110,7 @@ class Scaling:
             x: A floating-point array or tensor (\\*, C).
 
         Raises:
-            ValueError: x has another number of channels, or is of integers.
+            ValueError: x is no array or tensor, has another number of channels, or is of integers.
         """
         values, mean, std = self._checked(x)
         scaled: Any = (values - mean) / std
