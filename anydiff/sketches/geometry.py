@@ -37,8 +37,8 @@ def resample(
     """
     if (spacing is None) == (points is None):
         raise ValueError("give either spacing or points.")
-    if spacing is not None and not spacing > 0:
-        raise ValueError(f"spacing is {spacing}; it should be above 0, in the points' units.")
+    if spacing is not None:
+        check_range("(0, inf]", spacing=spacing)
     if points is not None:
         check_whole("[2, inf)", points=points)
     p = sketches.points.astype(np.float64)

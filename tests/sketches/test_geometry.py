@@ -89,3 +89,9 @@ def test_chamfer_distances_of_many_points_are_computed_in_blocks(monkeypatch):
     p, q = (torch.from_numpy(resample(s, spacing=50.0).points) for s in (a, b))
     away = cdist(p, q)
     assert found[0] == pytest.approx(float(away.amin(1).mean() + away.amin(0).mean()) / 2)
+
+
+@pytest.mark.parametrize("spacing", [0, -1.0, np.nan, "1", True])
+def test_a_spacing_is_a_number_above_0(spacing):
+    with pytest.raises(ValueError, match=r"spacing is .*; give a number in \(0, inf\]"):
+        resample(saw(3), spacing=spacing)
