@@ -90,7 +90,8 @@ def _ending(path: Path) -> str:
 
 
 def _read_folder(folder: Path, name: str, skip: bool) -> Molecules:
-    paths = sorted(p for p in folder.iterdir() if _ending(p) in _TEXTS and p.is_file())
+    seen = (p for p in folder.iterdir() if not p.name.startswith("."))  # not macOS's ._a.xyz
+    paths = sorted(p for p in seen if _ending(p) in _TEXTS and p.is_file())
     if not paths:
         raise MoleculeError(f"{folder}: no file in it ends in one of {', '.join(_TEXTS)}.")
     listed = folder / "uncharacterized.txt"

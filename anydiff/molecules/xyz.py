@@ -164,10 +164,10 @@ class _Frames:
             raise self.error(f"the comment has {len(comment)} characters; give up to {_LONG}")
         pairs: Callable[[str], dict[str, Any]] = extxyz.key_val_str_to_dict
         try:
-            columns = pairs(comment).get("Properties", "species:S:1:pos:R:3")
+            info = pairs(comment)
         except Exception as error:  # ASE raises many kinds
             raise self.error(f"ASE refuses the comment ({type(error).__name__}: {error})") from None
-        species = self.species(str(columns))
+        species = self.species(str(info.get("Properties", "species:S:1:pos:R:3")))
         text = [str(num), comment]
         for _ in range(num):  # ASE takes no numbers and no D for elements
             line = self.next("an atom")
@@ -183,6 +183,13 @@ class _Frames:
             kind = type(error).__name__
             raise MoleculeError(f"{place}: ASE refuses the frame ({kind}: {error}).") from None
         (record,) = records_of_ase(atoms, place)
+        for pair in comment.split() if _UNUSUAL.search(comment) else ():
+            key, _, word = pair.partition("=")
+            value = as_float(word)
+            if key in record.props and "_" in word:
+                del record.props[key]  # a text, which Python takes for a number
+            elif value is not None and isinstance(info.get(key), str):
+                record.props[key] = value
         return record
 
     def element(self, text: str) -> int:

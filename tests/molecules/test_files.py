@@ -77,6 +77,7 @@ def test_a_folder_is_its_files_in_order(tmp_path, sdf):
     (tmp_path / "c.xyz.gz").write_bytes(gzip.compress(XYZ))
     (tmp_path / "notes.txt").write_text("not a molecule")
     (tmp_path / "d.sdf").mkdir()
+    (tmp_path / "._a.xyz").write_bytes(b"\0\1 of macOS")
     whole = read_molecules(tmp_path, "mine")
     assert whole.z[:4].tolist() == [1] * 4 and len(whole) == 5 and whole.name == "mine"
     (tmp_path / "b.sdf").write_bytes(b"x\n" * 5 + sdf)

@@ -130,6 +130,14 @@ def test_pairs_alone_are_properties_too(read):
     np.testing.assert_array_equal(one.property("energy"), [-76.4, np.nan])
 
 
+def test_numbers_of_a_comment_are_written_as_those_of_positions(read):
+    frame = H2.split("\n", 2)[2]
+    one = read("2\nenergy=-7.64D+01 my_gap=2.5*^-1 run=1_0 step=3\n" + frame)
+    assert dict(zip(one.prop_names, one.props[0], strict=True)) == {
+        "energy": -76.4, "my_gap": 0.25, "step": 3
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("comment", ["a=bcde" * 5000 + " x", "a=b " * 50_000, "a=b" * 50_000])
 def test_no_comment_takes_long(read, comment):
     text = f"1\n{comment}\nH 0 0 0\n"
