@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from anydiff.checks import frozen
+from anydiff.checks import check_range, frozen
 from anydiff.data.sequences import Sequences
 from anydiff.sketches.geometry import near_one, needed_points, resample, segment_distances
 from anydiff.sketches.sketches import SketchError, Sketches, check_some
@@ -56,9 +56,10 @@ def along(sketches: Sketches, points: int, bend: float = 0.25) -> np.ndarray:
         (S, points, 2), in the units of the sketches.
 
     Raises:
-        ValueError: There are fewer than 2 points, or no sketches.
+        ValueError: There are fewer than 2 points, or no sketches, or `bend` is out of range.
     """
     _whole(points)
+    check_range("[0, inf)", bend=bend)
     check_some(sketches)
     first, last = sketches.strokes[:-1], sketches.strokes[1:] - 1
     number = np.repeat(np.arange(len(first)), last - first + 1)
@@ -189,6 +190,7 @@ class StrokeRows:
         Raises:
             ValueError: There are no sketches, or a number is out of range.
         """
+        check_range("[0, inf)", bend=bend, tolerance=tolerance)
         center, scale = _frame(sketches)
         if points is not None:
             return cls(_whole(points), center, scale, bend)
@@ -276,8 +278,9 @@ class PointRows:
             spacing: As a share of the median size of a sketch.
 
         Raises:
-            ValueError: There are no sketches.
+            ValueError: There are no sketches, or the spacing is out of range.
         """
+        check_range("(0, inf)", spacing=spacing)
         center, scale = _frame(sketches)
         extent = float(np.median(_extents(sketches))) or scale  # dots have no extent
         return cls(spacing * extent, center, scale)

@@ -223,3 +223,17 @@ def test_a_config_of_something_else_is_named(changes):
         rows_from_config(config | changes)
     with pytest.raises(ValueError, match="is no config of rows"):
         rows_from_config({k: v for k, v in config.items() if k != "kind"})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["1", np.nan, -1.0, np.inf, True])
+def test_numbers_of_a_fit_are_checked_before_it(value):
+    some = Sketches.from_lists([[[[0, 0], [9, 0], [9, 9]]]])
+    shown = "'1'" if value == "1" else str(value)
+    for name in ("bend", "tolerance"):
+        with pytest.raises(ValueError, match=rf"{name} is {shown}; give a number in \[0, inf\)"):
+            StrokeRows.fit(some, **{name: value})
+    with pytest.raises(ValueError, match=rf"spacing is {shown}; give a number in \(0, inf\)"):
+        PointRows.fit(some, spacing=value)
+    with pytest.raises(ValueError, match=rf"bend is {shown}; give a number in \[0, inf\)"):
+        along(some, 8, value)
