@@ -81,6 +81,8 @@ class LastCheckpoint(ModelCheckpoint):
                 for state in "processed", "completed":
                     count[state] = min(count[state], count["ready"] - 1)
             checkpoint["epoch"] = epochs["current"]["completed"]
+        elif epochs["current"]["completed"] == epochs["current"]["ready"]:
+            batches["current"] = dict.fromkeys(batches["current"], 0)  # the next epoch begins anew
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
