@@ -276,8 +276,10 @@ class Molecules:
             name: The name of the result; by default this one's.
 
         Raises:
-            IndexError: A number is out of range, or there are none.
+            IndexError: A number is out of range or masked, or there are none.
         """
+        if np.ma.is_masked(indices):
+            raise IndexError("some indices are masked; leave them out.")
         indices = np.asarray(indices)
         if indices.dtype == bool:
             if indices.shape != (len(self),):
@@ -312,7 +314,7 @@ class Molecules:
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Molecules], name: str | None = None) -> Molecules:
+    def concatenate(cls, parts: Iterable[Molecules], name: str | None = None) -> Molecules:
         """The molecules of several, one after the other.
 
         What only some of them know is left out, but for properties, which are NaN where not known.
@@ -322,10 +324,13 @@ class Molecules:
             name: The name of the result; by default that of the first.
 
         Raises:
-            ValueError: There are no parts.
+            ValueError: There are no parts, or one is something else.
         """
+        parts = list(parts)
         if not parts:
             raise ValueError("there are no molecules to put together; give one part or more.")
+        if odd := [part for part in parts if not isinstance(part, Molecules)]:
+            raise ValueError(f"a part is {type(odd[0]).__name__}; give Molecules, in a list.")
 
         def joined(key: str, shifts: np.ndarray | None = None) -> Any:
             values = [getattr(part, key) for part in parts]

@@ -454,3 +454,13 @@ def test_sdf_keeps_the_bonds_of_the_table(tmp_path, molecules):
     read = list(Chem.SDMolSupplier(str(tmp_path / "a.sdf"), sanitize=False, removeHs=False))
     orders = [int(b.GetBondTypeAsDouble()) for mol in read for b in mol.GetBonds()]
     assert sorted(orders) == sorted(bond_orders(part.pos, part.z, part.index)[1].tolist())
+
+
+def test_parts_are_molecules_and_numbers_of_molecules_are_known():
+    one = Molecules.from_lists(["O", "C"], [np.zeros((1, 3))] * 2)
+    assert len(Molecules.concatenate(part for part in (one, one))) == 4
+    for parts, given in (([one, 3], "int"), (one, "Data")):
+        with pytest.raises(ValueError, match=f"a part is {given}; give Molecules, in a list"):
+            Molecules.concatenate(parts)
+    with pytest.raises(IndexError, match="some indices are masked"):
+        one.subset(np.ma.masked_equal([0, 1], 1))
