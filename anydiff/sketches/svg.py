@@ -224,7 +224,7 @@ class _Reader:
         """What the content of an element takes from it and those around it."""
         matrix, style, viewport, uses = place
         own = {key: look[key].strip() for key in look.keys() & INHERITED}
-        own = {key: value for key, value in own.items() if value not in ("", "inherit")}
+        own = {key: value for key, value in own.items() if value not in ("", "inherit", "unset")}
         if own:
             style = {**style, **own}
             viewport = viewport.with_font(own.get("font-size", ""))

@@ -24,8 +24,8 @@ __all__ = ["INHERITED", "StyleSheet", "is_for_screens", "is_painted", "is_zero",
 
 # the properties that elements take from those around them, as far as they matter here
 INHERITED = frozenset({
-    "fill", "stroke", "fill-opacity", "stroke-opacity", "stroke-width", "visibility", "font-size",
-    "marker", "marker-start", "marker-mid", "marker-end",
+    "color", "fill", "stroke", "fill-opacity", "stroke-opacity", "stroke-width", "visibility",
+    "font-size", "marker", "marker-start", "marker-mid", "marker-end",
 })  # fmt: skip
 
 _CLEAR = re.compile(
@@ -50,15 +50,21 @@ def is_painted(style: Mapping[str, str]) -> bool:
     Arguments:
         style: Its properties, with those that it inherits.
     """
-    filled = not (
-        _CLEAR.fullmatch(style.get("fill", "black").lower())
-        or is_zero(style.get("fill-opacity", "1"))
+    filled = _colours(style, "fill", "black") and not is_zero(style.get("fill-opacity", "1"))
+    return filled or (
+        _colours(style, "stroke", "none")
+        and not is_zero(style.get("stroke-opacity", "1"))
+        and not is_zero(style.get("stroke-width", "1"))
     )
-    return filled or not (
-        _CLEAR.fullmatch(style.get("stroke", "none").lower())
-        or is_zero(style.get("stroke-opacity", "1"))
-        or is_zero(style.get("stroke-width", "1"))
-    )
+
+
+def _colours(style: Mapping[str, str], name: str, initial: str) -> bool:
+    """Whether a property is a paint that can be seen."""
+    paint = style.get(name, "initial").lower()
+    paint = initial if paint == "initial" else paint
+    if paint == "currentcolor":
+        paint = style.get("color", "black").lower()
+    return _CLEAR.fullmatch(paint) is None
 
 
 # the cascade --------------------

@@ -363,6 +363,9 @@ def test_paint():
     assert is_painted({}) and not is_painted({"fill": "none"})
     assert is_painted({"fill": "none", "stroke": "red"})
     assert is_painted({"fill": "#fff0f0"}) and not is_painted({"fill": "#FFF0"})
+    assert is_painted({"fill": "initial"}) and not is_painted({"fill": "none", "stroke": "initial"})
+    current = {"fill": "none", "stroke": "currentColor"}
+    assert is_painted(current) and not is_painted(current | {"color": "transparent"})
     assert is_painted({"fill": "hsl(0, 0%, 0%)"}) and not is_painted({"fill": "hsla(0,0%,0%,.0)"})
     assert StyleSheet([]).unread == []
 
