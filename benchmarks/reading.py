@@ -1,4 +1,4 @@
-"""Seconds to read files: 5,000 molecules as SDF and XYZ, and an SVG of many small elements.
+"""Seconds to read files (molecules as SDF and XYZ, an SVG of many small elements) and to simplify a saw.
 
 OMP_NUM_THREADS=1 python benchmarks/reading.py
 """
@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from anydiff.molecules import load_qm9, read_molecules
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.files import write_sdf, write_xyz
 from anydiff.sketches.files import read_sketches
+from anydiff.sketches.geometry import simplify
+from anydiff.sketches.sketches import Sketches
 
 ELEMENTS = 50_000
 REPEATS = 3
@@ -47,6 +51,9 @@ def main() -> None:
             print(f"{len(molecules):,} molecules, {file[2:]}  {took:.2f} s")
         took = seconds(lambda: read_sketches(folder / "many.svg"))
         print(f"{ELEMENTS:,} elements, svg  {took:.2f} s")
+    k = np.arange(16_000)
+    saw = Sketches.from_lists([[np.stack([k, (k % 2) * (16_000.0 - k)], 1)]])
+    print(f"a saw of {len(k):,} points  {seconds(lambda: simplify(saw, 0.5)):.2f} s")
 
 
 if __name__ == "__main__":
