@@ -1,7 +1,7 @@
 """Time of a sampling step, of a loss, and of a compiled training step.
 
-    OMP_NUM_THREADS=1 python benchmarks/calls.py     # the smallest of networks: the cost of the library itself
-python benchmarks/calls.py --compile             # PairNet and UNet, with and without torch.compile
+OMP_NUM_THREADS=1 python benchmarks/calls.py  # a tiny network: the cost of the library itself
+python benchmarks/calls.py --compile          # PairNet and UNet, with and without torch.compile
 """
 
 from __future__ import annotations
