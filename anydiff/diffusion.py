@@ -134,23 +134,8 @@ class GaussianDiffusion(nn.Module):
             ValueError: If an argument has not the stated form, if there is one generator per item and no
                 t, or if the denoiser's output does not have the shape of x0.
         """
-        check_space(space=space)
-        check_floating(x0=x0)
-        check_generator(generator)
-        check_shape(x0.shape, "draw it with space.noise(x0)", x0.dtype, noise=noise)
         drawn = t is None
-        x0 = x0.to(at_least_float32(x0))
-        if t is None:
-            if not (generator is None or isinstance(generator, torch.Generator)):
-                raise ValueError(
-                    "one generator per item draws the noise only; give the times t as well."
-                )
-            t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
-        else:
-            t = given_times(x0, t, space)
-
-        x0 = space.project(x0)
-        eps = space.noise(x0, generator) if noise is None else noise.to(x0.dtype)
+        x0, t, eps = self.noised(x0, t, space, noise, generator)
         if self.training:
             # drop first: a condition that is kept then always gets its noise and its time
             cond = conditions.drop(cond, self.drop, x0, space, generator)
@@ -165,6 +150,45 @@ class GaussianDiffusion(nn.Module):
         loss = self.weighting.weigh(error, at, self.target)
         loss = loss + self.error.term(p, x0, eps, at, space)
         return self.times.reweigh(t, loss) if drawn else loss
+
+    def noised(
+        self,
+        x0: Tensor,
+        t: Tensor | float | None,
+        space: Space,
+        noise: Tensor | None,
+        generator: Random,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a loss is of: the data in their space, the times and the noise, checked and drawn.
+
+        Arguments:
+            x0: As :meth:`loss` takes it.
+            t: Likewise.
+            space: Likewise.
+            noise: Likewise.
+            generator: Likewise.
+
+        Returns:
+            x0 and eps in at least float32, and t, (B,).
+
+        Raises:
+            ValueError: As :meth:`loss`.
+        """
+        check_space(space=space)
+        check_floating(x0=x0)
+        check_generator(generator)
+        check_shape(x0.shape, "draw it with space.noise(x0)", x0.dtype, noise=noise)
+        x0 = x0.to(at_least_float32(x0))
+        if t is None:
+            if not (generator is None or isinstance(generator, torch.Generator)):
+                raise ValueError(
+                    "one generator per item draws the noise only; give the times t as well."
+                )
+            t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
+        else:
+            t = given_times(x0, t, space)
+        x0 = space.project(x0)
+        return x0, t, space.noise(x0, generator) if noise is None else noise.to(x0.dtype)
 
     def predictor(self, space: Space = DENSE, **cond: Any) -> Predictor:
         """The denoiser bound to a batch's space and conditions.
@@ -181,7 +205,8 @@ class GaussianDiffusion(nn.Module):
         if known is not self.denoiser:  # another one was set
             self._takes_space = self.denoiser, (takes := takes_space(self.denoiser))
         answer = Network(self.denoiser, self.target, space, cond, takes)
-        return Predictor(answer, self.schedule, space, (self,), partial(self._copies, space, cond))
+        copies = partial(self._copies, space, cond)
+        return Predictor(answer, self.schedule, space, (self,), copies, self.times.run)
 
     def _copies(self, space: Space, cond: Mapping[str, Any], n: int) -> Predictor | None:
         several = space.copies(n) if conditions.joinable(cond) else None

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from anydiff.schedules.schedule import check_times, once
 from anydiff.spaces import DENSE, Dense, Space
 
 __all__ = [
-    "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
+    "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Run", "Target", "as_target",
     "check_predictor", "given_times", "item_times", "modules_in", "takes_space", "wrapped",
 ]  # fmt: skip
 
@@ -270,6 +270,26 @@ class Prediction:
         return self.at(0.0, -1 / self.sigma)
 
 
+class Run(Protocol):
+    """The run that a distilled model is for, as :class:`anydiff.losses.Rows` describes it."""
+
+    def check(self, t: Tensor | float) -> None:
+        """Raise an error if t is no time at which the model can be asked.
+
+        Arguments:
+            t: Times in [0, 1].
+        """
+
+    def chosen(self, sampler: Any, steps: Any, start: float) -> tuple[Any, Any, float]:
+        """The sampler, the times and the start of a run that is asked for.
+
+        Arguments:
+            sampler: The sampler that was asked for; None is the run's own.
+            steps: The number of steps or the times that were asked for; None are the run's own.
+            start: The first time of the run.
+        """
+
+
 def _no_copies(n: int) -> None:
     """Of a predictor that cannot be copied."""
 
@@ -289,6 +309,8 @@ class Predictor:
             device of the noise from their parameters.
         copies: n -> the predictor of n copies of the batch, concatenated in ``space.copies(n)``; or
             None if there is no such predictor.
+        run: The only run that the model is for, if it was distilled: its times and its sampler. None for
+            a model of all times.
     """
 
     answer: Callable[[Tensor, Level], Prediction]
@@ -296,6 +318,7 @@ class Predictor:
     space: Space
     models: tuple[nn.Module, ...] = ()
     copies: Callable[[int], Predictor | None] = _no_copies
+    run: Run | None = None
 
     def predict(self, x_t: Tensor, t: Level | Tensor | float) -> Prediction:
         """The prediction at x_t.
@@ -306,11 +329,14 @@ class Predictor:
                 a sampler plans it, needs no operation on the device.
 
         Raises:
-            ValueError: If x_t or the times are not such.
+            ValueError: If x_t or the times are not such, or if a distilled model is asked at a time for
+                which it was not trained.
         """
         if not isinstance(t, Level):
             check_floating(x_t=x_t)
             t = self.schedule._at(given_times(x_t, t, self.space))
+        if self.run is not None:
+            self.run.check(t.t)
         return self.answer(x_t, t)
 
     @property

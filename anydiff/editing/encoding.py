@@ -43,8 +43,8 @@ def encode(
         The state at that time, for :func:`decode`.
 
     Raises:
-        ValueError: If `steps` is not a number of steps, if x is not floating-point and finite, or as
-            :func:`anydiff.sample`.
+        ValueError: If `steps` is not a number of steps, if x is not floating-point and finite, if the
+            model is distilled, or as :func:`anydiff.sample`.
 
     References:
         Denoising Diffusion Implicit Models (Song et al., 2021), section 5.4.
@@ -54,6 +54,10 @@ def encode(
         raise ValueError(f"steps is {shown(steps)}; give how many: `end` is the last time.")
     check_range("(0, 1]", end=end)
     x = data(predictor, x=x)
+    if predictor.run is not None:
+        raise ValueError(
+            "a distilled model knows no way back from data to noise; encode with its teacher."
+        )
     falling = plan(predictor.schedule, steps, sampler, grid, end)
     times = [at.t for at in reversed(falling)]
     return sample(predictor, x, sampler, times, **options)
@@ -63,7 +67,7 @@ def decode(
     predictor: Predictor,
     z: Tensor,
     *,
-    sampler: Sampler = DPMSolver(),
+    sampler: Sampler | None = None,
     steps: int | None = None,
     grid: Grid | None = None,
     start: float = 1.0,
@@ -74,7 +78,7 @@ def decode(
     Arguments:
         predictor: The model, bound to its batch.
         z: Noise, or a state at the time `start`, in the space.
-        sampler: The rule for one step, deterministic.
+        sampler: The rule for one step, deterministic; None takes :class:`~anydiff.DPMSolver`.
         steps: The number of steps; None takes the sampler's default.
         grid: Where the times lie; None takes the sampler's grid.
         start: The time of z, in (0, 1].

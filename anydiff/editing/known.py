@@ -13,7 +13,7 @@ from anydiff.editing.kept import Kept, back, data, finite
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor, check_predictor
 from anydiff.samplers import DDPM, Callback, Grid, Sampler, Steps, follow, plan
-from anydiff.samplers.loop import first_noise, watched
+from anydiff.samplers.loop import chosen, first_noise, watched
 from anydiff.spaces import Seed, generators
 
 __all__ = ["ilvr", "impute", "inpaint"]
@@ -24,8 +24,8 @@ def inpaint(
     x: Tensor,
     known: Tensor,
     *,
-    sampler: Sampler = DDPM("large"),
-    steps: Steps = 50,
+    sampler: Sampler | None = None,
+    steps: Steps | None = None,
     resamples: int = 5,
     jump: int = 1,
     grid: Grid | None = None,
@@ -45,9 +45,9 @@ def inpaint(
         x: The data; only the known part is used.
         known: Booleans, True where x is kept: of the shape of x, where the length of an axis may be 1, or
             of the shape of its first axes, such as (B, N), or the rows (N,) of a ragged batch.
-        sampler: The rule for one step. The default uses the larger of the two ancestral variances: the
+        sampler: The rule for one step; None takes ``DDPM("large")``. Of the two ancestral variances the
             smaller one is slightly too small in each step, which adds up over repeated steps.
-        steps: The number of steps, or the times, see :func:`anydiff.sample`.
+        steps: The number of steps, or the times, see :func:`anydiff.sample`; None takes 50.
         resamples: How many times each stretch is repeated. 1 is plain replacement, which harmonises the
             two parts poorly.
         jump: The number of steps of a stretch. A multistep sampler restarts with each stretch.
@@ -78,6 +78,7 @@ def inpaint(
     def part(z: Tensor) -> Tensor:
         return space.restrict(z, known)
 
+    sampler, steps, _ = chosen(predictor, sampler, steps, usual=(DDPM("large"), 50))
     kept = Kept(sampler, finite("x, where it is known,", part(x.masked_fill(~known, 0))), part)
     levels = plan(predictor.schedule, steps, kept, grid)
     generator, num = generators(seed, x.device), len(levels) - 1
@@ -141,8 +142,8 @@ def ilvr(
     low_pass: Callable[[Tensor], Tensor],
     *,
     until: float = 0.0,
-    sampler: Sampler = DDPM(),
-    steps: Steps = 100,
+    sampler: Sampler | None = None,
+    steps: Steps | None = None,
     grid: Grid | None = None,
     seed: Seed = None,
     callback: Callback | None = None,
@@ -159,8 +160,8 @@ def ilvr(
         low_pass: phi, a linear map of states to states of the same shape, such as a smoothing, or a
             reduction followed by an enlargement.
         until: The time down to which the reference is followed; below it the model is unconstrained.
-        sampler: The rule for one step.
-        steps: The number of steps, or the times, see :func:`anydiff.sample`.
+        sampler: The rule for one step; None takes :class:`~anydiff.DDPM`.
+        steps: The number of steps, or the times, see :func:`anydiff.sample`; None takes 100.
         grid: Where the times lie, see :func:`anydiff.sample`.
         seed: An int, or one per item, see :func:`anydiff.sample`.
         callback: Called after each step with a :class:`~anydiff.samplers.Progress`.
@@ -179,6 +180,7 @@ def ilvr(
     check_kind(Callable, "a function of a state", low_pass=low_pass)
     reference = data(predictor, reference=reference)
     space, generator = predictor.space, generators(seed, reference.device)
+    sampler, steps, _ = chosen(predictor, sampler, steps, usual=(DDPM(), 100))
     kept = Kept(sampler, reference, lambda z: space.project(low_pass(z)), until)
     levels = plan(predictor.schedule, steps, kept, grid)
     z = first_noise(levels[0], reference, predictor, generator)

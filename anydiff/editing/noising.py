@@ -13,9 +13,12 @@ from anydiff.editing.kept import data
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
 from anydiff.samplers import DPMSolver, Sampler, sample
+from anydiff.samplers.loop import chosen
 from anydiff.spaces import Seed, generators
 
 __all__ = ["denoise", "edit", "variations"]
+
+USUAL = DPMSolver(), 25
 
 
 def edit(
@@ -23,8 +26,8 @@ def edit(
     x: Tensor,
     strength: float = 0.5,
     *,
-    sampler: Sampler = DPMSolver(),
-    steps: int = 25,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
     seed: Seed = None,
     **options: Any,
 ) -> Tensor:
@@ -34,8 +37,8 @@ def edit(
         predictor: The model, bound to its batch.
         x: Data, in the space: a rough draft to refine, an item to vary, or a damaged one to repair.
         strength: The time up to which noise is added, in (0, 1]. 1 keeps nothing of x.
-        sampler: The rule for one step.
-        steps: The number of steps from that time to the data.
+        sampler: The rule for one step; None takes :class:`~anydiff.DPMSolver`.
+        steps: The number of steps from that time to the data; None takes 25.
         seed: An int, or one per item, see :func:`anydiff.sample`. If x has noise that was drawn from a
             seed, use a different one: the same noise would be added again.
         options: grid, callback, progress and grad, see :func:`anydiff.sample`.
@@ -51,13 +54,14 @@ def edit(
         SDEdit (Meng et al., 2022), algorithm 1. https://arxiv.org/abs/2108.01073
     """
     check_range("(0, 1]", strength=strength)
-    if not isinstance(number(steps), int):
+    if not (steps is None or isinstance(number(steps), int)):
         raise ValueError(f"steps is {shown(steps)}; give how many: the strength is the first time.")
     x = data(predictor, x=x)
     generator = generators(seed, x.device)
+    sampler, times, first = chosen(predictor, sampler, steps, strength, USUAL)
     (at,) = predictor.schedule.levels(torch.tensor([strength], dtype=torch.float64))
     noised = at.alpha * x + at.sigma * predictor.space.noise(x, generator)
-    return sample(predictor, noised, sampler, steps, start=strength, seed=generator, **options)
+    return sample(predictor, noised, sampler, times, start=first, seed=generator, **options)
 
 
 def denoise(
@@ -65,8 +69,8 @@ def denoise(
     x: Tensor,
     std: float,
     *,
-    sampler: Sampler = DPMSolver(),
-    steps: int = 25,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
     seed: Seed = None,
     **options: Any,
 ) -> Tensor:
@@ -79,8 +83,8 @@ def denoise(
         predictor: The model, bound to its batch.
         x: Data with noise, in the space.
         std: s, the standard deviation of the noise in units of the data.
-        sampler: The rule for one step.
-        steps: The number of steps from that time to the data.
+        sampler: The rule for one step; None takes :class:`~anydiff.DPMSolver`.
+        steps: The number of steps from that time to the data; None takes 25.
         seed: An int, or one per item, for samplers that add noise; see :func:`anydiff.sample`.
         options: grid, callback, progress and grad, see :func:`anydiff.sample`.
 
@@ -102,7 +106,8 @@ def denoise(
             f"{clean:.3g}; use another schedule."
         )
     at = schedule.at_logsnr(logsnr)
-    return sample(predictor, at.alpha * x, sampler, steps, start=at.t, seed=seed, **options)
+    sampler, times, first = chosen(predictor, sampler, steps, at.t, USUAL)
+    return sample(predictor, at.alpha * x, sampler, times, start=first, seed=seed, **options)
 
 
 def variations(

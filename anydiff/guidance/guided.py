@@ -43,7 +43,7 @@ def guided(
         several = [p.copies(n) for p in predictors] if remake else []
         return remake(*several) if remake and all(several) else None
 
-    return Predictor(answer, first.schedule, first.space, models, copies)
+    return Predictor(answer, first.schedule, first.space, models, copies, first.run)
 
 
 def towards(predictor: Predictor, term: Term, scale: Scale, *, bounded: bool = False) -> Predictor:

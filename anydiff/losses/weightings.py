@@ -28,7 +28,8 @@ from anydiff.predictions import Target, as_target
 from anydiff.schedules import Level
 
 __all__ = [
-    "P2", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "MinSNR", "Plain", "Sigmoid",
+    "P2", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "MinSNR", "Plain", "PseudoHuber",
+    "Sigmoid",
     "TruncatedSNR", "Unit", "Weighting", "as_weighting",
 ]  # fmt: skip
 
@@ -273,6 +274,50 @@ class Sigmoid(Weighting):
     def common(self, at: Level) -> Any:
         noise = math.exp(self.bias) * at.sigma**2
         return _turn(at) * noise / (at.alpha**2 + noise)
+
+
+@frozen(width="(0, inf)")
+class PseudoHuber(Weighting):
+    r"""The pseudo-Huber loss of x0, which heeds outliers less than the squared error does.
+
+    .. math:: L = \sqrt{w_{x_0}}\, \bigl(\sqrt{e + c^2} - c\bigr), \qquad
+        e = \lVert x_0 - \hat x_0 \rVert^2 / \dim
+
+    e is a mean over the item, so that c does not depend on its size; that of the paper, of a sum, is c times
+    the square root of the dimension.
+
+    Arguments:
+        width: c: errors far below it count by their square, errors far above it by their size.
+        weighting: The weighting of the squared error, as for :class:`LearnedUncertainty`, whose weight of
+            x0 is w; None is a weight of 1. With ``Unit("eps")`` its root is alpha / sigma.
+
+    Raises:
+        ValueError: If the width is not positive, or the weighting is none that is defined for x0.
+
+    References:
+        Improved Techniques for Training Consistency Models (Song & Dhariwal, 2024), section 3.3.
+        https://arxiv.org/abs/2310.14189
+    """
+
+    width: float = 5.4e-4
+    weighting: Weighting | None = None
+
+    def __post_init__(self) -> None:
+        if self.weighting is not None:
+            hint = "a weighting of a fixed target, such as MinSNR()"
+            check_kind(Weighting, hint, weighting=self.weighting)
+            if type(self.weighting).common is Weighting.common:
+                raise ValueError(f"weighting is {self.weighting}; give {hint}.")
+
+    def weigh(self, error: Tensor, at: Level, target: Target) -> Tensor:
+        of_x0 = (_inside(at).sigma / _det(target, _inside(at))) ** 2
+        error = of_x0.to(error.dtype) * error
+        size = error / (
+            (error + self.width**2).sqrt() + self.width
+        )  # no difference of near numbers
+        if self.weighting is None:
+            return size
+        return self.weighting.of("x0", at).sqrt().to(error.dtype) * size
 
 
 class LearnedUncertainty(ExactBuffers, Weighting):

@@ -37,8 +37,8 @@ from anydiff.spaces import Random, Seed, generators
 from anydiff.spaces.draws import check_count
 
 __all__ = [
-    "Callback", "Progress", "Steps", "check_steps", "evaluating", "first_noise", "follow", "plan",
-    "sample", "watched",
+    "Callback", "Progress", "Steps", "check_steps", "chosen", "evaluating", "first_noise", "follow",
+    "plan", "sample", "watched",
 ]  # fmt: skip
 
 Steps = int | Sequence[float] | Tensor
@@ -72,7 +72,7 @@ Report = Callable[[Level, Level, Tensor, Prediction], None]
 def sample(
     predictor: Predictor,
     x_T: Tensor | Sequence[int],
-    sampler: Sampler = DPMSolver(),
+    sampler: Sampler | None = None,
     steps: Steps | None = None,
     *,
     start: float = 1.0,
@@ -89,10 +89,11 @@ def sample(
         x_T: The shape of the samples, batch included: (B, \\*) or, in a ragged space, (N, F). Or the
             initial state itself, in the predictor's space; pure noise there has the standard deviation
             sqrt(alpha² + sigma²) of the first time.
-        sampler: The rule for one step.
-        steps: The number of steps, whose times the grid defines; None takes the sampler's default. Or the
-            times themselves: falling times lead to the data, rising times encode data as noise, with a
-            deterministic sampler.
+        sampler: The rule for one step; None takes that of the run of a distilled model, and
+            :class:`DPMSolver` for others.
+        steps: The number of steps, whose times the grid defines; None takes the run of a distilled model,
+            and the sampler's default for others. Or the times themselves: falling times lead to the data,
+            rising times encode data as noise, with a deterministic sampler.
         start: The first time of the grid, in (0, 1].
         grid: Where the times lie, see :mod:`anydiff.samplers.grids`; None takes the sampler's grid.
         seed: An int makes the samples reproducible; a list with one seed per item makes each sample
@@ -107,10 +108,11 @@ def sample(
 
     Raises:
         ValueError: If an argument is not of its kind, if the number of steps, the times or the start lie
-            outside their range, if the sampler cannot run on them, or if there is a list of seeds without
-            one for each item.
+            outside their range, if the sampler cannot run on them, if a distilled model is not for them,
+            or if there is a list of seeds without one for each item.
     """
     check_predictor(predictor=predictor)
+    sampler, steps, start = chosen(predictor, sampler, steps, start)
     levels = plan(predictor.schedule, steps, sampler, grid, start)
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     check_floating(x_T=like)
@@ -121,6 +123,30 @@ def sample(
     x = x if like is x_T else first_noise(levels[0], x, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
         return follow(predictor, x, sampler, levels, generator, report, grad).to(like.dtype)
+
+
+def chosen(
+    predictor: Predictor,
+    sampler: Sampler | None,
+    steps: Steps | None,
+    start: float = 1.0,
+    usual: tuple[Sampler, int | None] = (DPMSolver(), None),
+) -> tuple[Sampler, Steps | None, float]:
+    """The sampler, the steps and the start of a run: those of a distilled model where none are given.
+
+    Arguments:
+        predictor: The model.
+        sampler: The sampler that was given, or None.
+        steps: The number of steps or the times that were given, or None.
+        start: The first time.
+        usual: The sampler and the number of steps of a model that is not distilled.
+
+    Raises:
+        ValueError: If a distilled model is not for such a run.
+    """
+    if predictor.run is not None:
+        return predictor.run.chosen(sampler, steps, start)
+    return usual[0] if sampler is None else sampler, usual[1] if steps is None else steps, start
 
 
 def plan(
