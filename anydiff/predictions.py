@@ -45,8 +45,20 @@ from anydiff.schedules.schedule import check_times, once
 from anydiff.spaces import DENSE, Dense, Space
 
 __all__ = [
-    "TARGETS", "Network", "Preconditioned", "Prediction", "Predictor", "Run", "Target", "as_target",
-    "check_predictor", "given_times", "item_times", "modules_in", "takes_space", "wrapped",
+    "TARGETS",
+    "Network",
+    "OwnRun",
+    "Preconditioned",
+    "Prediction",
+    "Predictor",
+    "Target",
+    "as_target",
+    "check_predictor",
+    "given_times",
+    "item_times",
+    "modules_in",
+    "takes_space",
+    "wrapped",
 ]  # fmt: skip
 
 
@@ -270,7 +282,7 @@ class Prediction:
         return self.at(0.0, -1 / self.sigma)
 
 
-class Run(Protocol):
+class OwnRun(Protocol):
     """The run that a distilled model is for, as :class:`anydiff.losses.Rows` describes it."""
 
     def check(self, t: Tensor | float) -> None:
@@ -318,7 +330,7 @@ class Predictor:
     space: Space
     models: tuple[nn.Module, ...] = ()
     copies: Callable[[int], Predictor | None] = _no_copies
-    run: Run | None = None
+    run: OwnRun | None = None
 
     def predict(self, x_t: Tensor, t: Level | Tensor | float) -> Prediction:
         """The prediction at x_t.

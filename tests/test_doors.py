@@ -68,7 +68,7 @@ SEED = [
     nan,
     [None] * B,
 ]
-SAMPLER = [DDIM, "ddim", None, Cosine(), lambda: None]
+SAMPLER = [DDIM, "ddim", Cosine(), lambda: None]
 GRID = [samplers.Uniform, "uniform", 5, lambda schedule, steps, start: steps]
 PREDICTOR = [MODEL, MODEL.denoiser, None, "model", GaussianDiffusion]
 SPACE = [Dense, "dense", None, (B, D)]

@@ -23,6 +23,7 @@ CORE += [
     "guidance",
     "editing",
     "exact",
+    "distillation",
     "checkpoints",
 ]
 CORE += ["training"]

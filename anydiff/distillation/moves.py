@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.checks import frozen
-from anydiff.losses.rows import Rows
+from anydiff.losses.few_steps import Rows
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers import Past, Sampler, Steps, plan
 from anydiff.schedules import Level, Schedule
@@ -65,7 +65,8 @@ class Moves:
         """
         k = self.rows.nearest(t)
         if not isinstance(t, Tensor):
-            return self.table[k]
+            row: Row = self.table[k]
+            return row
         dtype = torch.promote_types(like.dtype, torch.float32)
         found = iter(self.columns.to(like.device)[:, k].to(dtype))
         calls = range(len(self.table[0].levels))

@@ -1,7 +1,7 @@
 """The training objective: errors, weightings, distributions of times, and dropout of conditions."""
 
 from anydiff.losses.errors import Hybrid, SquaredError
-from anydiff.losses.rows import Rows
+from anydiff.losses.few_steps import Rows
 from anydiff.losses.times import (
     LogitNormal,
     LogNormal,
@@ -27,6 +27,6 @@ from anydiff.losses.weightings import (
 
 __all__ = [
     "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
-    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "PseudoHuber", "Rows", "Sigmoid",
-    "SquaredError", "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
+    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "PseudoHuber", "Rows",
+    "Sigmoid", "SquaredError", "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
 ]  # fmt: skip

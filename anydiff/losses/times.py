@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from anydiff.checks import check_kind, check_range, check_whole, frozen
 from anydiff.precision import ExactBuffers
-from anydiff.predictions import Run
+from anydiff.predictions import OwnRun
 from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
@@ -46,7 +46,7 @@ def stratified(items: int, like: Tensor, generator: Generator | None = None) -> 
 class Times:
     """The base class of distributions of times; a subclass defines `__call__`."""
 
-    run: Run | None = None
+    run: OwnRun | None = None
     """The run of a model that was trained at these times alone; None of a model of all times."""
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:

@@ -283,8 +283,8 @@ class PseudoHuber(Weighting):
     .. math:: L = \sqrt{w_{x_0}}\, \bigl(\sqrt{e + c^2} - c\bigr), \qquad
         e = \lVert x_0 - \hat x_0 \rVert^2 / \dim
 
-    e is a mean over the item, so that c does not depend on its size; that of the paper, of a sum, is c times
-    the square root of the dimension.
+    e is a mean over the item, so that c does not depend on its size; the paper has a sum, and c times the
+    square root of the dimension.
 
     Arguments:
         width: c: errors far below it count by their square, errors far above it by their size.

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from anydiff import GaussianDiffusion, Ragged, load, save, schedules
+from anydiff import DPMSolver, GaussianDiffusion, Ragged, load, save, schedules
 from anydiff.denoisers import EGNN, UNet
 from anydiff.denoisers.unet.diffusers import FromDiffusers
 from anydiff.likelihood import ContinuousGaussian, DiscretizedGaussian
@@ -30,6 +30,8 @@ from anydiff.losses import (
     MinSNR,
     Plain,
     Power,
+    PseudoHuber,
+    Rows,
     Sigmoid,
     SquaredError,
     Times,
@@ -243,10 +245,12 @@ OBJECTIVES = {
     "weighting": [
         Plain(), Unit("v"), MinSNR(3.0), TruncatedSNR(), P2(0.5, 2.0), KarrasWeighting(0.3),
         Likelihood(), Sigmoid(-1.0), learned_uncertainty(None), learned_uncertainty(MinSNR(2.0)),
+        PseudoHuber(0.01), PseudoHuber(weighting=Unit("eps")),
     ],
     "times": [
         Mapped(), Power(2.0), LogNormal(-1.0, 0.5), LogitNormal(0.3),
         UniformLogSNR(-5.0, 5.0), remembering(),
+        Rows([1.0, 0.6, 0.0]), Rows((0.9, 0.2), DPMSolver(1)),
     ],
     "error": [
         SquaredError(), Hybrid(20, 0.1), Hybrid(10, decoder=ContinuousGaussian()),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anydiff.checks import frozen, number, numbers, read, shown
 from anydiff.losses.times import Times
-from anydiff.predictions import Run
+from anydiff.predictions import OwnRun
 from anydiff.samplers import DDIM, Sampler
 from anydiff.schedules import Level, Schedule
 from anydiff.schedules.schedule import once
@@ -48,7 +48,7 @@ class Rows(Times):
         object.__setattr__(self, "times", tuple(times.tolist()))
 
     @property
-    def run(self) -> Run:  # type: ignore[override]
+    def run(self) -> OwnRun:  # type: ignore[override]
         return self
 
     @once
@@ -63,7 +63,8 @@ class Rows(Times):
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         n = len(self.times) - 1
-        return self._all.to(u.device)[n - 1 - (u.double() * n).long().clamp(max=n - 1)]
+        rows: Tensor = self._all.to(u.device)
+        return rows[n - 1 - (u.double() * n).long().clamp(max=n - 1)]
 
     def nearest(self, t: Tensor | float) -> Any:
         """The number of the row that is nearest to a time, counted from the noise: like t, whole.
@@ -105,7 +106,7 @@ class Rows(Times):
             raise ValueError(f"the model is asked at t = {asked}; {self._told()}.")
 
     def _fits(self, t: Tensor) -> Tensor:
-        near = self._all[self.nearest(t)]
+        near: Tensor = self._all[self.nearest(t)]
         return ((t == 0) | ((t - near).abs() <= 1e-5 * near)).all()
 
     def _told(self) -> str:
