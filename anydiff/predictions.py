@@ -54,6 +54,7 @@ __all__ = [
     "Target",
     "as_target",
     "check_predictor",
+    "check_undistilled",
     "given_times",
     "item_times",
     "modules_in",
@@ -371,6 +372,22 @@ def check_predictor(**predictors: Predictor) -> None:
     check_kind(
         Predictor, "a predictor, as diffusion.predictor(space, **cond) makes it", **predictors
     )
+
+
+def check_undistilled(predictor: Predictor) -> None:
+    """Raise an error if a model was distilled, where one of all times is needed.
+
+    Arguments:
+        predictor: The predictor.
+
+    Raises:
+        ValueError: If it is for one run alone.
+    """
+    if predictor.run is not None:
+        raise ValueError(
+            "the model is distilled: it knows one run to the data, and neither the way back nor a "
+            "density; ask its teacher."
+        )
 
 
 @dataclass(frozen=True, eq=False)

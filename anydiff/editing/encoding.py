@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anydiff.checks import check_range, check_shape, check_whole, number, numbers, shown
 from anydiff.editing.kept import data
-from anydiff.predictions import Predictor
+from anydiff.predictions import Predictor, check_undistilled
 from anydiff.samplers import DPMSolver, Grid, Sampler, plan, sample
 from anydiff.spaces import Space
 
@@ -54,10 +54,7 @@ def encode(
         raise ValueError(f"steps is {shown(steps)}; give how many: `end` is the last time.")
     check_range("(0, 1]", end=end)
     x = data(predictor, x=x)
-    if predictor.run is not None:
-        raise ValueError(
-            "a distilled model knows no way back from data to noise; encode with its teacher."
-        )
+    check_undistilled(predictor)
     falling = plan(predictor.schedule, steps, sampler, grid, end)
     times = [at.t for at in reversed(falling)]
     return sample(predictor, x, sampler, times, **options)

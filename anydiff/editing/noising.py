@@ -12,7 +12,7 @@ from anydiff.checks import check_range, number, shown
 from anydiff.editing.kept import data
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor
-from anydiff.samplers import DPMSolver, Sampler, sample
+from anydiff.samplers import DPMSolver, Sampler, Steps, sample
 from anydiff.samplers.loop import chosen
 from anydiff.spaces import Seed, generators
 
@@ -58,7 +58,7 @@ def edit(
         raise ValueError(f"steps is {shown(steps)}; give how many: the strength is the first time.")
     x = data(predictor, x=x)
     generator = generators(seed, x.device)
-    sampler, times, first = chosen(predictor, sampler, steps, strength, USUAL)
+    sampler, times, first = _chosen(predictor, sampler, steps, strength)
     (at,) = predictor.schedule.levels(torch.tensor([strength], dtype=torch.float64))
     noised = at.alpha * x + at.sigma * predictor.space.noise(x, generator)
     return sample(predictor, noised, sampler, times, start=first, seed=generator, **options)
@@ -106,8 +106,17 @@ def denoise(
             f"{clean:.3g}; use another schedule."
         )
     at = schedule.at_logsnr(logsnr)
-    sampler, times, first = chosen(predictor, sampler, steps, at.t, USUAL)
+    sampler, times, first = _chosen(predictor, sampler, steps, at.t)
     return sample(predictor, at.alpha * x, sampler, times, start=first, seed=seed, **options)
+
+
+def _chosen(
+    predictor: Predictor, sampler: Sampler | None, steps: int | None, start: float
+) -> tuple[Sampler, Steps | None, float]:
+    """The sampler, the steps and the start; a distilled model has to know that time itself."""
+    if predictor.run is not None:
+        predictor.run.check(start)
+    return chosen(predictor, sampler, steps, start, USUAL)
 
 
 def variations(

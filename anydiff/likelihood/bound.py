@@ -26,7 +26,7 @@ from anydiff.likelihood.chain import Chain, mistake
 from anydiff.likelihood.decoders import ContinuousGaussian, Decoder, bits_per_dim
 from anydiff.likelihood.gaussians import kl
 from anydiff.precision import at_least_float32
-from anydiff.predictions import Prediction, Predictor, check_predictor
+from anydiff.predictions import Prediction, Predictor, check_predictor, check_undistilled
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
 from anydiff.spaces.draws import uniforms
@@ -102,7 +102,8 @@ def variational_bound(
 
     Raises:
         ValueError: If an argument is not of its kind, if the steps, the variance or the number of draws
-            are not allowed, or if the variance is ``"learned"`` and the denoiser has no second output.
+            are not allowed, if the variance is ``"learned"`` and the denoiser has no second output, or
+            if the model is distilled.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho et al., 2020), eq. 5 and section 3.3.
@@ -190,7 +191,8 @@ def continuous_bound(
             not depend on its batch.
 
     Raises:
-        ValueError: If an argument is not one of its choices or lies outside its range.
+        ValueError: If an argument is not one of its choices or lies outside its range, or if the model is
+            distilled.
 
     References:
         Variational Diffusion Models (Kingma et al., 2021), eq. 11-18.
@@ -243,6 +245,7 @@ def continuous_bound(
 
 def _check(predictor: Predictor, x0: Tensor, decoder: Decoder) -> None:
     check_predictor(predictor=predictor)
+    check_undistilled(predictor)
     check_floating(x0=x0)
     check_kind(Callable, "a decoder, such as ContinuousGaussian()", decoder=decoder)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from anydiff.checks import check_choice, check_floating, check_range, check_whole
 from anydiff.likelihood.traces import basis, divergence, ranks
-from anydiff.predictions import Predictor, check_predictor
+from anydiff.predictions import Predictor, check_predictor, check_undistilled
 from anydiff.samplers.adaptive import ADAPTIVE, NO_STEP, odeint
 from anydiff.samplers.loop import evaluating
 from anydiff.schedules import Level
@@ -79,7 +79,7 @@ def log_prob(
     Raises:
         ImportError: If torchdiffeq is not installed: ``pip install "anydiff[ode]"``.
         ValueError: If an argument is not of its kind, or if the method, the steps, a tolerance, the trace
-            or the range of log-SNR is not allowed.
+            or the range of log-SNR is not allowed, or if the model is distilled.
 
     References:
         Score-Based Generative Modeling through SDEs (Song et al., 2021), section 4.3 and appendix D.2.
@@ -87,6 +87,7 @@ def log_prob(
         FFJORD (Grathwohl et al., 2019), on the estimate of the trace. https://arxiv.org/abs/1810.01367
     """
     check_predictor(predictor=predictor)
+    check_undistilled(predictor)
     check_floating(x0=x0)
     solve, space = odeint(), predictor.space
     check_range("(0, inf)", rtol=rtol, atol=atol)
