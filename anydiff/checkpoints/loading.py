@@ -120,8 +120,9 @@ def load(
     if lost:
         names = " and ".join(f"the {k} '{name}'" for k, name in lost.items())
         warnings.warn(
-            f"{path} was trained with {names}, which no file can store; sampling is unaffected, but set "
-            f"{', '.join(f'diffusion.{k}' for k in lost)} before you continue training.",
+            f"{path} was trained with {names}, which no file can store; set "
+            f"{', '.join(f'diffusion.{k}' for k in lost)} before you continue training, and the times of "
+            "a distilled model before you draw.",
             stacklevel=2,
         )
     with reading(path, "objective"):
