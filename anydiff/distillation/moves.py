@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -87,15 +88,15 @@ def moves_of(schedule: Schedule, times: Steps, n: int, sampler: Sampler) -> Move
         ValueError: If the times are none, or rise, if their steps are no multiple of n, or if the sampler
             adds noise or chooses its steps as it goes.
     """
-    if isinstance(times, Tensor):
+    if isinstance(times, Tensor | np.ndarray):
         times = times.tolist()
-    key: Any = tuple(times) if isinstance(times, Sequence) else times
-    try:
-        hash((schedule, key, sampler))
-    except TypeError:
+    key: Any = tuple(times) if isinstance(times, list) else times
+    if isinstance(schedule, nn.Module):
         return _measured(schedule, key, n, sampler)
-    known = not isinstance(schedule, nn.Module)
-    return (_remembered if known else _measured)(schedule, key, n, sampler)
+    try:
+        return _remembered(schedule, key, n, sampler)
+    except TypeError:  # of what cannot be a key
+        return _measured(schedule, key, n, sampler)
 
 
 def _measured(schedule: Schedule, times: Any, n: int, sampler: Sampler) -> Moves:
@@ -119,7 +120,7 @@ def _measured(schedule: Schedule, times: Any, n: int, sampler: Sampler) -> Moves
     return Moves(Rows([at.t for at in levels[::n]]), table, numbers.T.contiguous())
 
 
-_remembered = lru_cache(maxsize=16)(_measured)
+_remembered = lru_cache(maxsize=16, typed=True)(_measured)  # typed: True is no number of steps
 
 
 class _Silent(Dense):
@@ -139,7 +140,7 @@ def _row(schedule: Schedule, levels: Sequence[Level], sampler: Sampler) -> Row:
         states.append(x[: len(asked)].tolist())
         x0 = torch.zeros_like(x)
         x0[len(asked)] = 1.0
-        return Prediction(x, x0, 1.0, 0.0, at.alpha, at.sigma)
+        return Prediction(x, x0, 1.0, 0.0, at.alpha, at.sigma, extra=x0)
 
     predictor, past = Predictor(answer, schedule, _Silent()), Past()
     x = torch.zeros(1 + 2 * len(levels), dtype=torch.float64)  # at most two calls a step

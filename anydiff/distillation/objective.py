@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from anydiff.checks import check_kind
 from anydiff.diffusion import GaussianDiffusion
+from anydiff.distillation.targets import check_schedule
 from anydiff.losses.times import Times
 from anydiff.losses.weightings import TruncatedSNR
-from anydiff.predictions import Predictor
+from anydiff.predictions import Predictor, check_predictor
 from anydiff.samplers.loop import evaluating
 from anydiff.spaces import DENSE, Random, Space
 
@@ -82,17 +83,22 @@ class Distillation(nn.Module):
             cond: Conditions, passed to the target and to the student by their names.
 
         Raises:
-            ValueError: As :meth:`GaussianDiffusion.loss`.
+            ValueError: As :meth:`GaussianDiffusion.loss`, or if the target is no predictor, or has
+                another schedule than the student.
         """
         student, drawn = self.student, t is None
         x0, t, eps = student.noised(x0, t, space, noise, generator)
         at = student.schedule._at(student.error.times(t))
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         target = self._target[0](x0, space, **cond)
+        check_predictor(target=target)
+        check_schedule(student.schedule, target=target)
         with torch.no_grad(), _teaching(target, student, x0.device):
             p = target.predict(alpha * x0 + sigma * eps, at)
             # at the data there is nothing to learn, and eps does not follow from x0
-            x0, eps = (torch.where(sigma > 0, new, old) for new, old in ((p.x0, x0), (p.eps, eps)))
+            # detached too: without gradients, forward derivatives still pass
+            pairs = ((p.x0.detach(), x0), (p.eps.detach(), eps))
+            x0, eps = (torch.where(sigma > 0, new, old) for new, old in pairs)
         loss = student.loss(x0, t, space=space, noise=eps, generator=generator, **cond)
         return student.times.reweigh(t, loss) if drawn else loss
 
@@ -100,7 +106,8 @@ class Distillation(nn.Module):
 def student(teacher: GaussianDiffusion, times: Times | None = None) -> GaussianDiffusion:
     """A student of a teacher: a copy of it that learns at times of its own, with the weight max(SNR, 1).
 
-    It drops no conditions, and has no learned variance; a learned schedule is kept as it is.
+    It drops no conditions, and has no learned variance; a learned schedule is kept as it is. A copy of a
+    teacher whose weights are all frozen learns all the same.
 
     Arguments:
         teacher: The model to copy.
@@ -112,6 +119,8 @@ def student(teacher: GaussianDiffusion, times: Times | None = None) -> GaussianD
     """
     check_kind(GaussianDiffusion, "a diffusion", teacher=teacher)
     copy = deepcopy(teacher)
+    if not any(p.requires_grad for p in copy.parameters()):
+        copy.requires_grad_(True)
     if isinstance(copy.schedule, nn.Module):
         copy.schedule.requires_grad_(False)
     return GaussianDiffusion(copy.denoiser, copy.schedule, copy.target, TruncatedSNR(), times)

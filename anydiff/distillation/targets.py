@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from anydiff.checks import check_floating, check_kind, check_whole, frozen
+from anydiff.checks import check_floating, check_kind, check_whole, frozen, read
 from anydiff.distillation.moves import moves_of
 from anydiff.guidance.guided import guided
 from anydiff.predictions import Network, Prediction, Predictor, Target, check_predictor
@@ -23,10 +23,13 @@ from anydiff.samplers import DDIM, Sampler, Steps
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import DENSE, Space, check_space
 
-__all__ = ["Closer", "Nearer", "consistent", "known", "merged"]
+__all__ = ["Closer", "Nearer", "check_schedule", "consistent", "known", "merged"]
 
 Nearer = Callable[[Level], Any]
 """level -> the time of a level nearer to the data: a float, or (B,), like the level's."""
+
+MOST = math.exp(7.5)
+"""The noise level sigma / alpha above which data leave no trace, a log-SNR of -15."""
 
 
 def known(x0: Tensor, schedule: Schedule, space: Space = DENSE) -> Predictor:
@@ -61,7 +64,8 @@ def merged(predictor: Predictor, times: Steps, n: int = 2, sampler: Sampler = DD
 
     .. math:: x_0^* = \sum_k w_k\, \hat x_0^{(k)}, \qquad \sum_k w_k = 1
 
-    For DDIM, :math:`w_k = (\rho_{k+1} - \rho_k) / (1 - \rho_0)` with
+    (with :class:`~anydiff.samplers.Euler`, which is not exact even if x0 is constant, x_t is a part of it
+    too). For DDIM, :math:`w_k = (\rho_{k+1} - \rho_k) / (1 - \rho_0)` with
     :math:`\rho_k = \alpha_k \sigma_n / (\sigma_k \alpha_n)`, a convex mean. The weights are computed
     in float64, once. There is no difference of states, in which float32 loses three digits at a thousand
     rows, and the step to the data is no special case.
@@ -124,8 +128,8 @@ def consistent(guide: Predictor, student: Predictor, nearer: Nearer) -> Predicto
             :class:`Closer`, or any function.
 
     Raises:
-        ValueError: If an argument is not of its kind, or if the student's prediction does not make x0 the
-            state itself at t = 0.
+        ValueError: If an argument is not of its kind, if the student's prediction does not make x0 the
+            state itself at t = 0, if the guide has another schedule, or if a time is no nearer one.
 
     References:
         Consistency Models (Song et al., 2023), algorithms 2 and 3. https://arxiv.org/abs/2303.01469
@@ -133,15 +137,51 @@ def consistent(guide: Predictor, student: Predictor, nearer: Nearer) -> Predicto
     check_predictor(guide=guide, student=student)
     check_kind(Callable, "a function of a level, such as Closer()", nearer=nearer)
     schedule, space = student.schedule, student.space
+    check_schedule(schedule, guide=guide)
     if isinstance(student.answer, Network):
         _check_boundary(student.answer.target, schedule)
 
     def answer(x_t: Tensor, at: Level) -> Prediction:
-        s = _level(schedule, nearer(at))
+        s = _level(schedule, _checked(nearer(at), at.t))
         x_s = guide.predict(x_t, at).at(*_spread(s, x_t, space))
         return _named(student.predict(x_s, s).x0, x_t, at, space)
 
     return guided(answer, student, guide)
+
+
+def check_schedule(schedule: Schedule, **others: Predictor) -> None:
+    """Raise an error unless predictors have the schedule of a student, as far as that can be told.
+
+    Arguments:
+        schedule: The student's schedule.
+        others: The predictors, by what they are called.
+
+    Raises:
+        ValueError: If one has another schedule. Of schedules with weights that is not known.
+    """
+    for name, other in ((name, p.schedule) for name, p in others.items()):
+        if other is schedule or other == schedule or isinstance(other, nn.Module):
+            continue
+        t = torch.linspace(0, 1, 9, dtype=torch.float64)
+        same = isinstance(schedule, nn.Module) or read(t, partial(_same, schedule, other))
+        if same is False:
+            raise ValueError(
+                f"the {name} has the schedule {other} and the student {schedule}, so that neither knows "
+                "the other's states; give both the same."
+            )
+
+
+def _same(a: Schedule, b: Schedule, t: Tensor) -> bool:
+    return all(map(torch.equal, a._pair(t), b._pair(t)))
+
+
+def _checked(s: Any, t: Any) -> Any:
+    """The times s, if none is later than t; on a device that is not known."""
+    if read(torch.as_tensor(t - s), lambda gap: (gap >= 0).all()) is False:
+        raise ValueError(
+            "nearer gives a time above that of the level; give one nearer to the data."
+        )
+    return s
 
 
 def _check_boundary(target: Target, schedule: Schedule) -> None:
@@ -165,7 +205,8 @@ class Closer:
         \max\bigl(0,\; 1 - r\,(1 + k \operatorname{sigmoid}(-b\, \bar\sigma_t))\bigr), \qquad
         \bar\sigma = \sigma / \alpha
 
-    With r = 1, s is 0, and consistency training is the training of a diffusion.
+    With r = 1, s is 0, and consistency training is the training of a diffusion. Noise levels above
+    1800, at which data leave no trace, count as 1800: from pure noise a step leads to a level below it.
 
     Arguments:
         ratio: r. The paper lowers it from training to training, as 1 / q, 1 / q², ..., with q = 2, or
@@ -188,7 +229,8 @@ class Closer:
         if not isinstance(at.t, Tensor):
             t = torch.tensor(at.t, dtype=torch.float64)
             return float(self(at.schedule._at(t)))
-        noise = at.schedule._at(at.t.double()).noise_to_signal
+        # at alpha = 0 the ratio is infinite, and no step from there would be one
+        noise = at.schedule._at(at.t.double()).noise_to_signal.clamp(max=MOST)
         kept = 1 - self.ratio * (1 + self.k * torch.sigmoid(-self.b * noise))
         return at.schedule.time(-2 * (noise * kept.clamp(min=0)).log()).to(at.t.dtype)
 

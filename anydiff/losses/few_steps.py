@@ -114,7 +114,7 @@ class Rows(Times):
         more = ", ..." if len(self.times) > 9 else ""
         return (
             f"it was trained for {len(self.times) - 1} steps of {self.sampler}, from t = {rows}{more}: "
-            "leave the steps out"
+            "begin at one of these, and leave the steps out"
         )
 
     def chosen(self, sampler: Any, steps: Any, start: float) -> tuple[Any, Any, float]:
@@ -123,7 +123,7 @@ class Rows(Times):
         Arguments:
             sampler: A sampler; None takes that of the rows.
             steps: The number of the rows, or times among them; None takes them all.
-            start: The first time: a row, from which the run goes on.
+            start: The first time: a row, from which the run goes on; or 1, the first one.
 
         Raises:
             ValueError: If the steps are another number, or the start is no row.
@@ -132,6 +132,7 @@ class Rows(Times):
         if count is not None and count != len(self.times) - 1:
             raise ValueError(f"steps is {shown(steps)}; {self._told()}.")
         if count is not None or steps is None:
-            self.check(start)
+            if number(start) != 1:  # of a run that begins below 1 too
+                self.check(start)
             steps, start = [t for t in self.times if t <= start * (1 + 1e-5)], 1.0
         return self.sampler if sampler is None else sampler, steps, start

@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from anydiff import Flow, GaussianDiffusion, Preconditioned, Tabulated, load, save
+from anydiff import DPMSolver, Flow, GaussianDiffusion, Preconditioned, Tabulated, load, save
 from anydiff.checkpoints import CheckpointError
 from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
 from anydiff.denoisers.configured import planned
-from anydiff.losses import Hybrid, LearnedUncertainty, LossSecondMoment, MinSNR, Unit
+from anydiff.losses import Hybrid, LearnedUncertainty, LossSecondMoment, MinSNR, Rows, Unit
 from anydiff.schedules import Learned, Shifted
 from tests.helpers.changes import DROPPED, changed
 
@@ -32,6 +32,9 @@ MODELS = {
     "sequences": (
         lambda: BiRNN(1, 4, 1), Learned(width=4), "v",
         {"weighting": LearnedUncertainty(Unit("eps"), features=4), "error": Hybrid(10), "drop": 0.5},
+    ),
+    "of one run": (
+        lambda: BiRNN(1, 4, 1), Flow(), "v", {"times": Rows([0.9, 0.5, 0.0], DPMSolver(3))},
     ),
 }  # fmt: skip
 NETWORKS = {
@@ -128,6 +131,27 @@ def test_the_part_that_is_wrong_is_named(tmp_path, part, value, named):
     config, tensors = written(tmp_path / "m", NETWORKS["EGNN"])
     write(tmp_path / "m", changed(config, part, value), tensors)
     with pytest.raises(ValueError, match=rf"m.*{named}"):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "part, value, named",
+    [
+        (("config", "times"), [0.0, 0.5, 1.0], r"times is .*; give falling times in \[0, 1\]"),
+        (("config", "times"), [1.0], "give falling times"),
+        (("config", "times"), [1.0, "a"], "times is .*, not Sequence"),
+        (("config", "times"), 4, "times is 4, not Sequence"),
+        (("config", "times"), [1.0] * 200_000, "times has 200000 entries"),
+        (("config", "sampler"), None, "sampler is None"),
+        (("config", "sampler", "name"), "Cosine", "Cosine is no Sampler"),
+        (("config", "sampler", "config", "order"), 7, "order is 7; choose one of 1, 2, 3"),
+        (("config", "rows"), 4, "Rows has no argument 'rows'"),
+    ],
+)
+def test_a_run_that_is_damaged_is_named(tmp_path, part, value, named):
+    config, tensors = written(tmp_path / "m", *MODELS["of one run"])
+    write(tmp_path / "m", changed(config, ("objective", "times", *part), value), tensors)
+    with pytest.raises(CheckpointError, match=rf"m: its times .*{named}"):
         load(tmp_path / "m")
 
 
