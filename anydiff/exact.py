@@ -7,8 +7,11 @@ of the probability-flow ODE. Samplers, guidance and likelihoods can be tested ag
     model = exact.gaussian(Cosine(), "v", mean=0.7, std=0.5)
     x = model.sample((1000, 2), sampler=YourSampler(), steps=20, seed=0)     # mean 0.7, deviation 0.5
 
-Both work in any space; in a subspace the distribution is that of the projected data. They are exact at
+All work in any space; in a subspace the distribution is that of the projected data. They are exact at
 both ends too, where alpha or sigma is 0.
+
+:class:`GaussianConsistency` is what a perfect consistency model of normal data would be: it answers the
+end of the probability flow, and not the mean of x0.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from anydiff.schedules import Schedule
 from anydiff.schedules.schedule import check_times
 from anydiff.spaces import DENSE, Dense, Space
 
-__all__ = ["Gaussian", "GaussianMixture", "gaussian", "mixture"]
+__all__ = [
+    "Gaussian", "GaussianConsistency", "GaussianMixture", "consistency", "gaussian", "mixture",
+]  # fmt: skip
 
 
 class _Exact(nn.Module):
-    """The common part of both models: the output for a target, from the posterior means of x0 and eps."""
+    """The common part of the models: the output for a target, from what they answer for x0 and eps."""
 
     schedule: Schedule
 
@@ -231,6 +236,35 @@ class Gaussian(_Exact):
         return self._mean(z, space) + self._back(spread, z)
 
 
+class GaussianConsistency(Gaussian):
+    r"""The exact consistency model of normal data: it answers where the probability flow ends.
+
+    .. math:: \hat x_0 = \mathrm{mean}
+        + \sqrt{\frac{\mathrm{var}}{\alpha^2\, \mathrm{var} + \sigma^2}}\,
+        (x_t - \alpha\, \mathrm{mean})
+
+    That is ``flow(x_t, t, 0)``, with the eps that follows from it. One step leads from noise to data of
+    the right distribution, and so do any number of steps of :class:`~anydiff.Renoise`. Its arguments are
+    those of :class:`Gaussian`, and its density is the same.
+
+    References:
+        Consistency Models (Song et al., 2023). https://arxiv.org/abs/2303.01469
+    """
+
+    def posterior(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, space: Space
+    ) -> tuple[Tensor, Tensor]:
+        mean, variance = self._mean(x_t, space), self.variance.to(x_t.dtype)
+        z = self._into(x_t - space.expand(alpha, x_t) * mean, space)
+        alpha, sigma = (space.expand(c, z) for c in (alpha, sigma))
+        total = (alpha**2 * variance + sigma**2).clamp(min=torch.finfo(z.dtype).tiny)
+        gain = (variance / total).sqrt()
+        left = sigma / (
+            total * (1 + alpha * gain)
+        )  # (1 - alpha gain) / sigma, without cancellation
+        return mean + self._back(gain * z, x_t), self._back(left * z, x_t)
+
+
 class GaussianMixture(_Exact):
     """The exact denoiser of a mixture of normals: each item belongs to one component N(mean, std² P).
 
@@ -393,6 +427,24 @@ def gaussian(
             end.
     """
     denoiser = Gaussian(schedule, prediction, **options)  # type: ignore[arg-type]
+    return GaussianDiffusion(denoiser, schedule, prediction)
+
+
+def consistency(
+    schedule: Schedule, prediction: str | Target = "v", **options: Tensor | float
+) -> GaussianDiffusion:
+    """A consistency model whose denoiser is :class:`GaussianConsistency`.
+
+    Arguments:
+        schedule: The schedule of the model.
+        prediction: Its prediction target.
+        options: Arguments of :class:`Gaussian`: mean, std, covariance.
+
+    Raises:
+        ValueError: As :class:`Gaussian`, or if the prediction does not determine x0 at the schedule's
+            end.
+    """
+    denoiser = GaussianConsistency(schedule, prediction, **options)  # type: ignore[arg-type]
     return GaussianDiffusion(denoiser, schedule, prediction)
 
 

@@ -272,6 +272,51 @@ def test_the_flow_carries_the_density():
     assert torch.allclose(model.log_prob(x, 0.8), model.log_prob(there, 0.3) + change, atol=1e-9)
 
 
+# --- a perfect consistency model ----------------------------------------------------------------
+
+
+@every_space
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_a_consistency_model_says_where_the_flow_ends(space, shape, prediction):
+    """x0 is the flow to the data from each item's own time, and eps what is left of x_t."""
+    for options in ({"mean": 0.4, "std": 0.5}, {"mean": draw(shape, 7), "std": 0.3}):
+        model = exact.consistency(Cosine(), prediction, **options)
+        x_t = noisy(model.denoiser, space, shape)
+        p = model.predictor(space).predict(x_t, TIMES)
+        assert torch.allclose(space.project(p.x0), p.x0, atol=1e-12)
+        alpha, sigma = (space.expand(c, x_t) for c in Cosine()(TIMES))
+        assert torch.allclose(alpha * p.x0 + sigma * p.eps, x_t, atol=1e-10)
+        item = space.expand(torch.arange(4).double(), x_t).expand_as(x_t)
+        for k, t in enumerate(TIMES.tolist()):
+            end = model.denoiser.flow(x_t, t, 0.0, space)
+            assert torch.allclose(p.x0[item == k], end[item == k], atol=1e-10)
+            at = model.predictor(space).predict(x_t, Cosine().levels([t])[0])
+            assert torch.allclose(at.x0, end, atol=1e-10)
+
+
+@every_schedule
+def test_a_consistency_model_of_mixed_entries_says_the_flow_too(schedule):
+    mean, x_t = torch.tensor([0.5, -1.0, 2.0]), draw((4, 3))
+    model = exact.consistency(schedule, "v", mean=mean, covariance=COVARIANCE)
+    for t in (1.0, 0.5, 1e-4):
+        p = model.predictor().predict(x_t, t)
+        assert torch.allclose(p.x0, model.denoiser.flow(x_t, t, 0.0), atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.0, 0.5])
+def test_a_consistency_model_is_exact_at_both_ends(std):
+    model = exact.consistency(Flow(), "v", mean=0.7, std=std)
+    x = draw((4, 3))
+    there = model.predictor().predict(x, 1.0)  # nothing of the data is left
+    assert torch.allclose(there.x0, 0.7 + std * x) and torch.allclose(there.eps, x)
+    here = model.predictor().predict(0 * x + 0.7, 0.0)  # a point where std is 0
+    assert torch.allclose(here.x0, 0 * x + 0.7) and here.eps.isfinite().all()
+    # near the data eps tends to x_t's score times sigma / 2, and to x_t's own where there is no width
+    near = model.predictor().predict(x, 1e-9)
+    expected = (x - 0.7) * 1e-9 / (2 * std**2) if std else (x - 0.7) / 1e-9
+    assert torch.allclose(near.eps, expected, rtol=1e-6)
+
+
 # --- the density --------------------------------------------------------------------------------
 
 
@@ -394,7 +439,7 @@ def test_a_singular_covariance_is_one():
     assert model(x, torch.zeros(50).double()).isfinite().all()
 
 
-@pytest.mark.parametrize("make", [exact.gaussian, exact.mixture])
+@pytest.mark.parametrize("make", [exact.gaussian, exact.consistency, exact.mixture])
 def test_misspelt_options_and_unknown_conditions_are_errors(make):
     model = make(Cosine())
     with pytest.raises(TypeError, match="step"):
@@ -404,7 +449,7 @@ def test_misspelt_options_and_unknown_conditions_are_errors(make):
             model.sample((2, 1), cond={name: torch.zeros(2).long()}, steps=3)
         with pytest.raises(TypeError, match=name):
             model.loss(draw((2, 1)), **{name: torch.zeros(2).long()})
-    if make is exact.gaussian:  # which has one component
+    if make is not exact.mixture:  # of one component
         with pytest.raises(TypeError, match="label"):
             model.sample((2, 1), cond={"label": torch.zeros(2).long()}, steps=3)
 
