@@ -2,7 +2,7 @@
 
 from anydiff.samplers.adaptive import AdaptiveODE, AdaptiveSDE
 from anydiff.samplers.ancestral import DDIM, DDPM
-from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform
+from anydiff.samplers.grids import Grid, KarrasGrid, LogSNR, Quadratic, Uniform, Variances
 from anydiff.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from anydiff.samplers.loop import Callback, Progress, Steps, follow, plan, sample
 from anydiff.samplers.multistep import AdamsBashforth, DPMSolver, UniPC
@@ -14,6 +14,6 @@ from anydiff.samplers.sde import EulerMaruyama
 __all__ = [
     "DDIM", "DDPM", "AdamsBashforth", "AdaptiveODE", "AdaptiveSDE", "AnnealedLangevin", "Callback",
     "DPMSolver", "Euler", "EulerMaruyama", "Grid", "Heun", "KarrasGrid", "LogSNR",
-    "OptimalVariance", "Past", "PredictorCorrector", "Progress", "Quadratic", "Sampler", "Stepped",
-    "Steps", "UniPC", "Uniform", "follow", "plan", "sample",
+    "OptimalVariance", "Past", "PredictorCorrector", "Progress", "Quadratic", "Sampler",
+    "Stepped", "Steps", "UniPC", "Uniform", "Variances", "follow", "plan", "sample",
 ]  # fmt: skip

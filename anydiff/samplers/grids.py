@@ -9,7 +9,7 @@ a table, where its networks were not trained.
 
 from __future__ import annotations
 
-from math import exp, log
+from math import exp, expm1, inf, log, log1p
 from typing import Protocol
 
 import torch
@@ -18,7 +18,10 @@ from torch import Tensor
 from anydiff.checks import check_kind, check_range, check_whole, frozen
 from anydiff.schedules import Schedule
 
-__all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform"]
+__all__ = ["Grid", "KarrasGrid", "LogSNR", "Quadratic", "Uniform", "Variances"]
+
+PUREST = -12.0
+"""The least log-SNR to which the rates of :class:`Variances` lead; lower ones take rates of nearly 1."""
 
 
 class Grid(Protocol):
@@ -112,6 +115,62 @@ class KarrasGrid:
         first, last = exp(-low / (2 * self.rho)), exp(-high / (2 * self.rho))
         roots = torch.linspace(first, last, steps, dtype=torch.float64)
         return _closed(schedule, -2 * self.rho * roots.log(), start)
+
+
+@frozen(kind=("linear", "quadratic"), first="(0, 1)")
+class Variances:
+    r"""The levels of a chain of n steps, whose rates of noise rise linearly or quadratically.
+
+    .. math:: \eta_k = \eta_1 \bigl(1 + c\,(k - 1)\bigr)^p, \qquad
+        \bar\alpha_k = \prod_{j \le k} (1 - \eta_j), \qquad \bar\alpha_n = \bar\alpha_{start}
+
+    The last equation determines c. A level is found by its log-SNR,
+    :math:`\ln \bar\alpha_k - \ln(1 - \bar\alpha_k)`, in any schedule: :math:`\bar\alpha` is
+    :math:`\alpha^2 / (\alpha^2 + \sigma^2)`, which is :math:`\alpha^2` if the schedule preserves the
+    variance. A run from purer noise, below a log-SNR of -12, has the levels of a run from there after its
+    first.
+
+    It is the VAR of FastDPM, with :class:`~anydiff.samplers.DDIM`. The paper finds the times of a table
+    between two rows by gamma functions; here they are the table's own, which differ from those by at most
+    a few hundredths of a row.
+
+    Arguments:
+        kind: ``"linear"`` rates, p = 1, or ``"quadratic"`` ones, p = 2.
+        first: The first rate, the variance of the noise at the last time before the data; 1e-4 is that of
+            the table of Ho et al. It is limited to the range of the schedule, and to the rate of n equal
+            steps.
+
+    Raises:
+        ValueError: If a value lies outside its range.
+
+    References:
+        On Fast Sampling of Diffusion Probabilistic Models (Kong & Ping, 2021), section 3.
+        https://arxiv.org/abs/2106.00132
+    """
+
+    kind: str = "linear"
+    first: float = 1e-4
+
+    def __call__(self, schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+        _check(schedule, steps, start)
+        if steps == 1:
+            return torch.tensor([start, 0], dtype=torch.float64)
+        noisy, clean = _range(schedule, PUREST, inf, start)
+        total, power = -log1p(exp(-noisy)), 1 if self.kind == "linear" else 2
+        first = max(min(self.first, -expm1(total / steps)), exp(-clean) / (1 + exp(-clean)))
+        rest = total - log1p(-first)
+
+        k = torch.arange(1, steps, dtype=torch.float64)
+        lowest = min(first, -expm1(rest / (steps - 1)))
+        low, high = 0.0, (lowest ** (-1 / power) - 1) / (steps - 1)  # there the last rate is 1
+        for _ in range(100):
+            c = (low + high) / 2
+            logs = torch.log1p(-lowest * (1 + c * k) ** power)
+            low, high = (c, high) if logs.sum() > rest else (low, c)
+
+        log_alpha2 = log1p(-first) + torch.cat([k.new_zeros(1), logs.cumsum(0)])
+        logsnr = log_alpha2 - torch.log(-torch.expm1(log_alpha2))
+        return _closed(schedule, logsnr.flip(0), start)
 
 
 def _even(schedule: Schedule, steps: int, start: float, power: int = 1) -> Tensor:

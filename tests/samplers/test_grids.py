@@ -29,6 +29,7 @@ from anydiff.samplers import (
     Quadratic,
     Uniform,
     UniPC,
+    Variances,
     plan,
 )
 from anydiff.schedules import Schedule, Shifted, Tabulated, ZeroTerminalSNR
@@ -50,6 +51,7 @@ def every_schedule_there_is():
 
 SCHEDULES = every_schedule_there_is()
 GRIDS = [Uniform(), Quadratic(), LogSNR(), LogSNR(1.0, 5.0, -3.0), KarrasGrid(), KarrasGrid(1.0)]
+GRIDS += [Variances(), Variances("quadratic")]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
 
@@ -115,6 +117,94 @@ def test_karras_grid_is_even_in_its_power_of_noise_to_signal(schedule):
     roots = (sigma / alpha) ** (1 / 7)
     expected = torch.linspace(5.0 ** (1 / 7), 0.05 ** (1 / 7), 10, dtype=torch.float64)
     assert torch.allclose(roots, expected[1:], rtol=1e-8)
+
+
+def published_rates(kind, steps, beta_min=1e-4, beta_max=0.02, rows=1000):
+    """FastDPM's eta_1 ... eta_S by bisection of their slope.
+
+    The published one is exact to 1e-4, and ends too early for quadratic rates in ten steps, at 0.0208.
+    """
+    target = torch.linspace(beta_min, beta_max, rows, dtype=torch.float64).neg().log1p().sum()
+    i = torch.arange(steps, dtype=torch.float64)
+
+    def rates(x):
+        if kind == "linear":  # from beta_min to x
+            return beta_min + i / (steps - 1) * (x - beta_min)
+        return beta_min * (1 + i * x) ** 2
+
+    low, high = {"linear": (beta_min, 0.99), "quadratic": (0.0, 99 / (steps - 1))}[kind]
+    for _ in range(100):
+        x = (low + high) / 2
+        low, high = (low, x) if rates(x).neg().log1p().sum() < target else (x, high)
+    return rates(x)
+
+
+@pytest.mark.parametrize("kind", ["linear", "quadratic"])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_variances_are_those_of_fastdpm(kind, steps):
+    """The levels of Kong & Ping on the table of Ho et al.; and the times that they give to these."""
+    table = Tabulated.linear()
+    times = Variances(kind)(table, steps)
+    levels = torch.cumprod(1 - published_rates(kind, steps), 0)
+    alpha, _ = table(times[:-1].flip(0))
+    assert torch.allclose(alpha**2, levels, rtol=0, atol=1e-12)
+    assert times[-2] == pytest.approx(1 / 1000, rel=1e-9)  # the first row
+
+    slope = (0.02 - 1e-4) / 999
+    c = torch.tensor((1 - 1e-4) / slope, dtype=torch.float64)
+
+    def log_level(t):  # of row t, from 0, between the rows too
+        return (t + 1) * math.log(slope) + torch.lgamma(c + 1) - torch.lgamma(c - t)
+
+    rows = 1000 * times[:-1].flip(0) - 1
+    beta = 1e-4 + slope * rows
+    off = log_level(rows) - levels.log()
+    # a chord of log(1 - beta) is off by slope / 8 in the middle; the rate of the first row is 1e-4
+    assert off.abs().max() < 1.05 * slope / 8 and (off / beta).abs().max() < 0.025  # of a row
+    whole = torch.arange(0, 1000, 111, dtype=torch.float64)
+    assert torch.allclose(log_level(whole), table.alpha_bar[whole.long()].log(), atol=1e-9)
+
+
+@every_schedule
+@pytest.mark.parametrize("kind, power", [("linear", 1), ("quadratic", 2)])
+@pytest.mark.parametrize("start", [0.9, 0.4])
+def test_variances_rise_as_they_say(schedule, kind, power, start):
+    """Their roots are even, from 1e-4, or what noise the schedule begins with, up to the start's."""
+    times = Variances(kind)(schedule, 12, start).flip(0)
+    assert times[0] == 0 and times[-1] == start
+    alpha_bar = torch.cat([torch.ones(1), schedule.logsnr(times[1:]).sigmoid()])
+    roots = (1 - alpha_bar[1:] / alpha_bar[:-1]) ** (1 / power)
+    least = schedule.logsnr(torch.tensor([schedule.first], dtype=torch.float64)).neg().sigmoid()
+    assert roots[0].item() ** power == pytest.approx(max(1e-4, least.item()), rel=1e-6)
+    assert torch.allclose(roots.diff(), roots.diff().mean(), rtol=1e-5) and roots[1] > roots[0]
+
+
+def test_variances_of_a_whole_table_are_its_rows():
+    rows = 1000 * Variances()(Tabulated.linear(), 1000)
+    assert torch.allclose(rows, torch.arange(1000, -1, -1).double(), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["linear", "quadratic"])
+def test_variances_are_equal_where_the_first_is_too_large(kind):
+    """A run that starts near the data, and one on a table whose first row leaves less for the rest."""
+    at = Cosine().at_logsnr(12.0)  # a variance of 6e-6, in all
+    alpha_bar = Cosine().logsnr(Variances(kind)(Cosine(), 20, at.t)[:-1]).sigmoid().flip(0)
+    rates = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    assert torch.allclose(rates, 1 - alpha_bar[:1], rtol=1e-6)
+    times = Variances(kind)(Flow(), 2000, 1e-6)  # a variance of 1e-12, in all
+    assert (times.diff() < 0).all()
+    table = Tabulated.from_betas([0.1, 0.02, 0.02])
+    alpha_bar = table.logsnr(Variances(kind)(table, 9)[:-1]).sigmoid().flip(0)
+    rates = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    assert alpha_bar[0].item() == pytest.approx(0.9)
+    assert torch.allclose(rates, rates.mean(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [Flow(), ZeroTerminalSNR(Tabulated.linear())], ids=str)
+def test_variances_lead_out_of_pure_noise(schedule):
+    """From a log-SNR of -12 on, with one step to it."""
+    times = Variances()(schedule, 400)
+    assert times[0] == 1 and -12 < schedule.logsnr(times[1:2]) < -11.9
 
 
 def test_a_grid_stops_where_its_schedule_does():
