@@ -1,12 +1,15 @@
-r"""The samplers of the discrete chain: ancestral sampling (DDPM) and the DDIM family."""
+r"""The samplers of the discrete chain: ancestral sampling (DDPM) and the DDIM family.
+
+A step of the family leads to x0 and eps at the next level, with a share of new noise in the place of eps.
+"""
 
 from __future__ import annotations
 
-from math import sqrt
+from math import floor, sqrt
 
 from torch import Tensor
 
-from anydiff.checks import check_choice, frozen
+from anydiff.checks import check_choice, check_range, frozen
 from anydiff.predictions import Prediction, Predictor
 from anydiff.samplers.optimal import OptimalVariance
 from anydiff.samplers.sampler import Levels, Past, Sampler, Stepped, falling
@@ -14,7 +17,7 @@ from anydiff.samplers.variances import VARIANCES, reverse_log_variance
 from anydiff.schedules import Level
 from anydiff.spaces import Random, Space
 
-__all__ = ["DDIM", "DDPM"]
+__all__ = ["DDIM", "DDPM", "Renoise"]
 
 
 @frozen(eta="[0, 1]", variance=OptimalVariance)
@@ -25,9 +28,13 @@ class DDIM(Sampler):
         \tau = \eta^2 \left(1 - \frac{\alpha_t^2 \sigma_s^2}{\alpha_s^2 \sigma_t^2}\right), \qquad
         x_s = \alpha_s \hat x_0 + \sigma_s \sqrt{1 - \tau}\, \hat\epsilon + \sigma_s \sqrt{\tau}\, z
 
-    With rising times and eta = 0 it encodes data as noise. On a tabulated schedule, with every n-th row
-    (:class:`Uniform`) or quadratically spaced rows (:class:`Quadratic`), it is FastDPM with
-    :math:`\kappa = \eta`.
+    With rising times and eta = 0 it encodes data as noise.
+
+    FastDPM is DDIM on the levels of a shorter chain, with :math:`\kappa = \eta`: 1 is its DDPM-rev, any
+    other its DDIM-rev. The grid :class:`Uniform` or :class:`Quadratic` is its STEP, rows of a table;
+    :class:`Variances` is its VAR. The published STEP calls the network a last time at the first row of
+    the table, and its quadratic rows begin at 0.8 T: for rows k_1 > ... > 0 counted from 0, as there,
+    give ``steps=[(k_1 + 1) / T, ..., 1 / T, 0]``.
 
     Arguments:
         eta: Stochasticity in [0, 1]; 0 is the probability-flow ODE, 1 is DDPM.
@@ -60,6 +67,83 @@ class DDIM(Sampler):
         kept = s.sigma * sqrt(1 - tau)
         nu2 = self.variance.nu2(t, s, kept) if self.variance else s.sigma**2 * tau
         return _noised(predictor.space, p.at(s.alpha, kept), s, nu2, generator), p
+
+
+@frozen(tau="[0, 1]")
+class Renoise(Sampler):
+    r"""Steps that replace a constant share of the noise: the sampler of consistency models.
+
+    .. math:: x_s = \alpha_s \hat x_0
+        + \sigma_s \bigl(\sqrt{1 - \tau}\, \hat\epsilon + \sqrt{\tau}\, z\bigr)
+
+    tau = 1 is multistep consistency sampling, and the sampler of latent consistency models: x0 gets new
+    noise of the next level. tau = 0 is :class:`DDIM`, whose own tau vanishes with the length of the step.
+    :meth:`annealed` is consistent annealed sampling.
+
+    A perfect consistency model draws from the data with any number of steps. With the denoiser of a
+    diffusion, the samples of many steps do *not* converge to the data, unless tau is 0: a predicted x0
+    varies less than the data, and each step begins with it anew.
+
+    Arguments:
+        tau: The share of the variance of the noise that is new in each step.
+
+    Raises:
+        ValueError: If tau lies outside its range.
+
+    References:
+        Consistency Models (Song et al., 2023), algorithm 1. https://arxiv.org/abs/2303.01469
+        Latent Consistency Models (Luo et al., 2023). https://arxiv.org/abs/2310.04378
+        Adversarial Score Matching and Improved Sampling (Jolicoeur-Martineau et al., 2021), section 3.
+        https://arxiv.org/abs/2009.05475
+    """
+
+    tau: float = 1.0
+
+    steps = 4
+
+    @property
+    def convergence(self) -> float:
+        return 0.0 if self.tau else 1.0
+
+    @classmethod
+    def annealed(cls, eta: float, ratio: float) -> Renoise:
+        r"""Consistent annealed sampling, on levels whose sigma / alpha falls by a constant factor.
+
+        .. math:: \tau = 1 - \left(\frac{1 - \eta}{\gamma}\right)^2, \qquad
+            \gamma = \frac{\sigma_s / \alpha_s}{\sigma_t / \alpha_t}
+
+        Such is the grid ``LogSNR(1.0, high, low)`` within the range of the schedule, where a run of n
+        steps has :math:`\gamma = e^{-(high - low) / (2 (n - 1))}`. Several steps at each level, as
+        published, are a grid with as many times more levels.
+
+        eta = 1 - γ is DDIM, eta = 1 - γ² is DDIM with an eta of 1, and with eta = 1 all noise is new. The
+        paper also allows an eta up to 1 + γ, whose steps reverse the predicted noise; those are no
+        share of it.
+
+        Arguments:
+            eta: The size of a Langevin step, in units of the variance of the noise; in [1 - ratio, 1].
+            ratio: γ, of a level to the one before, in (0, 1).
+
+        Raises:
+            ValueError: If a value lies outside its range.
+        """
+        check_range("(0, 1)", ratio=ratio)
+        # rounded down, so that 0.3 is in the range for 0.7
+        check_range(f"[{floor(1e9 * (1 - ratio)) / 1e9}, 1]", eta=eta)
+        # a product: 0 for eta = 1 - ratio, whatever its rounding
+        tau = (ratio - 1 + eta) * (ratio + 1 - eta) / ratio**2
+        return cls(min(max(tau, 0.0), 1.0))
+
+    def prepare(self, levels: Levels) -> Levels:
+        return falling(self, levels) if self.tau else levels
+
+    def step(
+        self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
+    ) -> Stepped:
+        p = predictor.predict(x_t, t)
+
+        x_s = p.at(s.alpha, s.sigma * sqrt(1 - self.tau))
+        return _noised(predictor.space, x_s, s, s.sigma**2 * self.tau, generator), p
 
 
 @frozen()

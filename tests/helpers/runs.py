@@ -27,6 +27,7 @@ from anydiff.samplers import (
     Heun,
     OptimalVariance,
     PredictorCorrector,
+    Renoise,
     Sampler,
     UniPC,
 )
@@ -76,6 +77,7 @@ SCHEDULES += [Tabulated.cosine(), Shifted(Flow(), 0.5)]
 
 SAMPLERS = exported(samplers, Sampler, GIVEN)
 SAMPLERS += [DDIM(0.5), DDIM(1.0), DDIM(variance=optimal(0.5)), DDPM("large"), DDPM(optimal(0.5))]
+SAMPLERS += [Renoise(0.5)]
 SAMPLERS += [DPMSolver(1), DPMSolver(3), DPMSolver(eta=1.0), DPMSolver(3, eta=0.5)]
 SAMPLERS += [UniPC(3), UniPC(variant="bh1"), Heun(churn=10.0), PredictorCorrector(DDIM())]
 SAMPLERS += [AdamsBashforth(order) for order in (1, 3, 4)]

@@ -22,6 +22,7 @@ from anydiff import (
     Linear,
     Masked,
     Ragged,
+    Renoise,
     UniPC,
     exact,
     sample,
@@ -33,7 +34,7 @@ from tests.helpers.methods import SAMPLERS, every_sampler
 from tests.helpers.spaces import SIZES, draw, every_space, generators
 
 CHURNED = Heun(churn=20.0, s_noise=1.003)
-every_one = pytest.mark.parametrize("sampler", [*SAMPLERS, CHURNED], ids=str)
+every_one = pytest.mark.parametrize("sampler", [*SAMPLERS, CHURNED, Renoise()], ids=str)
 
 
 class Half(nn.Module):
@@ -77,6 +78,8 @@ def test_an_item_s_sample_does_not_depend_on_its_batch(sampler):
     "sampler, most",
     [
         (DDIM(), 3),
+        (Renoise(), 5),
+        (Renoise(0.0), 3),
         (Euler(), 3),
         (Heun(), 9),
         (CHURNED, 12),

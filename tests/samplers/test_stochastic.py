@@ -21,6 +21,7 @@ from anydiff import (
     Karras,
     Linear,
     Ragged,
+    Renoise,
     Tabulated,
     exact,
     sample,
@@ -34,6 +35,7 @@ from anydiff.samplers import (
     Quadratic,
     Sampler,
     Uniform,
+    Variances,
     plan,
 )
 from tests.helpers.count import Count
@@ -56,6 +58,8 @@ SAMPLERS = [
     DDIM(0.5),
     DDIM(1.0),
     DDIM(0.0, OPTIMAL),
+    Renoise(),
+    Renoise(0.5),
 ]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
@@ -90,7 +94,7 @@ def test_the_declared_order_is_not_less_than_the_true_one(sampler):
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Karras()], ids=lambda s: type(s).__name__)
-@every_sampler
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if s.convergence], ids=str)
 def test_the_moments_on_the_data_are_the_data_s(schedule, sampler):
     """With the landing. All schedules are in test_matrix.py."""
     m, v = moments(sampler, schedule, LogSNR()(schedule, 200))
@@ -273,6 +277,40 @@ def test_ddim_on_a_quadratic_grid_is_fastdpm(kappa):
     assert torch.allclose(mine, x, atol=1e-8)
 
 
+def published(alpha_bar, kappa, mean=MEAN, std=STD):
+    """Mean and variance after FastDPM's reverse process on these levels, written out, of exact eps."""
+    here, *later = reversed(alpha_bar)
+    m, v = math.sqrt(here) * mean, here * std**2 + 1 - here
+    for there in [*later, 1.0]:
+        sigma = kappa * math.sqrt((1 - there) / (1 - here) * (1 - here / there))
+        ratio = math.sqrt(there / here)
+        c = math.sqrt(1 - there - sigma**2) - math.sqrt(1 - here) * ratio
+        slope = math.sqrt(1 - here) / (
+            here * std**2 + 1 - here
+        )  # eps = slope (x - sqrt(here) mean)
+        m, v = ratio * m + c * slope * (m - math.sqrt(here) * mean), (ratio + c * slope) ** 2 * v
+        v, here = v + sigma**2, there
+    return m, v
+
+
+@pytest.mark.parametrize("kind", ["linear", "quadratic"])
+@pytest.mark.parametrize("kappa", [0.0, 0.4, 1.0])
+def test_ddim_is_fastdpm_on_its_variances_and_on_its_steps(kappa, kind):
+    """Kong & Ping, section 3: VAR; and STEP by the rows of the published code, counted from 0."""
+    table, steps = Tabulated.linear(), 10
+    knots = Variances(kind)(table, steps)
+    levels = table(knots[:-1])[0].square().flip(0).tolist()
+    found = moments(DDIM(kappa), table, knots)
+    assert found == pytest.approx(published(levels, kappa), abs=1e-10)
+
+    rows = [math.floor(k * 999 / (steps - 1)) for k in range(steps)]
+    if kind == "quadratic":
+        rows = [int((k / (steps - 1)) ** 2 * 800) for k in range(steps)]
+    knots = [(row + 1) / 1000 for row in reversed(rows)] + [0]
+    found = moments(DDIM(kappa), table, knots)
+    assert found == pytest.approx(published(table.alpha_bar[rows].tolist(), kappa), abs=1e-10)
+
+
 class WithVariance(nn.Module):
     """An exact denoiser that says a variance besides."""
 
@@ -372,6 +410,8 @@ class Echo(nn.Module):
         (DDPM(OPTIMAL), 5, 9),
         (DDIM(), 3, 0),
         (DDIM(0.0, OPTIMAL), 5, 9),
+        (Renoise(), 5, 9),
+        (Renoise(0.0), 3, 0),
     ],
     ids=str,
 )
@@ -405,6 +445,7 @@ def test_a_step_reads_nothing_back_and_draws_no_noise_in_vain(sampler, most, noi
         (lambda: PredictorCorrector(corrector_steps=-1), "corrector_steps is -1"),
         (lambda: AnnealedLangevin(0), "steps_per_level is 0"),
         (lambda: AnnealedLangevin(step_size=5.0), "step_size is 5.0"),
+        (lambda: plan(Cosine(), [0.1, 0.9], sampler=Renoise()), "the times rise"),
         (lambda: DDPM("medium"), "choose one of 'small', 'large'"),
         (lambda: DDIM(0.0, "small"), "give an OptimalVariance"),
         (
