@@ -8,6 +8,7 @@ from anydiff.losses.times import (
     LossSecondMoment,
     Mapped,
     Power,
+    SoftTruncation,
     Times,
     UniformLogSNR,
 )
@@ -28,5 +29,6 @@ from anydiff.losses.weightings import (
 __all__ = [
     "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
     "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "PseudoHuber", "Rows",
-    "Sigmoid", "SquaredError", "Times", "TruncatedSNR", "UniformLogSNR", "Unit", "Weighting",
+    "Sigmoid", "SoftTruncation", "SquaredError", "Times", "TruncatedSNR", "UniformLogSNR", "Unit",
+    "Weighting",
 ]  # fmt: skip

@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from anydiff.checks import check_kind, check_range, check_whole, frozen
+from anydiff.checks import check_kind, check_range, check_whole, frozen, shown
 from anydiff.precision import ExactBuffers
 from anydiff.predictions import OwnRun
 from anydiff.schedules import Schedule
 from anydiff.spaces.draws import rand
 
 __all__ = [
-    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Power", "Times", "UniformLogSNR",
-    "as_times", "stratified",
+    "LogNormal", "LogitNormal", "LossSecondMoment", "Mapped", "Power", "SoftTruncation", "Times",
+    "UniformLogSNR", "as_times", "stratified",
 ]  # fmt: skip
 
 
@@ -190,6 +190,84 @@ class UniformLogSNR(Times):
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         high, low = schedule.ends(u.device).clamp(self.logsnr_min, self.logsnr_max)
         return schedule.time(torch.lerp(high, low, u.double()))
+
+
+@frozen(power="[0, inf)", smallest="(0, 1)")
+class SoftTruncation(Times):
+    r"""Soft truncation: each batch has its own least time tau, which is drawn first.
+
+    .. math:: p(\tau) \propto \tau^{-k}, \quad \tau \in [\epsilon, 1], \qquad
+        t \sim p(t \mid t \ge \tau)
+
+    The weights of the likelihood are so large next to the data that the smallest times of a batch
+    outweigh all others. Here most batches have none of these, and learn the rest undisturbed. For k = 1
+    and uniform times, t has the density
+    :math:`(\operatorname{logit} t - \operatorname{logit} \epsilon) / \ln(1 / \epsilon)`.
+
+    Arguments:
+        power: k; the larger, the smaller tau.
+        smallest: The least tau, and so the least time.
+        times: The distribution of all times, as for :class:`~anydiff.GaussianDiffusion`, of which those
+            from tau on are drawn; tau itself where it has none. None is uniform.
+
+    Raises:
+        ValueError: If a value lies outside its range, or if the times are of one run, or remember losses.
+
+    References:
+        Soft Truncation (Kim et al., 2022), the training of UDM. https://arxiv.org/abs/2106.05527
+    """
+
+    power: float = 1.0
+    smallest: float = 1e-5
+    times: Times | Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        times = as_times(self.times)
+        if isinstance(times, nn.Module | SoftTruncation) or times.run is not None:
+            raise ValueError(
+                f"times is {shown(self.times)}; give a fixed distribution of all times, such as "
+                "LogNormal()."
+            )
+        object.__setattr__(self, "times", times)
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """The inverse distribution function of all times, which each batch cuts off at its tau."""
+        return as_times(self.times)(u, schedule)
+
+    def truncation(self, u: Tensor) -> Tensor:
+        """The inverse distribution function of tau, shaped like u.
+
+        Arguments:
+            u: Quantiles in [0, 1).
+        """
+        least, p = self.smallest, self.power - 1
+        tau: Tensor = least ** (1 - u) if p == 0 else least / (1 - u * (1 - least**p)) ** (1 / p)
+        return tau
+
+    def above(self, tau: Tensor, u: Tensor, schedule: Schedule) -> Tensor:
+        """The inverse distribution function of the times from tau on, shaped like u.
+
+        Arguments:
+            tau: The least time, (1,).
+            u: Quantiles in [0, 1].
+            schedule: The schedule of the model.
+        """
+        # the distribution function at tau, by halvings of the interval, ten at once
+        parts = torch.arange(1024, dtype=torch.float64, device=u.device) / 1024
+        below, width = torch.zeros_like(tau), 1.0
+        for _ in range(5):
+            earlier = (self(below + width * parts, schedule) < tau).sum(0, keepdim=True)
+            width /= 1024
+            below = below + width * (earlier - 1).clamp(min=0)
+        return torch.maximum(self(below + (1 - below) * u, schedule), tau)
+
+    @torch.no_grad()
+    def draw(
+        self, items: int, schedule: Schedule, *, like: Tensor, generator: Generator | None = None
+    ) -> Tensor:
+        tau = self.truncation(rand((1,), like, generator))
+        t = self.above(tau, stratified(items, like, generator), schedule)
+        return t.clamp(0, 1).to(like.dtype)
 
 
 class LossSecondMoment(ExactBuffers, Times):

@@ -33,6 +33,7 @@ from anydiff.losses import (
     PseudoHuber,
     Rows,
     Sigmoid,
+    SoftTruncation,
     SquaredError,
     Times,
     TruncatedSNR,
@@ -250,6 +251,7 @@ OBJECTIVES = {
     "times": [
         Mapped(), Power(2.0), LogNormal(-1.0, 0.5), LogitNormal(0.3),
         UniformLogSNR(-5.0, 5.0), remembering(),
+        SoftTruncation(), SoftTruncation(2.0, 1e-4, LogNormal(-1.0, 0.5)),
         Rows([1.0, 0.6, 0.0]), Rows((0.9, 0.2), DPMSolver(1)),
     ],
     "error": [
@@ -322,6 +324,7 @@ class Mine(Weighting):
         ({"weighting": Mine()}, "weighting 'Mine'.*set diffusion.weighting"),
         ({"weighting": LearnedUncertainty(Mine())}, "weighting 'Mine'.*set diffusion.weighting"),
         ({"times": lambda u: u**2}, "times '<lambda>'.*set diffusion.times"),
+        ({"times": SoftTruncation(times=torch.sqrt)}, "times 'sqrt'.*set diffusion.times"),
         (
             {"weighting": Mine(), "times": torch.sqrt},
             "weighting 'Mine' and the times 'sqrt'.*diffusion.weighting, diffusion.times",

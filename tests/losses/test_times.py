@@ -3,17 +3,21 @@
 import math
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from anydiff import VE, Cosine, Flow, GaussianDiffusion, Karras
+from anydiff import VE, Cosine, Flow, GaussianDiffusion, Karras, Linear
+from anydiff.denoisers.embeddings import SinusoidalTime, time_features
+from anydiff.losses import Rows
 from anydiff.losses.times import (
     LogitNormal,
     LogNormal,
     LossSecondMoment,
     Mapped,
     Power,
+    SoftTruncation,
     UniformLogSNR,
     as_times,
     stratified,
@@ -119,6 +123,121 @@ def test_a_plain_function_maps_uniform_draws_and_its_times_have_the_data_s_dtype
     assert ((beyond >= 0) & (beyond <= 1)).all()
 
 
+# soft truncation
+
+
+def nodes(n, low=0.0, high=1.0):
+    """Gauss and Legendre's nodes and weights on an interval: exact to rounding for smooth functions."""
+    x, w = np.polynomial.legendre.leggauss(n)
+    x, w = torch.from_numpy(x), torch.from_numpy(w)
+    return low + (high - low) * (x + 1) / 2, (high - low) / 2 * w
+
+
+def test_the_least_time_has_its_distribution():
+    """P(tau <= t) = 1 - ln t / ln eps for k = 1; else (1 - (eps / t)^(k - 1)) / (1 - eps^(k - 1))."""
+    t, eps = torch.tensor([1e-5, 3e-4, 0.01, 0.2, 0.9], dtype=torch.float64), 1e-5
+    assert torch.allclose(SoftTruncation().truncation(1 - t.log() / math.log(eps)), t, rtol=1e-10)
+    for k in (0.0, 0.5, 1.5, 2.0, 3.0, 80.0):
+        u = (1 - (eps / t) ** (k - 1)) / (1 - eps ** (k - 1))
+        u = u[u < 1 - 1e-9]  # where a number below 1 says which
+        found = SoftTruncation(k).truncation(u)
+        assert torch.allclose(found, t[: len(u)], rtol=1e-6), k
+        assert found.numel() > (k < 10) and torch.allclose(found[:2], t[: len(u)][:2], rtol=1e-10)
+    near = SoftTruncation(1 + 1e-9).truncation(torch.linspace(0, 0.99, 9).double())
+    there = SoftTruncation().truncation(torch.linspace(0, 0.99, 9).double())
+    assert torch.allclose(near, there, rtol=1e-6)
+
+
+LEAST = 1e-5
+MOMENTS = torch.tensor([1e-4, 3e-3, 0.1, 0.5, 0.8], dtype=torch.float64)
+
+
+def test_softly_truncated_times_have_their_density():
+    """(logit t - logit eps) / ln(1 / eps); the integral of logit t is t ln t + (1 - t) ln(1 - t).
+
+    The share of times up to t is the quadrature over tau of its share from tau to t.
+    """
+    times, ends = SoftTruncation(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+    def integral(t):
+        return t * math.log(t) + (1 - t) * math.log(1 - t)
+
+    for t in MOMENTS.tolist():
+        u, weights = nodes(60, 0.0, 1 - math.log(t) / math.log(LEAST))
+        found = 0.0
+        for tau, weight in zip(times.truncation(u), weights, strict=True):
+            low, high = times.above(tau[None], ends, Cosine())  # a line between these
+            found += weight * (t - low) / (high - low)
+        logit = math.log(LEAST / (1 - LEAST))
+        expected = integral(t) - integral(LEAST) - (t - LEAST) * logit
+        assert found.item() == pytest.approx(expected / math.log(1 / LEAST), abs=1e-10)
+
+
+@pytest.mark.parametrize("h", [torch.exp, torch.square, torch.log], ids=["exp", "square", "log"])
+def test_a_loss_over_the_rest_of_the_times_has_their_weight(h):
+    """A batch that counts by 1 - tau is an integral over its times: P(tau <= t) dt in all."""
+    times = SoftTruncation()
+    (u1, w1), (u2, w2) = nodes(60), nodes(40)
+    tau = times.truncation(u1)
+    t = torch.stack([times.above(least[None], u2, Cosine()) for least in tau])
+    if h is torch.log:  # smooth in the root of where a batch's own times begin
+        t, w2 = torch.stack([times.above(a[None], u2**4, Cosine()) for a in tau]), w2 * 4 * u2**3
+    log_t, w = nodes(60, math.log(LEAST), 0.0)
+    expected = w @ (log_t.exp() * (1 - log_t / math.log(LEAST)) * h(log_t.exp()))
+    assert ((w1 * (1 - tau)) @ h(t) @ w2).item() == pytest.approx(expected.item(), abs=1e-10)
+
+
+TRUNCATED = {
+    "uniform": (None, Cosine(), lambda t, s: t),
+    "power": (Power(2.0), Cosine(), lambda t, s: t**0.5),
+    "lognormal": (LogNormal(), Cosine(), lambda t, s: normal((ln_sigma(t, s) + 1.2) / 1.2)),
+    "a function": (lambda u: u**3, Linear(), lambda t, s: t ** (1 / 3)),
+}
+
+
+@pytest.mark.parametrize("inner, schedule, cdf", TRUNCATED.values(), ids=TRUNCATED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_fills_the_strata_above_its_least_time(inner, schedule, cdf, dtype):
+    times, n, like = SoftTruncation(times=inner), 64, torch.empty(0, dtype=dtype)
+    for seed in range(8):
+        t = times.draw(n, schedule, like=like, generator=generator(seed))
+        tau = times.truncation(torch.rand(1, generator=generator(seed), dtype=torch.float64))
+        assert t.dtype == dtype and (t >= tau.to(dtype)).all() and (t <= 1).all()
+        if dtype == torch.float64:
+            below = cdf(tau, schedule)
+            within = n * (cdf(t, schedule).sort().values - below) / (1 - below) - torch.arange(n)
+            # of 16 digits, the distance from 1 has lost some where tau is near
+            assert ((within > -1e-6) & (within < 1 + 1e-6)).all()
+
+
+def test_above_all_times_there_is_the_least_one_itself():
+    times = SoftTruncation(times=lambda u: u / 2)
+    tau = torch.tensor([0.7], dtype=torch.float64)
+    assert (times.above(tau, torch.linspace(0, 1, 5).double(), Cosine()) == 0.7).all()
+
+
+def test_soft_truncation_goes_on_from_the_state_of_its_generator():
+    diffusion, x0 = GaussianDiffusion(Zero(), times=SoftTruncation()), draw((6, 2))
+    source = generator(3)
+    diffusion.loss(x0, generator=source)
+    state = source.get_state()
+    expected = [diffusion.loss(x0, generator=source) for _ in range(2)]
+    again = torch.Generator()
+    again.set_state(state)
+    for loss in expected:
+        assert torch.equal(diffusion.loss(x0, generator=again), loss)
+    assert not torch.equal(*expected)
+
+
+def test_the_least_times_are_told_apart_in_float32():
+    """By a thousandth of themselves; 1e-5 and 2e-5 are 0.01 apart in an angle of 1000 rows."""
+    t = LEAST * torch.tensor([1.0, 1.001, 2.0])
+    for embedding in (SinusoidalTime(32), time_features):
+        first, near, far = embedding(t)
+        assert not torch.equal(first, near) and (first - far).abs().max() > 1e-3
+    assert SinusoidalTime(32)(t)[0, 0].item() == pytest.approx(math.sin(1000 * LEAST - 1), rel=1e-6)
+
+
 # the history of losses
 
 
@@ -204,6 +323,7 @@ def test_nothing_is_read_from_the_device():
     with Count() as calls:
         t = times.draw(8, Cosine(), like=LIKE)
         times.reweigh(t, t)
+        SoftTruncation(times=LogNormal()).draw(8, Cosine(), like=LIKE)
     reads = ("_local_scalar_dense", "item", "nonzero", "unique", "masked_select", "is_nonzero")
     assert calls.calls and not [n for n in calls.calls if any(read in n for read in reads)]
 
@@ -258,3 +378,10 @@ def test_errors_say_what_to_give():
         Power(0)
     with pytest.raises(ValueError, match="mixing is 0"):
         LossSecondMoment(mixing=0)
+    with pytest.raises(ValueError, match=r"power is -1; give a number in \[0, inf\)"):
+        SoftTruncation(-1)
+    with pytest.raises(ValueError, match=r"smallest is 0; give a number in \(0, 1\)"):
+        SoftTruncation(smallest=0)
+    for times in (LossSecondMoment(), Rows([1.0, 0.5, 0.0]), SoftTruncation()):
+        with pytest.raises(ValueError, match="give a fixed distribution of all times"):
+            SoftTruncation(times=times)
