@@ -29,8 +29,7 @@ from anydiff.schedules import Level
 
 __all__ = [
     "P2", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "MinSNR", "Plain", "PseudoHuber",
-    "Sigmoid",
-    "TruncatedSNR", "Unit", "Weighting", "as_weighting",
+    "Sigmoid", "TruncatedSNR", "Unit", "Weighting", "as_weighting",
 ]  # fmt: skip
 
 
@@ -283,8 +282,8 @@ class PseudoHuber(Weighting):
     .. math:: L = \sqrt{w_{x_0}}\, \bigl(\sqrt{e + c^2} - c\bigr), \qquad
         e = \lVert x_0 - \hat x_0 \rVert^2 / \dim
 
-    e is a mean over the item, so that c does not depend on its size; the paper has a sum, and c times the
-    square root of the dimension.
+    e is a mean over the item, so that c does not depend on its size. The paper has a sum, and c times the
+    square root of the dimension: its loss is this one times that root.
 
     Arguments:
         width: c: errors far below it count by their square, errors far above it by their size.

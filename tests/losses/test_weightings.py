@@ -5,13 +5,14 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from anydiff import VE, Cosine, Flow, GaussianDiffusion, Karras, Ragged, Tabulated, exact
+from anydiff import VE, Cosine, Dense, Flow, GaussianDiffusion, Karras, Ragged, Tabulated, exact
 from anydiff.losses.weightings import (
     P2,
     KarrasWeighting,
     LearnedUncertainty,
     Likelihood,
     MinSNR,
+    PseudoHuber,
     Sigmoid,
     TruncatedSNR,
     Unit,
@@ -96,6 +97,96 @@ def test_the_loss_is_the_same_for_every_prediction_type(weighting, space, shape)
         assert torch.allclose(loss, expected, rtol=1e-9), prediction
 
 
+# --- the pseudo-Huber loss -------------------------------------------------------------------------
+
+
+class Says(nn.Module):
+    """x0, but for a given error of it."""
+
+    def __init__(self, x0, error):
+        super().__init__()
+        self.x0, self.error = x0, error
+
+    def forward(self, x_t, t, space=None):
+        return self.x0 + self.error
+
+
+def of_x0(error, weighting, t=T, space=Dense(), schedule=Cosine()):  # noqa: B008
+    """The loss of a network whose x0 is wrong by this."""
+    x0 = space.project(draw(error.shape, 4))
+    network = Says(x0, space.project(error))
+    return GaussianDiffusion(network, schedule, "x0", weighting=weighting).loss(x0, t, space=space)
+
+
+@pytest.mark.parametrize("width", [5.4e-4, 0.1, 3.0])
+def test_pseudo_huber_is_the_published_distance(width):
+    """sqrt(|x - y|² + c²) - c with c = width sqrt(d), divided by sqrt(d)."""
+    error = draw((4, 3, 5))
+    d = 15
+    c = width * d**0.5
+    published = (error.square().sum((1, 2)) + c**2).sqrt() - c
+    assert torch.allclose(of_x0(error, PseudoHuber(width)), published / d**0.5, rtol=1e-9)
+    # a weight of the squared error counts by its root, that of eps as alpha / sigma
+    alpha, sigma = Cosine()(T)
+    weighed = of_x0(error, PseudoHuber(width, Unit("eps")))
+    assert torch.allclose(weighed, alpha / sigma * published / d**0.5, rtol=1e-9)
+
+
+def test_pseudo_huber_of_small_and_of_large_errors():
+    """e / 2 c far below c, to e / 4 c² of it; sqrt(e) - c far above, to c² / 2 sqrt(e)."""
+    error = draw((4, 8))
+    e, c = error.square().mean(1), 5.4e-4
+    small = of_x0(1e-7 * error, PseudoHuber(c))
+    assert torch.allclose(small, 1e-14 * e / (2 * c), rtol=1e-6)
+    assert torch.allclose(of_x0(error, PseudoHuber(c)), e.sqrt() - c, atol=c**2)
+    # float32 keeps its digits, where the difference of roots would be 0
+    one = PseudoHuber(c).weigh(
+        torch.tensor([1e-14]), Cosine().at(torch.tensor([0.5])), as_target("x0")
+    )
+    assert one.item() == pytest.approx(1e-14 / (2 * c), rel=1e-5)
+
+
+def test_pseudo_huber_has_a_gradient_without_an_error():
+    """1 / 2 c of the squared error, and so 0 of the error itself."""
+    error = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+    of_x0(error, PseudoHuber(0.02)).sum().backward()
+    assert torch.equal(error.grad, torch.zeros_like(error))
+    squares = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    loss = PseudoHuber(0.02).weigh(squares, Cosine().at(T), as_target("x0"))
+    assert torch.allclose(torch.autograd.grad(loss.sum(), squares)[0], squares + 1 / 0.04)
+    large = (1e3 * draw((4, 3))).requires_grad_()  # of an outlier it is its direction
+    of_x0(large, PseudoHuber(0.02)).sum().backward()
+    expected = large.detach() / large.detach().norm(dim=1, keepdim=True) / 3**0.5
+    assert torch.allclose(large.grad, expected, rtol=1e-6)
+
+
+def test_pseudo_huber_is_the_same_for_items_of_any_size():
+    """Of the mean square of an item: copies of the same row err by as much as one."""
+    space, row = Ragged.from_sizes([1, 4, 2, 7]), draw((1, 5))
+    loss = of_x0(row.expand(14, 5), PseudoHuber(), space=space)
+    assert torch.allclose(loss, loss[:1].expand(4), rtol=1e-12)
+    centred = Ragged.from_sizes([1, 4], centered=5)  # an item without dimension has no error
+    lost = of_x0(draw((5, 5)), PseudoHuber(), T[:2], centred)
+    assert lost[0] == 0 and lost[1] > 0
+
+
+@pytest.mark.parametrize("weighting", [PseudoHuber(0.1), PseudoHuber(0.1, MinSNR())], ids=str)
+@pytest.mark.parametrize("name", ["dense", "ragged", "centered"])
+def test_pseudo_huber_is_the_same_for_every_prediction_type(weighting, name):
+    space, shape = SPACES[name]
+    schedule, x0 = Cosine(), space.project(draw(shape))
+    eps = space.noise(x0, torch.Generator().manual_seed(1))
+    losses = [
+        GaussianDiffusion(Network(schedule, p), schedule, p, weighting=weighting).loss(
+            x0, T, space=space, noise=eps
+        )
+        for p in TYPES
+    ]
+    assert (
+        all(torch.allclose(loss, losses[0], rtol=1e-9) for loss in losses) and losses[0].max() > 0
+    )
+
+
 def test_karras_weighting_is_the_unit_weight_of_its_network():
     for schedule in (Karras(), Cosine(), Flow()):
         at = schedule.at(torch.linspace(0, 1, 9).double())
@@ -104,7 +195,9 @@ def test_karras_weighting_is_the_unit_weight_of_its_network():
 
 
 @pytest.mark.parametrize(
-    "weighting", [*PUBLISHED, LearnedUncertainty(MinSNR())], ids=lambda w: type(w).__name__
+    "weighting",
+    [*PUBLISHED, LearnedUncertainty(MinSNR()), PseudoHuber(), PseudoHuber(weighting=P2())],
+    ids=lambda w: type(w).__name__,
 )
 @pytest.mark.parametrize("schedule", [Flow(), Tabulated.linear()], ids=["flow", "table"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -237,5 +330,9 @@ def test_errors_say_what_to_give():
         MinSNR(0)
     with pytest.raises(ValueError, match="sigma_data is -1"):
         KarrasWeighting(-1)
+    with pytest.raises(ValueError, match="width is 0"):
+        PseudoHuber(0)
+    with pytest.raises(ValueError, match="give a weighting of a fixed target, such as MinSNR"):
+        PseudoHuber(weighting=PseudoHuber())
     with pytest.raises(ValueError, match="features is 5"):
         LearnedUncertainty(features=5)
