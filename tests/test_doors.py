@@ -18,6 +18,7 @@ from anydiff import (
     DPMSolver,
     GaussianDiffusion,
     Heun,
+    Renoise,
     Tabulated,
     UniPC,
     editing,
@@ -155,6 +156,10 @@ DOORS = {
         plan, RUN | {"schedule": SCHEDULE, "steps": STEPS}, schedule=Cosine(), steps=3, sampler=DDIM()
     ),
     "DDIM": door(DDIM, {"eta": FRACTION, "variance": ["small", OptimalVariance]}),
+    "Renoise": door(Renoise, {"tau": FRACTION}),
+    "Renoise.annealed": door(
+        Renoise.annealed, {"eta": [0.2, 1.2, *NUMBER], "ratio": [0, 1, *NUMBER]}, eta=0.3, ratio=0.7
+    ),
     "DDPM": door(DDPM, {"variance": ["medium", None, OptimalVariance, 1.0]}),
     "DPMSolver": door(DPMSolver, {"order": [*COUNT, 4], "eta": [*NUMBER, -1.0]}),
     "UniPC": door(UniPC, {"order": [*COUNT, 1], "variant": ["bh3", None, 1]}),
@@ -171,6 +176,9 @@ DOORS = {
     "AdaptiveODE": door(samplers.AdaptiveODE, {"atol": [0, *NUMBER], "method": ["rk", None, 1]}),
     "LogSNR": door(samplers.LogSNR, {"power": [0, *NUMBER], "logsnr_max": [-20, *NUMBER]}),
     "KarrasGrid": door(samplers.KarrasGrid, {"rho": [0, *NUMBER], "sigma_min": [0, *NUMBER]}),
+    "Variances": door(
+        samplers.Variances, {"kind": ["cubic", None, 1], "first": [0, 1, *NUMBER]}
+    ),
     "OptimalVariance.estimate": door(
         OptimalVariance.estimate,
         {"points": [1, *COUNT], "batches": [[(MODEL, X)], None, 3, [P], [(P,)]]},
@@ -322,6 +330,9 @@ DOORS = {
                          "mean": [nan, inf, "a", None, X + 0j]},
         schedule=Cosine(),
     ),
+    "exact.consistency": door(
+        exact.consistency, {"schedule": SCHEDULE, "std": [-1.0, nan, "a", True]}, schedule=Cosine()
+    ),
     "exact.mixture": door(
         exact.mixture,
         {"schedule": SCHEDULE, "stds": [-1.0, nan, torch.ones(3)], "means": [X * nan, 0.5],
@@ -341,6 +352,17 @@ DOORS = {
     "LogNormal": door(losses.LogNormal, {"std": [0, *NUMBER], "mean": NUMBER}),
     "LossSecondMoment": door(
         losses.LossSecondMoment, {"bins": COUNT, "history": COUNT, "mixing": [0, *FRACTION]}
+    ),
+    "SoftTruncation": door(
+        losses.SoftTruncation,
+        {"power": [-1, *NUMBER], "smallest": [0, 1, *NUMBER],
+         "times": [losses.LogNormal, "lognormal", 0.5, losses.LossSecondMoment(),
+                   losses.Rows((1.0, 0.0))]},
+    ),
+    "PseudoHuber": door(
+        losses.PseudoHuber,
+        {"width": [0, -1, *NUMBER], "weighting": [losses.MinSNR, "min-snr", 1.0, losses.Plain(),
+                                                  losses.PseudoHuber(), torch.sigmoid]},
     ),
     "MinSNR": door(losses.MinSNR, {"gamma": [0, *NUMBER]}),
     "Sigmoid": door(losses.Sigmoid, {"bias": NUMBER}, bias=1.0),
