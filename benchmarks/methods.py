@@ -27,6 +27,7 @@ from anydiff import (
     Cosine,
     GaussianDiffusion,
     Tabulated,
+    distillation,
     editing,
     exact,
     guidance,
@@ -36,7 +37,7 @@ from anydiff import (
 from anydiff.likelihood import score_matching
 from anydiff.losses import errors, times, weightings
 from anydiff.predictions import TARGETS, as_target
-from anydiff.samplers import DDPM, AdaptiveODE, AdaptiveSDE, AnnealedLangevin, Sampler, grids
+from anydiff.samplers import DDIM, DDPM, AdaptiveODE, AdaptiveSDE, AnnealedLangevin, Sampler, grids
 from anydiff.schedules import Schedule, Shifted
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -45,6 +46,11 @@ from tests.helpers.runs import SAMPLERS, SCHEDULES, optimal, response
 STDS = (0.3, 0.5, 0.05)  # of the data, one after the other
 BUDGETS = (10, 20, 50)  # network calls
 ADAPTIVE = (AdaptiveODE, AdaptiveSDE)
+OF_SHORT_CHAINS = {
+    "Quadratic": grids.Quadratic(),
+    "Variances, linear": grids.Variances(),
+    "Variances, quadratic": grids.Variances("quadratic"),
+}
 
 # Final deviation / true deviation at 10, 20 and 50 steps, of the same data on the same table, measured
 # with diffusers 0.42.1 and k-diffusion 0.1.1.post1. Heun's and dpm_2's steps are two calls.
@@ -145,12 +151,13 @@ def steps_within(sampler: Sampler, budget: int) -> int | None:
     return None
 
 
-def deviation(sampler: Sampler, steps: int, std: float) -> float:
+def deviation(sampler: Sampler, steps: int, std: float, grid: grids.Grid | None = None) -> float:
     """Final deviation / true deviation of a run from pure noise, on the table of Ho et al."""
     if isinstance(sampler, DDPM) and sampler.variance not in ("small", "large"):
         sampler = DDPM(optimal(std))
     model = exact.gaussian(Tabulated.linear(), "v", std=std)
-    return response(model, sampler, steps).moments(0.0, 1.0)[1] / std
+    times = (grid or sampler.grid)(model.schedule, steps)
+    return response(model, sampler, times).moments(0.0, 1.0)[1] / std
 
 
 def observed_order(sampler: Sampler) -> float:
@@ -251,6 +258,11 @@ def name(sampler: Sampler) -> str:
     return f"{kind.__name__}({', '.join(given)})"
 
 
+def does_not_converge(sampler: Sampler) -> bool:
+    """Whether more steps do not make it exact: by Langevin dynamics, or for consistency models."""
+    return isinstance(sampler, AnnealedLangevin) or sampler.convergence == 0
+
+
 def samplers_table() -> str:
     rows, cited = [], set()
     for sampler in grouped():
@@ -258,9 +270,9 @@ def samplers_table() -> str:
             figures = ["–", "–", "by tolerance", "–"]
         else:
             calls, operations = per_step(sampler)
-            annealed = isinstance(sampler, AnnealedLangevin)  # more levels do not make it exact
-            order = "–" if annealed else whole(observed_order(sampler), 2)
-            declared = "–" if annealed else whole(sampler.convergence)
+            order = declared = "–"
+            if not does_not_converge(sampler):
+                order, declared = whole(observed_order(sampler), 2), whole(sampler.convergence)
             figures = [whole(calls), whole(operations), declared, order]
         kind = type(sampler)
         rows.append([f"`{name(sampler)}`", *figures, "" if kind in cited else sources(kind)])
@@ -272,7 +284,7 @@ def samplers_table() -> str:
 def errors_table() -> str:
     rows = []
     for sampler in grouped():
-        if isinstance(sampler, (*ADAPTIVE, AnnealedLangevin)):
+        if isinstance(sampler, ADAPTIVE) or does_not_converge(sampler):
             continue
         if not isinstance(getattr(sampler, "variance", ""), str | None) and not isinstance(
             sampler, DDPM
@@ -284,6 +296,9 @@ def errors_table() -> str:
             assert steps is not None
             figures.append(" ".join(number(deviation(sampler, steps, std)) for std in STDS))
         rows.append([f"`{name(sampler)}`", type(sampler.grid).__name__, *figures])
+    for label, grid in OF_SHORT_CHAINS.items():
+        figures = [" ".join(number(deviation(DDIM(), n, s, grid)) for s in STDS) for n in BUDGETS]
+        rows.append(["`DDIM()`", label, *figures])
     for line in PEERS.strip().splitlines():
         peer, *figures = (part.strip() for part in line.split("|"))
         rows.append([f"*{peer}*", "", *figures])
@@ -351,6 +366,7 @@ def training_table() -> str:
         "weighting": [w for w in public(weightings) if isinstance(w, type)],
         "density of times": [t for t in public(times) if isinstance(t, type)],
         "error": [e for e in public(errors) if isinstance(e, type)],
+        "distillation": list(public(distillation)),
         "likelihood": list(public(likelihood)),
         "score matching": list(public(score_matching)),
     }
@@ -401,7 +417,9 @@ are the same on any machine, and every error is due to the sampler, not to a net
   samples.
 - A dash means that there is no such number: with the exact variance there is no error, the error of
   Langevin dynamics depends on its step size, and that of adaptive samplers on their tolerance. A
-  step of `AnnealedLangevin` is one noise level.
+  step of `AnnealedLangevin` is one noise level. `Renoise` draws from consistency models, exactly if
+  they are perfect, as `exact.consistency` is; for a denoiser its error does not vanish with the
+  steps.
 
 {samplers_table()}
 
@@ -421,7 +439,8 @@ calls.
 
 `DPMSolver(order=1)` takes the same steps as `DDIM()` on another grid: steps equal in t are
 inaccurate for narrow distributions, steps equal in the log-SNR are not. Any sampler takes any grid
-with `grid=`.
+with `grid=`. `DDIM(eta=κ)` is FastDPM: its STEP on `Uniform` or `Quadratic`, its VAR on
+`Variances`.
 
 The default, `DPMSolver()` on `LogSNR()`, was selected on the schedule of this table, by these three
 standard deviations and four others; the settings of the other libraries were not selected this way.
