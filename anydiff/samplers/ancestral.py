@@ -80,9 +80,9 @@ class Renoise(Sampler):
     noise of the next level. tau = 0 is :class:`DDIM`, whose own tau vanishes with the length of the step.
     :meth:`annealed` is consistent annealed sampling.
 
-    A perfect consistency model draws from the data with any number of steps. With the denoiser of a
-    diffusion, the samples of many steps do *not* converge to the data, unless tau is 0: a predicted x0
-    varies less than the data, and each step begins with it anew.
+    A perfect consistency model draws from the data with any number of steps; a run has 4 by default. With
+    the denoiser of a diffusion, the samples of many steps do *not* converge to the data, unless tau is 0:
+    a predicted x0 varies less than the data, and each step begins with it anew.
 
     Arguments:
         tau: The share of the variance of the noise that is new in each step.
@@ -113,8 +113,8 @@ class Renoise(Sampler):
             \gamma = \frac{\sigma_s / \alpha_s}{\sigma_t / \alpha_t}
 
         Such is the grid ``LogSNR(1.0, high, low)`` within the range of the schedule, where a run of n
-        steps has :math:`\gamma = e^{-(high - low) / (2 (n - 1))}`. Several steps at each level, as
-        published, are a grid with as many times more levels.
+        steps has :math:`\gamma = e^{-(high - low) / (2 (n - 1))}`. The several steps of a level in the
+        paper are a grid with as many times more levels.
 
         eta = 1 - γ is DDIM, eta = 1 - γ² is DDIM with an eta of 1, and with eta = 1 all noise is new. The
         paper also allows an eta up to 1 + γ, whose steps reverse the predicted noise; those are no
