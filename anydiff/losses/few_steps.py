@@ -100,14 +100,14 @@ class Rows(Times):
         if not isinstance(t, Tensor):
             fits = t == 0 or isclose(t, self.times[self.nearest(t)], rel_tol=1e-5)
         else:
-            fits = read(t, self._fits) is not False
+            fits = read(t, lambda t: self._fits(t).all()) is not False
         if not fits:
-            asked = f"{t:.4g}" if not isinstance(t, Tensor) else f"up to {t.max():.4g}"
-            raise ValueError(f"the model is asked at t = {asked}; {self._told()}.")
+            t = t[~self._fits(t)][0] if isinstance(t, Tensor) else t
+            raise ValueError(f"the model is asked at t = {t:.4g}; {self._told()}.")
 
     def _fits(self, t: Tensor) -> Tensor:
         near: Tensor = self._all[self.nearest(t)]
-        return ((t == 0) | ((t - near).abs() <= 1e-5 * near)).all()
+        return (t == 0) | ((t - near).abs() <= 1e-5 * near)
 
     def _told(self) -> str:
         rows = ", ".join(f"{t:.4g}" for t in self.times[:-1][:8])
