@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from anydiff import GaussianDiffusion, editing, guidance, likelihood, sample
 from anydiff.denoisers.embeddings import FourierTime
+from anydiff.distillation import Distillation, consistent, known, merged, student
 from anydiff.losses import (
     P2,
     Hybrid,
@@ -21,6 +22,7 @@ from anydiff.losses import (
     Likelihood,
     LossSecondMoment,
     MinSNR,
+    Rows,
     Sigmoid,
     TruncatedSNR,
     Unit,
@@ -62,6 +64,8 @@ for k, schedule in enumerate([*SCHEDULES, Own()]):
     LOSSES[f"velocity of {type(schedule).__name__}-{k}"] = schedule, "v", Unit("velocity")
 LOSSES |= {str(weighting): (Cosine(), "v", weighting) for weighting in WEIGHTINGS}
 LOSSES |= {"a function": (Cosine(), "v", torch.sigmoid), "Hybrid": (Cosine(), "eps", None)}
+DISTILLED = ("merged", "consistent")
+LOSSES |= {name: (Cosine(), "v", None) for name in DISTILLED}
 every_loss = pytest.mark.parametrize("name", LOSSES)
 DTYPES = {
     torch.float64: 1e-5,
@@ -74,7 +78,22 @@ def model(name, dtype=torch.float32):
     schedule, prediction, weighting = LOSSES[name]
     of = {"error": Hybrid(100)} if name == "Hybrid" else {}
     denoiser = Small(2 if of else 1).to(dtype)
-    return GaussianDiffusion(denoiser, schedule, prediction, weighting, **of)
+    diffusion = GaussianDiffusion(denoiser, schedule, prediction, weighting, **of)
+    return distilled(name, diffusion) if name in DISTILLED else diffusion
+
+
+def distilled(name, teacher):
+    """A student of a model, for the times of `batch`."""
+    rows = Rows([0.9, 1.9 / 3, 0.5, 1.1 / 3, 0.1, 0.0])
+    own = student(teacher, rows)
+
+    def target(x0, space):
+        if name == "merged":
+            times = sorted({*rows.times, 0.8, 0.6, 0.4, 0.2, 0.05}, reverse=True)
+            return merged(teacher.predictor(space), times)
+        return consistent(known(x0, own.schedule, space), own.predictor(space), rows.nearer)
+
+    return Distillation(own, target)
 
 
 def batch(num=4):
@@ -124,8 +143,10 @@ def test_a_loss_is_the_same_without_gradients_and_within_transforms(name):
         )
 
 
-# the rates of all schedules are compiled with their other tests
-@pytest.mark.parametrize("name", [n for n in LOSSES if "velocity of" not in n or "Own" in n])
+# the rates of all schedules are compiled with their other tests, and so are the losses of students
+@pytest.mark.parametrize(
+    "name", [n for n in LOSSES if n not in DISTILLED and ("velocity of" not in n or "Own" in n)]
+)
 def test_a_compiled_loss_takes_batches_of_several_sizes(name):
     torch._dynamo.reset()
     loss = Loss(model(name))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,7 +159,7 @@ def test_a_perfect_student_has_no_loss_with_a_perfect_guide(prediction, name):
             x0 = (x_s - ratio * x_t) / (alpha - ratio * at.alpha[0])
             return known(x0, Cosine(), space).predict(x_t, at)
 
-        return known(draw(shape), Cosine(), space).__class__(answer, Cosine(), space)
+        return replace(known(draw(shape), Cosine(), space), answer=answer)
 
     x0, noise = draw(shape), space.project(draw(shape, 1))
     for scale in (1.0, 1.01):
