@@ -32,6 +32,7 @@ from anydiff import (
     schedules,
 )
 from anydiff.denoisers import UNet
+from anydiff.distillation import Closer, Distillation, consistent, known, merged, student
 from anydiff.editing import Stage
 from anydiff.likelihood import score_matching
 from anydiff.metrics import distances
@@ -153,7 +154,8 @@ DOORS = {
         predictor=P, x_T=(B, D), steps=2,
     ),
     "plan": door(
-        plan, RUN | {"schedule": SCHEDULE, "steps": STEPS}, schedule=Cosine(), steps=3, sampler=DDIM()
+        plan, RUN | {"schedule": SCHEDULE, "steps": STEPS, "sampler": [*SAMPLER, None]},
+        schedule=Cosine(), steps=3, sampler=DDIM(),
     ),
     "DDIM": door(DDIM, {"eta": FRACTION, "variance": ["small", OptimalVariance]}),
     "Renoise": door(Renoise, {"tau": FRACTION}),
@@ -462,6 +464,45 @@ DOORS = {
         {"grid": [None, "ab", T[:0], T, T.flip(0) * nan, T.flip(0) + 1, torch.zeros(2), T[:, None]]},
         grid=[1.0, 0.5, 0.0],
     ),
+    "known": door(
+        known, {"x0": FLOATS, "schedule": SCHEDULE, "space": SPACE}, x0=X, schedule=Cosine()
+    ),
+    "merged": door(
+        merged,
+        {"predictor": PREDICTOR, "times": [*STEPS, 3, [0.0, 0.5, 1.0]], "n": [3, *COUNT],
+         "sampler": [*SAMPLER, None, DDPM(), DDIM(1.0), samplers.AdaptiveODE()]},
+        predictor=P, times=4,
+    ),
+    "consistent": door(
+        consistent, {"guide": PREDICTOR, "student": PREDICTOR, "nearer": FUNCTION},
+        guide=P, student=P, nearer=Closer(),
+    ),
+    "Closer": door(
+        Closer, {"ratio": [0, 1.1, *NUMBER[1:]], "k": [-1, *NUMBER], "b": [-1, *NUMBER]}
+    ),
+    "Rows": door(
+        losses.Rows,
+        {"times": [[], [0.5], 4, "ab", None, [0.0, 1.0], [1.0, nan], [1.5, 0.5], [[1.0, 0.0]], T],
+         "sampler": [*SAMPLER, None]},
+        times=[1.0, 0.5, 0.0],
+    ),
+    "student": door(
+        student,
+        {"teacher": [P, MODEL.denoiser, None, "model", GaussianDiffusion],
+         "times": ["rows", 0.5, [1.0, 0.5], losses.LogNormal]},
+        teacher=MODEL,
+    ),
+    "Distillation": door(
+        Distillation,
+        {"student": [P, MODEL.denoiser, None, "model", GaussianDiffusion], "target": [P, *FUNCTION]},
+        student=MODEL, target=lambda x0, space: P,
+    ),
+    "Distillation.loss": door(
+        Distillation(MODEL, lambda x0, space: known(x0, Cosine(), space)).loss,
+        {"x0": FLOATS, "t": TIMES, "noise": LIKE_X, "space": SPACE,
+         "generator": [0, "x", torch.Generator, {1}]},
+        x0=X, t=T, noise=NOISE,
+    ),
     "save": door(
         lambda diffusion: diffusion is MODEL or save("/nonexistent/model", diffusion),
         {"diffusion": ["model.safetensors", None, MODEL.denoiser, GaussianDiffusion]}, diffusion=MODEL,
@@ -476,7 +517,7 @@ DOORS = {
 def named(name, message):
     """Whether a message names an argument, in the plural too, or what it is called in prose."""
     prose = {"steps": "times|start", "seed": "generators", "batches": "predictor"}
-    prose |= {"shape": "x_T", "lengths": "items"}
+    prose |= {"shape": "x_T", "lengths": "items", "times": "steps"}
     other = prose.get(name, name)
     return re.search(rf"\b({name}|{name.rstrip('s')}|{other})s?\b", message) is not None
 

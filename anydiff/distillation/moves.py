@@ -109,7 +109,9 @@ def _measured(schedule: Schedule, times: Any, n: int, sampler: Sampler) -> Moves
             f"there are {steps} steps, no multiple of n = {n}; give n * rows + 1 times."
         )
     if sampler.convergence == math.inf:
-        raise ValueError(f"{sampler} chooses its steps as it goes; give DDIM() or DPMSolver().")
+        raise ValueError(
+            f"the sampler {sampler} chooses its steps as it goes; give DDIM() or DPMSolver()."
+        )
     table = [_row(schedule, levels[k : k + n + 1], sampler) for k in range(0, steps, n)]
     calls = max(len(row.levels) for row in table)
     table = [_padded(row, calls) for row in table]
