@@ -24,10 +24,11 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, inpaint
 from anydiff.files import PathLike
 from anydiff.guidance import classifier_free
+from anydiff.losses import Rows
 from anydiff.samplers import DDPM, Progress, Sampler, sample
 from anydiff.spaces import Space, child
 
-__all__ = ["Batch", "How", "KindModel", "Stopped", "calls", "draw_all"]
+__all__ = ["Batch", "How", "KindModel", "Stopped", "calls", "draw_all", "steps_of"]
 
 Data = TypeVar("Data")
 
@@ -38,10 +39,11 @@ class How(TypedDict, total=False):
     """How items are sampled: keyword arguments of the models' methods.
 
     Arguments:
-        sampler: The sampler; ancestral sampling, :class:`anydiff.DDPM`, by default.
-        steps: The number of sampling steps, 100 by default.
+        sampler: The sampler; None takes that of the run of a distilled model, and ancestral sampling,
+            :class:`anydiff.DDPM`, for others.
+        steps: The number of sampling steps; None takes the run of a distilled model, and 100 for others.
         guidance: The scale of classifier-free guidance: 0 is unconditional, 1, the default, conditional,
-            above 1 stronger.
+            above 1 stronger. A distilled model takes 1 only: what guidance it has was folded in.
         seed: The seed of the run, from which a seed for each item is derived. 0 by default.
         skip: The number of items that an earlier call with the same arguments has sampled; these are
             left out.
@@ -50,7 +52,7 @@ class How(TypedDict, total=False):
     """
 
     sampler: Sampler | None
-    steps: int
+    steps: int | None
     guidance: float
     seed: int
     skip: int
@@ -180,7 +182,7 @@ class KindModel(ABC):
                 raise ValueError(f"the network has {name}={own}, and the data take {number}")
 
     def check(self, how: How, condition: str, **asked: Any) -> None:
-        """Check that nothing is asked for that needs a condition of a model without one.
+        """Check that nothing is asked for that the model was not trained for.
 
         Arguments:
             how: Of the call.
@@ -188,7 +190,8 @@ class KindModel(ABC):
             asked: Arguments of the call that are about it; None is not asked for.
 
         Raises:
-            ValueError: If something is.
+            ValueError: If something needs a condition, and the model has none, or if a distilled model
+                is to be guided.
         """
         given = [name for name, value in asked.items() if value is not None]
         given += ["guidance"] * (how.get("guidance", 1) != 1)
@@ -196,6 +199,12 @@ class KindModel(ABC):
             raise ValueError(
                 f"the model knows no {condition}, which {given[0]} is about; leave {given[0]} out, or "
                 f"train a model with {condition}."
+            )
+        if "guidance" in given and isinstance(self.diffusion.times, Rows):
+            raise ValueError(
+                f"guidance is {how['guidance']:g}, and the model was distilled: it knows its {condition} "
+                "with the guidance that was folded in, and nothing without; leave guidance out, or give "
+                "its teacher."
             )
 
 
@@ -241,7 +250,7 @@ def draw_all(
     strength: float | None = None,
     resamples: int = 5,
     sampler: Sampler | None = None,
-    steps: int = 100,
+    steps: int | None = None,
     guidance: float = 1.0,
     seed: int = 0,
     skip: int = 0,
@@ -256,7 +265,8 @@ def draw_all(
         make: A slice of the items -> their batch.
         finish: The samples, a CPU tensor for each batch -> data of the kind.
         watch: Called with the state of the first batch after each step.
-        strength: The time in (0, 1] up to which x is noised before it is denoised.
+        strength: The time in (0, 1] up to which x is noised before it is denoised; for a distilled model
+            one of its rows.
         resamples: How many times each step is repeated when a part of x is known.
         sampler: See :class:`How`.
         steps: See :class:`How`.
@@ -271,7 +281,8 @@ def draw_all(
 
     Raises:
         Stopped: After Ctrl-C, if at least one batch is complete. It is a ``KeyboardInterrupt``.
-        ValueError: If `skip` leaves no items to sample, the guidance is not finite, or a batch is empty.
+        ValueError: If `skip` leaves no items to sample, the guidance is not finite, a batch is empty, or
+            a distilled model is not for such a run.
     """
     if not 0 <= skip < num:
         raise ValueError(
@@ -279,6 +290,8 @@ def draw_all(
         )
     check_range("(-inf, inf)", guidance=guidance)
     check_range("[1, inf)", batch=batch)
+    if strength is not None:
+        strength = _first_time(diffusion, strength)
     drawn: list[Tensor] = []
 
     def see(p: Progress) -> None:
@@ -293,27 +306,60 @@ def draw_all(
             predictor = diffusion.predictor(made.space, **made.cond)
             if made.cond and guidance != 1:
                 predictor = classifier_free(predictor, diffusion.predictor(made.space), guidance)
+            usual: tuple[Sampler | None, int | None] = DDPM(), 100
+            if predictor.run is not None:  # which it takes where none is given
+                usual = None, None
+            elif made.known is not None:
+                # the smaller variance is slightly too small, which adds up over repeated steps
+                usual = DDPM("large"), 100
             options: dict[str, Any] = {
-                "steps": steps,
+                "sampler": sampler or usual[0],
+                "steps": usual[1] if steps is None else steps,
                 # an item's seed does not depend on its batch
                 "seed": [child(seed, k) for k in range(some.start, some.stop)],
                 "progress": progress,
                 "callback": see,
             }
             if made.x is not None and made.known is not None:
-                # the smaller variance is slightly too small, which adds up over repeated steps
-                options["sampler"] = sampler or DDPM("large")
                 x = inpaint(predictor, made.x, made.known, resamples=resamples, **options)
             elif made.x is not None and strength is not None:
-                x = edit(predictor, made.x, strength, sampler=sampler or DDPM(), **options)
+                x = edit(predictor, made.x, strength, **options)
             else:
-                x = sample(predictor, made.shape, sampler or DDPM(), **options)
+                x = sample(predictor, made.shape, **options)
             drawn.append(x.cpu())
     except KeyboardInterrupt as stop:
         if not drawn:
             raise
         raise Stopped(finish(drawn), start) from stop
     return finish(drawn)
+
+
+def _first_time(diffusion: GaussianDiffusion, strength: float) -> float:
+    """The time to begin at; of a distilled model the row that is given in four digits."""
+    rows = diffusion.times
+    if not isinstance(rows, Rows) or not 0 < strength <= 1:
+        return strength
+    row: float = rows.times[rows.nearest(strength)]
+    if abs(row - strength) > 1e-3 * row:
+        known = " or ".join(f"{t:.4g}" for t in rows.times[:-1])
+        raise ValueError(
+            f"strength is {strength:g}, and the model was distilled for a run through some times alone; "
+            f"give {known}, or its teacher."
+        )
+    return row
+
+
+def steps_of(diffusion: GaussianDiffusion, steps: int, strength: float = 1.0) -> int:
+    """The number of steps of a run: those of a distilled model from the strength on, or `steps`.
+
+    Arguments:
+        diffusion: The model.
+        steps: The number of steps of a model that is not distilled.
+        strength: The time at which the run begins.
+    """
+    if not isinstance(rows := diffusion.times, Rows):
+        return steps
+    return sum(t <= 1.001 * strength for t in rows.times[:-1])
 
 
 def calls(steps: int, guidance: float = 1.0, conditions: bool = False, resamples: int = 1) -> int:

@@ -8,13 +8,17 @@ import torch
 from torch import nn
 
 import anydiff
-from anydiff import Dense, GaussianDiffusion
+from anydiff import DDIM, Dense, GaussianDiffusion, sample
 from anydiff.checkpoints import CheckpointError
 from anydiff.cli.main import main
+from anydiff.denoisers import UNet
+from anydiff.distillation import student
 from anydiff.images.models import ImageModel
-from anydiff.kinds import Batch, Stopped, calls, draw_all, finite
+from anydiff.kinds import Batch, Stopped, calls, draw_all, finite, steps_of
+from anydiff.losses import Rows
 from anydiff.molecules.models import MoleculeModel
 from anydiff.sketches.models import SketchModel
+from anydiff.spaces import child
 from tests.helpers.changes import DROPPED, changed
 
 FORMAT2 = Path(__file__).parent / "goldens/format2"
@@ -37,8 +41,8 @@ class Remembers(nn.Module):
 SHAPE = (1, 2, 4)
 
 
-def drawn(label=None, *, x=None, known=None, denoiser=None, **how):
-    denoiser = denoiser or Remembers()
+def drawn(label=None, *, x=None, known=None, denoiser=None, diffusion=None, **how):
+    diffusion = diffusion or GaussianDiffusion(denoiser or Remembers(), prediction="v")
 
     def make(some):
         cond = {} if label is None else {"label": label[some]}
@@ -46,7 +50,7 @@ def drawn(label=None, *, x=None, known=None, denoiser=None, **how):
         return Batch((some.stop - some.start, *SHAPE), Dense(), cond, *of)
 
     how = {"steps": 3, **how}
-    return draw_all(GaussianDiffusion(denoiser, prediction="v"), 7, make, torch.cat, **how)
+    return draw_all(diffusion, 7, make, torch.cat, **how)
 
 
 def test_items_are_the_same_however_they_are_batched():
@@ -220,3 +224,62 @@ def test_what_is_not_finite_is_left_out_where_it_may(recwarn):
     for items, every in ((x, True), (x[1:], False)):
         with pytest.raises(ValueError, match=r"2 of the . images .* a smaller lr"):
             finite(list(items), "images", every)
+
+
+TIMES = (1.0, 0.8126, 0.4, 0.0)
+
+
+def distilled(eta=0.0):
+    teacher = GaussianDiffusion(Remembers(), prediction="v", drop=0.1)
+    return student(teacher, Rows(TIMES, DDIM(eta)))
+
+
+def test_a_distilled_model_takes_its_own_run():
+    x = torch.linspace(-1, 1, 56).reshape(7, *SHAPE)
+    known = (torch.arange(4) < 2).expand_as(x)
+    for data, run in (({}, 3), ({"x": x, "known": known, "resamples": 2}, 6)):
+        model = distilled()
+        states = []
+        drawn(diffusion=model, steps=None, watch=states.append, **data)
+        assert len(model.denoiser.told) == len(states) == run  # not the hundred of others
+    made = drawn(diffusion=distilled(), steps=None)
+    seeds = [child(0, k) for k in range(7)]
+    wanted = sample(distilled().predictor(), (7, *SHAPE), DDIM(), TIMES, seed=seeds)
+    assert torch.equal(made, wanted)
+    assert not torch.equal(drawn(diffusion=distilled(1.0), steps=None), made)
+    assert torch.equal(drawn(diffusion=distilled(1.0), steps=None, sampler=DDIM()), made)
+    with pytest.raises(ValueError, match=r"steps is 4; it was trained for 3 steps of DDIM"):
+        drawn(diffusion=distilled(), steps=4)
+
+
+def test_an_edit_by_a_distilled_model_begins_at_one_of_its_times():
+    x = torch.linspace(-1, 1, 56).reshape(7, *SHAPE)
+    for strength, run in ((1.0, 3), (0.8126, 2), (0.812, 2), (0.4, 1)):
+        model = distilled()
+        drawn(diffusion=model, steps=None, x=x, strength=strength)
+        assert len(model.denoiser.told) == steps_of(model, 100, strength) == run
+        assert steps_of(GaussianDiffusion(Remembers()), 100, strength) == 100
+    for strength in (0.3, 0.81, 0.99):
+        with pytest.raises(
+            ValueError, match=rf"strength is {strength}.*give 1 or 0.8126 or 0.4, or"
+        ):
+            drawn(diffusion=distilled(), steps=None, x=x, strength=strength)
+    with pytest.raises(ValueError, match=r"strength is 2"):
+        drawn(diffusion=distilled(), steps=None, x=x, strength=2)
+
+
+def test_a_distilled_model_of_labels_is_asked_once_a_step_and_not_guided():
+    network = UNet(1, [4], groups=2, classes=3)
+    teacher = GaussianDiffusion(network, prediction="v", drop=0.1)
+    model = ImageModel(student(teacher, Rows(TIMES)), (1, 8, 8))
+    asked = []
+    model.diffusion.denoiser.register_forward_pre_hook(lambda *_: asked.append(1))
+    assert len(model.sample(2, label=1)) == 2 and len(asked) == 3 == calls(3, 1.0, True)
+    images = model.sample(2)
+    with pytest.raises(
+        ValueError, match=r"guidance is 2, and the model was distilled: it knows its"
+    ):
+        model.sample(2, guidance=2.0)
+    with pytest.raises(ValueError, match=r"the model is distilled: it knows one run to the data"):
+        model.interpolate(images)
+    assert len(ImageModel(teacher, (1, 8, 8)).sample(2, guidance=2.0, steps=2)) == 2

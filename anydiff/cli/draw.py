@@ -27,8 +27,10 @@ class Drawing:
 
     Arguments:
         num: Number of samples; by default 100 molecules, 360 sketches or 400 images.
-        steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images.
-        sampler: Sampling method: ddpm is ancestral and needs the most steps, dpm the fewest.
+        steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images, and of
+            a distilled model its own, which are the only ones.
+        sampler: Sampling method: ddpm, the default, is ancestral and needs the most steps, dpm the
+            fewest; a distilled model has its own.
         guidance: For a model with a condition: 0 is unconditional, 1, the default, conditional, above 1
             stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
@@ -47,7 +49,7 @@ class Drawing:
 
     num: int | None = None
     steps: int | None = None
-    sampler: Literal["ddpm", "ddim", "dpm"] = "ddpm"
+    sampler: Literal["ddpm", "ddim", "dpm"] | None = None
     guidance: float | None = None
     label: Numbers | None = None
     target: float | None = None
@@ -135,7 +137,8 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
 
     Arguments:
         model: Model file, the model.safetensors that training has written.
-        strength: Time in (0, 1] up to which the items are noised; 1 keeps nothing of them.
+        strength: Time in (0, 1] up to which the items are noised; 1 keeps nothing of them. A distilled
+            model begins at its own times only.
         data: Original items: a file; or data by name, or what the model was trained on, of which the
             held-out part is used. By default the model's own training data, if they have a name.
         drawing: See :class:`Drawing`.
@@ -154,7 +157,7 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     _run(
         "edit", model, known, asked,
         lambda num, how: known.edit(before, strength, **draw, **how),
-        data=_other(known, data), before=before,
+        data=_other(known, data), before=before, strength=strength,
     )  # fmt: skip
 
 
@@ -195,12 +198,17 @@ def interpolate(
             f"{model} draws {known.kind}, which cannot be interpolated: their atoms have no order; "
             "give a model of sketches or images."
         )
+    if known.diffusion.times.run is not None:
+        raise ValueError(
+            f"{model} was distilled, and knows no way from data to noise, which lies between two items; "
+            "give its teacher."
+        )
     _ready(known, asked)
     before = kind.begin_pairs(known, kind.begin(known, data), max((num or kind.NUM) // 8, 1))
     _run(
         "interpolate", model, known, asked,
         lambda _, how: known.interpolate(
-            before, 8, sampler=_sampler(sampler), steps=how["steps"]
+            before, 8, sampler=_sampler(sampler), steps=asked.steps or kind.STEPS
         ),
         data=_other(known, data), before=before, num=len(before) // 2 * 8,
     )  # fmt: skip
@@ -222,6 +230,8 @@ def _ready(known: Any, asked: Drawing, length: int | None = None) -> dict[str, A
     label = None if asked.label is None else list(asked.label)
     given = {"label": label, "target": asked.target, "length": length}
     check_flags(known.kind, known, guidance=asked.guidance, **given)
+    if (own := known.diffusion.times.run) is not None:
+        own.chosen(None, asked.steps, 1.0)  # its only steps
     kind = kind_of(known.kind)
     check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if asked.measure else ()))
     return {name: value for name, value in given.items() if value is not None}
@@ -238,11 +248,12 @@ def _run(
     before: Any = None,
     kept: Callable[[Any], Any] | None = None,
     repeats: int = 1,
+    strength: float = 1.0,
     num: int | None = None,
 ) -> None:
     """Draw, write, measure against data, by default those that the model was trained on."""
     from anydiff.files import free_folder, whole
-    from anydiff.kinds import Stopped, calls, first
+    from anydiff.kinds import Stopped, calls, first, steps_of
 
     kind = kind_of(known.kind)
     real = _real(known, data) if asked.measure else None
@@ -251,18 +262,20 @@ def _run(
         raise ValueError(
             f"skip is {asked.skip} of {num} {known.kind}; give less, so that some are left."
         )
-    steps = asked.steps or kind.STEPS
+    own = known.diffusion.times.run is not None
+    usual = None if own else kind.STEPS
     folder = writable(free_folder(asked.out or path.parent / command, kind.DRAWN))
     known.diffusion.to(place(asked.accelerator))
     print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []
     guidance = 1.0 if asked.guidance is None else asked.guidance
     how: dict[str, Any] = {
-        "steps": steps, "guidance": guidance, "seed": asked.seed, "skip": asked.skip,
+        "steps": asked.steps or usual, "guidance": guidance, "seed": asked.seed, "skip": asked.skip,
         "progress": True, "watch": frames.append,
     }  # fmt: skip
-    # the ancestral variance that suits is known better where it is used
-    how["sampler"] = None if asked.sampler == "ddpm" else _sampler(asked.sampler)
+    if asked.sampler and (own or asked.sampler != "ddpm"):
+        # the ancestral variance that suits is known better where it is used
+        how["sampler"] = _sampler(asked.sampler)
     if asked.batch_size:
         how["batch"] = asked.batch_size
     start, stopped = time.perf_counter(), None
@@ -284,6 +297,7 @@ def _run(
         )
     if real is not None:
         print("computing metrics ...", flush=True)
+        steps = steps_of(known.diffusion, asked.steps or kind.STEPS, strength)
         guided = calls(steps, guidance, known.conditional, repeats)
         try:
             lost = num - asked.skip - len(drawn)

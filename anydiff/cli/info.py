@@ -21,7 +21,7 @@ def info(model: Path) -> None:
 
     from anydiff import checkpoints
     from anydiff.cli.runs import model_of
-    from anydiff.losses import Mapped, Plain, SquaredError
+    from anydiff.losses import Mapped, Plain, Rows, SquaredError
 
     diffusion, extra = checkpoints.load(model)
     known = model_of(model, diffusion, extra)
@@ -36,6 +36,12 @@ def info(model: Path) -> None:
     print(f"schedule     {diffusion.schedule}")
     print(f"prediction   {diffusion.target.name}")
     usual = {"weighting": Plain(), "times": Mapped(), "error": SquaredError()}
+    if isinstance(rows := diffusion.times, Rows):
+        times = ", ".join(f"{t:.4g}" for t in rows.times)
+        print(
+            f"distilled    for {len(rows.times) - 1} steps of {type(rows.sampler).__name__}, t = {times}"
+        )
+        usual = {name: getattr(diffusion, name) for name in usual}
     for name in (*usual, "drop", "augment"):
         if (value := getattr(diffusion, name)) and value != usual.get(name):
             print(f"{name:12} {_short(value)}")
@@ -76,6 +82,8 @@ def _about(known: Any) -> dict[str, str]:
     else:
         about["draws"] = f"images of {' × '.join(map(str, known.shape))}"
         asked = f"--label, 0 to {known.classes - 1}; --guidance" if known.classes else "none"
+    if known.diffusion.times.run is not None:
+        asked = asked.removesuffix("; --guidance")  # which is in the model
     return about | {"conditions": asked}
 
 
