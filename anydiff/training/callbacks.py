@@ -167,10 +167,15 @@ def _diverged(step: int, loss: Tensor) -> Diverged:
 
 
 class RunBar(ProgressBar):
-    """One progress bar for the whole run, with the loss, the step and the remaining time."""
+    """One progress bar for the whole run, with the loss, the step and the remaining time.
 
-    def __init__(self) -> None:
+    Arguments:
+        title: What stands before the bar.
+    """
+
+    def __init__(self, title: str = "training") -> None:
         super().__init__()
+        self.title = title
         self._bar: Any = None
         self._loss: float | None = None
         self._enabled = True
@@ -186,7 +191,7 @@ class RunBar(ProgressBar):
 
         self._bar = tqdm(
             total=100,
-            desc="training",
+            desc=self.title,
             disable=not self._enabled,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )

@@ -67,6 +67,7 @@ def trainer(
     ema: float = 0.999,
     clip: float = 1.0,
     save_every: float = 60.0,
+    title: str = "training",
     callbacks: list[Callback] | None = None,
     **flags: Any,
 ) -> Trainer:
@@ -84,6 +85,7 @@ def trainer(
         ema: The decay of the averaged weights per step; at most (1 + n) / (10 + n) after n steps.
         clip: The norm to which gradients are clipped.
         save_every: The seconds between checkpoints.
+        title: What stands before the progress bar.
         callbacks: Additional Lightning callbacks.
         flags: Any argument of Lightning's Trainer: devices, accelerator, precision, strategy, ...
 
@@ -120,7 +122,7 @@ def trainer(
     }
     ready: list[Callback] = [Averaged(ema), Finite(), LastCheckpoint(folder, save_every)]
     if flags.get("enable_progress_bar", True):
-        ready.append(RunBar())
+        ready.append(RunBar(title))
     plugins = flags.pop("plugins", None) or []
     plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
