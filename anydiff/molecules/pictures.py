@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from anydiff.drawing import pillow, tiled, write_gif, write_image
+from anydiff.drawing import beside, pillow, text_width, tiled, write_gif, write_image
 from anydiff.files import PathLike
 from anydiff.molecules.bonds import Array, as_array, bond_orders, stable
 from anydiff.molecules.elements import symbol
@@ -37,6 +37,7 @@ _LIGHT = np.array([-0.42, 0.55, 0.72]) / np.linalg.norm([-0.42, 0.55, 0.72])
 _EYE = np.array([0, 0, 1.0])
 _MARK, _MARK_RADIUS = (255, 217, 112), 0.62  # of the band around highlighted atoms, ångström
 _HALF = (_LIGHT + _EYE) / np.linalg.norm(_LIGHT + _EYE)  # between the light and the eye
+_ROOM = 12  # pixels around the words at the left of a grid
 _SMOOTH = 3  # pixels are averages of _SMOOTH × _SMOOTH
 
 
@@ -238,6 +239,7 @@ def draw_grid(
     captions: Sequence[str] | None = None,
     size: int = 400,
     marked: Array | None = None,
+    rows: Sequence[str] = (),
 ) -> None:
     """A grid of molecules as a PNG of 200 dots per inch.
 
@@ -251,6 +253,7 @@ def draw_grid(
         size: Width of a molecule in pixels.
         marked: (N,) of booleans, atoms to highlight. A molecule with two or more of them is rotated to
             their principal axes, so that molecules with equal highlighted parts look alike.
+        rows: Words to the left of the rows, or of the first ones.
 
     Raises:
         ImportError: Pillow is not installed; or RDKit, which other elements than H, C, N, O and F need.
@@ -286,8 +289,14 @@ def draw_grid(
         parts = _formula(z[rows_of]) if captions is None else [(captions[k], "")]
         _caption(picture, parts, bool(sound[k]))
         tiles.append(np.asarray(picture.reduce(_SMOOTH)))
-    columns = columns or math.ceil(math.sqrt(len(tiles)))
-    write_image(path, tiled(np.stack(tiles), columns), dpi=200)
+    sheet = tiled(np.stack(tiles), columns or math.ceil(math.sqrt(len(tiles))))
+    if rows:
+        heights = [height * (k + 0.5) for k in range(len(rows))]
+        margin = math.ceil(text_width(rows)) + 2 * _ROOM
+        sheet = beside(
+            sheet, rows, heights, margin=margin, left=_ROOM, ink=(70, 74, 82), ground=255
+        )
+    write_image(path, sheet, dpi=200)
 
 
 def _turned(pos: np.ndarray, box: np.ndarray, like: np.ndarray) -> np.ndarray:
