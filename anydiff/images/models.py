@@ -237,10 +237,12 @@ class ImageModel(KindModel):
         how: How,
         **options: Any,
     ) -> Images:
-        x, labels = self._encode(images), self._labels(len(images), label, how)
-        if labels is not None and label is None and images.labels is not None:
-            labels = images.labels
-        return self._draw(len(images), labels, x=x, watch=watch, how=how, **options)
+        x = self._encode(images)
+        if label is None and self.classes and images.labels is not None:
+            label = images.labels.tolist()
+        return self._draw(
+            len(images), self._labels(len(images), label, how), x=x, watch=watch, how=how, **options
+        )
 
     def _draw(
         self,

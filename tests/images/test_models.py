@@ -87,6 +87,8 @@ def test_the_left_half_is_kept_with_the_pictures_own_labels():
     assert torch.equal(drawn.labels, DIGITS.labels) and len(states) == 6
     other = one.inpaint(DIGITS, steps=3, resamples=2, label=[1])
     assert other.labels.tolist() == [1] * 6 and not torch.equal(other.pixels, drawn.pixels)
+    with pytest.raises(ValueError, match=r"label is 3; the model knows 0 to 2"):
+        model(classes=3).edit(DIGITS, 0.5)  # digits up to 5
     top = torch.zeros(6, 1, 8, 8, dtype=torch.bool)
     top[:, :, :4] = True
     drawn = one.inpaint(DIGITS, top, steps=2, resamples=1)
