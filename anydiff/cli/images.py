@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +14,18 @@ from anydiff.cli.options import left_out
 from anydiff.drawing import moments
 from anydiff.files import whole
 from anydiff.images.arrays import is_array
-from anydiff.images.evaluate import table
+from anydiff.images.batches import loader, unpack
+from anydiff.images.evaluate import Classifier, evaluate, table
 from anydiff.images.features import InceptionFeatures
+from anydiff.images.files import is_mnist
 from anydiff.images.images import ImageError, Images
-from anydiff.images.models import ImageModel, compare_parts, left_half
+from anydiff.images.models import ImageModel, compare_parts, left_half, usual_features
 from anydiff.images.named import load_images, split
-from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
+from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip
 from anydiff.kinds import first
+from anydiff.metrics.tables import Column
 
-NUM, STEPS, DRAWN = 400, 100, "samples.npz"
+NUM, STEPS, DRAWN, SHOWN = 400, 100, "samples.npz", 12
 PACKAGES: tuple[str, ...] = ("PIL",)
 MEASURES: tuple[str, ...] = ("torchmetrics",)
 _GREY = 160
@@ -77,6 +82,60 @@ def kept(items: Images) -> Tensor:
     return left_half(items.shape)
 
 
+def flipped(data: str) -> bool:
+    """Whether images and their mirror images are alike; digits have a left and a right.
+
+    Arguments:
+        data: By name or path.
+    """
+    return data not in ("digits", "mnist") and not is_mnist(data)
+
+
+def habits(model: ImageModel) -> dict[str, Any]:
+    """How models are trained, where nothing else is asked for.
+
+    Arguments:
+        model: Of small images or of larger ones.
+    """
+    return {"lr": 3e-3, "batch_size": 64 if max(model.shape[1:]) <= 16 else 32, "ema": 0.998}
+
+
+def batches(
+    model: ImageModel,
+    known: Images,
+    data: str,
+    batch_size: int,
+    seed: int,
+    flip: bool | None = None,
+) -> tuple[Any, Any, Any]:
+    """The loaders of the training part and the validation part, and `unpack`.
+
+    Arguments:
+        model: What learns; its labels, if it knows some, are the condition.
+        known: All parts of the data.
+        data: The data by name or path.
+        batch_size: The most images in a batch.
+        seed: Of the order.
+        flip: Add mirrored images; those of data that have no left and right by default.
+
+    Raises:
+        ValueError: If the model cannot learn from them.
+    """
+    model.check_images(known)
+    if model.conditional and (known.labels is None or int(known.labels.max()) >= model.classes):
+        raise ValueError(
+            f"the model knows labels from 0 to {model.classes - 1}, and {known.name} has "
+            f"{'none' if known.labels is None else 'others'}; give the data it was trained on."
+        )
+    parts, flip = split(known), flipped(data) if flip is None else flip
+    learn, check = known.subset(parts.train), known.subset(parts.valid)
+    return (
+        loader(learn, batch_size, seed=seed, labels=model.conditional, flip=flip),
+        loader(check, batch_size, shuffle=False, labels=model.conditional),
+        unpack,
+    )
+
+
 def write(
     folder: Path,
     drawn: Images,
@@ -100,6 +159,42 @@ def write(
         path = torch.stack([frame.pixels for frame in frames])
         draw_strip(folder / "strip.png", path)
         animate_denoising(folder / "denoising.gif", path[moments(len(path))])
+
+
+def draw_runs(path: Path, runs: Mapping[str, Images]) -> None:
+    """What several runs draw from the same noise, a row for each.
+
+    Arguments:
+        path: The file.
+        runs: Images by what the row is called.
+    """
+    num = min(map(len, runs.values()))
+    draw_rows(path, {name: drawn.pixels[:num] for name, drawn in runs.items()})
+
+
+FIGURES = [Column("Fréchet↓", "frechet", ".2f"), Column("as asked↑", "accuracy", ".1%")]
+
+
+def judge(known: Images) -> tuple[Images, Callable[[Images, int], Any], str]:
+    """Real images, a function that reports on drawn ones and how many are lost, and what it is on.
+
+    Arguments:
+        known: All parts of the data.
+    """
+    parts, features = split(known), usual_features(known)
+    test = features.features(known.subset(parts.test[:2000]).pixels)
+    by_class = isinstance(features, Classifier)
+
+    def report(drawn: Images, lost: int) -> Any:
+        labels = drawn.labels if by_class else None
+        return evaluate(drawn.pixels, test, features=features, labels=labels)
+
+    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(0))
+    return (
+        known.subset(parts.train[order]),
+        report,
+        f"Fréchet of {features.name} against {len(test):,} held-out images",
+    )
 
 
 def measure(

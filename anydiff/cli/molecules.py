@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anydiff.kinds import first
-from anydiff.molecules.evaluate import table, to_rdkit
+from anydiff.metrics.tables import Column
+from anydiff.molecules.batches import loader
+from anydiff.molecules.evaluate import evaluate, table, to_rdkit
 from anydiff.molecules.files import read_molecules, write_sdf, write_xyz
 from anydiff.molecules.fragments import first_with, largest_ring
 from anydiff.molecules.models import MoleculeModel, compare_parts
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.pictures import animate, draw_grid
+from anydiff.molecules.properties import with_properties
 from anydiff.molecules.qm9 import load_qm9, split
 
-NUM, STEPS, DRAWN = 100, 250, "samples.sdf"
+NUM, STEPS, DRAWN, SHOWN = 100, 250, "samples.sdf", 6
 PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
 MEASURES: tuple[str, ...] = ("rdkit",)
 
@@ -50,6 +54,42 @@ def kept(items: Molecules) -> np.ndarray:
     return largest_ring(items.pos, items.z, items.index)
 
 
+def habits(model: MoleculeModel) -> dict[str, Any]:
+    """How models are trained, where nothing else is asked for.
+
+    Arguments:
+        model: Not needed; every kind takes its model here.
+    """
+    return {"lr": 8e-3, "batch_size": 64, "ema": 0.995}
+
+
+def batches(
+    model: MoleculeModel, known: Molecules, data: str, batch_size: int, seed: int
+) -> tuple[Any, Any, Any]:
+    """The loaders of the training part and the validation part, and `unpack`.
+
+    Arguments:
+        model: What learns; its property, if it knows one, is the condition.
+        known: All parts of the data.
+        data: Not needed; every kind takes the name or path of its data here.
+        batch_size: The most molecules in a batch.
+        seed: Of the order.
+
+    Raises:
+        ValueError: If the model cannot learn from them.
+    """
+    model.atoms.check(known)
+    parts = split(len(known))
+    unpack: Callable[[Any], Any] = model.atoms.unpack
+    if model.properties is not None:
+        unpack = with_properties(unpack, model.properties, known.prop_names)
+    return (
+        loader(known.subset(parts.train), batch_size, seed=seed),
+        loader(known.subset(parts.valid), batch_size, shuffle=False),
+        unpack,
+    )
+
+
 def write(
     folder: Path,
     drawn: Molecules,
@@ -73,6 +113,39 @@ def write(
     write_xyz(folder / "path.xyz", [(f.pos, f.z) for f in frames])
     some = [*frames[:: max(1, len(frames) // 125)], frames[-1]]
     animate(folder / "path.gif", [f.pos for f in some], [f.z for f in some])
+
+
+def draw_runs(path: Path, runs: Mapping[str, Molecules]) -> None:
+    """What several runs draw from the same noise, a row for each.
+
+    Arguments:
+        path: The file.
+        runs: Molecules by what the row is called.
+    """
+    num = min(map(len, runs.values()))
+    shown = Molecules.concatenate([first(drawn, num) for drawn in runs.values()])
+    look: dict[str, Any] = {"columns": num, "size": 200, "rows": list(runs)}
+    draw_grid(path, shown.pos, shown.z, shown.index, **look)
+
+
+FIGURES = [
+    Column("atoms stable↑", "stability.atom_ratio", ".1f", 100),
+    Column("mols stable↑", "stability.molecule_ratio", ".1f", 100),
+    Column("valid·unique↑", "valid_unique", ".1f", 100),
+]
+
+
+def judge(known: Molecules) -> tuple[Molecules, Callable[[Molecules, int], Any], str]:
+    """Real molecules, a function that reports on drawn ones and how many are lost, and what it is on.
+
+    Arguments:
+        known: All parts of the data.
+    """
+
+    def report(drawn: Molecules, lost: int) -> Any:
+        return evaluate(drawn.pos, drawn.z, drawn.index, lost=lost)
+
+    return known.subset(split(len(known)).test), report, "Shares in percent"
 
 
 def measure(

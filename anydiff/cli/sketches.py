@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from anydiff.cli.options import left_out
+from anydiff.data.sequences import loader, unpack
 from anydiff.drawing import moments
 from anydiff.kinds import first
-from anydiff.sketches.evaluate import table
+from anydiff.metrics.tables import Column
+from anydiff.sketches.evaluate import evaluate, table
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.films import animate_denoising, write_animated_svg
 from anydiff.sketches.models import SketchModel, compare_parts, first_half, of_one_length
@@ -19,7 +22,7 @@ from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.pictures import around, draw_grid, two_colors
 from anydiff.sketches.sketches import Sketches
 
-NUM, STEPS, DRAWN = 360, 100, "samples.ndjson"
+NUM, STEPS, DRAWN, SHOWN = 360, 100, "samples.ndjson", 12
 PACKAGES: tuple[str, ...] = ("PIL",)
 MEASURES: tuple[str, ...] = ()
 
@@ -56,6 +59,32 @@ def begin_pairs(model: SketchModel, items: Sketches, num: int) -> Sketches:
 with_parts, kept = first, first_half
 
 
+def habits(model: SketchModel) -> dict[str, Any]:
+    """How models are trained, where nothing else is asked for.
+
+    Arguments:
+        model: Not needed; every kind takes its model here.
+    """
+    return {"lr": 8e-3, "batch_size": 128, "ema": 0.995}
+
+
+def batches(
+    model: SketchModel, known: Sketches, data: str, batch_size: int, seed: int
+) -> tuple[Any, Any, Any]:
+    """The loaders of the training part and the validation part, and `unpack`.
+
+    Arguments:
+        model: What learns.
+        known: All parts of the data.
+        data: Not needed; every kind takes the name or path of its data here.
+        batch_size: The most sketches in a batch.
+        seed: Of the order.
+    """
+    parts = split(known)
+    learn, check = (model.rows.encode(known.subset(part)) for part in parts[:2])
+    return (loader(learn, batch_size, seed=seed), loader(check, batch_size, shuffle=False), unpack)
+
+
 def write(
     folder: Path,
     drawn: Sketches,
@@ -78,6 +107,38 @@ def write(
     if frames:  # blends have none
         some = [frames[k] for k in moments(len(frames))]
         animate_denoising(folder / "denoising.gif", some, size=180, fps=15)
+
+
+def draw_runs(path: Path, runs: Mapping[str, Sketches]) -> None:
+    """What several runs draw from the same noise, a row for each.
+
+    Arguments:
+        path: The file.
+        runs: Sketches by what the row is called.
+    """
+    num = min(map(len, runs.values()))
+    shown = Sketches.from_lists([drawn[m] for drawn in runs.values() for m in range(num)])
+    draw_grid(path, shown, columns=num, captions=list(runs))
+
+
+FIGURES = [Column("Fréchet↓", "frechet", ".2f"), Column("valid↑", "validity", ".3f")]
+
+
+def judge(known: Sketches) -> tuple[Sketches, Callable[[Sketches, int], Any], str]:
+    """Real sketches, a function that reports on drawn ones and how many are lost, and what it is on.
+
+    Arguments:
+        known: All parts of the data.
+    """
+    parts = split(known)
+    test = known.subset(parts.test[:1000])
+
+    def report(drawn: Sketches, lost: int) -> Any:
+        made = evaluate(drawn, test)
+        return replace(made, num=made.num + lost)
+
+    what = f"Fréchet of the pictures' features against {len(test):,} held-out sketches"
+    return known.subset(parts.valid), report, what
 
 
 def measure(

@@ -16,7 +16,10 @@ from anydiff.cli.options import check_packages
 from anydiff.cli.runs import Run, positive, run_folder, say_files
 from anydiff.extras import extra
 
-__all__ = ["images", "molecules", "sketches"]
+__all__ = ["images", "learn", "molecules", "sketches"]
+
+Batches = tuple[Any, Any, Callable[[Any], Any]]
+"""The loader of training batches, that of validation batches, and batch -> (x0, space, cond)."""
 
 
 def molecules(
@@ -55,13 +58,13 @@ def molecules(
         from pytorch_lightning import seed_everything
 
     from anydiff import GaussianDiffusion, Polynomial
+    from anydiff.cli.molecules import batches
     from anydiff.data.sizes import SizeDistribution
     from anydiff.denoisers import PairNet
     from anydiff.losses import Power
     from anydiff.molecules.atoms import Atoms
-    from anydiff.molecules.batches import loader
     from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
-    from anydiff.molecules.properties import Properties, PropertyDistribution, with_properties
+    from anydiff.molecules.properties import Properties, PropertyDistribution
     from anydiff.molecules.qm9 import load_qm9, split
     from anydiff.training.muon import Muon
 
@@ -76,12 +79,10 @@ def molecules(
     if not min(map(len, parts)):
         raise ValueError(f"{data} holds {len(known)} molecules; give at least 10.")
     learn = known.subset(parts.train)
-    unpack: Callable[[Any], Any] = atoms.unpack
     properties = pairs = None
     if property:
         properties = Properties.from_molecules(learn, property)
         pairs = PropertyDistribution.from_molecules(learn, property)
-        unpack = with_properties(unpack, properties, learn.prop_names)
     seed_everything(asked.seed, verbose=False)
     network = PairNet(atoms.features - 3, hidden, layers=layers, context=int(bool(property)))
     # more times at little noise, where bond lengths are settled
@@ -94,9 +95,7 @@ def molecules(
     say_size(model, len(parts.train), len(parts.valid))
     settings = {"data": data, "hidden": hidden, "layers": layers}
     return fit_model(
-        asked, folder, model, unpack,
-        loader(learn, asked.batch_size, seed=asked.seed),
-        loader(known.subset(parts.valid), asked.batch_size, shuffle=False),
+        asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
         settings
         | ({"property": property} if property else {})
         | ({"skip_faulty": True} if skip_faulty else {}),
@@ -172,9 +171,12 @@ def sketches(
     model = SketchModel(diffusion, made, lengths, data, skip_empty, normalise)
     say_size(model, len(items), len(check))
     return fit_model(
-        asked, folder, model, unpack,
-        loader(items, asked.batch_size, seed=asked.seed),
-        loader(check, asked.batch_size, shuffle=False),
+        asked, folder, model,
+        (
+            loader(items, asked.batch_size, seed=asked.seed),
+            loader(check, asked.batch_size, shuffle=False),
+            unpack,
+        ),
         {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell}
         | ({"normalise": True} if normalise else {}),
         {"warmup": 100, "optimizer": Muon},
@@ -242,9 +244,8 @@ def images(
         from pytorch_lightning import seed_everything
 
     from anydiff import Cosine, GaussianDiffusion, Tabulated
+    from anydiff.cli.images import batches, flipped
     from anydiff.denoisers import UNet
-    from anydiff.images.batches import loader, unpack
-    from anydiff.images.files import is_mnist
     from anydiff.images.models import ImageModel
     from anydiff.images.named import load_images, split
     from anydiff.training.muon import Muon
@@ -271,14 +272,9 @@ def images(
     diffusion = GaussianDiffusion(network, noise, prediction, drop=drop)
     model = ImageModel(diffusion, known.shape, data, root, size)
     say_size(model, len(parts.train), len(parts.valid))
-    if flip is None:  # digits have a left and a right
-        flip = data not in ("digits", "mnist") and not is_mnist(data)
+    flip = flipped(data) if flip is None else flip
     return fit_model(
-        asked, folder, model, unpack,
-        loader(
-            known.subset(parts.train), asked.batch_size, seed=asked.seed, labels=classes, flip=flip
-        ),
-        loader(known.subset(parts.valid), asked.batch_size, shuffle=False, labels=classes),
+        asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed, flip),
         {
             "data": data, "size": size, "flip": flip, "classes": classes, "widths": channels,
             "blocks": blocks, "attention": attention, "groups": groups, "dropout": dropout,
@@ -312,22 +308,18 @@ def fit_model(
     run: Run,
     folder: Path,
     model: Any,
-    unpack: Callable[[Any], Any],
-    train: Any,
-    valid: Any,
+    batches: Batches,
     settings: Mapping[str, Any],
     module: Mapping[str, Any],
     trainer: Mapping[str, Any],
 ) -> Path:
-    """Train a model, and write it and its curve.
+    """Train a model, write it and its curve, and say so.
 
     Arguments:
         run: The flags of the run.
         folder: Where everything goes.
         model: A model of a kind.
-        unpack: batch -> (x0, space, cond).
-        train: The loader of training batches.
-        valid: The loader of validation batches.
+        batches: The loaders of training and of validation batches, and batch -> (x0, space, cond).
         settings: What must be the same when the run goes on, beside the flags of the run.
         module: Options of :class:`~anydiff.training.module.DiffusionModule`.
         trainer: Options of :func:`~anydiff.training.runs.trainer`.
@@ -338,26 +330,62 @@ def fit_model(
     Raises:
         ImportError: If a package is not installed.
     """
+    result = folder / "model.safetensors"
+    if learn(run, folder, model, model.diffusion, batches, settings, module, trainer):
+        say_files(folder)
+        print(f"To sample from it: anydiff sample {result}")
+    return result
+
+
+def learn(
+    run: Run,
+    folder: Path,
+    model: Any,
+    objective: Any,
+    batches: Batches,
+    settings: Mapping[str, Any],
+    module: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    made: Mapping[str, Any] | None = None,
+) -> bool:
+    """Train an objective, and write a model and the curve.
+
+    Arguments:
+        run: As of :func:`fit_model`.
+        folder: Likewise.
+        model: Likewise; its diffusion is a part of the objective.
+        objective: What is trained.
+        batches: As of :func:`fit_model`.
+        settings: Likewise.
+        module: Likewise.
+        trainer: Likewise.
+        made: Notes that the file keeps beside the seed and the number of steps.
+
+    Returns:
+        Whether this process is the one that writes, the first of several.
+
+    Raises:
+        ImportError: If a package is not installed.
+    """
     from anydiff.training.curve import plot_curve
     from anydiff.training.module import DiffusionModule
     from anydiff.training.runs import fit
 
     check_packages("train", ["matplotlib"])  # before the training, not after it
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its import sets it to INFO
-    result = folder / "model.safetensors"
+    train, valid, unpack = batches
     trained = fit(
-        DiffusionModule(model.diffusion, unpack, lr=run.lr, seed=run.seed, **module),
+        DiffusionModule(objective, unpack, lr=run.lr, seed=run.seed, **module),
         folder, train, valid,
         settings={**settings, "batch_size": run.batch_size, "lr": run.lr, "seed": run.seed},
         **run.trainer(), **trainer,
     )  # fmt: skip
     if not trained.is_global_zero:  # the first of several processes does the rest
-        return result
-    model.save(result, {"seed": run.seed, "steps": trained.global_step})
+        return False
+    notes = {"seed": run.seed, "steps": trained.global_step, **(made or {})}
+    model.save(folder / "model.safetensors", notes)
     try:
         plot_curve(folder, folder / "curve.png")
     except ValueError as error:  # a run of a few steps, or one that diverged
         print(f"no curve.png: {error}")
-    say_files(folder)
-    print(f"To sample from it: anydiff sample {result}")
-    return result
+    return True

@@ -26,7 +26,7 @@ from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.spaces import Dense
 
-__all__ = ["ImageModel", "compare_parts", "left_half"]
+__all__ = ["ImageModel", "compare_parts", "left_half", "usual_features"]
 
 Watch = Callable[[Images], None]
 LARGEST = 8192
@@ -219,7 +219,15 @@ class ImageModel(KindModel):
             raise ValueError(f"label is {wrong[0]}; the model knows 0 to {self.classes - 1}.")
         return wanted.to(torch.int64)[torch.arange(num) % len(wanted)]
 
-    def _encode(self, images: Images) -> Tensor:
+    def check_images(self, images: Images) -> None:
+        """Check that pictures are such as the model draws.
+
+        Arguments:
+            images: The pictures.
+
+        Raises:
+            ValueError: If they are none, or of another shape.
+        """
         if not isinstance(images, Images):
             raise ValueError(f"the pictures are a {type(images).__name__}; give Images(pixels).")
         if images.shape != self.shape:
@@ -227,6 +235,9 @@ class ImageModel(KindModel):
                 f"the pictures of {images.name} are {images.shape} and the model draws {self.shape}; "
                 "give pictures of this shape."
             )
+
+    def _encode(self, images: Images) -> Tensor:
+        self.check_images(images)
         return from_uint8(images.pixels)
 
     def _from(
@@ -282,6 +293,17 @@ def left_half(shape: Sequence[int]) -> Tensor:
     return (torch.arange(shape[2]) < shape[2] // 2).expand(1, 1, *shape[1:])
 
 
+def usual_features(images: Images) -> Features:
+    """The shipped digits' own network for them, and pixels for other images.
+
+    Arguments:
+        images: What is to be compared.
+    """
+    side = DigitFeatures.side
+    digits = images.name == "digits" and images.shape == (1, side, side)
+    return DigitFeatures.load() if digits else PixelFeatures()
+
+
 def compare_parts(
     drawn: Tensor,
     images: Images,
@@ -299,7 +321,7 @@ def compare_parts(
     Arguments:
         drawn: (M, C, H, W) of uint8, the generated images.
         images: The whole data set, which :func:`~anydiff.images.named.split` divides.
-        features: By default the shipped digits' own network for them, and pixels for other images.
+        features: :func:`usual_features` by default.
         labels: (M,), the label that each image was generated for; used if the features are a
             classifier's.
         nfe: Network evaluations per image, to be shown in the table.
@@ -309,10 +331,7 @@ def compare_parts(
         ImageError: The images are too few to split.
         ValueError: As for :func:`compare`.
     """
-    if features is None:
-        side = DigitFeatures.side
-        digits = images.name == "digits" and images.shape == (1, side, side)
-        features = DigitFeatures.load() if digits else PixelFeatures()
+    features = usual_features(images) if features is None else features
     parts = split(images)
     known, test = images.subset(parts.train[:10_000]), images.subset(parts.test[:2000])
     asked = labels if isinstance(features, Classifier) else None
