@@ -124,11 +124,12 @@ def place(accelerator: str) -> str:
     return "cuda"
 
 
-def run_folder(run: Run) -> Path:
+def run_folder(run: Run, checkpoint: str = "last.ckpt") -> Path:
     """The folder to train in: a fresh one, that of a run that was broken off, or that to go on with.
 
     Arguments:
         run: Of which `out` and `resume` count.
+        checkpoint: What a run that was begun has in its folder.
 
     Raises:
         ValueError: If there is nothing to go on with, or nothing can be written there.
@@ -137,8 +138,8 @@ def run_folder(run: Run) -> Path:
 
     if not run.resume:
         return writable(free_folder(run.out, "model.safetensors"))
-    if not (run.out / "last.ckpt").exists():
-        raise ValueError(f"{run.out} holds no last.ckpt to continue from; leave resume out.")
+    if not (run.out / checkpoint).exists():
+        raise ValueError(f"{run.out} holds no {checkpoint} to continue from; leave resume out.")
     return writable(run.out)
 
 
