@@ -69,7 +69,8 @@ class Moves:
             row: Row = self.table[k]
             return row
         dtype = torch.promote_types(like.dtype, torch.float32)
-        found = iter(self.columns.to(like.device)[:, k].to(dtype))
+        columns = self.columns.to(like.device, non_blocking=True)  # the host need not wait
+        found = iter(columns[:, k].to(dtype))
         calls = range(len(self.table[0].levels))
         levels = [(next(found), next(found), next(found)) for _ in calls]
         return Row(levels, [[next(found) for _ in range(j + 1)] for j in calls], list(found))

@@ -63,7 +63,7 @@ class Rows(Times):
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         n = len(self.times) - 1
-        rows: Tensor = self._all.to(u.device)
+        rows: Tensor = self._all.to(u.device, non_blocking=True)
         return rows[n - 1 - (u.double() * n).long().clamp(max=n - 1)]
 
     def nearest(self, t: Tensor | float) -> Any:
@@ -75,7 +75,9 @@ class Rows(Times):
         rising, bounds = self._middles
         if not isinstance(t, Tensor):
             return len(rising) - bisect(rising, t)
-        return len(rising) - torch.bucketize(t.double().contiguous(), bounds.to(t.device))
+        return len(rising) - torch.bucketize(
+            t.double().contiguous(), bounds.to(t.device, non_blocking=True)
+        )
 
     def nearer(self, at: Level) -> Any:
         """The time of the run after that of a level, nearer to the data: like the level's.
@@ -86,7 +88,7 @@ class Rows(Times):
         k = self.nearest(at.t) + 1
         if not isinstance(k, Tensor):
             return self.times[k]
-        return self._all.to(k.device)[k].to(at.t.dtype)
+        return self._all.to(k.device, non_blocking=True)[k].to(at.t.dtype)
 
     def check(self, t: Tensor | float) -> None:
         """Raise an error unless times are rows, or 0; the values of a tensor are checked on a CPU only.

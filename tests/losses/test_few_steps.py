@@ -142,6 +142,8 @@ def test_a_run_is_its_own_where_none_is_asked_for():
     assert asked(lambda p: sample(p, X, DDPM())) == RUN  # another sampler, at the same times
     assert asked(lambda p: sample(p, X, start=0.5)) == [0.5, 0.25]
     assert asked(lambda p: sample(p, X, steps=[0.5, 0.25, 0.0])) == [0.5, 0.25]
+    third = Rows([1.0, 1 / 3, 0.0])
+    assert asked(lambda p: sample(p, X, start=0.333333), third) == [0.333333]  # as it was printed
     assert asked(lambda p: sample(p, X), LATE) == [0.9, 0.6]
     assert asked(lambda p: sample(p, X, start=0.6), LATE) == [0.6]
     student = distilled()
