@@ -471,6 +471,16 @@ def test_forward_is_the_loss(kind):
         assert torch.equal(got, loss)
 
 
+def test_a_step_of_a_student_and_of_a_target_compiles_into_one_graph():
+    teacher = model()
+    t, s = plan(Cosine(), HALVES, DDIM())[:2]
+    for asked in (student(teacher, ROWS).predictor(), halving(teacher)(X, Dense())):
+        torch._dynamo.reset()
+        compiled = torch.compile(DDIM().step, fullgraph=True, backend="eager")
+        step = DDIM().step(asked, X, t, s, (), None)
+        assert torch.allclose(compiled(asked, X, t, s, (), None)[0], step[0], atol=1e-14)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 @every_kind
@@ -513,6 +523,18 @@ def test_autocast(kind):
     assert loss.dtype == torch.float32
     assert 0 < (loss - expected).abs().max() < 0.1 * (1 + expected.abs().max())
     loss.sum().backward()
+
+
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_float32_names_its_noise_well_enough(prediction):
+    """A student that is its own target has no loss, near the data too: eps divides by sigma."""
+    own = exact.gaussian(Cosine(), prediction, mean=MEAN, std=STD)
+    own.weighting = TruncatedSNR()
+    objective = Distillation(own, lambda x0, space: own.predictor(space))
+    x0, eps = (MEAN + STD * draw((500, 4))).float(), draw((500, 4), 1).float()
+    for t in (1e-4, 1e-3, 0.01, 0.1, 1.0):
+        # of data the loss is about 1; with x0, SNR = 1e8 times the square of 6e-8
+        assert objective.loss(x0, t, noise=eps).mean() < 1e-7
 
 
 def test_conditions_are_passed_to_both():
