@@ -77,7 +77,7 @@ def training(student, guide=None, nearer=None):
 
 @every_schedule
 @pytest.mark.parametrize("prediction", ["v", "karras", "velocity"])
-@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("rows", [1, 4])
 def test_the_least_loss_is_the_map_of_ddim(schedule, prediction, rows):
     """Of consistency training and of distillation from the exact teacher, by normal equations."""
     if prediction == "velocity" and not math.isfinite(schedule.levels([0.0])[0].rates[1]):

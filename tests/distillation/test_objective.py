@@ -166,7 +166,7 @@ def test_the_target_is_the_closed_form(schedule, rows, n):
 
 @pytest.mark.parametrize("prediction", ["v", "x0", "karras", "velocity"])
 @every_schedule
-@pytest.mark.parametrize("weighting", [Plain(), TruncatedSNR(), Unit("x0")], ids=str)
+@pytest.mark.parametrize("weighting", [Plain(), TruncatedSNR()], ids=str)
 def test_the_closed_form_has_no_loss_and_no_slope_and_is_alone(schedule, prediction, weighting):
     """A parabola in each k: its derivative at k, at k + h and at k - h is 0, g and -g."""
     levels = plan(schedule, 8, DDIM(), Uniform())
@@ -623,15 +623,16 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path):
     torch.manual_seed(1)
     teacher = GaussianDiffusion(MLP(), Cosine(), "v")
     own = student(teacher, Rows([1.0, 0.0]))
-    objective = Distillation(own, halving(teacher, torch.linspace(1, 0, 9).tolist(), 8))
+    times = torch.linspace(1, 0, 5).tolist()
+    objective = Distillation(own, halving(teacher, times, 4))
     x = draw((64, 2)).float()
-    expected = sample(teacher.predictor(), x, DDIM(), torch.linspace(1, 0, 9))
+    expected = sample(teacher.predictor(), x, DDIM(), times)
 
     def away():
         return (sample(own.predictor(), x) - expected).square().mean().item()
 
     before = away()
-    train(tmp_path, DiffusionModule(objective, dense, lr=1e-2, warmup=5), max_steps=100)
+    train(tmp_path, DiffusionModule(objective, dense, lr=1e-2, warmup=5), max_steps=60)
     assert away() < 0.1 * before
 
 
