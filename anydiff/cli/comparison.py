@@ -99,7 +99,7 @@ def compare(
         if items is not None:
             real, judge, what = kind.judge(items)
             report = judge(first(real, num), 0)
-            cells.append(["real", "", "", *(c.cell(report) for c in kind.FIGURES), ""])
+            cells.append(["real", "–", "–", *(c.cell(report) for c in kind.FIGURES), "–"])
     except ValueError as error:  # as of too few data to compare with
         print(f"no table: {printable(str(error))}", flush=True)
         judge = None

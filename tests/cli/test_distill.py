@@ -19,7 +19,7 @@ from anydiff.distillation import merged, student
 from anydiff.guidance import classifier_free
 from anydiff.images.models import ImageModel
 from anydiff.images.named import load_images
-from anydiff.losses import Rows
+from anydiff.losses import PseudoHuber, Rows, TruncatedSNR
 from anydiff.molecules import Atoms
 from anydiff.molecules.files import write_npz
 from anydiff.molecules.models import MoleculeModel
@@ -163,8 +163,10 @@ def test_a_student_of_each_kind_and_its_files(kind, tmp_path, capsys):
     teacher, data = made(kind, tmp_path)
     more = [] if kind == "sketches" else ["--guidance", 2]
     distill(tmp_path, teacher, "--to", 2, "--data", data, *more)
-    out, files = capsys.readouterr().out, {p.name for p in (tmp_path / "out").iterdir()}
+    out, err = capsys.readouterr()
+    files = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"model.safetensors", "comparison.png", "table.txt", "4-steps", "2-steps"} <= files
+    assert "stage 1 of 2 " in err and "stage 2 of 2 " in err  # the progress bars
     assert re.findall("stage .*", out) == [
         "stage 1 of 2: 32 steps as 4",
         "stage 2 of 2: 4 steps as 2",
@@ -217,6 +219,10 @@ def test_the_other_commands_take_the_steps_of_a_student(tmp_path, capsys):
     assert re.search(r"\ndrawn .* 1  +\S+\n", (tmp_path / "drawn-2/table.txt").read_text())
     call("inpaint", path, "--resamples", 3, *out, "--num", 8, "--sampler", "ddim")
     assert re.search(r"\ndrawn .* 6  +\S+\n", (tmp_path / "drawn-3/table.txt").read_text())
+    call("sample", path, *out, "--num", 8, "--sampler", "ddpm", "--measure", "false")
+    own, other = (np.load(tmp_path / f"{name}/samples.npz") for name in ("drawn", "drawn-4"))
+    assert not np.array_equal(own["pixels"], other["pixels"])
+    capsys.readouterr()
     for words, line in (
         (["sample", "--steps", 7], "steps is 7; it was trained for 2 steps of DDIM"),
         (["sample", "--guidance", 2], "guidance is 2, and the model was distilled"),
@@ -225,9 +231,50 @@ def test_the_other_commands_take_the_steps_of_a_student(tmp_path, capsys):
     ):
         with pytest.raises(SystemExit) as stop:
             call(words[0], path, *words[1:], "--num", 8, "--out", tmp_path / "not")
-        err = capsys.readouterr().err.splitlines()
-        assert stop.value.code == 2 and re.match(f"error: .*{line}", err[-1])
+        told = capsys.readouterr()
+        assert stop.value.code == 2 and re.match(f"error: .*{line}", told.err.splitlines()[-1])
+        assert told.out == "" or words[0] == "edit" or "--guidance" in words  # before any work
         assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize("consistency", [False, True])
+def test_time_is_shared_and_guidance_is_folded_in_once(consistency, tmp_path, monkeypatch):
+    teacher, _ = made("images", tmp_path)
+    known, before, stages, asked = ImageModel.load(teacher), [], [], []
+
+    def learn(run, folder, model, objective, *more):
+        pupil = objective.student
+        assert pupil.denoiser.training and model.diffusion.denoiser is pupil.denoiser
+        assert pupil.weighting == (PseudoHuber() if consistency else TruncatedSNR())
+        stages.append((folder.name, round(run.minutes, 3), run.lr, len(pupil.times.times) - 1))
+        of = before[-1] if before else known.diffusion
+        for one, other in zip(pupil.parameters(), of.parameters(), strict=True):
+            assert (
+                torch.equal(one, other) and one is not other
+            )  # it starts as a copy of its teacher
+        before.append(pupil)
+        model.save(folder / "model.safetensors", more[-1])
+        return True
+
+    def target(self, teacher, pupil, guidance):
+        asked.append(
+            (teacher.denoiser is (before[-1].denoiser if before else teacher.denoiser), guidance)
+        )
+        return lambda x0, space, **cond: pupil.predictor(space)
+
+    monkeypatch.setattr("anydiff.cli.train.learn", learn)
+    monkeypatch.setattr("anydiff.cli.comparison.compare", lambda *_: None)
+    monkeypatch.setattr("anydiff.cli.distill.Lesson.target", target)
+    out = tmp_path / "out"
+    more = ["--consistency"] if consistency else []
+    call("distill", teacher, "--to", 1, "--guidance", 3, "--minutes", 8, "--out", out, *more)
+    lr = 3e-3 / 6
+    if consistency:
+        assert stages == [("consistency", 8, lr, 16)] and asked == [(True, 3.0)]
+    else:
+        assert stages == [("4-steps", 4, lr, 4), ("2-steps", 2, lr, 2), ("1-steps", 2, lr, 1)]
+        assert asked == [(True, 3.0), (True, None), (True, None)]
+    assert len(ImageModel.load(out / "model.safetensors").diffusion.times.times) == 2
 
 
 def test_a_broken_run_goes_on_in_its_stage(tmp_path, capsys, monkeypatch):
@@ -266,6 +313,12 @@ def test_a_broken_run_goes_on_in_its_stage(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         distill(tmp_path, *words, "--resume", "--guidance", 2)
     assert "guidance None there and 2.0 here" in capsys.readouterr().err
+    known = ImageModel.load(teacher)
+    known.diffusion.denoiser.conv_out.bias.data.fill_(1)
+    known.save(teacher)
+    with pytest.raises(SystemExit):  # another teacher of this name
+        distill(tmp_path, *words, "--resume")
+    assert re.search(r"other settings: teacher \w+ there and \w+ here", capsys.readouterr().err)
     settings = json.loads((tmp_path / "out/2-steps/settings.json").read_text())
     assert settings["lr"] == 0.01 and len(settings["teacher"]) == 12
 
