@@ -56,7 +56,7 @@ class Small(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.layers = nn.Sequential(nn.Linear(size + 1, 8), nn.Tanh(), nn.Linear(8, size))
-        self.dropout, self.calls, self.masks = nn.Dropout(dropout), 0, []
+        self.dropout, self.calls, self.masks, self.graphs = nn.Dropout(dropout), 0, [], []
 
     def forward(self, x_t, t, label=None):
         self.calls += 1
@@ -66,6 +66,7 @@ class Small(nn.Module):
         dropped = self.dropout(torch.ones_like(y))
         if self.dropout.p:
             self.masks.append((self.training, dropped.detach()))
+            self.graphs.append(torch.is_grad_enabled())
         return y * dropped
 
 
@@ -368,6 +369,8 @@ def test_the_teacher_answers_in_eval_mode_and_is_put_back(kind, training_mode):
     teacher.train(training_mode)
     objective.loss(X, T.double(), noise=EPS)
     assert not any(training for training, _ in teacher.denoiser.masks)
+    assert not any(teacher.denoiser.graphs)  # whose memory would be for nothing
+    assert own.denoiser.graphs[-1] and not any(own.denoiser.graphs[:-1])
     assert all(m.training == training_mode for m in teacher.modules())
     assert all(m.training for m in own.modules())
 
@@ -584,6 +587,8 @@ def test_a_target_may_be_an_object(make):
     objective = Distillation(own, make(teacher))
     assert torch.equal(objective.loss(X, T.double(), noise=EPS), expected)
     assert len(objective.state_dict()) == len(own.state_dict())
+    other = copy.deepcopy(objective)  # with the same teacher
+    assert other._target[0].teacher is teacher and other.student is not own
 
 
 # --- runs ---------------------------------------------------------------------------------------
