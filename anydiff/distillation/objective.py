@@ -32,7 +32,8 @@ class Distillation(nn.Module):
     Data, times and noise are drawn as the student's own loss draws them. The target names the x0 that the
     student is to answer at x_t, without gradients and with its models in eval mode. Only the student is a
     part of this module: what the target calls is neither trained, nor averaged, nor saved. It is moved to
-    the device of the data.
+    the device of the data. A copy of this module has the same target, which may ask the student that was
+    copied: build another one to train the copy.
 
     Arguments:
         student: The model to train, without `drop` and `augment`; :func:`student` makes one.
