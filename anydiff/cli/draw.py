@@ -227,11 +227,16 @@ def _other(known: Any, data: str | None) -> str | None:
 
 def _ready(known: Any, asked: Drawing, length: int | None = None) -> dict[str, Any]:
     """Check flags and packages; the flags that only one kind knows, as its methods take them."""
+    from anydiff.kinds import steps_of
+
     label = None if asked.label is None else list(asked.label)
     given = {"label": label, "target": asked.target, "length": length}
     check_flags(known.kind, known, guidance=asked.guidance, **given)
-    if (own := known.diffusion.times.run) is not None:
-        own.chosen(None, asked.steps, 1.0)  # its only steps
+    if asked.steps and (own := steps_of(known.diffusion, asked.steps)) != asked.steps:
+        raise ValueError(
+            f"--steps is {asked.steps}, and the model was distilled for {own} step{'s' * (own > 1)}; "
+            "leave --steps out, or give its teacher."
+        )
     kind = kind_of(known.kind)
     check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if asked.measure else ()))
     return {name: value for name, value in given.items() if value is not None}

@@ -224,7 +224,10 @@ def test_the_other_commands_take_the_steps_of_a_student(tmp_path, capsys):
     assert not np.array_equal(own["pixels"], other["pixels"])
     capsys.readouterr()
     for words, line in (
-        (["sample", "--steps", 7], "steps is 7; it was trained for 2 steps of DDIM"),
+        (
+            ["sample", "--steps", 7],
+            "--steps is 7, and the model was distilled for 2 steps; leave --steps out",
+        ),
         (["sample", "--guidance", 2], "guidance is 2, and the model was distilled"),
         (["edit"], "strength is 0.3, .* distilled for a run .*; give 1 or 0.5, or its teacher"),
         (["interpolate"], "was distilled, and knows no way from data to noise"),
