@@ -1,4 +1,4 @@
-"""Few steps: teachers and their students, at equal numbers of network calls, on three kinds of data.
+"""Few steps: teachers and their students, at equal numbers of network calls, on all kinds of data.
 
 Trains a teacher for each seed (`anydiff train`), distils it (`anydiff distill`), and draws from both.
 All trainings are limited by passes over the data, not by time, so that what else runs does not change the
@@ -7,7 +7,7 @@ figures. What is in the folder already is kept, so that the command goes on wher
     python benchmarks/distillation.py                                    # all: some seven hours
     python benchmarks/distillation.py --only digits --seeds 0            # forty minutes
     python benchmarks/distillation.py --qm9 qm9.npz --picture docs/pictures/few_steps.png
-    python benchmarks/distillation.py --time                             # milliseconds, on a quiet machine
+    python benchmarks/distillation.py --time                        # milliseconds, on an idle machine
     python benchmarks/distillation.py --short --out /tmp/short           # to see that it runs
 
 Fréchet distances are those of `anydiff evaluate`. Students are distilled from DPM-Solver++, and drawn
@@ -76,7 +76,7 @@ SYSTEMS = {
         "digits", train.images, {"data": "digits"}, 100,
         {
             "distilled": {"to": 1, "epochs": 60},
-            "consistency": {"to": 1, "consistency": True, "epochs": 60},
+            "consistency": {"to": 8, "consistency": True, "epochs": 60},
         },
         1258,
     ),
@@ -89,7 +89,7 @@ SYSTEMS = {
         "kanji", train.sketches, {}, 70,
         {
             "distilled": {"to": 1, "epochs": 50},
-            "consistency": {"to": 1, "consistency": True, "epochs": 50},
+            "consistency": {"to": 8, "consistency": True, "epochs": 50},
         },
         720,
     ),
@@ -97,7 +97,7 @@ SYSTEMS = {
         "QM9", train.molecules, {"data": "full"}, 3,
         {
             "distilled": {"to": 1, "epochs": 1},
-            "consistency": {"to": 1, "consistency": True, "epochs": 1},
+            "consistency": {"to": 8, "consistency": True, "epochs": 1},
         },
         500, 250, batch=100,
     ),

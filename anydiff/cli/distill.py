@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anydiff.cli.options import check_flags, check_packages
 from anydiff.cli.runs import Run, kind_of, open_model, place, positive, run_folder, say_files
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.distillation import consistent, merged
 from anydiff.guidance import classifier_free
-from anydiff.losses import PseudoHuber, Rows
+from anydiff.losses import Rows
 from anydiff.predictions import Predictor
 from anydiff.samplers import DDIM, DPMSolver, LogSNR, Renoise, Sampler, plan
 from anydiff.spaces import Space
@@ -31,8 +33,12 @@ FINE = 32, 4
 """A model of all times is learned at this many steps at least, and at so many for each of the student."""
 FIRST = 4
 """Fewer steps than these are learned from a student of twice as many."""
-CONSISTENT = 16, 2
-"""The times of a consistency model, and the steps of its teacher from one of them to the next."""
+CONSISTENT = 8, 4
+"""The times of a consistency model, at least, and the steps of its teacher from one to the next."""
+GRID = LogSNR(1.0, 8.0, -4.0)
+"""Where the times lie: equal steps in the log-SNR, where it is decided what is drawn."""
+WORSE = 20.0
+"""By how much an error of the network's output may be larger in x0: that of eps is, at pure noise."""
 SHARE = 2.0
 """The time of the first stage, which asks its teacher most often; that of each other one is 1."""
 SLOWER, WARMUP = 6, 50
@@ -122,8 +128,6 @@ def distill(
         title = f"stage {k + 1} of {len(stages)}"
         print(f"{title}: {stage}", flush=True)
         pupil = student(teacher, stage.rows).train()
-        if stage.kept:
-            pupil.weighting = PseudoHuber()
         learned = replace(known, diffusion=stage.drawn(pupil))
         alone = learn(
             replace(asked, minutes=asked.minutes * stage.share / share),
@@ -276,14 +280,10 @@ def recipe(
     if isinstance(own, Rows):
         return _further(own, to, guidance, consistency)
     if consistency:
-        times, n = CONSISTENT
-        if to > times:
-            raise ValueError(
-                f"to is {to}; a consistency model has {times} times, give at most as many."
-            )
+        rows, n = max(to, CONSISTENT[0]), CONSISTENT[1]
         p = teacher.predictor()
         consistent(p, p, Rows([1.0, 0.0]).nearer)  # says if the prediction allows it
-        return [Lesson(_times(teacher, times * n), n, DPMSolver(), kept=to)]
+        return [Lesson(_times(teacher, rows * n), n, DPMSolver(), kept=to)]
     first = to if to >= FIRST or to == 3 else FIRST
     least, each = FINE
     n = max(each, -(-least // first))
@@ -292,7 +292,13 @@ def recipe(
 
 
 def _times(teacher: GaussianDiffusion, steps: int) -> tuple[float, ...]:
-    return tuple(at.t for at in plan(teacher.schedule, steps, DPMSolver(), LogSNR()))
+    """The times of the teacher's run, from the first at which its output determines x0 well."""
+    t = torch.linspace(1, 0, 1001, dtype=torch.float64)
+    at = teacher.schedule.at(t)
+    a, b = teacher.target.coefficients(at)
+    worse = (at.sigma / (at.alpha * b - at.sigma * a)).abs()  # an error of the output, in x0
+    start = float(t[(worse <= WORSE).nonzero()[0]])
+    return tuple(at.t for at in plan(teacher.schedule, steps, DPMSolver(), GRID, start))
 
 
 def _halved(rows: Rows, to: int) -> list[Lesson]:
