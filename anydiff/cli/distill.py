@@ -41,7 +41,7 @@ WORSE = 20.0
 """By how much an error of the network's output may be larger in x0: that of eps is, at pure noise."""
 SHARE = 2.0
 """The time of the first stage, which asks its teacher most often; that of each other one is 1."""
-SLOWER, WARMUP = 6, 50
+SLOWER, WARMUP = 4, 50
 """A student's learning rate is that of training over the first; it rises over the second, in steps."""
 
 
@@ -78,7 +78,7 @@ def distill(
         minutes: Training time, of all stages together.
         epochs: Number of passes over the data in each stage, instead of a time.
         batch_size: Batch size; by default that of training.
-        lr: Peak learning rate; by default a sixth of that of training.
+        lr: Peak learning rate; by default a quarter of that of training.
         num: Number of samples in each row of the table; by default 100 molecules, 360 sketches or 400
             images.
         measure: Compute the table.

@@ -286,7 +286,7 @@ def test_time_is_shared_and_guidance_is_folded_in_once(consistency, tmp_path, mo
     out = tmp_path / "out"
     more = ["--consistency"] if consistency else []
     call("distill", teacher, "--to", 1, "--guidance", 3, "--minutes", 8, "--out", out, *more)
-    lr = 3e-3 / 6
+    lr = 3e-3 / 4
     if consistency:
         assert stages == [("consistency", 8, lr, 8)] and asked == [(True, 3.0)]
     else:
