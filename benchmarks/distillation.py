@@ -32,11 +32,15 @@ import torch
 
 from anydiff import DDIM, DDPM, DPMSolver, GaussianDiffusion, Renoise, Sampler
 from anydiff.cli import train
-from anydiff.cli.distill import distill
+from anydiff.cli.distill import distill, recipe
 from anydiff.cli.runs import kind_of, open_model
+from anydiff.distillation import merged
 from anydiff.files import whole
 from anydiff.losses import Rows
 from anydiff.metrics.tables import aligned
+from anydiff.predictions import Predictor
+from anydiff.samplers import LogSNR
+from anydiff.spaces import DENSE, Space
 
 CALLS = (1, 2, 4, 8, 16, 50)
 SAMPLERS = {"DPMSolver": DPMSolver(), "DDIM": DDIM(), "DDPM": DDPM()}
@@ -147,6 +151,10 @@ class Bench:
             for k in CALLS:
                 runs[f"{name} {k}"] = self.teacher, sampler, k, guided
         runs[f"DDPM {self.system.most}"] = self.teacher, DDPM(), self.system.most, guided
+        if guided == 1:
+            for k in (4, 8):
+                for method in ("distilled", "consistency"):
+                    runs[f"without error, {method} {k}"] = self.teacher, None, k, 1.0
         for name in self.system.students:
             for path in sorted((self.folder / name).glob("*/model.safetensors")):
                 diffusion = open_model(path).diffusion
@@ -170,6 +178,9 @@ class Bench:
             num = 40 if self.args.short else self.system.num
             if name.startswith("consistency"):
                 known, sampler, steps = in_steps(known, steps), None, None
+            if name.startswith("without error"):
+                perfect = Perfect(known.diffusion, steps, "consistency" in name)
+                known, sampler, steps = replace(known, diffusion=perfect), None, None
             drawn = known.sample(
                 num, sampler=sampler, steps=steps, guidance=guidance, seed=1000 + self.seed,
                 batch=self.system.batch,
@@ -184,6 +195,40 @@ class Bench:
                 Path(temporary).write_text(json.dumps(self.figures, indent=1))
             told = ", ".join(f"{k} {v:.4g}" for k, v in self.figures[name].items())
             print(f"{time.strftime('%H:%M:%S')}  {self.folder.name}, {name}: {told}", flush=True)
+
+
+class Perfect(GaussianDiffusion):
+    """A student without error: it solves its teacher's path at each call, with many calls of its own.
+
+    Arguments:
+        teacher: The teacher.
+        steps: The number of its steps.
+        consistency: Whether it answers the end of the path, and not where one step leads.
+    """
+
+    def __init__(self, teacher: GaussianDiffusion, steps: int, consistency: bool) -> None:
+        super().__init__(teacher.denoiser, teacher.schedule, teacher.target)
+        lesson = recipe(teacher, steps, consistency=consistency)[0]
+        rows = lesson.drawn(teacher, steps).times.times if consistency else lesson.rows.times
+        self.times = Rows(rows, Renoise() if consistency else DDIM())
+        schedule, grid = teacher.schedule, LogSNR(1.0, 10.0, -4.0)
+        last = float(schedule.time(torch.tensor(8.0, dtype=torch.float64)))
+        self.paths = {
+            t: grid(schedule, 12, t).tolist() if t > last else [t, 0.0] for t in rows[:-1]
+        }
+        self.lesson = lesson
+
+    def predictor(self, space: Space = DENSE, **cond: Any) -> Predictor:
+        asked = GaussianDiffusion(self.denoiser, self.schedule, self.target).predictor(
+            space, **cond
+        )
+        lesson, run = self.lesson, self.times.run
+        if lesson.kept is None:
+            return merged(asked, lesson.times, lesson.n, lesson.sampler)
+        ends = {
+            t: merged(asked, path, len(path) - 1, DPMSolver()) for t, path in self.paths.items()
+        }
+        return replace(asked, answer=lambda x, at: ends[at.t].predict(x, at), run=run)
 
 
 def in_steps(known: Any, steps: int) -> Any:
@@ -256,7 +301,7 @@ def picture(benches: Sequence[Bench], path: Path) -> None:
             points: dict[int, list[float]] = {}
             for b in known:
                 for row, figures in b.figures.items():
-                    of, _, calls = row.partition(" ")
+                    of, _, calls = row.rpartition(" ")
                     if of == method and title in figures:
                         points.setdefault(int(calls), []).append(figures[title])
             if points:
