@@ -152,7 +152,7 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; it is a time, above 0 and at most 1.")
     known = open_model(model)
-    draw, kind = _ready(known, asked), kind_of(known.kind)
+    draw, kind = _ready(known, asked, strength=strength), kind_of(known.kind)
     before = first(kind.begin(known, data), asked.num or kind.NUM)
     _run(
         "edit", model, known, asked,
@@ -225,18 +225,23 @@ def _other(known: Any, data: str | None) -> str | None:
     return None if known.data in known.names else data
 
 
-def _ready(known: Any, asked: Drawing, length: int | None = None) -> dict[str, Any]:
+def _ready(
+    known: Any, asked: Drawing, length: int | None = None, strength: float = 1.0
+) -> dict[str, Any]:
     """Check flags and packages; the flags that only one kind knows, as its methods take them."""
     from anydiff.kinds import steps_of
 
     label = None if asked.label is None else list(asked.label)
     given = {"label": label, "target": asked.target, "length": length}
     check_flags(known.kind, known, guidance=asked.guidance, **given)
-    if asked.steps and (own := steps_of(known.diffusion, asked.steps)) != asked.steps:
-        raise ValueError(
-            f"--steps is {asked.steps}, and the model was distilled for {own} step{'s' * (own > 1)}; "
-            "leave --steps out, or give its teacher."
-        )
+    if asked.steps:
+        own = steps_of(known.diffusion, asked.steps, strength)
+        if own not in (0, asked.steps):  # 0: no time of the model is so low, which is told later
+            begun = f" from t = {strength:g} on" if strength < 1 else ""
+            raise ValueError(
+                f"--steps is {asked.steps}, and the model was distilled for {own} step{'s' * (own > 1)}"
+                f"{begun}; leave --steps out, or give its teacher."
+            )
     kind = kind_of(known.kind)
     check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if asked.measure else ()))
     return {name: value for name, value in given.items() if value is not None}

@@ -32,7 +32,8 @@ def guided(
 
     Arguments:
         answer: (x_t, level) -> Prediction.
-        predictors: The predictors that `answer` calls; the first gives the schedule and the space.
+        predictors: The predictors that `answer` calls; the first gives the schedule and the space, and
+            the first distilled one the run.
         remake: Builds the same guidance from other predictors, for copies of the batch; None if that is
             not possible.
     """
@@ -43,7 +44,8 @@ def guided(
         several = [p.copies(n) for p in predictors] if remake else []
         return remake(*several) if remake and all(several) else None
 
-    return Predictor(answer, first.schedule, first.space, models, copies, first.run)
+    run = next((p.run for p in predictors if p.run is not None), None)
+    return Predictor(answer, first.schedule, first.space, models, copies, run)
 
 
 def towards(predictor: Predictor, term: Term, scale: Scale, *, bounded: bool = False) -> Predictor:

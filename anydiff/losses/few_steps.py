@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydiff.checks import frozen, number, numbers, read, shown
+from anydiff.checks import check_range, frozen, number, numbers, read, shown
 from anydiff.losses.times import Times
 from anydiff.predictions import OwnRun
 from anydiff.samplers import DDIM, Sampler
@@ -112,11 +112,11 @@ class Rows(Times):
         return (t == 0) | ((t - near).abs() <= 1e-5 * near)
 
     def _told(self) -> str:
-        rows = ", ".join(f"{t:.4g}" for t in self.times[:-1][:8])
-        more = ", ..." if len(self.times) > 9 else ""
+        num = len(self.times) - 1
+        rows = ", ".join(f"{t:.4g}" for t in self.times[:-1][:8]) + ", ..." * (num > 8)
         return (
-            f"it was trained for {len(self.times) - 1} steps of {self.sampler}, from t = {rows}{more}: "
-            "begin at one of these, and leave the steps out"
+            f"it was trained for {num} step{'s' * (num > 1)} of {type(self.sampler).__name__}, from t = "
+            f"{rows}: begin {'at one of these' if num > 1 else 'there'}, and leave the steps out"
         )
 
     def chosen(self, sampler: Any, steps: Any, start: float) -> tuple[Any, Any, float]:
@@ -124,17 +124,25 @@ class Rows(Times):
 
         Arguments:
             sampler: A sampler; None takes that of the rows.
-            steps: The number of the rows, or times among them; None takes them all.
+            steps: The number of the rows from the start on, or times among them; None takes them all.
             start: The first time: a row, from which the run goes on; or 1, the first one.
 
         Raises:
-            ValueError: If the steps are another number, or the start is no row.
+            ValueError: If the steps are another number, or rise, or the start is no row.
         """
-        count = number(steps)
-        if count is not None and count != len(self.times) - 1:
-            raise ValueError(f"steps is {shown(steps)}; {self._told()}.")
+        count, given = number(steps), numbers(steps)
+        if len(given) > 1 and given[0] < given[-1]:
+            raise ValueError(
+                "the times rise, and the model is distilled: it knows one run to the data, and no way "
+                "back; ask its teacher."
+            )
         if count is not None or steps is None:
-            if number(start) != 1:  # of a run that begins below 1 too
-                self.check(start)
-            steps, start = [t for t in self.times if t <= start * (1 + 1e-5)], 1.0
+            check_range("(0, 1]", start=start)
+            if start != 1:  # of a run that begins below 1 too
+                self.check(float(start))
+            left = [t for t in self.times if t <= start * (1 + 1e-5)]
+            if count is not None and count != len(left) - 1:
+                where = f", from t = {left[0]:.4g} on" if start != 1 else ""
+                raise ValueError(f"steps is {shown(steps)}{where}; {self._told()}.")
+            steps, start = left, 1.0
         return self.sampler if sampler is None else sampler, steps, start

@@ -191,6 +191,11 @@ def plan(
             )
     elif start != 1:
         raise ValueError(f"the start is {start}, and the times are given too; begin them there.")
+    elif grid is not None:
+        raise ValueError(
+            f"the grid is {shown(grid)}, and the times are fixed: they are given, or those of a "
+            "distilled model; leave the grid out."
+        )
 
     levels = schedule.levels(times)
     if levels[0].t < first:  # a rising run calls its network first at the first row of a table

@@ -230,7 +230,7 @@ def test_the_other_commands_take_the_steps_of_a_student(tmp_path, capsys):
     ImageModel(student(images(classes=10), rows), (1, 8, 8), "digits").save(path)
     call("sample", path, *out, "--num", 8)
     assert re.search(r"\ndrawn .* 2  +\S+\n", (tmp_path / "drawn/table.txt").read_text())  # calls
-    call("edit", path, "--strength", 0.5, *out, "--num", 8)
+    call("edit", path, "--strength", 0.5, "--steps", 1, *out, "--num", 8)
     assert re.search(r"\ndrawn .* 1  +\S+\n", (tmp_path / "drawn-2/table.txt").read_text())
     call("inpaint", path, "--resamples", 3, *out, "--num", 8, "--sampler", "ddim")
     assert re.search(r"\ndrawn .* 6  +\S+\n", (tmp_path / "drawn-3/table.txt").read_text())
@@ -242,6 +242,10 @@ def test_the_other_commands_take_the_steps_of_a_student(tmp_path, capsys):
         (
             ["sample", "--steps", 7],
             "--steps is 7, and the model was distilled for 2 steps; leave --steps out",
+        ),
+        (
+            ["edit", "--strength", 0.5, "--steps", 2],
+            "--steps is 2, and the model was distilled for 1 step from t = 0.5 on; leave",
         ),
         (["sample", "--guidance", 2], "guidance is 2, and the model was distilled"),
         (["edit"], "strength is 0.3, .* distilled for a run .*; give 1 or 0.5, or its teacher"),

@@ -169,7 +169,20 @@ def test_a_run_that_ends_above_the_data_ends_there():
     "options, message",
     [
         ({"steps": 8}, "steps is 8; it was trained for 4 steps of DDIM"),
-        ({"steps": 2, "start": 0.5}, "steps is 2; it was trained for 4"),
+        ({"steps": 4, "start": 0.5}, "steps is 4, from t = 0.5 on; it was trained for 4 steps"),
+        (
+            {"steps": [0.25, 0.5, 1.0], "sampler": DDIM()},
+            "the times rise, and the model is distilled",
+        ),
+        ({"steps": [0.0, 1.0]}, "it knows one run to the data, and no way back; ask its teacher"),
+        ({"start": 0}, r"start is 0; give a number in \(0, 1\]"),
+        ({"start": math.nan}, "start is nan; give a number"),
+        ({"start": "1"}, "start is '1'; give a number"),
+        ({"start": True}, "start is True; give a number"),
+        (
+            {"grid": Uniform()},
+            r"grid is Uniform\(\), and the times are fixed: .*; leave the grid out",
+        ),
         ({"steps": [1.0, 0.6, 0.0]}, r"asked at t = 0.6; .* t = 1, 0.75, 0.5, 0.25: begin"),
         ({"start": 0.6}, "asked at t = 0.6; it was trained for 4 steps"),
         ({"sampler": DPMSolver(), "steps": 25}, "leave the steps out"),
@@ -180,6 +193,19 @@ def test_a_run_that_ends_above_the_data_ends_there():
 def test_another_run_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         sample(distilled().predictor(), X, **options)
+
+
+def test_the_number_of_steps_is_that_from_the_start_on():
+    p = distilled().predictor()
+    whole, rest = sample(p, X, steps=4), sample(p, X, steps=torch.tensor(2), start=0.5)
+    assert torch.equal(whole, sample(p, X))
+    assert torch.equal(rest, sample(p, X, start=0.5)) and not torch.equal(rest, whole)
+    assert torch.equal(edit(p, X, 0.5, steps=2, seed=0), edit(p, X, 0.5, seed=0))
+
+
+def test_one_row_is_told_as_one():
+    with pytest.raises(ValueError, match=r"for 1 step of DPMSolver, from t = 1: begin there, and"):
+        sample(distilled(Rows([1.0, 0.0], DPMSolver())).predictor(), X, steps=2)
 
 
 def test_many_rows_are_named_by_the_first():
@@ -235,6 +261,16 @@ def test_a_student_guided_by_another_is_asked_at_the_rows_of_both():
         sample(mixed, X)
 
 
+def test_the_run_of_any_model_is_that_of_all():
+    teacher = GaussianDiffusion(Listening(), Cosine(), "v").predictor()
+    student = distilled().predictor()
+    for pair in ((teacher, student), (student, teacher)):
+        guided = autoguidance(*pair, 0.5)
+        assert (
+            guided.run == ROWS and sample(guided, X).isfinite().all()
+        )  # at rows alone, or an error
+
+
 def test_copies_keep_the_run():
     assert distilled().predictor().copies(3).run == ROWS
 
@@ -279,7 +315,7 @@ def test_a_known_level_of_noise_is_denoised_from_its_row():
     "call, message",
     [
         (lambda p: edit(p, X, 0.6), "asked at t = 0.6; it was trained for 4 steps"),
-        (lambda p: edit(p, X, 0.5, steps=3), "steps is 3; it was trained for 4 steps"),
+        (lambda p: edit(p, X, 0.5, steps=3), "steps is 3, from t = 0.5 on; it was trained for 4"),
         (lambda p: denoise(p, X, 0.1), "asked at t = .*; it was trained for 4 steps"),
         (lambda p: inpaint(p, X, KNOWN, steps=50), "steps is 50; it was trained for 4 steps"),
         (lambda p: ilvr(p, X, half, steps=[1.0, 0.4, 0.0]), "asked at t = 0.4"),
