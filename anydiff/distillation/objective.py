@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_kind
+from anydiff.checks import check_kind, shown
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.distillation.targets import check_schedule
+from anydiff.losses.few_steps import Rows
 from anydiff.losses.times import Times
 from anydiff.losses.weightings import TruncatedSNR
-from anydiff.predictions import Predictor, check_predictor
+from anydiff.predictions import OwnRun, Predictor, check_predictor
 from anydiff.samplers.loop import evaluating
 from anydiff.spaces import DENSE, Random, Space
 
@@ -30,10 +31,10 @@ class Distillation(nn.Module):
     """The training of a student towards a target, with the signature of :meth:`GaussianDiffusion.loss`.
 
     Data, times and noise are drawn as the student's own loss draws them. The target names the x0 that the
-    student is to answer at x_t, without gradients and with its models in eval mode. Only the student is a
-    part of this module: what the target calls is neither trained, nor averaged, nor saved. It is moved to
-    the device of the data. A copy of this module has the same target, which may ask the student that was
-    copied: build another one to train the copy.
+    student is to answer at x_t, without gradients and with its models, but the student, in eval mode.
+    Only the student is a part of this module: what the target calls is neither trained, nor averaged, nor
+    saved. It is moved to the device of the data. A copy of this module has the same target, which may ask
+    the student that was copied: build another one to train the copy.
 
     Arguments:
         student: The model to train, without `drop` and `augment`; :func:`student` makes one.
@@ -85,7 +86,8 @@ class Distillation(nn.Module):
 
         Raises:
             ValueError: As :meth:`GaussianDiffusion.loss`, or if the target is no predictor, or has
-                another schedule than the student.
+                another schedule than the student, was made for another space than the batch's, or is for
+                other times than those that are drawn.
         """
         student, drawn = self.student, t is None
         x0, t, eps = student.noised(x0, t, space, noise, generator)
@@ -94,6 +96,9 @@ class Distillation(nn.Module):
         target = self._target[0](x0, space, **cond)
         check_predictor(target=target)
         check_schedule(student.schedule, target=target)
+        _check_batch(target, space)
+        if drawn and target.run is not None:  # on a device, the times themselves are not read
+            _check_rows(student, target.run)
         with torch.no_grad(), _teaching(target, student, x0.device):
             p = target.predict(alpha * x0 + sigma * eps, at)
             # at the data there is nothing to learn, and eps does not follow from x0
@@ -125,6 +130,27 @@ def student(teacher: GaussianDiffusion, times: Times | None = None) -> GaussianD
     if isinstance(copy.schedule, nn.Module):
         copy.schedule.requires_grad_(False)
     return GaussianDiffusion(copy.denoiser, copy.schedule, copy.target, TruncatedSNR(), times)
+
+
+def _check_batch(target: Predictor, space: Space) -> None:
+    """An error if the target is surely of another batch: its space is of another kind."""
+    own, others = type(space).__name__, type(target.space).__name__
+    if own != others:
+        raise ValueError(
+            f"the batch lies in a space {own}, and the target was made for {others}; give the space to "
+            "what the target is made of, as teacher.predictor(space, **cond)."
+        )
+
+
+def _check_rows(student: GaussianDiffusion, run: OwnRun) -> None:
+    """An error unless the student's times are some of the target's."""
+    if not isinstance(student.times, Rows):
+        raise ValueError(
+            f"the student learns at {shown(student.times)}, and its target knows the times of one run "
+            "alone; give it these, student(teacher, Rows(times[::n]))."
+        )
+    for t in student.times.times[:-1]:
+        run.check(t)
 
 
 class _Apart(list[Any]):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_floating, check_kind, check_whole, frozen, read
+from anydiff.checks import check_floating, check_kind, check_whole, frozen, number, read, shown
 from anydiff.distillation.moves import moves_of
 from anydiff.guidance.guided import guided
 from anydiff.predictions import Network, Prediction, Predictor, Target, check_predictor
@@ -85,7 +85,8 @@ def merged(predictor: Predictor, times: Steps, n: int = 2, sampler: Sampler = DD
 
     Raises:
         ValueError: If an argument is not of its kind, if the number of steps is no multiple of n, if the
-            times rise, or if the sampler adds noise or chooses its steps as it goes.
+            times rise, if the sampler adds noise or chooses its steps as it goes, or if the predictor is
+            distilled and not for these times.
 
     References:
         Progressive Distillation (Salimans & Ho, 2022), algorithm 2. https://arxiv.org/abs/2202.00512
@@ -98,6 +99,10 @@ def merged(predictor: Predictor, times: Steps, n: int = 2, sampler: Sampler = DD
     check_whole("[1, inf)", n=n)
     schedule, space = predictor.schedule, predictor.space
     moves = moves_of(schedule, times, int(n), sampler)
+    if predictor.run is not None:  # here, as in training the times are on a device and are not read
+        for row in moves.table:
+            for t, *_ in row.levels:
+                predictor.run.check(t)
 
     def answer(x_t: Tensor, at: Level) -> Prediction:
         row = moves.at(at.t, x_t)
@@ -177,6 +182,8 @@ def _same(a: Schedule, b: Schedule, t: Tensor) -> bool:
 
 def _checked(s: Any, t: Any) -> Any:
     """The times s, if none is later than t; on a device that is not known."""
+    if not isinstance(s, Tensor) and number(s) is None:
+        raise ValueError(f"nearer gives {shown(s)}; give a time, like that of the level.")
     if read(torch.as_tensor(t - s), lambda gap: (gap >= 0).all()) is False:
         raise ValueError(
             "nearer gives a time above that of the level; give one nearer to the data."

@@ -376,6 +376,20 @@ def test_a_level_that_is_not_nearer_is_named(s):
         target.predict(draw((4, 3)), torch.full((4,), 0.6, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("s, told", [(None, "None"), ("0.5", "'0.5'"), (True, "True")])
+def test_a_level_that_is_no_time_is_named(s, told):
+    student = GaussianDiffusion(Bent(), Cosine(), "v").predictor()
+    target = consistent(known(draw((4, 3)), Cosine()), student, lambda at: s)
+    with pytest.raises(ValueError, match=f"nearer gives {told}; give a time, like that of the"):
+        target.predict(draw((4, 3)), 0.6)
+
+
+def test_a_consistency_model_guided_along_rows_is_for_these():
+    own = GaussianDiffusion(Bent(), Cosine(), "v").predictor()
+    target = consistent(merged(own, [1.0, 0.7, 0.5, 0.2, 0.0]), own, Closer())
+    assert target.run.times == (1.0, 0.5, 0.0)
+
+
 def test_a_student_of_rows_is_asked_at_its_rows_alone():
     student = GaussianDiffusion(Bent(), Cosine(), "v", times=Rows([1.0, 0.5, 0.0]))
     objective = Distillation(student, training(student, nearer=Closer()))

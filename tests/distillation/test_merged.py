@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from anydiff import (
 )
 from anydiff.distillation import merged
 from anydiff.distillation.moves import _measured, moves_of
+from anydiff.losses import Rows
 from anydiff.predictions import TARGETS, as_target
 from anydiff.samplers import Euler, follow, plan
 from anydiff.schedules import Learned, ZeroTerminalSNR
@@ -395,6 +397,14 @@ def test_a_sampler_that_chooses_its_steps_is_named(sampler):
 def test_runs_that_are_none_are_named(times, n, message):
     with pytest.raises(ValueError, match=message):
         merged(curved(Cosine()).predictor(), times, n)
+
+
+def test_a_student_is_not_merged_along_other_rows():
+    student = replace(curved(Cosine()).predictor(), run=Rows([1.0, 0.75, 0.5, 0.25, 0.0]))
+    assert merged(student, [1.0, 0.75, 0.5, 0.25, 0.0]).run.times == (1.0, 0.5, 0.0)
+    for times in ([1.0, 0.7, 0.5, 0.25, 0.0], [1.0, 0.75, 0.4, 0.25, 0.0]):
+        with pytest.raises(ValueError, match=r"asked at t = 0.[47]; it was trained for 4 steps"):
+            merged(student, times)
 
 
 def test_numbers_that_look_alike_are_not_taken_for_each_other():

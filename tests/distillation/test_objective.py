@@ -671,7 +671,7 @@ def test_a_student_of_a_frozen_teacher_learns():
     assert [p.requires_grad for p in student(half).parameters()] == [False, False, True, True]
 
 
-def test_a_learned_schedule_iskeeping():
+def test_a_learned_schedule_is_kept():
     torch.manual_seed(0)
     teacher = GaussianDiffusion(Small(), Learned(width=4), "v").double()
     for frozen in (False, True):
@@ -735,6 +735,32 @@ def test_conditions_that_are_dropped_are_named(options):
 def test_a_target_that_does_not_fit_is_named(target, message):
     with pytest.raises(ValueError, match=message):
         Distillation(student(model(), ROWS), target).loss(X, T.double(), noise=EPS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (Rows([1.0, 0.6, 0.0]), r"asked at t = 0.6; it was trained for 2 steps of DDIM, from t = 1, 0.5"),
+        (None, r"learns at Mapped.*, and its target knows .* one run alone; give it these, student\("),
+    ],
+)  # fmt: skip
+def test_a_student_of_other_times_than_its_target_s_is_named(rows, message, device):
+    """On a device too, where no time is read and the nearest row would be taken in silence."""
+    objective = Distillation(student(model(), rows), halving(model())).to(device)
+    with pytest.raises(ValueError, match=message):
+        objective.loss(X.to(device))
+
+
+def test_a_target_without_the_batch_s_space_is_named():
+    teacher = model()
+
+    def target(x0, space):
+        return merged(teacher.predictor(), TIMES)
+
+    space = Masked.from_lengths([2, 3])
+    with pytest.raises(ValueError, match=r"lies in a space Masked, .* made for Dense; give the sp"):
+        Distillation(student(teacher, ROWS), target).loss(draw((2, 3, 4)), space=space)
 
 
 def test_a_guide_that_does_not_fit_is_named():
