@@ -247,7 +247,7 @@ def test_a_distilled_model_takes_its_own_run():
     wanted = sample(distilled().predictor(), (7, *SHAPE), DDIM(), TIMES, seed=seeds)
     assert torch.equal(made, wanted)
     assert not torch.equal(drawn(diffusion=distilled(1.0), steps=None), made)
-    assert torch.equal(drawn(diffusion=distilled(1.0), steps=None, sampler=DDIM()), made)
+    assert torch.equal(drawn(diffusion=distilled(), steps=None, sampler=DDIM()), made)
     with pytest.raises(ValueError, match=r"steps is 4; it was trained for 3 steps of DDIM"):
         drawn(diffusion=distilled(), steps=4)
 

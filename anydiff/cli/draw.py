@@ -30,7 +30,7 @@ class Drawing:
         steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images, and of
             a distilled model its own, which are the only ones.
         sampler: Sampling method: ddpm, the default, is ancestral and needs the most steps, dpm the
-            fewest; a distilled model has its own.
+            fewest; a distilled model has its own, which is the only one.
         guidance: For a model with a condition: 0 is unconditional, 1, the default, conditional, above 1
             stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
@@ -242,6 +242,12 @@ def _ready(
                 f"--steps is {asked.steps}, and the model was distilled for {own} step{'s' * (own > 1)}"
                 f"{begun}; leave --steps out, or give its teacher."
             )
+    rows = known.diffusion.times
+    if asked.sampler and rows.run is not None and _sampler(asked.sampler) != rows.sampler:
+        raise ValueError(
+            f"--sampler is {asked.sampler}, and the model was distilled for the steps of "
+            f"{type(rows.sampler).__name__}; leave --sampler out, or give its teacher."
+        )
     kind = kind_of(known.kind)
     check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if asked.measure else ()))
     return {name: value for name, value in given.items() if value is not None}
@@ -283,7 +289,7 @@ def _run(
         "steps": asked.steps or usual, "guidance": guidance, "seed": asked.seed, "skip": asked.skip,
         "progress": True, "watch": frames.append,
     }  # fmt: skip
-    if asked.sampler and (own or asked.sampler != "ddpm"):
+    if asked.sampler not in (None, "ddpm"):
         # the ancestral variance that suits is known better where it is used
         how["sampler"] = _sampler(asked.sampler)
     if asked.batch_size:

@@ -123,12 +123,14 @@ class Rows(Times):
         """The sampler, the times and the start of a run that is asked for.
 
         Arguments:
-            sampler: A sampler; None takes that of the rows.
+            sampler: A sampler; None takes that of the rows. Another one, which the model was not trained
+                for, needs times that are given.
             steps: The number of the rows from the start on, or times among them; None takes them all.
             start: The first time: a row, from which the run goes on; or 1, the first one.
 
         Raises:
-            ValueError: If the steps are another number, or rise, or the start is no row.
+            ValueError: If the steps are another number, or rise, or if the start is no row, or the
+                sampler another one.
         """
         count, given = number(steps), numbers(steps)
         if len(given) > 1 and given[0] < given[-1]:
@@ -137,6 +139,12 @@ class Rows(Times):
                 "back; ask its teacher."
             )
         if count is not None or steps is None:
+            if sampler not in (None, self.sampler):
+                raise ValueError(
+                    f"the sampler is {shown(sampler)}, and the model was trained for steps of "
+                    f"{type(self.sampler).__name__}, from which others lead astray; leave the sampler "
+                    "out, or give the times too."
+                )
             check_range("(0, 1]", start=start)
             if start != 1:  # of a run that begins below 1 too
                 self.check(float(start))

@@ -22,6 +22,7 @@ from anydiff import (
     classifier_free,
     dps,
     edit,
+    exact,
     impute,
     inpaint,
     load,
@@ -29,11 +30,12 @@ from anydiff import (
     save,
 )
 from anydiff.denoisers import EGNN
+from anydiff.distillation import merged
 from anydiff.editing import decode, denoise, encode, ilvr, interpolate, variations
 from anydiff.guidance import towards
 from anydiff.likelihood import continuous_bound, log_prob, variational_bound
 from anydiff.losses import Rows
-from anydiff.samplers import Uniform, plan
+from anydiff.samplers import LogSNR, Uniform, plan
 from tests.helpers.spaces import draw, generators
 
 TIMES = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -139,7 +141,7 @@ def test_a_run_is_its_own_where_none_is_asked_for():
     assert asked(lambda p: sample(p, X, steps=np.int64(4))) == RUN
     assert asked(lambda p: sample(p, X, steps=TIMES)) == RUN
     assert asked(lambda p: sample(p, X, steps=torch.tensor(TIMES))) == RUN
-    assert asked(lambda p: sample(p, X, DDPM())) == RUN  # another sampler, at the same times
+    assert asked(lambda p: sample(p, X, DDPM(), TIMES)) == RUN  # another sampler, at the same times
     assert asked(lambda p: sample(p, X, start=0.5)) == [0.5, 0.25]
     assert asked(lambda p: sample(p, X, steps=[0.5, 0.25, 0.0])) == [0.5, 0.25]
     third = Rows([1.0, 1 / 3, 0.0])
@@ -155,8 +157,27 @@ def test_the_sampler_is_its_own_too():
     student = distilled(Rows(TIMES, DPMSolver()))
     x = sample(student.predictor(), X)
     assert torch.equal(x, sample(student.predictor(), X, DPMSolver(), TIMES))
-    assert not torch.allclose(x, sample(student.predictor(), X, DDIM()))
-    assert torch.equal(sample(distilled().predictor(), X), sample(student.predictor(), X, DDIM()))
+    by_ddim = sample(student.predictor(), X, DDIM(), TIMES)
+    assert not torch.allclose(x, by_ddim) and torch.equal(
+        sample(distilled().predictor(), X), by_ddim
+    )
+
+
+@pytest.mark.parametrize("sampler", [DPMSolver(), DDPM(), DDIM(0.5)], ids=str)
+def test_another_sampler_is_not_taken_for_the_run(sampler):
+    """Of a perfect student of four steps on normal data the deviation would be off by 25 % and more."""
+    teacher = exact.gaussian(Cosine(), "v", std=0.5).predictor()
+    student = merged(teacher, LogSNR()(Cosine(), 32), 8, DPMSolver())
+    x = draw((4000, 1))
+    assert abs(sample(student, x).std().item() / 0.5 - 1) < 0.05  # of which the draws have 0.011
+    by_other = sample(student, x, sampler, student.run.times, seed=0)
+    assert abs(by_other.std().item() / 0.5 - 1) > 0.1
+    for more in ({}, {"steps": 4}):
+        with pytest.raises(
+            ValueError, match=r"for steps of DDIM, from which .*; leave the sampler out"
+        ):
+            sample(student, x, sampler, **more)
+    assert torch.equal(sample(student, x, DDIM()), sample(student, x))
 
 
 def test_a_run_that_ends_above_the_data_ends_there():
@@ -185,7 +206,8 @@ def test_a_run_that_ends_above_the_data_ends_there():
         ),
         ({"steps": [1.0, 0.6, 0.0]}, r"asked at t = 0.6; .* t = 1, 0.75, 0.5, 0.25: begin"),
         ({"start": 0.6}, "asked at t = 0.6; it was trained for 4 steps"),
-        ({"sampler": DPMSolver(), "steps": 25}, "leave the steps out"),
+        ({"sampler": DPMSolver(), "steps": 25}, "leave the sampler out, or give the times too"),
+        ({"sampler": DDIM(), "steps": 25}, "leave the steps out"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"steps": "many"}, "steps is 'many'"),
     ],
