@@ -38,6 +38,9 @@ class Compared:
     steps: int
     guidance: float = 1.0
 
+    def __str__(self) -> str:
+        return f"{self.who}, {self.steps} step{'s' * (self.steps > 1)}"
+
     @property
     def calls(self) -> int:
         """Network calls for an item."""
@@ -55,7 +58,7 @@ class Compared:
         try:
             drawn = self.model.sample(num, guidance=self.guidance, progress=True, **how)
         except ValueError as error:  # as of a sampler with too few steps
-            print(f"{self.who}, {self.steps} steps: {printable(str(error))}", flush=True)
+            print(f"{self}: {printable(str(error))}", flush=True)
             return None, 0.0
         return drawn, (time.perf_counter() - start) / num
 
@@ -109,8 +112,7 @@ def compare(
         figures = ["–"] * len(kind.FIGURES)
         if drawn is not None:
             if not isinstance(run.sampler, DDPM):
-                name = f"{run.who}, {run.steps} step{'s' * (run.steps > 1)}"
-                shown[name] = first(drawn, kind.SHOWN)
+                shown[str(run)] = first(drawn, kind.SHOWN)
             if judge is not None:
                 report = judge(drawn, num - len(drawn))
                 figures = [c.cell(report) for c in kind.FIGURES]

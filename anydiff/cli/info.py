@@ -37,10 +37,9 @@ def info(model: Path) -> None:
     print(f"prediction   {diffusion.target.name}")
     usual = {"weighting": Plain(), "times": Mapped(), "error": SquaredError()}
     if isinstance(rows := diffusion.times, Rows):
-        times = ", ".join(f"{t:.4g}" for t in rows.times)
-        print(
-            f"distilled    for {len(rows.times) - 1} steps of {type(rows.sampler).__name__}, t = {times}"
-        )
+        num, times = len(rows.times) - 1, ", ".join(f"{t:.4g}" for t in rows.times)
+        run = f"{num} step{'s' * (num > 1)} of {type(rows.sampler).__name__}"
+        print(f"distilled    for {run}, t = {times}")
         usual = {name: getattr(diffusion, name) for name in usual}
     for name in (*usual, "drop", "augment"):
         if (value := getattr(diffusion, name)) and value != usual.get(name):

@@ -20,6 +20,7 @@ from anydiff.losses.weightings import TruncatedSNR
 from anydiff.predictions import OwnRun, Predictor, check_predictor
 from anydiff.samplers.loop import evaluating
 from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces.draws import undrawn
 
 __all__ = ["Distillation", "student"]
 
@@ -171,13 +172,5 @@ def _teaching(target: Predictor, student: nn.Module, device: torch.device) -> It
     for model in teachers:
         if any(p.device != device for p in model.parameters()):
             model.to(device)
-    own = [torch.default_generator]
-    if device.type == "cuda":
-        own.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in own]
-    try:
-        with evaluating(replace(target, models=teachers)):
-            yield
-    finally:
-        for generator, state in zip(own, states, strict=True):
-            generator.set_state(state)
+    with undrawn(device), evaluating(replace(target, models=teachers)):
+        yield

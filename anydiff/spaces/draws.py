@@ -7,7 +7,8 @@ construction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from anydiff.checks import check_whole, number, shown
 
 __all__ = [
     "Random", "Seed", "check_count", "check_generator", "child", "generators", "normal", "rand",
-    "randn", "seeds", "uniforms",
+    "randn", "seeds", "undrawn", "uniforms",
 ]  # fmt: skip
 
 Random = Generator | Sequence[Generator] | None
@@ -195,3 +196,24 @@ def check_generator(generator: Any) -> None:
             f"generator is {shown(generator)}; give a torch.Generator().manual_seed(...), or a list of "
             "one for each item."
         )
+
+
+@contextmanager
+def undrawn(device: torch.device) -> Iterator[list[Generator]]:
+    """A context after which what torch's own generators gave, to dropout for instance, is given again.
+
+    Arguments:
+        device: Where is drawn; torch's own functions for this, which take all devices, are slow.
+
+    Yields:
+        The generators, of the CPU and of the device.
+    """
+    own = [torch.default_generator]
+    if device.type == "cuda":
+        own.append(torch.cuda.default_generators[device.index or 0])
+    states = [generator.get_state() for generator in own]
+    try:
+        yield own
+    finally:
+        for generator, state in zip(own, states, strict=True):
+            generator.set_state(state)

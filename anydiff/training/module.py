@@ -8,7 +8,6 @@ to zero over the run, measured in minutes, epochs or steps, whichever ends the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from math import cos, inf, pi
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 
 from anydiff.extras import extra
 from anydiff.spaces import Random, Space, child
+from anydiff.spaces.draws import undrawn
 from anydiff.training.callbacks import done
 from anydiff.training.muon import Muon
 
@@ -72,22 +72,6 @@ class Objective(Protocol):
         """The parameters to optimise."""
 
 
-@contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed what layers such as dropout draw from, for a while; torch's own functions are slow."""
-    own = [torch.default_generator]
-    if device.type == "cuda":
-        own.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in own]
-    for generator in own:
-        generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(own, states, strict=True):
-            generator.set_state(state)
-
-
 class DiffusionModule(LightningModule):
     """The training of an objective, as a Lightning module.
 
@@ -133,7 +117,10 @@ class DiffusionModule(LightningModule):
         x0, space, cond = self.unpack(batch)
         # seeded by the batch too, since gradients of several batches may be accumulated in one step
         key = (self.global_step, batch_idx)
-        with _seeded(self.device, child(self.seed, 2, *key, self.global_rank)):
+        seed = child(self.seed, 2, *key, self.global_rank)
+        with undrawn(self.device) as own:  # what layers such as dropout draw from
+            for generator in own:
+                generator.manual_seed(seed)
             loss = self.objective.loss(x0, space=space, generator=self._generator(0, *key), **cond)
         self.log("loss", loss.mean(), batch_size=len(loss))
         return self._mean(loss)

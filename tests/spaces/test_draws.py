@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anydiff.spaces import child, generators
-from anydiff.spaces.draws import check_count, rand, randn, uniforms
+from anydiff.spaces.draws import check_count, rand, randn, undrawn, uniforms
 
 CHILDREN = [3325833263181678374, 2327230056060148179, 6376957211144432179, 5807428094540669881]
 LIKE = torch.empty(0, dtype=torch.float64)
@@ -56,3 +56,17 @@ def test_uniform_numbers_are_each_item_s_own():
         uniforms(3, 2, LIKE, generators([1]))
     with pytest.raises(ValueError, match="3 generators for 2 items"):
         check_count([1, 2, 3], 2)
+
+
+def test_what_is_drawn_in_between_is_drawn_again():
+    torch.manual_seed(0)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    with undrawn(torch.device("cpu")) as own:
+        assert own == [torch.default_generator] and torch.equal(torch.rand(3), after)
+    assert torch.equal(torch.rand(3), after)
+    torch.manual_seed(0)
+    with pytest.raises(ZeroDivisionError), undrawn(torch.device("cpu")):
+        torch.rand(2)
+        1 / 0  # noqa: B018
+    assert torch.equal(torch.rand(3), after)
