@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from PIL import Image
 
 from anydiff import DDIM, Cosine, DPMSolver, GaussianDiffusion, Polynomial, sample
+from anydiff.cli.comparison import Compared
 from anydiff.cli.distill import recipe
-from anydiff.cli.main import main
+from anydiff.cli.main import main, parser
 from anydiff.data.sequences import LengthDistribution
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import BiRNN, PairNet, UNet
@@ -66,6 +68,13 @@ def made(kind, folder):
     return folder / "teacher.safetensors", data
 
 
+def few_digits(folder):
+    """A file of 120 digits."""
+    few = load_images("digits").subset(range(120))
+    np.savez(folder / "few.npz", pixels=few.pixels, labels=few.labels)
+    return folder / "few.npz"
+
+
 def call(*words):
     main([str(word) for word in words])
 
@@ -77,10 +86,15 @@ def distill(folder, model, *more):
     )  # fmt: skip
 
 
+one_parser = cache(parser)  # which takes longer to build than most of these commands to run
+
+
 @pytest.fixture(autouse=True)
 def few_calls(monkeypatch):
+    monkeypatch.setattr("anydiff.cli.main.parser", one_parser)
     for kind in KINDS:
         monkeypatch.setattr(f"anydiff.cli.{kind}.STEPS", 10)
+        monkeypatch.setattr(f"anydiff.cli.{kind}.SHOWN", 2)  # molecules are drawn slowly
 
 
 # the recipe --------------------
@@ -174,8 +188,12 @@ def test_a_consistency_model_learns_its_own_answer_one_time_nearer():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_student_of_each_kind_and_its_files(kind, tmp_path, capsys):
+def test_a_student_of_each_kind_and_its_files(kind, tmp_path, capsys, monkeypatch):
     teacher, data = made(kind, tmp_path)
+    few = load_images("digits").subset(
+        range(300)
+    )  # still the digits that have a network of their own
+    monkeypatch.setattr("anydiff.images.models.load_images", lambda *_, **__: few)
     more = [] if kind == "sketches" else ["--guidance", 2]
     distill(tmp_path, teacher, "--to", 2, "--data", data, *more)
     out, err = capsys.readouterr()
@@ -209,6 +227,8 @@ def test_a_student_of_each_kind_and_its_files(kind, tmp_path, capsys):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_consistency_model_of_each_kind(kind, tmp_path, capsys):
     teacher, data = made(kind, tmp_path)
+    if kind == "images":
+        data = few_digits(tmp_path)
     distill(tmp_path, teacher, "--to", 4, "--consistency", "--data", data)
     out, table = capsys.readouterr().out, (tmp_path / "out/table.txt").read_text()
     assert "stage 1 of 1: one answer from all of 8 times\n" in out
@@ -222,6 +242,15 @@ def test_a_consistency_model_of_each_kind(kind, tmp_path, capsys):
         assert len(rows.times) == 5 and rows.sampler == Renoise(1.0)
     call("info", tmp_path / "out/model.safetensors")
     assert re.search("to 4, consistency true\n", capsys.readouterr().out)
+
+
+def test_one_step_is_told_as_one(tmp_path, capsys):
+    diffusion = student(images(), Rows([1.0, 0.0]))
+    ImageModel(diffusion, (1, 8, 8), "digits").save(tmp_path / "m.safetensors")
+    call("info", tmp_path / "m.safetensors")
+    assert re.search(r"distilled +for 1 step of DDIM, t = 1, 0\n", capsys.readouterr().out)
+    told = [str(Compared("teacher", None, DDIM(), steps)) for steps in (1, 2)]
+    assert told == ["teacher, 1 step", "teacher, 2 steps"]
 
 
 def test_the_other_commands_take_the_steps_of_a_student(tmp_path, capsys):
@@ -302,9 +331,7 @@ def test_time_is_shared_and_guidance_is_folded_in_once(consistency, tmp_path, mo
 
 def test_a_broken_run_goes_on_in_its_stage(tmp_path, capsys, monkeypatch):
     teacher, _ = made("images", tmp_path)
-    few = load_images("digits").subset(range(120))
-    np.savez(tmp_path / "few.npz", pixels=few.pixels, labels=few.labels)
-    words = [teacher, "--to", 2, "--measure", "false", "--lr", 0.01, "--data", tmp_path / "few.npz"]
+    words = [teacher, "--to", 2, "--measure", "false", "--lr", 0.01, "--data", few_digits(tmp_path)]
     words += ["--batch-size", 64]  # and mirrored: three steps
     distill(tmp_path / "whole", *words)
     capsys.readouterr()
