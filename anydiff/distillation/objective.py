@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from anydiff.checks import check_kind, shown
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.distillation.targets import check_schedule
+from anydiff.distillation.targets import check_fit
 from anydiff.losses.few_steps import Rows
 from anydiff.losses.times import Times
 from anydiff.losses.weightings import TruncatedSNR
@@ -96,8 +96,7 @@ class Distillation(nn.Module):
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         target = self._target[0](x0, space, **cond)
         check_predictor(target=target)
-        check_schedule(student.schedule, target=target)
-        _check_batch(target, space)
+        check_fit(student.schedule, space, target=target)
         if drawn and target.run is not None:  # on a device, the times themselves are not read
             _check_rows(student, target.run)
         with torch.no_grad(), _teaching(target, student, x0.device):
@@ -131,16 +130,6 @@ def student(teacher: GaussianDiffusion, times: Times | None = None) -> GaussianD
     if isinstance(copy.schedule, nn.Module):
         copy.schedule.requires_grad_(False)
     return GaussianDiffusion(copy.denoiser, copy.schedule, copy.target, TruncatedSNR(), times)
-
-
-def _check_batch(target: Predictor, space: Space) -> None:
-    """An error if the target is surely of another batch: its space is of another kind."""
-    own, others = type(space).__name__, type(target.space).__name__
-    if own != others:
-        raise ValueError(
-            f"the batch lies in a space {own}, and the target was made for {others}; give the space to "
-            "what the target is made of, as teacher.predictor(space, **cond)."
-        )
 
 
 def _check_rows(student: GaussianDiffusion, run: OwnRun) -> None:

@@ -23,7 +23,7 @@ from anydiff.samplers import DDIM, Sampler, Steps
 from anydiff.schedules import Level, Schedule
 from anydiff.spaces import DENSE, Space, check_space
 
-__all__ = ["Closer", "Nearer", "check_schedule", "consistent", "known", "merged"]
+__all__ = ["Closer", "Nearer", "check_fit", "consistent", "known", "merged"]
 
 Nearer = Callable[[Level], Any]
 """level -> the time of a level nearer to the data: a float, or (B,), like the level's."""
@@ -134,7 +134,8 @@ def consistent(guide: Predictor, student: Predictor, nearer: Nearer) -> Predicto
 
     Raises:
         ValueError: If an argument is not of its kind, if the student's prediction does not make x0 the
-            state itself at t = 0, if the guide has another schedule, or if a time is no nearer one.
+            state itself at t = 0, if the guide has another schedule or another space, or if a time is no
+            nearer one.
 
     References:
         Consistency Models (Song et al., 2023), algorithms 2 and 3. https://arxiv.org/abs/2303.01469
@@ -142,7 +143,7 @@ def consistent(guide: Predictor, student: Predictor, nearer: Nearer) -> Predicto
     check_predictor(guide=guide, student=student)
     check_kind(Callable, "a function of a level, such as Closer()", nearer=nearer)
     schedule, space = student.schedule, student.space
-    check_schedule(schedule, guide=guide)
+    check_fit(schedule, space, guide=guide)
     if isinstance(student.answer, Network):
         _check_boundary(student.answer.target, schedule)
 
@@ -154,25 +155,33 @@ def consistent(guide: Predictor, student: Predictor, nearer: Nearer) -> Predicto
     return guided(answer, student, guide)
 
 
-def check_schedule(schedule: Schedule, **others: Predictor) -> None:
-    """Raise an error unless predictors have the schedule of a student, as far as that can be told.
+def check_fit(schedule: Schedule, space: Space, **others: Predictor) -> None:
+    """Raise an error unless predictors fit a student and its batch, as far as that can be told.
 
     Arguments:
         schedule: The student's schedule.
+        space: The batch's space.
         others: The predictors, by what they are called.
 
     Raises:
-        ValueError: If one has another schedule. Of schedules with weights that is not known.
+        ValueError: If one was made for a space of another kind, or has another schedule. Of schedules
+            with weights that is not known.
     """
-    for name, other in ((name, p.schedule) for name, p in others.items()):
-        if other is schedule or other == schedule or isinstance(other, nn.Module):
+    for name, p in others.items():
+        own, there = type(space).__name__, type(p.space).__name__
+        if own != there:
+            raise ValueError(
+                f"the {name} was made for the space {there}, and the batch lies in {own}; give its "
+                "space to each part, as teacher.predictor(space, **cond) and known(x0, schedule, space)."
+            )
+        if p.schedule is schedule or p.schedule == schedule or isinstance(p.schedule, nn.Module):
             continue
         t = torch.linspace(0, 1, 9, dtype=torch.float64)
-        same = isinstance(schedule, nn.Module) or read(t, partial(_same, schedule, other))
+        same = isinstance(schedule, nn.Module) or read(t, partial(_same, schedule, p.schedule))
         if same is False:
             raise ValueError(
-                f"the {name} has the schedule {other} and the student {schedule}, so that neither knows "
-                "the other's states; give both the same."
+                f"the {name} has the schedule {p.schedule} and the student {schedule}, so that neither "
+                "knows the other's states; give both the same."
             )
 
 

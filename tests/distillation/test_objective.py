@@ -759,8 +759,19 @@ def test_a_target_without_the_batch_s_space_is_named():
         return merged(teacher.predictor(), TIMES)
 
     space = Masked.from_lengths([2, 3])
-    with pytest.raises(ValueError, match=r"lies in a space Masked, .* made for Dense; give the sp"):
+    with pytest.raises(
+        ValueError, match=r"the target was made for the space Dense, .* lies in Masked; g"
+    ):
         Distillation(student(teacher, ROWS), target).loss(draw((2, 3, 4)), space=space)
+
+
+@pytest.mark.parametrize("space", [NODES, MASK], ids=lambda space: type(space).__name__)
+def test_a_guide_without_the_batch_s_space_is_named(space):
+    own = replace(student(model(), ROWS).predictor(), space=space)
+    with pytest.raises(
+        ValueError, match=r"the guide was made for the space Dense, and the batch lies"
+    ):
+        consistent(known(X, own.schedule), own, ROWS.nearer)
 
 
 def test_a_guide_that_does_not_fit_is_named():
