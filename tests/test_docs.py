@@ -149,6 +149,15 @@ def test_points_are_steered_as_on_the_page():
     assert names["loss"].isfinite().all()
 
 
+def test_few_steps_are_learned_as_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("docs/few-steps.md"):
+        exec(block, names)
+    assert names["four"].shape == (1000, 1) and names["x"].shape == (2, 1, 8, 8)
+    assert names["loss"].isfinite()
+
+
 def commands():
     for page in [
         ROOT / "README.md",
