@@ -388,9 +388,11 @@ def test_the_default_ends_nearer_the_data_than_its_peers(peer):
 
 def test_that_default_is_the_default():
     defaults = inspect.signature(sample).parameters
-    assert defaults["sampler"].default == DPMSolver() and DPMSolver().grid == LogSNR()
-    assert defaults["steps"].default is None and DPMSolver().steps == 50
-    assert defaults["grid"].default is None and LogSNR() == LogSNR(0.8, 12.0, -10.0)
+    assert all(defaults[name].default is None for name in ("sampler", "steps", "grid"))
+    assert DPMSolver().steps == 50
+    assert DPMSolver().grid == LogSNR() == LogSNR(0.8, 12.0, -10.0)
+    model, x = exact.gaussian(Cosine(), std=0.5).predictor(), torch.ones(1, 2, dtype=torch.float64)
+    assert torch.equal(sample(model, x), sample(model, x, DPMSolver(), 50, grid=LogSNR()))
 
 
 @every_sampler
