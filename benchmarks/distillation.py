@@ -32,7 +32,7 @@ import torch
 
 from anydiff import DDIM, DDPM, DPMSolver, GaussianDiffusion, Renoise, Sampler
 from anydiff.cli import train
-from anydiff.cli.distill import distill, recipe
+from anydiff.cli.distill import GRID, distill, recipe
 from anydiff.cli.runs import kind_of, open_model
 from anydiff.distillation import merged
 from anydiff.files import whole
@@ -42,8 +42,16 @@ from anydiff.predictions import Predictor
 from anydiff.samplers import LogSNR
 from anydiff.spaces import DENSE, Space
 
-CALLS = (1, 2, 4, 8, 16, 50)
-SAMPLERS = {"DPMSolver": DPMSolver(), "DDIM": DDIM(), "DDPM": DDPM()}
+CALLS = (1, 2, 4, 8, 16, 24, 50)
+
+
+class Even(DPMSolver):
+    """On the grid of `anydiff distill`."""
+
+    grid = GRID
+
+
+SAMPLERS = {"DPMSolver": DPMSolver(), "DDIM": DDIM(), "DDPM": DDPM(), "SDE": Even(eta=1.0)}
 
 Figures = dict[str, float]
 
@@ -292,6 +300,7 @@ def picture(benches: Sequence[Bench], path: Path) -> None:
     fig, axes = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds), 3.4), squeeze=False)
     styles = {
         "DDIM": ("#999999", "--"), "DPMSolver": ("#555555", "-"), "DDPM": ("#bbbbbb", ":"),
+        "SDE": ("#7a9e3a", "--"),
         "distilled": ("#c0392b", "-"), "consistency": ("#2c6fbb", "-"),
     }  # fmt: skip
     for axis, name in zip(axes[0], kinds, strict=True):
