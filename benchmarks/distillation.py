@@ -8,7 +8,7 @@ figures. What is in the folder already is kept, so that the command goes on wher
     python benchmarks/distillation.py --only digits --seeds 0            # forty minutes
     python benchmarks/distillation.py --qm9 qm9.npz --picture docs/pictures/few_steps.png
     python benchmarks/distillation.py --time                        # milliseconds, on an idle machine
-    python benchmarks/distillation.py --short --out /tmp/short           # to see that it runs
+    python benchmarks/distillation.py --short --out runs/short           # to see that it runs
 
 Fréchet distances are those of `anydiff evaluate`. Students are distilled from DPM-Solver++, and drawn
 from in their own run.
@@ -334,24 +334,28 @@ def picture(benches: Sequence[Bench], path: Path) -> None:
 
 def timed(bench: Bench, num: int = 100, repeats: int = 3) -> None:
     """Milliseconds for an item, of the teacher's usual run and of its students: in turn, the medians."""
+    usual = f"DDPM {bench.system.most}"
     runs = {
-        n: r
-        for n, r in bench.runs().items()
-        if n.startswith(("distilled", f"DDPM {bench.system.most}"))
+        name: run
+        for name, run in bench.runs().items()
+        if name.startswith(("distilled", "consistency")) or name == usual
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, (path, sampler, steps, guidance) in runs.items():
             known = open_model(path)
-            known.sample(8, sampler=sampler, steps=steps, guidance=guidance, batch=8)
+            if name.startswith("consistency"):
+                known, sampler, steps = in_steps(known, steps), None, None
+            how = {"sampler": sampler, "steps": steps, "guidance": guidance, "batch": num}
+            known.sample(8, **how)
             start = time.perf_counter()
-            known.sample(num, sampler=sampler, steps=steps, guidance=guidance, batch=num)
+            known.sample(num, **how)
             seconds[name].append((time.perf_counter() - start) / num)
-    usual = float(np.median(seconds[f"DDPM {bench.system.most}"]))
     cells = [[bench.folder.name, "ms", "times faster"]]
     for name, values in seconds.items():
         middle = float(np.median(values))
-        cells.append([name, f"{1000 * middle:.3g}", f"{usual / middle:.3g}"])
+        faster = float(np.median(seconds[usual])) / middle
+        cells.append([name, f"{1000 * middle:.3g}", f"{faster:.3g}"])
     print(aligned(cells, "markdown"), flush=True)
 
 
