@@ -200,7 +200,7 @@ class KindModel(ABC):
                 f"the model knows no {condition}, which {given[0]} is about; leave {given[0]} out, or "
                 f"train a model with {condition}."
             )
-        if "guidance" in given and isinstance(self.diffusion.times, Rows):
+        if "guidance" in given and self.diffusion.times.run is not None:
             raise ValueError(
                 f"guidance is {how['guidance']:g}, and the model was distilled: it knows its {condition} "
                 "with the guidance that was folded in, and nothing without; leave guidance out, or give "
@@ -306,15 +306,13 @@ def draw_all(
             predictor = diffusion.predictor(made.space, **made.cond)
             if made.cond and guidance != 1:
                 predictor = classifier_free(predictor, diffusion.predictor(made.space), guidance)
-            usual: tuple[Sampler | None, int | None] = DDPM(), 100
-            if predictor.run is not None:  # which it takes where none is given
-                usual = None, None
-            elif made.known is not None:
+            if predictor.run is None:  # a distilled model takes its own where none is given
                 # the smaller variance is slightly too small, which adds up over repeated steps
-                usual = DDPM("large"), 100
+                sampler = sampler or (DDPM() if made.known is None else DDPM("large"))
+                steps = 100 if steps is None else steps
             options: dict[str, Any] = {
-                "sampler": sampler or usual[0],
-                "steps": usual[1] if steps is None else steps,
+                "sampler": sampler,
+                "steps": steps,
                 # an item's seed does not depend on its batch
                 "seed": [child(seed, k) for k in range(some.start, some.stop)],
                 "progress": progress,

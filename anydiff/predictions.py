@@ -45,20 +45,8 @@ from anydiff.schedules.schedule import check_times, once
 from anydiff.spaces import DENSE, Dense, Space
 
 __all__ = [
-    "TARGETS",
-    "Network",
-    "OwnRun",
-    "Preconditioned",
-    "Prediction",
-    "Predictor",
-    "Target",
-    "as_target",
-    "check_predictor",
-    "check_undistilled",
-    "given_times",
-    "item_times",
-    "modules_in",
-    "takes_space",
+    "TARGETS", "Network", "OwnRun", "Preconditioned", "Prediction", "Predictor", "Target", "as_target",
+    "check_predictor", "check_undistilled", "given_times", "item_times", "modules_in", "takes_space",
     "wrapped",
 ]  # fmt: skip
 

@@ -4,11 +4,11 @@ Trains a teacher for each seed (`anydiff train`), distils it (`anydiff distill`)
 All trainings are limited by passes over the data, not by time, so that what else runs does not change the
 figures. What is in the folder already is kept, so that the command goes on where it stopped.
 
-    python benchmarks/distillation.py                                    # all: some seven hours
-    python benchmarks/distillation.py --only digits --seeds 0            # forty minutes
+    python benchmarks/distillation.py                              # all, for hours
+    python benchmarks/distillation.py --only digits --seeds 0       # one system, one seed
     python benchmarks/distillation.py --qm9 qm9.npz --picture docs/pictures/few_steps.png
-    python benchmarks/distillation.py --time                        # milliseconds, on an idle machine
-    python benchmarks/distillation.py --short --out runs/short           # to see that it runs
+    python benchmarks/distillation.py --time                       # milliseconds, on an idle machine
+    python benchmarks/distillation.py --short --out runs/short     # to see that it runs
 
 Fréchet distances are those of `anydiff evaluate`. Students are distilled from DPM-Solver++, and drawn
 from in their own run.
