@@ -7,6 +7,7 @@ figures. What is in the folder already is kept, so that the command goes on wher
     python benchmarks/distillation.py                              # all, for hours
     python benchmarks/distillation.py --only digits --seeds 0       # one system, one seed
     python benchmarks/distillation.py --qm9 qm9.npz --picture docs/pictures/few_steps.png
+    python benchmarks/distillation.py --seeds 1 2 --brief           # only what the students are compared with
     python benchmarks/distillation.py --time                       # milliseconds, on an idle machine
     python benchmarks/distillation.py --short --out runs/short     # to see that it runs
 
@@ -94,7 +95,7 @@ SYSTEMS = {
     ),
     "classes": System(
         "digits, guidance 2", train.images, {"data": "digits", "classes": True}, 100,
-        {"distilled": {"to": 4, "guidance": 2.0, "epochs": 50}},
+        {"distilled": {"to": 4, "guidance": 2.0, "epochs": 30}},
         1258, guidance=2.0,
     ),
     "kanji": System(
@@ -108,7 +109,7 @@ SYSTEMS = {
     "qm9": System(
         "QM9", train.molecules, {"data": "full"}, 3,
         {
-            "consistency": {"to": 8, "consistency": True, "epochs": 1},
+            "consistency": {"to": 8, "consistency": True, "epochs": 3},
             "distilled": {"to": 4, "epochs": 1},
         },
         500, 250, batch=100,
@@ -156,10 +157,10 @@ class Bench:
         guided = self.system.guidance
         runs: dict[str, Any] = {}
         for name, sampler in SAMPLERS.items():
-            for k in CALLS:
+            for k in (50,) if self.args.brief else CALLS:
                 runs[f"{name} {k}"] = self.teacher, sampler, k, guided
         runs[f"DDPM {self.system.most}"] = self.teacher, DDPM(), self.system.most, guided
-        if guided == 1:
+        if guided == 1 and not self.args.brief:
             for k in (4, 8):
                 for method in ("distilled", "consistency"):
                     runs[f"without error, {method} {k}"] = self.teacher, None, k, 1.0
@@ -371,6 +372,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/distillation"))
     parser.add_argument("--picture", type=Path, help="write the picture here")
     parser.add_argument("--time", action="store_true", help="time what is trained already")
+    parser.add_argument("--brief", action="store_true", help="the teacher at 50 calls and at most")
     parser.add_argument("--short", action="store_true", help="an epoch and 40 items of everything")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
