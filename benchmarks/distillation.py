@@ -7,7 +7,7 @@ figures. What is in the folder already is kept, so that the command goes on wher
     python benchmarks/distillation.py                              # all, for hours
     python benchmarks/distillation.py --only digits --seeds 0       # one system, one seed
     python benchmarks/distillation.py --qm9 qm9.npz --picture docs/pictures/few_steps.png
-    python benchmarks/distillation.py --seeds 1 2 --brief           # only what the students are compared with
+    python benchmarks/distillation.py --seeds 1 2 --brief           # without the curves of the teachers
     python benchmarks/distillation.py --time                       # milliseconds, on an idle machine
     python benchmarks/distillation.py --short --out runs/short     # to see that it runs
 

@@ -1,9 +1,9 @@
 """Soft truncation against a fixed least time, where a model is trained by the weights of the likelihood.
 
-Trains small U-Nets on the shipped digits, by the same number of passes, with the linear schedule of DDPM in
-continuous time and the weighting `Likelihood()`: with times from 1e-5 on, and with `SoftTruncation`, whose
-batches have least times of their own. Prints the Fréchet distance of drawn digits and the bound in bits
-per dimension of held-out ones, for each seed and in the mean.
+Trains small U-Nets on the shipped digits, by the same number of passes, with the linear schedule of DDPM
+in continuous time and the weighting `Likelihood()`: with times from 1e-5 on, and with `SoftTruncation`,
+whose batches have least times of their own. Prints the Fréchet distance of drawn digits and the bound in
+bits per dimension of held-out ones, for each seed and in the mean.
 
     python benchmarks/soft_truncation.py                     # three seeds, about half an hour
     python benchmarks/soft_truncation.py --seeds 0 --epochs 1
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -31,7 +32,7 @@ from anydiff.images import from_uint8, load_images, loader, split, to_uint8, unp
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import evaluate
 from anydiff.likelihood import DiscretizedGaussian, continuous_bound
-from anydiff.losses import Likelihood, SoftTruncation
+from anydiff.losses import Likelihood, SoftTruncation, Times
 from anydiff.metrics.tables import aligned
 from anydiff.schedules.schedule import VariancePreserving
 from anydiff.training.module import DiffusionModule
@@ -56,7 +57,7 @@ def fixed(u: Tensor) -> Tensor:
     return LEAST + (1 - LEAST) * u
 
 
-TIMES = {
+TIMES: dict[str, Callable[[Tensor], Tensor] | Times] = {
     "fixed": fixed,
     "soft, k = 1": SoftTruncation(1.0, LEAST),
     "soft, k = 2": SoftTruncation(2.0, LEAST),
@@ -84,7 +85,7 @@ def measured(name: str, seed: int, args: argparse.Namespace) -> tuple[float, flo
 
     drawn = torch.cat([
         diffusion.sample((len(part), 1, 8, 8), sampler=DPMSolver(), steps=50, seed=1000 + k)
-        for k, part in enumerate(torch.arange(len(learn)).split(200))
+        for k, part in enumerate(torch.split(torch.arange(len(learn)), 200))
     ])  # fmt: skip
     features = DigitFeatures.load()
     frechet = evaluate(to_uint8(drawn), features.features(learn.pixels), features=features).frechet
