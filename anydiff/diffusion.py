@@ -119,7 +119,8 @@ class GaussianDiffusion(nn.Module):
     ) -> Tensor:
         """The weighted squared error of each item, divided by the item's dimension, (B,).
 
-        It is computed in the dtype of x0, or in float32 if that has fewer bits.
+        A space may weight an item's parts: see `Packed`. The loss is computed in the dtype of x0, or in
+        float32 if that has fewer bits.
 
         Arguments:
             x0: Data, which are projected onto the space first.
@@ -144,9 +145,7 @@ class GaussianDiffusion(nn.Module):
         alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
         p = self.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at)
 
-        squares = space.sum((p.a * x0 + p.b * eps - p.y).square())
-        # an item of dimension 0 has an error of 0, not 0 / 0
-        error = squares / space.dim(x0).clamp(min=1)
+        error = space.mean((p.a * x0 + p.b * eps - p.y).square())
         loss = self.weighting.weigh(error, at, self.target)
         loss = loss + self.error.term(p, x0, eps, at, space)
         return self.times.reweigh(t, loss) if drawn else loss

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from anydiff.checks import check_kind, check_shape, number, shown
+from anydiff.checks import check_choice, check_kind, check_range, check_shape, number, shown
 from anydiff.spaces.draws import Random, check_count
 from anydiff.spaces.space import Coefficient, Space, check_space
 
@@ -30,7 +30,7 @@ __all__ = ["Packed"]
 
 @dataclass(frozen=True, eq=False)
 class Packed(Space):
-    """(M,): several fields, each with its own space, flattened one after the other.
+    r"""(M,): several fields, each with its own space, flattened one after the other.
 
     .. code-block:: python
 
@@ -48,20 +48,30 @@ class Packed(Space):
             return space.pack({"nodes": …, "edges": …, "cell": …})
 
     The dimension of an item is the sum over its fields, so that entries of all fields have the same
-    weight in a loss; to weight a field differently, scale its data. A learned variance is packed like
-    the prediction: ``return space.pack(means), space.pack(variances)``.
+    weight in a loss, unless `weights` says otherwise. With the weights w_f, the error of an item is
+
+    .. math:: \sum_f w_f \lVert y_f - \hat y_f \rVert^2 \Big/ \sum_f w_f \dim_f
+
+    so that weighting all fields alike changes nothing. Sums, dimensions and likelihoods are not weighted.
+    The scale of a field's data is no weight where the network predicts the noise, which has one scale
+    for all; it decides at which time a field is settled: the larger the data, the earlier in sampling.
+
+    A learned variance is packed like the prediction: ``return space.pack(means), space.pack(variances)``.
 
     Arguments:
         fields: The space and the shape of each field, by name. All fields have the same items in the
             same order. An item may have no entries in a field, as a single node has no edges. Spaces
             of all kinds are allowed.
+        weights: The weight of a field's entries in a loss, by name, as in ``{"edges": 0.3}``; 1 for
+            fields that are not named. None weights all alike.
 
     Raises:
         ValueError: If there is no field, if one is not a space and a shape, or if the fields have
-            different numbers of items.
+            different numbers of items; if a weight is not positive, or of a field that is not there.
     """
 
     fields: Mapping[str, tuple[Space, tuple[int, ...]]]
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.fields, Mapping) or not self.fields:
@@ -89,6 +99,12 @@ class Packed(Space):
                 raise ValueError(
                     f"field {name!r} has {items} items, not {self.num_items}; use one batch for all."
                 )
+        check_kind(Mapping | None, "numbers by field, as {'edges': 0.3}", weights=self.weights)
+        for name, weight in (self.weights or {}).items():
+            check_choice(fields, **{"a field of the weights": name})
+            check_range("(0, inf)", **{f"weights[{name!r}]": weight})
+        weights = {name: number(weight) for name, weight in (self.weights or {}).items()}
+        object.__setattr__(self, "weights", weights or None)
 
     @property
     def shape(self) -> tuple[int]:
@@ -112,7 +128,8 @@ class Packed(Space):
         return self.fields[name][0]
 
     def to(self, device: torch.device | str) -> Packed:
-        return Packed({name: (self[name].to(device), s) for name, (_, s) in self.fields.items()})
+        moved = {name: (space.to(device), shape) for name, (space, shape) in self.fields.items()}
+        return Packed(moved, self.weights)
 
     def items(self, x: Tensor) -> int:
         return self.num_items
@@ -128,7 +145,7 @@ class Packed(Space):
             if copies is None:
                 return None
             more[name] = copies, (n * shape[0], *shape[1:])
-        return Packed(more)
+        return Packed(more, self.weights)
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
         parts = [self.unpack(x) for x in states]
@@ -214,6 +231,21 @@ class Packed(Space):
 
     def dim(self, x: Tensor) -> Tensor:
         return torch.stack([space.dim(part) for space, part in self._each(x)]).sum(0)
+
+    def mean(self, x: Tensor) -> Tensor:
+        total, dim = self._weighted(x)
+        return total / torch.where(dim > 0, dim, 1)
+
+    def _weighted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum and the dimension of each item, (B,), with the weights of the fields."""
+        each = []
+        for name, part in self.unpack(x).items():
+            space, weight = self[name], (self.weights or {}).get(name, 1.0)
+            own = space._weighted(part) if isinstance(space, Packed) else None
+            total, dim = own or (space.sum(part), space.dim(part))
+            each.append((weight * total, weight * dim))
+        totals, dims = zip(*each, strict=True)
+        return torch.stack(totals).sum(0), torch.stack(dims).sum(0)
 
     def diagonal(self, x: Tensor) -> Tensor:
         return torch.cat([space.diagonal(part).flatten() for space, part in self._each(x)])

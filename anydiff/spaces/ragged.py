@@ -82,7 +82,13 @@ class Ragged(Space):
 
     def to(self, device: torch.device | str) -> Ragged:
         space = super().to(device)
-        for name in {"sizes", "ptr", "edge_index"} & self.__dict__.keys():  # those already computed
+        for name in {
+            "sizes",
+            "ptr",
+            "edge_index",
+            "pairs",
+            "pair_space",
+        } & self.__dict__.keys():  # those already computed
             space.__dict__[name] = getattr(self, name).to(device)
         return space
 
@@ -147,6 +153,24 @@ class Ragged(Space):
         j = torch.arange(len(i), device=i.device) - first[i]  # 0 … n − 2 within the item
         j = j + self.ptr[self.index[i]]
         return torch.stack([i, j + (j >= i)])  # step over the row itself
+
+    @cached_property
+    def pairs(self) -> Tensor:
+        """Every unordered pair of different rows of the same item, (2, P), P = Σ n(n − 1) / 2.
+
+        Row 0 is i, ascending; row 1 is j > i, ascending for each i.
+        """
+        row = torch.arange(len(self.index), device=self.index.device)
+        later = self.ptr[self.index + 1] - 1 - row
+        i = torch.repeat_interleave(later)
+        first = later.cumsum(0) - later
+        j = torch.arange(len(i), device=i.device) - first[i]  # 0 … later − 1
+        return torch.stack([i, i + 1 + j])
+
+    @cached_property
+    def pair_space(self) -> Ragged:
+        """The space of one row for each of `pairs`, of the same items; an item of one row has none."""
+        return Ragged(self.index[self.pairs[0]], self.num_items)
 
     def _check(self, x: Tensor, columns: bool = True) -> None:
         if len(x) != len(self.index):

@@ -75,6 +75,16 @@ class Space(ABC):
         """Whether the projection keeps or zeroes each entry and mixes none; False if unknown."""
         return False
 
+    def mean(self, x: Tensor) -> Tensor:
+        """What a loss makes of an item's entries: their sum divided by the item's dimension, (B,).
+
+        It is 0 for an item of dimension 0.
+
+        Arguments:
+            x: Shaped like a state.
+        """
+        return self.sum(x) / self.dim(x).clamp(min=1)
+
     def diagonal(self, x: Tensor) -> Tensor:
         """The diagonal of the projection's matrix, shaped like x: each entry's contribution to `dim`.
 

@@ -136,6 +136,103 @@ def test_each_field_keeps_its_own_deviation():
     assert torch.allclose(together, torch.stack(separate).sum(0), atol=1e-9)
 
 
+WEIGHTS = {"edges": 0.25, "cell": 4}
+WEIGHTED = Packed(PACKED.fields, WEIGHTS)
+
+
+def test_a_loss_is_the_weighted_mean_of_the_fields_errors():
+    model, x0 = exact.gaussian(Cosine(), "eps", std=0.5), PACKED.project(PACKED.pack(FIELDS))
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
+    z = PACKED.noise(x0, torch.Generator().manual_seed(0))
+    total = dims = 0.0
+    for name, noise in PACKED.unpack(z).items():
+        space, part, w = PACKED[name], PACKED.unpack(x0)[name], WEIGHTS.get(name, 1)
+        dim = space.dim(part)
+        total = total + w * dim * model.loss(part, t, space=space, noise=noise)
+        dims = dims + w * dim
+    loss = model.loss(x0, t, space=WEIGHTED, noise=z)
+    assert torch.allclose(loss, total / dims, atol=1e-12)
+    assert (loss - model.loss(x0, t, space=PACKED, noise=z)).abs().min() > 1e-3
+
+    # the first item has no edges: its error is that of its node and cell
+    alike = Packed(PACKED.fields, {"edges": 0.25})
+    plain = model.loss(x0, t, space=PACKED, noise=z)
+    assert torch.equal(model.loss(x0, t, space=alike, noise=z)[0], plain[0])
+
+
+def test_weights_are_relative_and_none_change_nothing():
+    x = draw(PACKED.shape)
+    by_hand = PACKED.sum(x) / PACKED.dim(x)
+    assert torch.equal(PACKED.mean(x), by_hand)
+    for weights in ({}, dict.fromkeys(FIELDS, 1), dict.fromkeys(FIELDS, 8.0)):
+        assert torch.equal(Packed(PACKED.fields, weights).mean(x), by_hand)
+    more = Packed(PACKED.fields, {n: 3 * WEIGHTS.get(n, 1) for n in FIELDS})
+    assert torch.allclose(more.mean(x), WEIGHTED.mean(x), atol=1e-14)
+    # a field of little weight counts, if the item has nothing else
+    small = Packed(
+        {"a": (Dense(), (2, 1)), "b": (Ragged.from_sizes([1, 1], 3), (2, 3))}, {"a": 0.1}
+    )
+    assert torch.allclose(
+        small.mean(torch.tensor([3.0, 5.0, *[0.0] * 6])), torch.tensor([3.0, 5.0])
+    )
+
+
+def test_weights_leave_sums_dimensions_and_likelihoods_alone():
+    x = WEIGHTED.project(draw(PACKED.shape))
+    for operation in ("sum", "dim", "diagonal", "project"):
+        assert torch.equal(getattr(WEIGHTED, operation)(x), getattr(PACKED, operation)(x))
+    model = exact.Gaussian(Cosine(), "v", std=0.5)
+    weighted, plain = (model.log_prob(x, 0.3, space=space) for space in (WEIGHTED, PACKED))
+    assert torch.equal(weighted, plain)
+
+
+def test_weights_stay_with_copies_devices_and_fields_of_fields():
+    x, y = draw(PACKED.shape, 0), draw(PACKED.shape, 1)
+    means = torch.cat([WEIGHTED.mean(x), WEIGHTED.mean(y)])
+    assert torch.allclose(WEIGHTED.copies(2).mean(WEIGHTED.join([x, y])), means, atol=1e-14)
+    assert WEIGHTED.to("meta").weights == WEIGHTED.weights == WEIGHTS
+    within = Packed({"all": (WEIGHTED, WEIGHTED.shape)})
+    assert torch.equal(within.mean(x), WEIGHTED.mean(x))
+
+
+class Scales(nn.Module):
+    """A multiple of x_t for each field: the form of the best estimate of Gaussian data."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factors = nn.ParameterDict({n: nn.Parameter(torch.tensor(factor)) for n in FIELDS})
+
+    def forward(self, x_t, t, space):
+        return space.pack({n: self.factors[n] * x for n, x in space.unpack(x_t).items()})
+
+
+def test_weights_leave_the_optimum_where_it_is():
+    """Data of another deviation per field: the best factor is σ / (α² std² + σ²), at any weights."""
+    deviations = {"nodes": 0.5, "edges": 2.0, "cell": 0.1}
+    std = PACKED.pack({name: torch.full_like(f, deviations[name]) for name, f in FIELDS.items()})
+    at = Cosine()._at(torch.tensor(0.5, dtype=torch.float64))
+    draws, steepness = 100, {}
+    for space in (PACKED, WEIGHTED):
+        slopes = []
+        for factor in (0.0, 1.0):
+            generator = torch.Generator().manual_seed(0)
+            diffusion = GaussianDiffusion(Scales(factor).double(), Cosine(), "eps")
+            for _ in range(draws):
+                x0 = std * space.noise(std, generator)
+                diffusion.loss(x0, 0.5, space=space, generator=generator).mean().backward()
+            slopes.append({n: p.grad / draws for n, p in diffusion.denoiser.factors.items()})
+        for name, s in deviations.items():
+            # the loss is a parabola in each factor, so two slopes tell its minimum
+            steepness[space is WEIGHTED, name] = slopes[1][name] - slopes[0][name]
+            found = -slopes[0][name] / steepness[space is WEIGHTED, name]
+            best = at.sigma / (at.alpha**2 * s**2 + at.sigma**2)
+            # a regression on at least 12 numbers a draw: five standard errors
+            assert abs(found - best) < 5 / math.sqrt(12 * draws)
+    # how steep it is follows the weights
+    ratio = {n: steepness[True, n] / steepness[False, n] for n in FIELDS}
+    assert ratio["cell"] > 2 * ratio["nodes"] > 4 * ratio["edges"]
+
+
 @dataclass(frozen=True)
 class Symmetric(Space):
     """(B, n, n): matrices that are their own transpose. A space of somebody else's."""
@@ -199,6 +296,15 @@ def test_to_moves_every_field():
             lambda: Packed({"x": (Masked(MASK, OBSERVED), (4, 7, 2))}),
             r"field 'x': x is .* 2\) .*, not .* 3\)",
         ),
+        (
+            lambda: Packed(PACKED.fields, {"bonds": 0.3}),
+            "a field of the weights is 'bonds'; choose one of 'nodes', 'edges', 'cell'",
+        ),
+        (lambda: Packed(PACKED.fields, 0.3), "weights is 0.3; give numbers by field"),
+        (lambda: Packed(PACKED.fields, {"edges": 0}), r"weights\['edges'\] is 0; .* \(0, inf\)"),
+        (lambda: Packed(PACKED.fields, {"edges": math.nan}), r"weights\['edges'\] is nan"),
+        (lambda: Packed(PACKED.fields, {"edges": math.inf}), r"weights\['edges'\] is inf"),
+        (lambda: Packed(PACKED.fields, {"edges": "0.3"}), r"weights\['edges'\] is '0.3'; give a"),
         (lambda: PACKED.pack({"nodes": FIELDS["nodes"]}), "give nodes, edges, cell"),
         (lambda: PACKED.pack(FIELDS | {"extra": draw((4, 3))}), "give nodes, edges, cell"),
         (

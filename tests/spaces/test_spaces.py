@@ -27,6 +27,13 @@ def test_dimension_is_the_trace_of_the_projection(space, shape):
 
 
 @every_space
+def test_the_mean_is_the_sum_over_the_dimension(space, shape):
+    x = draw(shape)
+    dim = space.dim(x)
+    assert torch.equal(space.mean(x), space.sum(x) / torch.where(dim > 0, dim, 1))
+
+
+@every_space
 def test_the_diagonal_is_the_projection_s(space, shape):
     n, x = torch.Size(shape).numel(), draw(shape)
     matrix = torch.stack([space.project(e.reshape(shape)).flatten() for e in torch.eye(n).double()])
@@ -208,6 +215,30 @@ def test_ragged_of_single_rows_has_no_edges():
     assert Ragged.from_sizes([1, 1]).edge_index.shape == (2, 0)
 
 
+def test_pairs_are_the_unordered_edges_in_order():
+    space = Ragged.from_sizes(SIZES, centered=3)
+    pairs = [
+        (i, j) for i in range(14) for j in range(i + 1, 14) if space.index[i] == space.index[j]
+    ]
+    assert list(map(tuple, space.pairs.T.tolist())) == pairs
+    of_pairs = space.pair_space
+    assert of_pairs.sizes.tolist() == [0, 6, 1, 21] and of_pairs.centered == 0
+    assert torch.equal(of_pairs.index, space.index[space.pairs[1]])
+    assert of_pairs is space.pair_space  # built once
+    # the pairs of copies are copies of the pairs
+    assert torch.equal(space.copies(3).pair_space.index, of_pairs.copies(3).index)
+
+
+@pytest.mark.parametrize("sizes", [[1], [1, 1], [2], [1, 2, 1], []], ids=str)
+def test_the_pairs_of_small_items(sizes):
+    index = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+    space = Ragged(index, len(sizes))
+    count = [n * (n - 1) // 2 for n in sizes]
+    assert space.pairs.shape == (2, sum(count)) and space.pair_space.sizes.tolist() == count
+    first, last = space.edge_index
+    assert torch.equal(space.pairs, space.edge_index[:, first < last])
+
+
 def test_centering_makes_the_mean_zero_and_keeps_the_rest():
     space, x = Ragged.from_sizes(SIZES, centered=3), draw((14, 5)) + 7
     y = space.project(x)
@@ -218,9 +249,12 @@ def test_centering_makes_the_mean_zero_and_keeps_the_rest():
 
 def test_to_moves_the_structure_and_keeps_what_is_built():
     space = Ragged.from_sizes(SIZES, centered=3)
-    edges = space.edge_index
+    edges, pairs, of_pairs = space.edge_index, space.pairs, space.pair_space
     moved = space.to("cpu")
     assert torch.equal(moved.__dict__["edge_index"], edges) and moved.centered == 3
+    assert torch.equal(moved.__dict__["pairs"], pairs)
+    assert torch.equal(moved.__dict__["pair_space"].index, of_pairs.index)
+    assert space.to("meta").__dict__["pair_space"].index.is_meta
     assert torch.equal(moved.__dict__["sizes"], space.sizes)
     assert torch.equal(Masked(MASK).to("cpu").mask, MASK)
     assert torch.equal(Masked(MASK, OBSERVED).to("cpu").observed, OBSERVED)

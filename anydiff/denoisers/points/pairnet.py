@@ -59,7 +59,7 @@ def pairs_of(space: Ragged) -> Pairs:
 
     low, high = torch.minimum(i, j), torch.maximum(i, j)
     edge = starts[low] + high - space.ptr[space.index[low]] - 1  # where (low, high) is
-    ends = torch.stack([i[forward], j[forward]], dim=1).flatten()
+    ends = space.pairs.t().flatten()
     first = torch.arange(0, len(ends), 2, device=i.device)
     sign = torch.ones_like(ends)
     sign[1::2] = -1
