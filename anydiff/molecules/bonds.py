@@ -42,7 +42,7 @@ from anydiff.extras import extra
 
 __all__ = [
     "Array", "Stability", "allowed", "as_array", "as_arrays", "as_charges", "as_elements", "bond_orders",
-    "ratio", "stability", "stable", "sums_of_orders",
+    "closer_pairs", "ratio", "stability", "stable", "sums_of_orders",
 ]  # fmt: skip
 
 Array = Tensor | np.ndarray | Sequence[Any]
@@ -197,8 +197,25 @@ def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndar
         ImportError: There are other elements than H, C, N, O and F, and RDKit is not installed.
     """
     pos, z, sizes = as_arrays(pos, z, index)
-    limits = _rules(z)[0]
-    pairs, orders = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
+    # limits fall as the order rises, so that counting them nests the conditions
+    return closer_pairs(pos, z, sizes, _rules(z)[0])
+
+
+def closer_pairs(
+    pos: np.ndarray, z: np.ndarray, sizes: np.ndarray, limits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of atoms of one molecule that are closer than limits, and than how many of them.
+
+    Arguments:
+        pos: (N, 3), positions in ångström, of float64.
+        z: (N,), atomic numbers.
+        sizes: (M,), the number of atoms of each molecule.
+        limits: (K, 119, 119), the limits of each pair of elements in pm.
+
+    Returns:
+        Row numbers (E, 2) with i < j, ascending, and numbers (E,) of 1 to K.
+    """
+    pairs, counts = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
     for start, part in _parts(sizes, _ROWS):
         # each row with every later row of its molecule
         n = np.repeat(part, part)
@@ -210,13 +227,11 @@ def bond_orders(pos: Array, z: Array, index: Array) -> tuple[np.ndarray, np.ndar
 
         with np.errstate(invalid="ignore", over="ignore"):  # samples may be nan
             d = 100 * np.sqrt(((pos[i] - pos[j]) ** 2).sum(1))
-        closer = d < limits[:, z[i], z[j]]
-        # limits fall as the order rises, so that counting them nests the conditions
-        order = closer.sum(0)
-        bonded = order > 0
-        pairs.append(np.stack([i[bonded], j[bonded]], axis=1))
-        orders.append(order[bonded])
-    return np.concatenate(pairs), np.concatenate(orders)
+        count = (d < limits[:, z[i], z[j]]).sum(0)
+        near = count > 0
+        pairs.append(np.stack([i[near], j[near]], axis=1))
+        counts.append(count[near])
+    return np.concatenate(pairs), np.concatenate(counts)
 
 
 def _parts(sizes: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:

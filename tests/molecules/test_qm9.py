@@ -1,6 +1,7 @@
 """QM9 from its sources, its subset and its split."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch_geometric.data import Data
 
 from anydiff.data.sizes import SizeDistribution
 from anydiff.molecules import MoleculeError, load_qm9, qm9
+from anydiff.molecules.elements import LeftOut
+from anydiff.molecules.files import write_npz
 from anydiff.molecules.qm9 import read_qm9_csv, split
 from tests.helpers.paths import SHARED
 
@@ -102,6 +105,38 @@ def test_the_parsed_set_is_cached_checked_and_made_anew(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_qm9("full", cache=tmp_path / "cache" / "anydiff")
+
+
+def test_bonds_are_made_when_they_are_asked_for_and_cached(tmp_path, monkeypatch):
+    about = tmp_path / "site" / "qm9pack-9.9.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: qm9pack\nVersion: 9.9\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    # these positions of methane are a square, so that only those of water agree
+    folder = tables(
+        tmp_path / "site" / "qm9pack" / "data", METHANE.replace("0.6,0.6", "9,9"), WATER
+    )
+    monkeypatch.setattr(qm9, "_FULL", 2)
+    given = {"cache": tmp_path / "cache", "progress": False}
+    with pytest.warns(LeftOut, match="1 of 2 molecules are left out; their positions do not agree"):
+        made = load_qm9("full", bonds=True, **given)
+    assert list(made.smiles) == ["O"] and made.bonds.tolist() == [[0, 1], [0, 2]]
+    for table in folder.iterdir():
+        table.unlink()
+    again = load_qm9("full", bonds=True, **given)
+    assert np.array_equal(again.bonds, made.bonds) and np.array_equal(again.pos, made.pos)
+    plain = load_qm9("full", **given)  # asked for or not, the same
+    assert len(plain) == 2 and plain.bonds is None
+
+    shipped = load_qm9("5k", bonds=True)
+    assert np.array_equal(shipped.bonds, load_qm9("5k").bonds)
+    with_smiles = replace(shipped.subset(range(9)), bonds=None, orders=None, charges=None)
+    write_npz(tmp_path / "some.npz", with_smiles)
+    read = load_qm9(tmp_path / "some.npz", bonds=True)
+    assert np.array_equal(read.bonds, shipped.subset(range(9)).bonds)
+    write_npz(tmp_path / "none.npz", replace(with_smiles, smiles=None))
+    with pytest.raises(MoleculeError, match=r"none.npz has no SMILES; give"):
+        load_qm9(tmp_path / "none.npz", bonds=True)
 
 
 def test_a_missing_package_is_named(monkeypatch):
