@@ -38,7 +38,7 @@ from anydiff.likelihood import score_matching
 from anydiff.metrics import distances
 from anydiff.samplers import OptimalVariance, plan
 from anydiff.series import forecast
-from anydiff.spaces import Masked, Packed, Ragged, child
+from anydiff.spaces import Masked, Packed, Ragged, Rest, child
 from tests.helpers.spaces import draw
 
 B, D = 4, 3
@@ -369,6 +369,9 @@ DOORS = {
     "MinSNR": door(losses.MinSNR, {"gamma": [0, *NUMBER]}),
     "Sigmoid": door(losses.Sigmoid, {"bias": NUMBER}, bias=1.0),
     "LearnedUncertainty": door(losses.LearnedUncertainty, {"features": [3, *COUNT]}),
+    "Rest": door(
+        Rest, {"space": SPACE, "known": ["left", [True], X, X.int(), KNOWN.numpy(), None]}, space=Dense(), known=KNOWN
+    ),
     "Masked.from_lengths": door(
         Masked.from_lengths,
         {"lengths": ["12", None, {1, 2}, [0, 2], [1.5, 2.0], [True, True], [[1]], []],

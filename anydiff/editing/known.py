@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from anydiff.checks import check_floating, check_kind, check_whole
@@ -15,6 +14,7 @@ from anydiff.predictions import Predictor, check_predictor
 from anydiff.samplers import DDPM, Callback, Grid, Sampler, Steps, follow, plan
 from anydiff.samplers.loop import chosen, first_noise, watched
 from anydiff.spaces import Seed, generators
+from anydiff.spaces.rest import entries
 
 __all__ = ["ilvr", "impute", "inpaint"]
 
@@ -73,7 +73,7 @@ def inpaint(
     check_predictor(predictor=predictor)
     space = predictor.space
     check_floating(x=x)
-    known = _entries(known, x)
+    known = entries(known, x)
 
     def part(z: Tensor) -> Tensor:
         return space.restrict(z, known)
@@ -126,7 +126,7 @@ def impute(
     check_kind(Tensor, "a tensor, NaN where a value is missing", x=x)
     check_floating(x=x)
     seen = ~x.isnan()
-    known = seen if known is None else _entries(known, x) & seen
+    known = seen if known is None else entries(known, x) & seen
     if bool((x.isinf() & known).any()):
         raise ValueError("x holds inf where it is kept; give finite values, or NaN where missing.")
 
@@ -186,20 +186,3 @@ def ilvr(
     z = first_noise(levels[0], reference, predictor, generator)
     with watched(len(levels) - 1, callback, progress) as report:
         return follow(predictor, z, kept, levels, generator, report, grad)
-
-
-def _entries(known: Tensor, x: Tensor) -> Tensor:
-    """A mask of rows or of entries, shaped like x."""
-    if not isinstance(known, Tensor) or known.dtype != torch.bool:
-        kind = known.dtype if isinstance(known, Tensor) else f"the type {type(known).__name__}"
-        raise ValueError(f"known is of {kind}; give a tensor of booleans, True where x is kept.")
-    fits = known.ndim <= x.ndim and all(
-        k == n or (k == 1 and known.ndim == x.ndim)
-        for k, n in zip(known.shape, x.shape, strict=False)
-    )
-    if not (known.ndim and fits):
-        raise ValueError(
-            f"known is {tuple(known.shape)} and x {tuple(x.shape)}; give it x's shape, or that of its "
-            "first axes."
-        )
-    return known.reshape(known.shape + (1,) * (x.ndim - known.ndim)).expand_as(x)

@@ -5,9 +5,10 @@ from anydiff.spaces.draws import Random, Seed, child, generators
 from anydiff.spaces.masked import Masked
 from anydiff.spaces.packed import Packed
 from anydiff.spaces.ragged import Ragged
+from anydiff.spaces.rest import Rest
 from anydiff.spaces.space import Space, check_space
 
 __all__ = [
-    "DENSE", "Dense", "Masked", "Packed", "Ragged", "Random", "Seed", "Space", "check_space",
+    "DENSE", "Dense", "Masked", "Packed", "Ragged", "Random", "Rest", "Seed", "Space", "check_space",
     "child", "generators",
 ]  # fmt: skip

@@ -43,8 +43,8 @@ class Dense(Space):
     def dim(self, x: Tensor) -> Tensor:
         return torch.full(x.shape[:1], x[:1].numel(), dtype=x.dtype, device=x.device)
 
-    def diagonal(self, x: Tensor) -> Tensor:
-        return torch.ones_like(x)
+    def diagonal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return torch.ones_like(x) if mask is None else mask.to(x.dtype)
 
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         return normal(x, generator, lambda: [1] * len(x))

@@ -121,10 +121,11 @@ class Masked(Space):
         self._check(x)
         return self.valid.expand_as(x).sum((1, 2)).to(x.dtype)
 
-    def diagonal(self, x: Tensor) -> Tensor:
-        """1 where an entry is valid, 0 elsewhere, shaped like x."""
+    def diagonal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """1 where an entry is valid and the mask is True, 0 elsewhere, shaped like x."""
         self._check(x)
-        return self.valid.expand_as(x).to(x.dtype)
+        share = self.valid.expand_as(x)
+        return (share if mask is None else share & mask).to(x.dtype)
 
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         self._check(x)

@@ -247,8 +247,10 @@ class Packed(Space):
         totals, dims = zip(*each, strict=True)
         return torch.stack(totals).sum(0), torch.stack(dims).sum(0)
 
-    def diagonal(self, x: Tensor) -> Tensor:
-        return torch.cat([space.diagonal(part).flatten() for space, part in self._each(x)])
+    def diagonal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        masks = [None] * len(self.fields) if mask is None else [m for _, m in self._each(mask)]
+        parts = zip(self._each(x), masks, strict=True)
+        return torch.cat([space.diagonal(part, m).flatten() for (space, part), m in parts])
 
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         if not (generator is None or isinstance(generator, Generator)):

@@ -208,12 +208,13 @@ class Ragged(Space):
         rows = self.sizes * x.shape[1]
         return (rows - self.centered).clamp(min=0).to(x.dtype)  # an item may have no rows: no edges
 
-    def diagonal(self, x: Tensor) -> Tensor:
-        """1 - 1 / n in a centred column, 1 elsewhere, shaped like x."""
+    def diagonal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """1 - 1 / n in a centred column, 1 elsewhere, shaped like x; of the rows of a mask, 0 outside."""
         self._check(x)
-        share = torch.ones_like(x)
-        share[:, : self.centered] -= 1 / self.sizes.to(x.dtype)[self.index, None]
-        return share
+        share = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        rows = share[:, : self.centered]
+        n = self._total(rows).clamp(min=1).index_select(0, self.index)
+        return torch.cat([rows - rows / n, share[:, self.centered :]], dim=1)
 
     def noise(self, x: Tensor, generator: Random = None) -> Tensor:
         return self.project(normal(x, generator, lambda: self._counts))

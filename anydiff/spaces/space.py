@@ -85,11 +85,12 @@ class Space(ABC):
         """
         return self.sum(x) / self.dim(x).clamp(min=1)
 
-    def diagonal(self, x: Tensor) -> Tensor:
+    def diagonal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The diagonal of the projection's matrix, shaped like x: each entry's contribution to `dim`.
 
         Arguments:
             x: Gives the shape, dtype and device.
+            mask: Booleans shaped like x: the diagonal is that of :meth:`restrict` with this mask.
 
         Raises:
             NotImplementedError: If the space does not define it.
