@@ -160,6 +160,7 @@ def test_a_run_that_is_damaged_is_named(tmp_path, part, value, named):
 SIZES = [
     ("EGNN", "layers"), ("EGNN", "hidden"), ("EGNN", "sublayers"), ("EGNN", "classes"),
     ("PairNet", "layers"), ("PairNet", "hidden"), ("PairNet", "vectors"), ("PairNet", "tokens"),
+    ("PairNet", "pairs"),
     ("BiRNN", "layers"), ("BiRNN", "hidden"), ("Transformer", "layers"), ("Transformer", "hidden"),
     ("Transformer", "expansion"), ("UNet", "blocks"), ("UNet", "patch"), ("UNet", "image"),
 ]  # fmt: skip

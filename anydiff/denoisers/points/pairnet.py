@@ -20,6 +20,9 @@ need no gradient in training; wide matrices act on points, which are few, not on
 h_i may attend to the item's tokens, of a text for instance (`CrossAttention`); conditions enter as
 invariants. `anydiff.denoisers.inputs` says how absent ones are represented. There are no cutoffs (all
 pairs interact), and positions are not updated between layers.
+
+With `pairs`, the state also has numbers e_ij = e_ji for each pair, such as bonds. A linear map of them is
+added to the first p_ij, and their noise is a linear map of the last z_ij: bonds cost two small matrices.
 """
 
 from __future__ import annotations
@@ -31,11 +34,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from anydiff.checks import check_shape, check_whole
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import time_features
 from anydiff.denoisers.inputs import Conditions, zeroed
 from anydiff.denoisers.points.sets import Bags, PointDenoiser, once_per_space, total
-from anydiff.spaces import Ragged
+from anydiff.spaces import Packed, Ragged
 
 __all__ = ["PairNet"]
 
@@ -151,6 +155,13 @@ class PairNet(PointDenoiser):
     translations change nothing. Both parts start as t times the input, roughly the best linear
     estimate of the noise, and learn a correction: the network is made to predict `eps`.
 
+    With `pairs`, the space is Packed, of two fields of any names: the points, and one row for each of
+    `Ragged.pairs`, which all motions leave as they are::
+
+        atoms = Ragged(index, num_items, centered=3)
+        bonds = atoms.pair_space
+        space = Packed({"atoms": (atoms, (N, 3 + features)), "bonds": (bonds, (P, pairs))})
+
     Arguments:
         features: Feature columns after the three of the position.
         hidden: Width of the points' features h.
@@ -161,9 +172,10 @@ class PairNet(PointDenoiser):
         context: Columns of conditions.
         classes: Number of labels; 0 for none.
         tokens: Width of the tokens that the points attend to; 0 for none.
+        pairs: Numbers of a pair in the state; 0 for none.
 
     Raises:
-        ValueError: If `context`, `classes` or `tokens` is negative.
+        ValueError: If `context`, `classes`, `tokens` or `pairs` is negative.
 
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
@@ -186,9 +198,11 @@ class PairNet(PointDenoiser):
         context: int = 0,
         classes: int = 0,
         tokens: int = 0,
+        pairs: int = 0,
     ) -> None:
         super().__init__(features, context, classes, tokens)
-        self.vectors, self.bases = vectors, bases
+        check_whole("[0, inf)", pairs=pairs)
+        self.vectors, self.bases, self.pairs = vectors, bases, pairs
 
         self.time = nn.Sequential(nn.Linear(25, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.embedding = nn.Linear(features + 64 + context, hidden)
@@ -202,8 +216,41 @@ class PairNet(PointDenoiser):
         self.pull = zeroed(nn.Linear(pair, 1))
         self.skip = zeroed(nn.Linear(64, 2))
         self._build_readers(hidden, layers)
+        if pairs:
+            self.pair_in = zeroed(nn.Linear(pairs, pair, bias=False))
+            self.pair_out = zeroed(nn.Linear(pair, pairs))
+            self.pair_skip = zeroed(nn.Linear(64, 1))
 
-    def _predict(self, x_t: Tensor, t: Tensor, space: Ragged, cond: Conditions) -> Tensor:
+    def _points(self, x_t: Tensor, space: Any) -> tuple[Tensor, Ragged]:
+        if not self.pairs:
+            return super()._points(x_t, space)
+        fields = list(space.fields.values()) if isinstance(space, Packed) else []
+        if len(fields) != 2 or not isinstance(fields[0][0], Ragged):
+            kinds = ", ".join(type(field).__name__ for field, _ in fields)
+            raise ValueError(
+                f"the space is {type(space).__name__}{kinds and f' of {kinds}'}, and PairNet with pairs="
+                f"{self.pairs} needs Packed of two fields: the points, whose space is Ragged, and a row "
+                "for each of its `pairs`."
+            )
+        x, e = space.unpack(x_t).values()
+        rows, points = super()._points(x, fields[0][0])
+        hint = f"give {self.pairs} numbers for each of the points' `pairs`"
+        check_shape((points.pairs.shape[1], self.pairs), hint, **{list(space.fields)[1]: e})
+        return rows, points
+
+    def _predict(self, x_t: Tensor, t: Tensor, space: Any, cond: Conditions) -> Tensor:
+        if not self.pairs:
+            return self._of_fields(x_t, None, t, space, cond)[0]
+        (points, _), _ = space.fields.values()
+        x, e = space.unpack(x_t).values()
+        out = self._of_fields(x, e, t, points, cond)
+        packed: Tensor = space.pack(dict(zip(space.fields, out, strict=True)))
+        return packed
+
+    def _of_fields(
+        self, x_t: Tensor, e: Tensor | None, t: Tensor, space: Ragged, cond: Conditions
+    ) -> tuple[Tensor, ...]:
+        """The prediction for the rows of the points, and for those of the pairs if there are any."""
         pairs = pairs_of(space)
         x, f = x_t[:, :3], x_t[:, 3:]
         scale = space.sizes.to(x_t.dtype).rsqrt()[space.index, None]
@@ -212,6 +259,8 @@ class PairNet(PointDenoiser):
         d = torch.sqrt(difference.square().sum(1, keepdim=True) + 1e-6)
         u = (difference / (d + 0.1))[:, :, None]
         p = self.distance(self._bases(d))
+        if e is not None:
+            p = p + self.pair_in(2 * e)
 
         time = self.time(time_features(t))
         h = self._embed([2 * f, time.index_select(0, space.index)], space, cond)
@@ -226,7 +275,11 @@ class PairNet(PointDenoiser):
         pull = to_rows(u[:, :, 0] * self.pull(z), pairs, signed=True)
         out_x = (V * g[:, None]).sum(2) + scale * pull
         skip_x, skip_f = (self.skip(time) + t[:, None]).index_select(0, space.index).chunk(2, dim=1)
-        return torch.cat([space.center(out_x + skip_x * x), out_f + skip_f * f], dim=1)
+        out = torch.cat([space.center(out_x + skip_x * x), out_f + skip_f * f], dim=1)
+        if e is None:
+            return (out,)
+        skip_e = (self.pair_skip(time) + t[:, None]).index_select(0, space.pair_space.index)
+        return out, self.pair_out(z) + skip_e * e
 
     def _bases(self, d: Tensor) -> Tensor:
         """Gaussians of exp(−d / 2), and d itself, (P, bases + 1)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from anydiff.checks import check_shape
 from anydiff.denoisers.inputs import Conditioned, Conditions, added, check_context
-from anydiff.spaces import Ragged
+from anydiff.spaces import Packed, Ragged
 
 __all__ = ["Bags", "PointDenoiser", "bags", "once_per_space", "total"]
 
@@ -93,7 +93,7 @@ class PointDenoiser(Conditioned):
         x_t: Tensor,
         t: Tensor,
         *,
-        space: Ragged,
+        space: Ragged | Packed,
         label: Tensor | None = None,
         context: Tensor | None = None,
         tokens: Tensor | None = None,
@@ -106,27 +106,30 @@ class PointDenoiser(Conditioned):
         Arguments:
             x_t: (N, 3 + features), positions in Å.
             t: (B,), times in [0, 1].
-            space: The batch's space; it says which rows belong to which item.
+            space: The batch's space; it says which rows belong to which item. Of networks that take
+                more than the points, it is `Packed`, and x_t (M,).
             label: (B,) integers in [0, classes), -1 for no label.
             context: (N, context) or (B, context), NaN where unknown.
             tokens: (B, L, tokens); a row with a NaN is ignored.
             tokens_mask: (B, L), True where a token is valid; all are if None.
 
         Raises:
-            ValueError: If the space is not `Ragged`, or the inputs do not fit each other or the
-                network.
+            ValueError: If the space is not one that the network takes, or the inputs do not fit each
+                other or the network.
         """
-        self._check(x_t, t, space)
-        N = len(x_t)
+        rows, points = self._points(x_t, space)
+        check_shape((points.num_items,), "give one time for each item", t=t)
+        N = len(rows)
         check_context(context, self.context, (len(t),), (N,))
 
         def spread(c: Tensor) -> Tensor:
-            return c if len(c) == N else c.index_select(0, space.index)
+            return c if len(c) == N else c.index_select(0, points.index)
 
-        cond = self._read(x_t, t, spread, label, context, tokens, tokens_mask)
+        cond = self._read(rows, t, spread, label, context, tokens, tokens_mask)
         return self._predict(x_t, t.to(x_t.dtype), space, cond)
 
-    def _check(self, x_t: Tensor, t: Tensor, space: Ragged) -> None:
+    def _points(self, x_t: Tensor, space: Any) -> tuple[Tensor, Ragged]:
+        """The rows of the points and their space, checked; here those that were given."""
         if not isinstance(space, Ragged):
             raise ValueError(
                 f"the space is {type(space).__name__}, and {type(self).__name__} needs Ragged, which "
@@ -134,7 +137,7 @@ class PointDenoiser(Conditioned):
             )
         hint = f"give rows of 3 positions and {self.features} features, and the same batch's space"
         check_shape((len(space.index), 3 + self.features), hint, x_t=x_t)
-        check_shape((space.num_items,), "give one time for each item", t=t)
+        return x_t, space
 
     def _embed(self, columns: list[Tensor], space: Ragged, cond: Conditions) -> Tensor:
         """The first features h of the points, from columns (N, …) and the conditions, (N, hidden)."""
