@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.runs import kind_of, printable, writable
+from anydiff.cli.runs import kind_of, positive, printable, writable
 from anydiff.files import whole
 
 __all__ = ["evaluate"]
@@ -19,7 +19,7 @@ _KINDS = {
 }
 
 
-_USES = ("root", "size"), ("inception",)  # by reading, by measuring
+_USES = ("root", "size"), ("inception", "relax")  # by reading, by measuring
 
 
 def evaluate(
@@ -30,6 +30,7 @@ def evaluate(
     root: str | None = None,
     size: int | None = None,
     inception: str | None = None,
+    relax: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Compute metrics of a file of samples against held-out data.
@@ -43,6 +44,8 @@ def evaluate(
         root: Folder of PyG's QM9, or of image files.
         size: Resize the images of the data to this number of pixels a side.
         inception: For images: weights of torch-fidelity's Inception v3, for FID.
+        relax: For molecules: relax this many drawn and real ones with GFN2-xTB, to show how far from
+            equilibrium they are.
         out: File for the table, which is printed as well.
 
     Raises:
@@ -55,10 +58,13 @@ def evaluate(
     name = kind or (found[0] if found else None)
     if name is None:
         raise ValueError(f"{file}: its name does not tell what it holds; give --kind.")
-    given: dict[str, Any] = {"root": root, "size": size, "inception": inception}
+    given: dict[str, Any] = {"root": root, "size": size, "inception": inception, "relax": relax}
+    positive(relax=relax)
     check_flags(name, **given)
     module = kind_of(name)
     check_packages(name, module.MEASURES)
+    if relax:
+        check_packages("xtb", ("tblite", "scipy", "threadpoolctl"))
     if out is not None:
         _check_out(out, file, against)
     place, more = ({k: given[k] for k in keys if given[k] is not None} for keys in _USES)

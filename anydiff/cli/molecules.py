@@ -155,6 +155,8 @@ def measure(
     nfe: int | None = None,
     seconds: float | None = None,
     lost: int = 0,
+    relax: int = 0,
 ) -> str:
     """The table of figures, beside real molecules that were held out; those that are lost count."""
-    return table(compare_parts(drawn, data, nfe=nfe, seconds=seconds, lost=lost))
+    rows = compare_parts(drawn, data, nfe=nfe, seconds=seconds, lost=lost, relaxed=relax)
+    return table(rows)

@@ -22,6 +22,7 @@ _KINDS = {  # of the flags that not all kinds take
     "root": ("images", "molecules"),
     "size": ("images",),
     "inception": ("images",),
+    "relax": ("molecules",),
 }
 _CONDITIONS = {"label": "labels", "target": "a property", "guidance": "a condition"}
 

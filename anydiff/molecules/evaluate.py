@@ -49,6 +49,7 @@ from anydiff.molecules.bonds import (
     sums_of_orders,
 )
 from anydiff.molecules.fragments import count_pieces
+from anydiff.molecules.relaxation import Relaxed
 
 __all__ = [
     "MoleculeReport", "bond_lengths_distance", "element_distance", "evaluate", "smiles", "strict",
@@ -296,6 +297,7 @@ class MoleculeReport:
         bonds: Mean 1-Wasserstein distance of the bond lengths to the reference's in ångström, or None.
         nfe: Network evaluations per molecule.
         seconds: Seconds per molecule.
+        relaxed: Some of the molecules after relaxation, or None.
     """
 
     name: str
@@ -311,6 +313,7 @@ class MoleculeReport:
     bonds: float | None = None
     nfe: int | None = None
     seconds: float | None = None
+    relaxed: Relaxed | None = None
 
     @property
     def molecules(self) -> int:
@@ -416,18 +419,32 @@ _COLUMNS = [
     Column("NFE", "nfe", "d"),
     Column("s/molecule", "seconds", ".3g"),
 ]
+_RELAXED = [
+    Column("GFN2-xTB", "name"),
+    Column("relaxed", "relaxed.molecules", ","),
+    Column("failed", "relaxed.failed", ","),
+    Column("ΔE median", "relaxed.median_gain", ".2f"),
+    Column("ΔE mean kcal/mol", "relaxed.mean_gain", ".2f"),
+    Column("RMSD median Å", "relaxed.median_rmsd", ".4f"),
+    Column("bonds kept", "relaxed.survival", ".1f", 100),
+]
 
 
 _CAPTION = (
     "Bonds are read off distances. Valid, unique and novel are of the SMILES of these bonds, without\n"
     "stereochemistry; a molecule in pieces may be valid, but is not strictly so. Compare with real ones."
 )
+_RELAXED_CAPTION = (
+    "ΔE and RMSD are from the positions as they are to those of least energy nearby. Molecules for\n"
+    "which this failed keep no bonds, and count for neither of the two."
+)
 
 
 def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
     """The reports as an aligned table, with ratios in percent and – for missing values.
 
-    Include a row of the data. As text it ends with a caption.
+    Include a row of the data. A second table is of relaxation, if there is any. As text it ends with a
+    caption.
 
     Arguments:
         rows: The reports.
@@ -437,6 +454,8 @@ def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
         ValueError: `style` is neither of the two.
     """
     lines = rendered(rows, _COLUMNS, style)
+    if some := [row for row in rows if row.relaxed is not None]:
+        lines = f"{lines}\n\n{rendered(some, _RELAXED, style)}"
     if style != "text":
         return lines
     lost = [
@@ -444,4 +463,4 @@ def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
         "valid."
         for row in rows if row.not_finite
     ]  # fmt: skip
-    return "\n".join([lines, "", *lost, _CAPTION])
+    return "\n".join([lines, "", *lost, _CAPTION, *([_RELAXED_CAPTION] if some else [])])

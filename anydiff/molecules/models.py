@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -19,12 +19,13 @@ from anydiff.checkpoints.described import check, check_fields
 from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.properties import Properties, PropertyDistribution
 from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.relaxation import Relaxed, relax
 from anydiff.spaces import Ragged
 
 __all__ = ["MoleculeModel", "compare_parts", "warn_without_hydrogens"]
@@ -277,6 +278,7 @@ def compare_parts(
     nfe: int | None = None,
     seconds: float | None = None,
     lost: int = 0,
+    relaxed: int = 0,
 ) -> list[MoleculeReport]:
     """The figures of drawn molecules beside those of real ones, which were held out.
 
@@ -287,9 +289,10 @@ def compare_parts(
         nfe: Network calls for a molecule.
         seconds: Seconds for a molecule.
         lost: How many more were drawn, but not finite.
+        relaxed: How many of each to relax (:mod:`anydiff.molecules.relaxation`): the first ones.
 
     Raises:
-        ImportError: RDKit is not installed.
+        ImportError: RDKit is not installed, or tblite where molecules are to be relaxed.
         ValueError: There are too few real molecules for a training part and a test part.
     """
     warn_without_hydrogens(data)
@@ -307,7 +310,18 @@ def compare_parts(
     real = evaluate(*rows, charges=_charges_of_ions(test), name="real, held out", **of)
     of["reference"] = rows
     rows = (drawn.pos, drawn.z, drawn.index)
-    return [real, evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, lost=lost, **of)]
+    made = evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, lost=lost, **of)
+    if not relaxed:
+        return [real, made]
+    return [
+        replace(report, relaxed=_relaxed(first(items, relaxed)))
+        for report, items in ((real, test), (made, drawn))
+    ]
+
+
+def _relaxed(molecules: Molecules) -> Relaxed:
+    rows = (molecules.pos, molecules.z, molecules.index)
+    return relax(*rows, charges=molecules.charges, bonds=molecules.bonds, progress=True)
 
 
 def _charges_of_ions(molecules: Molecules) -> np.ndarray | None:

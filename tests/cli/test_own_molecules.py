@@ -142,3 +142,30 @@ def test_what_was_drawn_is_written_whatever_becomes_of_its_metrics(
     call("sample", folder / "run/model.safetensors", "--data", folder / "mine.sdf", *words)
     assert "no metrics: this cannot be measured." in capsys.readouterr().out
     assert len(read_molecules(tmp_path / "out/samples.sdf")) == 3
+
+
+def test_molecules_are_relaxed_on_request(folder, tmp_path, capsys):
+    pytest.importorskip("tblite", reason="relaxation needs the extra xtb")
+    words = ["evaluate", folder / "mine.sdf", "--against", folder / "mine.sdf"]
+    call(*words, "--relax", 2, "--out", tmp_path / "table.txt")
+    written = (tmp_path / "table.txt").read_text()
+    assert written in capsys.readouterr().out + "\n"
+    header, _, *lines = written.split("\n\n")[1].splitlines()
+    assert "ΔE median" in header and [line.split()[-6:-4] for line in lines] == [["2", "0"]] * 2
+    assert all(line.endswith(" 100.0") for line in lines)
+    call(*words)
+    assert "ΔE" not in capsys.readouterr().out
+    for wrong, told in (
+        (["--relax", 0], "relax is 0; it must be positive"),
+        (["--relax", 2, "--kind", "sketches"], "--relax does not apply to sketches"),
+    ):
+        with pytest.raises(SystemExit):
+            call(*words, *wrong)
+        assert told in capsys.readouterr().err
+
+
+def test_what_relaxation_needs_is_missed_before_anything_is_read(folder, capsys, monkeypatch):
+    monkeypatch.setattr("anydiff.cli.options.find_spec", lambda name: name != "tblite" or None)
+    with pytest.raises(SystemExit):
+        call("evaluate", folder / "mine.sdf", "--against", folder / "none.sdf", "--relax", 2)
+    assert 'tblite is not installed: pip install "anydiff[xtb]"' in capsys.readouterr().err
