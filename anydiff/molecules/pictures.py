@@ -18,7 +18,7 @@ import numpy as np
 from anydiff.drawing import beside, pillow, text_width, tiled, write_gif, write_image
 from anydiff.files import PathLike
 from anydiff.molecules.bonds import Array, as_array, bond_orders, stable
-from anydiff.molecules.elements import symbol
+from anydiff.molecules.compositions import formula_parts
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
 
@@ -197,14 +197,6 @@ def _side(pos: np.ndarray, pairs: np.ndarray, i: int, j: int) -> np.ndarray:
     return v / max(float(np.linalg.norm(v)), 1e-9)
 
 
-def _formula(z: np.ndarray) -> list[tuple[str, str]]:
-    """Symbols and counts, carbon and hydrogen first and then alphabetically (Hill's order)."""
-    found = zip(*np.unique(z, return_counts=True), strict=True)
-    counts = {symbol(int(n)): int(c) for n, c in found}
-    order = sorted(counts, key=lambda s: (s != "C", s != "H", s) if "C" in counts else (s,))
-    return [(s, "" if counts[s] == 1 else str(counts[s])) for s in order]
-
-
 def _caption(picture: Any, parts: list[tuple[str, str]], dot: bool) -> None:
     """Write pairs of text and subscript at the foot of a picture, with or without a green dot."""
     _, ImageDraw, ImageFont = pillow()
@@ -286,7 +278,7 @@ def draw_grid(
         p = p + np.array([0, 0.06 * size * _SMOOTH / scale, 0])  # above the caption
         drawn = _render(p, z[rows_of], size * _SMOOTH, height * _SMOOTH, scale, marked[rows_of])
         picture = Image.fromarray(drawn)
-        parts = _formula(z[rows_of]) if captions is None else [(captions[k], "")]
+        parts = formula_parts(z[rows_of]) if captions is None else [(captions[k], "")]
         _caption(picture, parts, bool(sound[k]))
         tiles.append(np.asarray(picture.reduce(_SMOOTH)))
     sheet = tiled(np.stack(tiles), columns or math.ceil(math.sqrt(len(tiles))))
