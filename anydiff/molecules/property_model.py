@@ -62,7 +62,7 @@ class PropertyModel(nn.Module):
         bases: Gaussians that represent a distance, as for `PairNet`.
 
     Raises:
-        ValueError: `pool` is not "sum" or "mean".
+        ValueError: `pool` is not "sum" or "mean", or the properties are by size.
     """
 
     config: dict[str, Any]
@@ -83,6 +83,11 @@ class PropertyModel(nn.Module):
         super().__init__()
         if pool not in ("sum", "mean"):
             raise ValueError(f"pool is {pool!r}; give 'sum' or 'mean'.")
+        if properties.sizes:
+            raise ValueError(
+                "properties are told relative to molecules of the same size; give those of "
+                "Properties.from_molecules(molecules, names)."
+            )
         self.properties = properties
         self.elements = tuple(int(z) for z in elements)
         self.pool = pool
