@@ -71,7 +71,12 @@ class Drawing:
 
 
 def sample(
-    model: Path, *, data: str | None = None, length: int | None = None, **drawing: Any
+    model: Path,
+    *,
+    data: str | None = None,
+    formula: str | None = None,
+    length: int | None = None,
+    **drawing: Any,
 ) -> None:
     """Sample new items from a model.
 
@@ -79,6 +84,8 @@ def sample(
         model: Model file, the model.safetensors that training has written.
         data: Data to compare with, by name or path. By default the model's own training data, if they
             have a name; a path in a model file is not opened.
+        formula: For a model of molecules: formula of all of them, C7H10O2 for instance; or data, to take
+            formulas from the training data, with --target of molecules whose property is near it.
         length: For a model of sketches: number of strokes (or points); by default as in the data.
         drawing: See :class:`Drawing`.
 
@@ -92,11 +99,11 @@ def sample(
             "--data are compared with, which --measure false leaves out; leave one out."
         )
     known = open_model(model)
-    draw = _ready(known, asked, length=length)
+    draw = _ready(known, asked, length=length, formula=formula)
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
-        data=data,
+        data=data, repeats=1 if formula is None else 5,
     )  # fmt: skip
 
 
@@ -226,13 +233,17 @@ def _other(known: Any, data: str | None) -> str | None:
 
 
 def _ready(
-    known: Any, asked: Drawing, length: int | None = None, strength: float = 1.0
+    known: Any,
+    asked: Drawing,
+    length: int | None = None,
+    formula: str | None = None,
+    strength: float = 1.0,
 ) -> dict[str, Any]:
     """Check flags and packages; the flags that only one kind knows, as its methods take them."""
     from anydiff.kinds import steps_of
 
     label = None if asked.label is None else list(asked.label)
-    given = {"label": label, "target": asked.target, "length": length}
+    given = {"label": label, "target": asked.target, "length": length, "formula": formula}
     check_flags(known.kind, known, guidance=asked.guidance, **given)
     if asked.steps:
         own = steps_of(known.diffusion, asked.steps, strength)

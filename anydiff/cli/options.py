@@ -17,6 +17,7 @@ __all__ = ["check_flags", "check_packages", "left_out"]
 _KINDS = {  # of the flags that not all kinds take
     "label": ("images",),
     "target": ("molecules",),
+    "formula": ("molecules",),
     "guidance": ("images", "molecules"),
     "length": ("sketches",),
     "root": ("images", "molecules"),

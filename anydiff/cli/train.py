@@ -81,13 +81,13 @@ def molecules(
     learn = known.subset(parts.train)
     properties = pairs = None
     if property:
-        properties = Properties.from_molecules(learn, property)
+        properties = Properties.from_molecules(learn, property, by_size=True)
         pairs = PropertyDistribution.from_molecules(learn, property)
     seed_everything(asked.seed, verbose=False)
     network = PairNet(atoms.features - 3, hidden, layers=layers, context=int(bool(property)))
-    # more times at little noise, where bond lengths are settled
+    # more times at little noise, where bond lengths are settled; a property is heard before, at much
     diffusion = GaussianDiffusion(
-        network, Polynomial(), "eps", times=Power(1.5),
+        network, Polynomial(), "eps", times=None if property else Power(1.5),
         drop={"context": 0.1} if property else None,
     )  # fmt: skip
     sizes = SizeDistribution.from_sizes(known.sizes[parts.train])

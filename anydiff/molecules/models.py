@@ -21,6 +21,8 @@ from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
 from anydiff.molecules.atoms import Atoms
+from anydiff.molecules.compositions import counts_of
+from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.properties import Properties, PropertyDistribution
@@ -42,7 +44,7 @@ class MoleculeModel(KindModel):
         atoms: How atoms become rows.
         sizes: How many atoms molecules have.
         properties: Which properties it knows, and their units; None of a model that knows none.
-        pairs: Sizes and properties as they occur together, where there are properties.
+        pairs: Sizes, formulas and properties as they occur together, where there are properties.
         data: What it was trained on, by name or path.
         root: As :func:`~anydiff.molecules.qm9.load_qm9` takes it; not kept in a file.
     """
@@ -68,18 +70,22 @@ class MoleculeModel(KindModel):
         if self.properties is not None and self.pairs is not None:
             extra |= {"properties": self.properties.config}
             extra |= {"values": self.pairs.values, "of_size": self.pairs.sizes}
+            if self.pairs.formulas is not None:
+                extra |= {"formulas": self._columns(self.pairs.formulas)}
         return extra
 
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> MoleculeModel:
         properties, pairs = None, None
+        atoms = Atoms.from_config(extra["atoms"])
+        check_fields(atoms)
         if "properties" in extra:
             properties = Properties.from_config(extra["properties"])
             check_fields(properties)
             check_shape((None, len(properties.names)), "a column for each", values=extra["values"])
-            pairs = PropertyDistribution(extra["of_size"], extra["values"])
-        atoms = Atoms.from_config(extra["atoms"])
-        check_fields(atoms)
+            formulas = extra.get("formulas")  # older files have none
+            known = () if formulas is None else atoms.elements
+            pairs = PropertyDistribution(extra["of_size"], extra["values"], formulas, known)
         sizes = SizeDistribution(extra["sizes"])
         check(extra.get("data"), str | None, "data")
         made = cls(diffusion, atoms, sizes, properties, pairs, extra.get("data"))
@@ -107,6 +113,7 @@ class MoleculeModel(KindModel):
         num: int,
         *,
         target: float | None = None,
+        formula: str | None = None,
         watch: Watch | None = None,
         **how: Unpack[How],
     ) -> Molecules:
@@ -116,15 +123,21 @@ class MoleculeModel(KindModel):
             num: How many.
             target: The property that they should have, in its own unit, all the same. If None, sizes and
                 properties are drawn as they occur together.
+            formula: The formula of all of them, such as "C7H10O2"; or "data", where each molecule gets a
+                formula of the training molecules: of those whose property is near the target, if there
+                is one. The elements are then known from the start, and only the positions drawn.
             watch: Called with the first molecule after each step.
             how: See :class:`~anydiff.kinds.How`.
 
         Raises:
-            ValueError: If a property or guidance is asked for that the model does not know, or the target
-                is not finite.
+            ValueError: If a property or guidance is asked for that the model does not know, the target
+                is not finite, or the formula is none, or has elements that the model does not know.
         """
         generator = torch.Generator().manual_seed(how.get("seed", 0))
         self._check_target(target, how)
+        if formula is not None:
+            counts, values = self._of_formula(formula, target, num, generator)
+            return self._isomers(counts, values, watch, how)
         if self.properties is None or self.pairs is None:
             return self._draw(self.sizes.sample(num, generator), {}, watch=watch, how=how)
         if target is None:
@@ -133,8 +146,67 @@ class MoleculeModel(KindModel):
             value = torch.tensor([target])
             sizes = self.pairs.sizes_near(value, num, generator)
             values = value.expand(num, 1)
-        cond = {"context": self.properties.encode(values)}
+        cond = {"context": self.properties.encode(values, sizes)}
         return self._draw(sizes, cond, watch=watch, how=how)
+
+    def _of_formula(
+        self, formula: str, target: float | None, num: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """How many atoms of each of the model's elements (num, E), and the property (num, P)."""
+        elements = self.atoms.elements
+        P = 0 if self.properties is None else len(self.properties.names)
+        values = torch.full((num, P), torch.nan if target is None else target)
+        if formula != "data":
+            counts = torch.from_numpy(counts_of(formula, elements))
+            self._check_size(formula, int(counts.sum()))
+            return counts.expand(num, -1), values
+        if self.pairs is None or self.pairs.formulas is None:
+            raise ValueError(
+                "the model keeps no formulas of its data, as it knows no property, or is of an older "
+                "version; give a formula, such as C7H10O2, or train a model with a property."
+            )
+        if target is None:
+            counts, values = self.pairs.sample_formulas(num, generator)
+        else:
+            counts = self.pairs.formulas_near(torch.tensor([target]), num, generator)
+        return self._columns(counts), values
+
+    def _check_size(self, formula: str, size: int) -> None:
+        """Check that molecules of a size are not far from those of the data."""
+        known = self.sizes.counts
+        if size > 10 * (most := len(known) - 1):
+            raise MoleculeError(
+                f"{formula} has {size} atoms, and the molecules of the data have at most {most}; give a "
+                "smaller formula, or train a model of larger molecules."
+            )
+        if not known[size : size + 1].any():
+            warnings.warn(
+                f"{formula} has {size} atoms, and no molecule of the data has as many; what is drawn may "
+                "be no molecule.", stacklevel=4,
+            )  # fmt: skip
+
+    def _columns(self, formulas: Tensor) -> Tensor:
+        """The formulas of `pairs` with a column for each of the model's elements."""
+        elements, known = self.atoms.elements, () if self.pairs is None else self.pairs.elements
+        columns = torch.tensor([elements.index(z) for z in known])
+        empty = formulas.new_zeros(len(formulas), len(elements))
+        return empty.index_copy_(1, columns, formulas)
+
+    def _isomers(self, counts: Tensor, values: Tensor, watch: Watch | None, how: How) -> Molecules:
+        """Molecules of known elements: their positions are drawn."""
+        sizes = counts.sum(1)
+        cond = {}
+        if self.properties is not None:
+            cond["context"] = self.properties.encode(values, sizes)
+        z = (
+            torch.tensor(self.atoms.elements)
+            .repeat(len(counts))
+            .repeat_interleave(counts.flatten())
+        )
+        x = self.atoms.encode(torch.zeros(len(z), 3), z)
+        known = torch.zeros(x.shape, dtype=torch.bool)
+        known[:, 3:] = True
+        return self._draw(sizes, cond, x=x, known=known, watch=watch, how=how)
 
     def inpaint(
         self,
@@ -194,7 +266,7 @@ class MoleculeModel(KindModel):
         **options: Any,
     ) -> Molecules:
         self._check_target(target, how)
-        cond = {}
+        cond, sizes = {}, torch.from_numpy(molecules.sizes)
         if self.properties is not None:
             if target is not None:
                 values = torch.full((len(molecules), 1), target)
@@ -204,12 +276,11 @@ class MoleculeModel(KindModel):
                 )
             else:
                 values = torch.from_numpy(molecules.property(name)).float()
-            cond["context"] = self.properties.encode(values.reshape(-1, 1))
-        sizes = torch.from_numpy(molecules.sizes)
+            cond["context"] = self.properties.encode(values.reshape(-1, 1), sizes)
         self.atoms.check(molecules)
         x = self.atoms.encode(torch.from_numpy(molecules.pos), torch.from_numpy(molecules.z))
         x = Ragged.from_sizes(sizes, centered=3).project(x)
-        return self._draw(sizes, cond, x=x, watch=watch, how=how, **options)
+        return self._draw(sizes, cond, x=x, every=True, watch=watch, how=how, **options)
 
     def _check_target(self, target: float | None, how: How) -> None:
         self.check(how, "property", target=target)
@@ -225,6 +296,7 @@ class MoleculeModel(KindModel):
         *,
         x: Tensor | None = None,
         known: Tensor | None = None,
+        every: bool = False,
         watch: Watch | None,
         how: How,
         **options: Any,
@@ -248,7 +320,7 @@ class MoleculeModel(KindModel):
             items = list(torch.split(rows, sizes[skip : skip + done].tolist()))
             # atoms that fell together are as lost, and cannot be written
             items = [item if _distinct(item) else item * torch.nan for item in items]
-            sound = finite(items, "molecules", all_of_them=x is not None)
+            sound = finite(items, "molecules", all_of_them=every)
             return self._decode(torch.cat([i for i, s in zip(items, sound, strict=True) if s]),
                                 sizes[skip : skip + done][sound])  # fmt: skip
 

@@ -168,6 +168,13 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
     assert np.diff(drawn.offsets).tolist() == [3] * 5
     call("sample", models["molecules"], *flags(tmp_path, *some, "--target", 75))
     assert len(read_molecules(tmp_path / "out/samples.sdf")) == 5
+    call("sample", models["molecules"], *flags(tmp_path, *some, "--formula", "CH4O"))
+    drawn = read_molecules(tmp_path / "out-2/samples.sdf")
+    assert np.sort(drawn.z.reshape(5, 6)).tolist() == [[1, 1, 1, 1, 6, 8]] * 5
+    call(
+        "sample", models["molecules"], *flags(tmp_path, *some, "--formula", "data", "--target", 60)
+    )
+    assert len(read_molecules(tmp_path / "out-3/samples.sdf")) == 5
 
 
 @pytest.mark.parametrize(
@@ -180,6 +187,8 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
         ("molecules", ["--target", ".inf"], r"target is inf; give a number in \(-inf, inf\)"),
         ("molecules", ["--target=-inf"], "target is -inf; give a number"),
         ("molecules", ["--target", "1e300"], r"target is 1e\+300; give a number"),
+        ("molecules", ["--formula", "c2h6"], "the formula is 'c2h6'; give symbols of elements"),
+        ("molecules", ["--formula", "CHCl3"], "Cl of the formula CHCl3 is not among H C N O"),
         ("molecules", ["--guidance", "nan"], "guidance is nan; give a number"),
         (
             "images",
@@ -198,9 +207,10 @@ def test_what_a_model_does_not_know(kind, wrong, line, models, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
-OPTIONS = {"label": 3, "target": 75, "guidance": 2, "length": 3}
+OPTIONS = {"label": 3, "target": 75, "guidance": 2, "length": 3, "formula": "CH4"}
+OF_SAMPLE = {"length", "formula"}
 TAKEN = {
-    "molecules": {"target", "guidance"},
+    "molecules": {"target", "guidance", "formula"},
     "images": {"label", "guidance"},
     "sketches": {"length"},
 }
@@ -212,13 +222,13 @@ READ = {"molecules": {"root"}, "images": {"root", "size", "inception"}, "sketche
 @pytest.mark.parametrize("kind", DRAWN)
 @pytest.mark.parametrize("command", ["sample", "inpaint", "edit"])
 def test_a_flag_without_effect_is_refused(command, kind, option, models, tmp_path, capsys):
-    if option in TAKEN[kind] and (option != "length" or command == "sample"):
+    if option in TAKEN[kind] and (option not in OF_SAMPLE or command == "sample"):
         return  # drawn with in other tests
     with pytest.raises(SystemExit):
         call(command, models[kind], *flags(tmp_path), f"--{option}", OPTIONS[option])
     err = capsys.readouterr().err
-    if option == "length" and command != "sample":
-        assert "unrecognized arguments: --length" in err
+    if option in OF_SAMPLE and command != "sample":
+        assert f"unrecognized arguments: --{option}" in err
     else:
         assert err == f"error: --{option} does not apply to {kind}; leave it out.\n"
     assert not (tmp_path / "out").exists()

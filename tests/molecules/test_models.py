@@ -27,12 +27,21 @@ def model(context=0):
     asked = {}
     if context:
         asked["pairs"] = PropertyDistribution.from_molecules(TEST, "alpha")
-        asked["properties"] = Properties.from_molecules(TEST, "alpha")
+        asked["properties"] = Properties.from_molecules(TEST, "alpha", by_size=True)
         with torch.no_grad():  # the last layers are zero at first
             for p in network.parameters():
                 p.add_(0.1 * torch.randn_like(p))
     diffusion = GaussianDiffusion(network, Polynomial(), "eps").eval()
     return MoleculeModel(diffusion, atoms, SizeDistribution.from_sizes(TEST.sizes), **asked)
+
+
+def formulas(molecules):
+    """The number of atoms of each element, for each molecule."""
+    each = np.split(molecules.z, molecules.offsets[1:-1])
+    return [
+        dict(zip(*(v.tolist() for v in np.unique(z, return_counts=True)), strict=True))
+        for z in each
+    ]
 
 
 def test_files_of_format_2_load_and_draw_as_they_did():
@@ -46,6 +55,12 @@ def test_files_of_format_2_load_and_draw_as_they_did():
     drawn = anydiff.sample(predictor, (8, 8), DDIM(), 4, seed=[3, 4])
     torch.testing.assert_close(drawn, expected)
     assert len(old.sample(3, steps=2)) == 3
+    assert not old.properties.sizes  # relative to all molecules, as it was trained
+    with pytest.raises(
+        ValueError, match=r"keeps no formulas of its data, as it .* an older version"
+    ):
+        old.sample(3, formula="data", steps=2)
+    assert formulas(old.sample(2, formula="CH4", steps=1)) == [{1: 4, 6: 1}] * 2
     for other in ("sketches", "images"):
         with pytest.raises(ValueError, match=r"is not a model of molecules"):
             MoleculeModel.load(FORMAT2 / f"{other}.safetensors")
@@ -92,12 +107,14 @@ def told(model, monkeypatch, call):
     asked = {}
 
     def remember(self, sizes, cond, **options):
-        asked["sizes"], asked["cond"] = sizes, cond
+        asked.update(sizes=sizes, cond=cond, x=options.get("x"))
 
     with monkeypatch.context() as patch:
         patch.setattr(MoleculeModel, "_draw", remember)
         call(model)
-    return asked["sizes"], model.properties.decode(asked["cond"]["context"])
+    sizes, c = asked["sizes"], asked["cond"]["context"]
+    told.elements = asked.get("x")
+    return sizes, model.properties.decode(c, sizes)
 
 
 def test_what_is_asked_for(monkeypatch):
@@ -178,3 +195,107 @@ def test_the_property_of_what_is_begun_from_is_known_or_given():
     with pytest.raises(ValueError, match="the molecules' alpha is not known; give a target"):
         model(context=1).edit(bare, 0.1, steps=2)
     assert len(model(context=1).edit(bare, 0.1, steps=2, target=70.0)) == 1
+
+
+# formulas --------------------
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_molecules_of_a_formula_have_it(context):
+    drawn = model(context).sample(5, formula="C3H6O", steps=3, batch=2)
+    assert formulas(drawn) == [{1: 6, 6: 3, 8: 1}] * 5
+    assert np.abs(drawn.pos[:10] - drawn.pos[10:20]).max() > 0.1  # each has its own positions
+    again = model(context).sample(5, formula="CH3COCH3", steps=3, skip=3)
+    np.testing.assert_allclose(again.pos, drawn.pos[30:], atol=1e-4)
+
+
+def test_formulas_of_the_data_are_near_the_target(monkeypatch):
+    one, alpha = model(context=1), TEST.property("alpha")
+    occurring = formulas(TEST)
+
+    def drawn(**how):
+        sizes, values = told(one, monkeypatch, lambda m: m.sample(40, formula="data", **how))
+        _, z = one.atoms.decode(told.elements)
+        of = [
+            dict(zip(*(v.tolist() for v in part.unique(return_counts=True)), strict=True))
+            for part in z.split(sizes.tolist())
+        ]
+        return of, values[:, 0]
+
+    of, values = drawn()
+    for formula, value in zip(of, values.tolist(), strict=True):
+        same = [v for v, own in zip(alpha, occurring, strict=True) if own == formula]
+        assert np.abs(np.array(same) - value).min() < 1e-3
+
+    of, values = drawn(target=60.0)
+    torch.testing.assert_close(values, torch.full((40,), 60.0))
+    assert all(formula in occurring for formula in of)
+    mean = [np.mean([v for v, own in zip(alpha, occurring, strict=True) if own == f]) for f in of]
+    assert np.abs(np.array(mean) - 60).mean() < 4 < np.abs(alpha - 60).mean()
+
+
+def test_a_formula_leaves_the_property_open_or_takes_the_target(monkeypatch):
+    one = model(context=1)
+    sizes, values = told(one, monkeypatch, lambda m: m.sample(3, formula="C2H6O"))
+    assert sizes.tolist() == [9] * 3 and values.isnan().all()
+    _, values = told(one, monkeypatch, lambda m: m.sample(3, formula="C2H6O", target=50.0))
+    torch.testing.assert_close(values, torch.full((3, 1), 50.0))
+
+
+def test_formulas_come_back_from_a_file_in_the_elements_of_the_model(tmp_path):
+    one = replace(model(context=1), atoms=Atoms((9, 8, 7, 6, 1), charge_scale=None))
+    one.save(tmp_path / "model.safetensors")
+    again = MoleculeModel.load(tmp_path / "model.safetensors")
+    assert again.properties == one.properties and again.pairs.elements == (9, 8, 7, 6, 1)
+    drawn = [formulas(m.sample(4, formula="data", target=60.0, steps=1)) for m in (one, again)]
+    assert drawn[0] == drawn[1] and all(f in formulas(TEST) for f in drawn[0])
+
+    diffusion, extra = anydiff.load(tmp_path / "model.safetensors")
+    for wrong, line in (
+        ({"formulas": extra["formulas"] + 1}, "the atoms of a formula are not as many"),
+        ({"formulas": extra["formulas"][:, :2]}, "formulas is"),
+        ({"properties": extra["properties"] | {"sizes": [3]}}, "mean_of_size has"),
+        ({"properties": extra["properties"] | {"mad_of_size": 3}}, "properties"),
+    ):
+        anydiff.save(tmp_path / "wrong.safetensors", diffusion, extra | wrong)
+        with pytest.raises(ValueError, match=f"wrong.safetensors: .*{line}"):
+            MoleculeModel.load(tmp_path / "wrong.safetensors")
+
+
+@pytest.mark.parametrize(
+    "formula, line",
+    [
+        (
+            "CHCl3",
+            "Cl of the formula CHCl3 is not among H C N O F, the elements of the model; leave",
+        ),
+        ("c2h6", "the formula is 'c2h6'; give symbols"),
+        ("C999", "C999 has 999 atoms, and the molecules of the data have at most 21"),
+        ("data", "keeps no formulas of its data, as it knows no property"),
+    ],
+)
+def test_formulas_that_a_model_does_not_know(formula, line):
+    assert TEST.sizes.max() == 21
+    with pytest.raises(ValueError, match=line):
+        model().sample(2, formula=formula)
+
+
+@pytest.mark.parametrize("formula, size", [("H2O2", 4), ("C22", 22)])
+def test_a_size_that_does_not_occur_is_told(formula, size):
+    line = f"{formula} has {size} atoms, and no molecule of the data has as many"
+    with pytest.warns(UserWarning, match=line):
+        model().sample(1, formula=formula, steps=1)
+
+
+def test_lost_molecules_of_a_formula_are_left_out(monkeypatch):
+    def spoil(diffusion, num, make, finish, **how):
+        rows = make(slice(0, num)).x.clone()
+        rows[:, :3] = torch.randn(len(rows), 3)
+        rows[0, 0] = torch.nan
+        return finish([rows])
+
+    monkeypatch.setattr("anydiff.molecules.models.draw_all", spoil)
+    with pytest.warns(UserWarning, match="1 of the 3 molecules are not finite and left out"):
+        assert formulas(model().sample(3, formula="H2O")) == [{1: 2, 8: 1}] * 2
+    with pytest.raises(ValueError, match="1 of the 3 molecules are not finite"):
+        model().edit(TEST.subset(range(3)), 0.2)  # each belongs to the one that it began from
