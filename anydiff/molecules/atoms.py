@@ -155,3 +155,74 @@ class Atoms:
             raise ValueError(f"x has {len(x)} rows but the space indexes {len(space.index)}.")
         elements = torch.tensor(self.elements, device=x.device)
         return x[:, :3], elements[x[:, 3 : 3 + len(self.elements)].argmax(1)]
+
+    # what a model does with molecules --------------------
+
+    def space(self, rows: Ragged) -> Ragged:
+        """The space of a state: that of the rows.
+
+        Arguments:
+            rows: The space of the atoms.
+        """
+        return rows
+
+    def shape(self, rows: Ragged) -> tuple[int, ...]:
+        """The shape of a state, (N, F).
+
+        Arguments:
+            rows: The space of the atoms.
+        """
+        return len(rows.index), self.features
+
+    def state(self, molecules: Molecules, rows: Ragged) -> Tensor:
+        """The state of molecules, with centred positions.
+
+        Arguments:
+            molecules: The molecules.
+            rows: The space of their atoms.
+
+        Raises:
+            MoleculeError: As :meth:`check`.
+        """
+        self.check(molecules)
+        device = rows.index.device
+        pos, z = (torch.from_numpy(a).to(device) for a in (molecules.pos, molecules.z))
+        return rows.project(self.encode(pos, z))
+
+    def mask(self, known: Tensor, rows: Ragged) -> Tensor:
+        """What of a state is known: the rows of atoms that are.
+
+        Arguments:
+            known: (N,) booleans.
+            rows: The space of the atoms.
+        """
+        return known
+
+    def apart(self, x: Tensor, rows: Ragged) -> list[Tensor]:
+        """The state of each molecule by itself.
+
+        Arguments:
+            x: A state of them all.
+            rows: The space of their atoms.
+        """
+        return list(torch.split(x, rows.sizes.tolist()))
+
+    def rows(self, item: Tensor, size: int) -> Tensor:
+        """The rows of the atoms of one molecule, (n, F): its state.
+
+        Arguments:
+            item: Its state.
+            size: The number n of its atoms.
+        """
+        return item
+
+    def molecules(self, items: list[Tensor], sizes: Tensor) -> Molecules:
+        """The molecules of states.
+
+        Arguments:
+            items: A state for each, as :meth:`apart` gives them.
+            sizes: The number of atoms of each.
+        """
+        pos, z = self.decode(torch.cat(items))
+        offsets = np.concatenate([[0], sizes.cumsum(0).numpy()])
+        return Molecules(z.numpy(), pos.numpy(), offsets, name="drawn")

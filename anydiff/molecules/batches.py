@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from anydiff.checks import check_range
 from anydiff.data.batches import EpochBatches, ResumableLoader, as_made
 from anydiff.extras import extra
-from anydiff.molecules.molecules import Molecules
+from anydiff.molecules.molecules import Molecules, both_ways
 
 __all__ = ["MoleculeDataset", "SizeBatchSampler", "loader"]
 
@@ -115,7 +116,9 @@ class SizeBatchSampler(EpochBatches):
 class MoleculeDataset(Dataset[Any]):
     """Molecules as a torch dataset that makes a whole PyG `Batch` at once from the arrays.
 
-    A batch has pos, z, batch, ptr and, if there are properties, y (B, P).
+    A batch has pos, z, batch, ptr and, if they are known, y (B, P) of properties, charges (N,), and bonds
+    as graphs have them in PyG: edge_index (2, 2E), each bond in both directions, one after the other,
+    with its order in edge_attr (2E,).
 
     Arguments:
         molecules: The molecules.
@@ -138,18 +141,29 @@ class MoleculeDataset(Dataset[Any]):
         numbers = np.asarray(indices)
         sizes, rows = self.molecules.sizes[numbers], self.molecules.rows(numbers)
         fields = {"pos": self.molecules.pos[rows], "z": self.molecules.z[rows].astype(np.int64)}
-        if self.molecules.props is not None:
-            fields["y"] = self.molecules.props[numbers].astype(np.float32)
         index = np.repeat(np.arange(len(numbers)), sizes)
         ptr = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]))
+        # the records of `Batch.from_data_list`, which `to_data_list` needs
+        slices, shifts = {"pos": ptr, "z": ptr}, dict[str, Tensor]()
+        if self.molecules.props is not None:
+            fields["y"] = self.molecules.props[numbers].astype(np.float32)
+            slices["y"] = torch.arange(len(numbers) + 1)
+        if self.molecules.charges is not None:
+            fields["charges"] = self.molecules.charges[rows].astype(np.int64)
+            slices["charges"] = ptr
+        if self.molecules.bonds is not None:
+            bonds, orders, counts = self.molecules.bonds_of(numbers)
+            fields["edge_index"], fields["edge_attr"] = both_ways(bonds, orders)
+            edges = torch.from_numpy(np.concatenate([[0], 2 * np.cumsum(counts)]))
+            slices |= {"edge_index": edges, "edge_attr": edges}
+            shifts["edge_index"] = ptr[:-1]
         tensors = {key: torch.from_numpy(array) for key, array in fields.items()}
         batch = Batch(batch=torch.from_numpy(index), ptr=ptr, **tensors)
 
-        # the records of `Batch.from_data_list`, which `to_data_list` needs
-        each = torch.arange(len(numbers) + 1)
+        none = torch.zeros(len(numbers), dtype=torch.long)
         batch._num_graphs = len(numbers)
-        batch._slice_dict = {key: each if key == "y" else ptr for key in fields}
-        batch._inc_dict = {key: torch.zeros(len(numbers)) for key in fields}
+        batch._slice_dict = slices
+        batch._inc_dict = {key: shifts.get(key, none) for key in fields}
         return batch
 
 

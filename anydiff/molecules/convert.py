@@ -183,6 +183,9 @@ def records_of_ase(atoms: Any, place: str) -> Iterator[Record]:
 def records_of_pyg(data: Any, place: str, prop_names: tuple[str, ...] = ()) -> Iterator[Record]:
     """The atoms of a PyG `Data` with z and pos, its `smiles`, and `y` if its columns have names.
 
+    Formal charges are read as `charges`. Edges are bonds if `edge_attr` has an order for each: integers
+    (E,) from 1 to 4; edges of other kinds, such as those of a radius, are left out.
+
     Arguments:
         data: The object.
         place: Where it is from, for error messages.
@@ -206,5 +209,27 @@ def records_of_pyg(data: Any, place: str, prop_names: tuple[str, ...] = ()) -> I
         if y.shape != (len(prop_names),):
             raise MoleculeError(f"{place}: y has {y.size} columns; give {', '.join(prop_names)}.")
         props = dict(zip(prop_names, y.tolist(), strict=True))
-    smiles = getattr(data, "smiles", None)
-    yield Record(place, z, pos, props=props, smiles=smiles if isinstance(smiles, str) else None)
+    smiles, charges = getattr(data, "smiles", None), getattr(data, "charges", None)
+    bonds, orders = _edges(data, place)
+    yield Record(
+        place, z, pos, charges=None if charges is None else entry(place, "charges", charges),
+        bonds=bonds, orders=orders, props=props, smiles=smiles if isinstance(smiles, str) else None,
+    )  # fmt: skip
+
+
+def _edges(data: Any, place: str) -> tuple[np.ndarray | None, np.ndarray | tuple[()]]:
+    """The bonds (e, 2) and orders (e,) of a `Data`, or None and nothing if it has no orders."""
+    index, orders = getattr(data, "edge_index", None), getattr(data, "edge_attr", None)
+    if index is None or orders is None or np.ndim(orders) != 1:
+        return None, ()
+    index, orders = numbers(place, "edge_index", index), numbers(place, "edge_attr", orders, "fiu")
+    if orders.dtype.kind == "f" or not ((orders >= 1) & (orders <= AROMATIC)).all():
+        return None, ()
+    if index.shape != (2, len(orders)):
+        raise MoleculeError(
+            f"{place}: edge_index is {index.shape} for {len(orders)} edge_attr; give (2, E) and (E,)."
+        )
+    # each bond once, whichever of its directions there are
+    both = np.concatenate([np.sort(index.T, axis=1), orders[:, None]], axis=1)
+    rows = np.unique(both.astype(np.int64), axis=0)
+    return rows[:, :2], rows[:, 2]

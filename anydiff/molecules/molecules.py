@@ -5,8 +5,9 @@ r"""Molecules in ragged arrays.
 SMILES, properties and numbers go with them if they are known. It checks itself when it is built, and
 whatever it accepts can be written and read again.
 
-Hydrogens are explicit. A model learns positions and elements alone: it needs no bonds, and those of
-its samples follow from distances (:mod:`anydiff.molecules.bonds`).
+Hydrogens are explicit. A model may learn positions and elements alone: the bonds of its samples then
+follow from distances (:mod:`anydiff.molecules.bonds`). Or it learns bonds too
+(:mod:`anydiff.molecules.bonded`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from anydiff.molecules.fields import (
 )
 from anydiff.molecules.records import from_lists, ragged
 
-__all__ = ["Molecules"]
+__all__ = ["Molecules", "both_ways"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +191,8 @@ class Molecules:
         """From PyG's Data with z and pos, in a list, a Batch or a dataset.
 
         Arguments:
-            items: The molecules. Their `smiles` are kept.
+            items: The molecules. Their `smiles` and `charges` are kept, and the edges as bonds if
+                `edge_attr` holds their orders, (E,) integers from 1 to 4.
             prop_names: The names of the columns of their `y`, to keep it.
             name: As of the class.
 
@@ -242,7 +244,8 @@ class Molecules:
         return len(self.offsets) - 1
 
     def __getitem__(self, m: int) -> Any:
-        """One molecule as PyG `Data` with z, pos, and y (1, P) and smiles if they are known."""
+        """One molecule as PyG `Data` with z, pos, and, if they are known, y (1, P), smiles, charges (n,),
+        and bonds: edge_index (2, 2e), in both directions, and edge_attr (2e,), their orders."""
         with extra("molecules"):
             from torch_geometric.data import Data
 
@@ -256,6 +259,11 @@ class Molecules:
         data = Data(pos=pos, z=z)
         if self.props is not None:
             data.y = torch.tensor(self.props[None, m], dtype=torch.float32)
+        if self.charges is not None:
+            data.charges = torch.tensor(self.charges[rows], dtype=torch.long)
+        if self.bonds is not None:
+            edges = both_ways(*self.bonds_of(np.array([m]))[:2])
+            data.edge_index, data.edge_attr = map(torch.from_numpy, edges)
         if self.smiles is not None:
             data.smiles = self.smiles[m]
         return data
@@ -267,6 +275,26 @@ class Molecules:
             indices: Numbers of molecules.
         """
         return ranges(self.offsets[indices], self.offsets[indices + 1])
+
+    def bonds_of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The bonds of some molecules, one molecule after the other.
+
+        Arguments:
+            indices: Numbers of molecules.
+
+        Returns:
+            The two atoms of each bond, as rows of these molecules alone, (E, 2); the orders, (E,); and
+            the number of bonds of each molecule.
+
+        Raises:
+            MoleculeError: The bonds are not known.
+        """
+        first, last = self.bond_offsets[indices], self.bond_offsets[indices + 1]
+        if self.bonds is None or self.orders is None:
+            raise MoleculeError(f"{self.name} has no bonds.")
+        picked, sizes = ranges(first, last), self.sizes[indices]
+        moved = np.repeat(np.cumsum(sizes) - sizes - self.offsets[indices], last - first)
+        return self.bonds[picked] + moved[:, None], self.orders[picked], last - first
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Molecules:
         """Some of the molecules, in the given order.
@@ -294,11 +322,8 @@ class Molecules:
         rows = self.rows(indices)
         offsets = np.concatenate([[0], np.cumsum(self.sizes[indices])])
         bonds = orders = None
-        if self.bonds is not None and self.orders is not None:
-            first, last = self.bond_offsets[indices], self.bond_offsets[indices + 1]
-            picked = ranges(first, last)
-            moved = np.repeat(offsets[:-1] - self.offsets[indices], last - first)
-            bonds, orders = self.bonds[picked] + moved[:, None], self.orders[picked]
+        if self.bonds is not None:
+            bonds, orders, _ = self.bonds_of(indices)
         return Molecules(
             z=self.z[rows],
             pos=self.pos[rows],
@@ -379,6 +404,17 @@ class Molecules:
         if self.props is None or name not in self.prop_names:
             raise KeyError(f"{self.name} has no property {name!r}; it has {list(self.prop_names)}.")
         return self.props[:, self.prop_names.index(name)]
+
+
+def both_ways(bonds: np.ndarray, orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bonds as edges (2, 2E), each in both directions, and their orders (2E,).
+
+    Arguments:
+        bonds: (E, 2), the two atoms of each bond.
+        orders: (E,), its order.
+    """
+    edges = np.ascontiguousarray(bonds[:, [0, 1, 1, 0]].reshape(-1, 2).T)
+    return edges, np.repeat(orders, 2).astype(np.int64)
 
 
 def _each(items: Iterable[Any], name: str) -> Iterator[tuple[int, str, Any]]:

@@ -158,6 +158,8 @@ def test_from_pyg_gives_back_what_was_given():
         assert np.array_equal(back.pos, part.pos) and np.array_equal(back.z, part.z)
         assert np.array_equal(back.offsets, part.offsets) and back.smiles == part.smiles
         np.testing.assert_allclose(back.props, part.props, rtol=1e-6)  # y is float32
+        for name in ("bonds", "orders", "charges"):
+            assert np.array_equal(getattr(back, name), getattr(part, name))
     assert Molecules.from_pyg(items).props is None
 
 
@@ -176,6 +178,23 @@ def test_from_pyg_takes_what_lists_take(kind):
     one = Molecules.from_pyg([data], "mu")
     assert one.z.tolist() == [8, 1] and one.pos[1].tolist() == [0, 0, 1]
     assert one.property("mu") == 2
+
+
+def test_edges_of_pyg_are_bonds_where_they_have_orders():
+    def read(**edges):
+        data = Data(z=torch.tensor([8, 1, 1]), pos=torch.eye(3), **edges)
+        return Molecules.from_pyg([data])
+
+    ends, twice = torch.tensor([[1, 0], [0, 2]]), torch.tensor([[1, 0, 0, 2], [0, 1, 2, 0]])
+    for index, orders in ((ends, [1, 1]), (twice, [1, 1, 1, 1])):
+        back = read(edge_index=index, edge_attr=torch.tensor(orders))
+        assert back.bonds.tolist() == [[0, 1], [0, 2]] and back.orders.tolist() == [1, 1]
+    for other in (None, torch.rand(2), torch.ones(2, 1).long(), torch.tensor([0, 1])):
+        assert read(edge_index=ends, edge_attr=other).bonds is None
+    with pytest.raises(MoleculeError, match=r"edge_index is \(2, 2\) for 3 edge_attr"):
+        read(edge_index=ends, edge_attr=torch.ones(3).long())
+    with pytest.raises(MoleculeError, match="to the same atom twice"):
+        read(edge_index=twice, edge_attr=torch.tensor([1, 2, 1, 1]))
 
 
 def test_one_molecule_is_no_list():

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,11 +207,28 @@ def test_a_batch_from_arrays_is_the_batch_pyg_collates(molecules):
     numbers = [4, 17, 4999, 0]
     ours = loader(molecules).dataset.__getitems__(numbers)
     theirs = Batch.from_data_list([molecules[m] for m in numbers])
-    for key in ("pos", "z", "y", "batch", "ptr"):
+    keys = ("pos", "z", "y", "charges", "edge_index", "edge_attr")
+    for key in (*keys, "batch", "ptr"):
         assert torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype
     assert ours.num_graphs == 4 and ours.num_nodes == theirs.num_nodes
-    for mine, item in zip(ours.to_data_list(), theirs.to_data_list(), strict=True):
-        assert torch.equal(mine.pos, item.pos) and torch.equal(mine.y, item.y)
+    for mine, item, m in zip(ours.to_data_list(), theirs.to_data_list(), numbers, strict=True):
+        for key in keys:
+            assert torch.equal(mine[key], item[key]) and torch.equal(mine[key], molecules[m][key])
+
+
+def test_edges_are_bonds_in_both_directions(molecules):
+    some = molecules.subset([7, 123, 44])
+    batch = loader(some, 3, shuffle=False).dataset.__getitems__([0, 1, 2])
+    assert batch.is_undirected() and batch.edge_attr.tolist() == np.repeat(some.orders, 2).tolist()
+    forward = batch.edge_index[:, batch.edge_index[0] < batch.edge_index[1]]
+    assert np.array_equal(forward.T, some.bonds)
+    assert np.array_equal(batch.edge_index.T[1::2].flip(1), some.bonds)
+    bare = replace(some, bonds=None, orders=None, charges=None)
+    assert "edge_index" not in next(iter(loader(bare))) and "charges" not in bare[0]
+    lone = Molecules.from_lists(["O", "HH"], [[[0, 0, 0]], [[0, 0, 0], [0, 0, 1]]],
+                                bonds=[[], [[0, 1]]], orders=[[], [1]])  # fmt: skip
+    items = next(iter(loader(lone, shuffle=False))).to_data_list()
+    assert [item.edge_index.tolist() for item in items] == [[[], []], [[0, 1], [1, 0]]]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
