@@ -1,10 +1,20 @@
-"""How much faster is EGNN than its equations written out?
+"""How much faster is EGNN than EDM's code, and than its equations written out?
 
-Trains one step (forward and backward) of both on the same weights and the same batch of molecule
-sizes: the textbook network of tests/helpers/textbook_egnn.py, padded and dense, and anydiff's. Their
-repetitions alternate, so that a busy machine slows both.
+Trains one step (forward and backward) of three forms of one function, on the same weights and the same
+batch of molecule sizes:
 
-    python benchmarks/egnn.py                         # all three sizes, about two minutes
+- published: as EDM's code computes it, on lists of all pairs, padding and self-loops included
+  (tests/helpers/published_egnn.py);
+- textbook: the equations on dense, padded arrays, which gathers and scatters nothing
+  (tests/helpers/textbook_egnn.py);
+- anydiff: on the pairs that there are.
+
+Their repetitions alternate, so that a busy machine slows all. "mults ÷" is how many times fewer
+multiplications anydiff's linear layers do, which limits the ratios where these take the time, as in wide
+networks. In narrow ones most of it goes to what is done with each number of each pair, SiLU, sums and
+copies: of these there are fewer by the ratio of the pairs (the first line), and fewer copies.
+
+    python benchmarks/egnn.py                         # all three sizes, about three minutes
     python benchmarks/egnn.py --config 128x6 --repeats 9 --threads 4
 """
 
@@ -26,9 +36,11 @@ from anydiff.denoisers.points.egnn import EGNN
 from anydiff.spaces import Ragged
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.helpers.published_egnn import PublishedEGNN
 from tests.helpers.textbook_egnn import TextbookEGNN
 
-TARGETS = {"64x4": 4.5, "128x6": 6.0, "256x9": 8.0}
+# how many times faster anydiff is to be than the published and the textbook form
+TARGETS = {"64x4": (5.0, 4.5), "128x6": (7.0, 6.0), "256x9": (None, 8.0)}
 FEATURES = 6
 BATCH = 64
 
@@ -51,15 +63,31 @@ def seconds(step: Callable[[], Tensor]) -> float:
     return time.perf_counter() - start
 
 
-def networks(config: str) -> tuple[EGNN, TextbookEGNN]:
+def networks(config: str) -> tuple[EGNN, PublishedEGNN, TextbookEGNN]:
     hidden, layers = map(int, config.split("x"))
     torch.manual_seed(0)
-    textbook = TextbookEGNN(FEATURES, hidden, layers)
-    return EGNN.from_edm(textbook.state_dict()), textbook
+    published, textbook = (form(FEATURES, hidden, layers) for form in (PublishedEGNN, TextbookEGNN))
+    textbook.load_state_dict(published.state_dict())
+    return EGNN.from_edm(published.state_dict()), published, textbook
+
+
+def multiplications(config: str, sizes: Tensor) -> tuple[float, float]:
+    """Those of a layer's linear maps for each hidden channel, of EDM's forms and of anydiff.
+
+    Of both edge networks the first map has 2 × hidden + 2 inputs, and the second one as many as channels.
+    anydiff applies the first one to h_i and h_j for each atom, not for each pair. The networks of atoms
+    are the same, but for padding.
+    """
+    hidden = int(config.split("x")[0])
+    padded, atoms = BATCH * int(sizes.max()), int(sizes.sum())
+    edges = int((sizes * (sizes - 1)).sum())
+    theirs = (2 * (2 * hidden + 2 + hidden) + 2) * padded * int(sizes.max()) + 3 * hidden * padded
+    ours = (2 * (2 + hidden) + 2) * edges + (4 + 3) * hidden * atoms
+    return float(theirs), float(ours)
 
 
 def compare(config: str, repeats: int, compiled: bool) -> list[str]:
-    ours, textbook = networks(config)
+    ours, published, textbook = networks(config)
     parameters = sum(p.numel() for p in ours.parameters())
 
     sizes = draw_sizes()
@@ -69,6 +97,7 @@ def compare(config: str, repeats: int, compiled: bool) -> list[str]:
     padded = pad(x_t, mask)
 
     steps = {
+        "published": lambda: published(padded, t, mask),
         "textbook": lambda: textbook(padded, t, mask),
         "anydiff": lambda: ours(x_t, t, space=space),
     }
@@ -82,22 +111,25 @@ def compare(config: str, repeats: int, compiled: bool) -> list[str]:
             elapsed = seconds(step)
             if repeat > 0:  # the first one warms up
                 times[name].append(elapsed)
-        for p in [*ours.parameters(), *textbook.parameters()]:
+        for p in [*ours.parameters(), *published.parameters(), *textbook.parameters()]:
             p.grad = None
     median = {name: statistics.median(values) for name, values in times.items()}
 
     with torch.no_grad():
         exact = textbook.double()(padded.double(), t.double(), mask)[mask]
-        difference = ours.double()(x_t.double(), t.double(), space=space) - exact
-    target = f"{TARGETS[config]:.1f}" if config in TARGETS else "-"
+        edm = published.double()(padded.double(), t.double(), mask)[mask]
+        own = ours.double()(x_t.double(), t.double(), space=space)
+    difference = max(float((form - exact).abs().max()) for form in (edm, own))
+    wanted = TARGETS.get(config, (None, None))
+    theirs, least = multiplications(config, sizes)
     row = [
         config,
         f"{parameters:,}",
-        f"{median['textbook']:.4f}",
-        f"{median['anydiff']:.4f}",
-        f"{median['textbook'] / median['anydiff']:.2f}",
-        target,
-        f"{difference.abs().max():.1e}",
+        *(f"{median[name]:.4f}" for name in ("published", "textbook", "anydiff")),
+        *(f"{median[name] / median['anydiff']:.2f}" for name in ("published", "textbook")),
+        " ".join("-" if ratio is None else f"{ratio:.1f}" for ratio in wanted),
+        f"{theirs / least:.2f}",
+        f"{difference:.1e}",
     ]
     if compiled:
         row += [f"{median['compiled']:.4f}"]
@@ -122,12 +154,13 @@ def main() -> None:
         f"{BATCH * int(sizes.max()) ** 2:,} dense pairs, "
         f"{args.threads} threads, torch {torch.__version__}"
     )
-    header = ["config", "parameters", "textbook s", "anydiff s", "ratio", "target", "max |diff|"]
+    header = ["config", "parameters", "published s", "textbook s", "anydiff s"]
+    header += ["published ÷", "textbook ÷", "targets", "mults ÷", "max |diff|"]
     header += ["compiled s"] * args.compile
-    print("  ".join(f"{name:>10}" for name in header))
+    print("  ".join(f"{name:>11}" for name in header))
     for config in args.config or TARGETS:
         row = compare(config, args.repeats, args.compile)
-        print("  ".join(f"{cell:>10}" for cell in row), flush=True)
+        print("  ".join(f"{cell:>11}" for cell in row), flush=True)
 
 
 if __name__ == "__main__":

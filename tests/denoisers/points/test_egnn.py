@@ -13,6 +13,7 @@ from anydiff.spaces import Ragged
 from tests.helpers.count import Reads
 from tests.helpers.paths import GOLDENS
 from tests.helpers.points import FEATURES, ROUNDING, SIZES, batch
+from tests.helpers.published_egnn import PublishedEGNN
 from tests.helpers.textbook_egnn import TextbookEGNN
 
 
@@ -70,9 +71,10 @@ def test_agrees_with_edm():
     ],
     ids=str,
 )
-def test_outputs_and_gradients_are_those_of_the_textbook_form(arguments):
+@pytest.mark.parametrize("form", [TextbookEGNN, PublishedEGNN])
+def test_outputs_and_gradients_are_those_of_the_textbook_form(form, arguments):
     size = {"features": FEATURES, "hidden": 16, "layers": 2, **arguments}
-    textbook = TextbookEGNN(**size)
+    textbook = form(**size)
     for k in range(size["layers"]):  # pulls of the size of a trained network's
         head = textbook.egnn.get_submodule(f"e_block_{k}").gcl_equiv.coord_mlp[-1]
         torch.nn.init.normal_(head.weight, std=0.1)
