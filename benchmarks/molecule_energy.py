@@ -163,7 +163,7 @@ def main() -> None:
     shown: dict[float, tuple[Tensor, Tensor]] = {}
     for seed in args.seeds:
         sizes, asked = targets.sample(args.num, torch.Generator().manual_seed(seed))
-        c = properties.encode(asked)[:, 0]
+        c = properties.encode(asked, sizes)[:, 0]
         space = Ragged.from_sizes(sizes, centered=3)
 
         def log_prob(x_t: Tensor, t: Tensor, space: Ragged = space, c: Tensor = c) -> Tensor:
