@@ -211,7 +211,7 @@ class GaussianDiffusion(nn.Module):
         several = space.copies(n) if conditions.joinable(cond) else None
         if several is None:
             return None
-        return self.predictor(several, **conditions.join([cond] * n))
+        return self.predictor(several, **conditions.join([cond] * n, space))
 
     def sample(
         self,

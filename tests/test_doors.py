@@ -31,7 +31,7 @@ from anydiff import (
     save,
     schedules,
 )
-from anydiff.denoisers import UNet
+from anydiff.denoisers import BiRNN, Completing, UNet
 from anydiff.distillation import Closer, Distillation, consistent, known, merged, student
 from anydiff.editing import Stage
 from anydiff.likelihood import score_matching
@@ -48,6 +48,7 @@ P = MODEL.predictor()
 X, Y, NOISE = draw((B, D)), draw((B, 1), 3), draw((B, D), 5)
 T = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
 KNOWN = torch.tensor([True, False, True]).expand(B, D)
+COMPLETING = GaussianDiffusion(Completing(BiRNN(2 * D, 8, 1).double()), prediction="v")
 NAN = X.masked_fill(~KNOWN, torch.nan)
 nan, inf = math.nan, math.inf
 
@@ -235,6 +236,18 @@ DOORS = {
         OPTIONS | {"predictor": PREDICTOR, "x": [*FLOATS, X * inf], "n": COUNT},
         predictor=P, x=NAN, steps=2, resamples=1,
     ),
+    "complete": door(
+        editing.complete,
+        OPTIONS | {"model": [P, None, "model", GaussianDiffusion], "n": COUNT,
+                   "x": [*FLOATS, X[:, None] * inf],
+                   "known": [KNOWN.int(), KNOWN[:, :2], KNOWN[:3], KNOWN.numpy(), "left"],
+                   "space": SPACE, "callback": [3, "x", list], "grid": GRID},
+        model=COMPLETING, x=NAN[:, None], known=KNOWN[:, None], steps=2,
+    ),
+    "Completing": door(
+        Completing, {"net": [None, UNet, "unet", torch.relu], "axis": [-2, 1.5, "1", True]},
+        net=BiRNN(6, 8, 1), axis=2,
+    ),
     "ilvr": door(
         editing.ilvr,
         OPTIONS | {"predictor": PREDICTOR, "reference": FINITE, "low_pass": FUNCTION,
@@ -370,7 +383,9 @@ DOORS = {
     "Sigmoid": door(losses.Sigmoid, {"bias": NUMBER}, bias=1.0),
     "LearnedUncertainty": door(losses.LearnedUncertainty, {"features": [3, *COUNT]}),
     "Rest": door(
-        Rest, {"space": SPACE, "known": ["left", [True], X, X.int(), KNOWN.numpy(), None]}, space=Dense(), known=KNOWN
+        Rest,
+        {"space": SPACE, "known": ["left", [True], X, X.int(), KNOWN.numpy(), None]},
+        space=Dense(), known=KNOWN,
     ),
     "Masked.from_lengths": door(
         Masked.from_lengths,

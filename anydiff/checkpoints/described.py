@@ -21,7 +21,7 @@ from anydiff.predictions import TARGETS, Preconditioned, Target
 
 __all__ = [
     "Unknown", "assemble", "build", "build_target", "check", "check_fields", "check_shapes", "describe",
-    "describe_target", "known", "plain",
+    "describe_target", "known", "plain", "within",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -167,7 +167,9 @@ def assemble(
         if key not in hints:
             raise ValueError(f"{name} has no argument {key!r}")
         if isinstance(value, dict) and _takes_objects(hints[key]):
-            value = build(value, hints[key], held, depth + 1)
+            # a network within a network has the tensors that are named after it
+            own = within(held, key) if _is_network(kind) else held
+            value = build(value, hints[key], own, depth + 1)
         check(value, hints[key], key, *limits)
         arguments[key] = value
 
@@ -175,6 +177,17 @@ def assemble(
         network: Any = kind
         check_shapes(planned(lambda: network(**arguments), len(held)).state_dict(), held, name)
     return kind(**arguments)
+
+
+def within(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values of a part, whose names begin with that of the part and a dot, without it.
+
+    Arguments:
+        values: By name.
+        name: Of the part.
+    """
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
 def _is_network(kind: type[Any]) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from anydiff import denoisers
-from anydiff.checkpoints.described import Unknown, build, build_target, check, check_shapes
+from anydiff.checkpoints.described import Unknown, build, build_target, check, check_shapes, within
 from anydiff.checkpoints.saving import FORMAT, clean, parts, state
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.files import PathLike
@@ -101,7 +101,7 @@ def load(
             try:
                 if part == "denoiser" and described[part]["name"] not in denoisers.__all__:
                     raise Unknown(str(described[part]["name"])[:60])
-                built[part] = build(described[part], wanted, _part(tensors, part))
+                built[part] = build(described[part], wanted, within(tensors, part))
             except Unknown as name:
                 lost[part] = str(name)
     for part in given.keys() & lost.keys():
@@ -134,11 +134,11 @@ def load(
         diffusion = GaussianDiffusion(**built, prediction=target, **shares)
     for part, module in parts(diffusion).items():
         with reading(path, part):
-            fill(module, _part(tensors, part))
+            fill(module, within(tensors, part))
         for key, parameter in module.named_parameters():
             if f"{part}.{clean(key)}" in config["fixed"]:
                 parameter.requires_grad_(False)
-    return diffusion.eval(), config["extra"] | _part(tensors, "extra")
+    return diffusion.eval(), config["extra"] | within(tensors, "extra")
 
 
 def _read(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -187,12 +187,6 @@ def contents(path: PathLike, key: str) -> tuple[str | None, dict[str, Any]]:
         raise CheckpointError(
             f"{path} is not a safetensors file, or is damaged ({error}); give a file that anydiff wrote."
         ) from error
-
-
-def _part(values: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The values whose names have a prefix, with the prefix removed."""
-    prefix = f"{part}."
-    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
 def fill(module: nn.Module, held: Mapping[str, Any]) -> None:

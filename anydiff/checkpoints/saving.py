@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anydiff.checkpoints.described import check_shapes, describe, describe_target, known, plain
+from anydiff.checkpoints.described import (
+    Unknown,
+    assemble,
+    check_shapes,
+    describe,
+    describe_target,
+    known,
+    plain,
+)
 from anydiff.checks import check_kind
 from anydiff.denoisers.configured import as_json, planned
 from anydiff.diffusion import GaussianDiffusion
@@ -150,7 +158,11 @@ def _describe_denoiser(diffusion: GaussianDiffusion) -> dict[str, Any]:
         return {"name": f"{kind.__module__}.{name}", "config": config}
     held = state(network)
     try:
-        check_shapes(state(planned(lambda: own(**(config or {})), len(held))), held, name)
+        check_shapes(
+            state(planned(lambda: assemble(own, config or {}, held), len(held))), held, name
+        )
+    except Unknown:  # one of the user's own is a part of it, which load will ask for
+        return {"name": name, "config": config}
     except Exception as error:
         warnings.warn(
             f"the {name} was changed after it was built ({str(error).partition(';')[0]}); only "

@@ -3,6 +3,7 @@
 `configured` is for networks of one's own: it keeps the constructor's arguments for `anydiff.save`.
 """
 
+from anydiff.denoisers.completing import Completing
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.points.egnn import EGNN
 from anydiff.denoisers.points.pairnet import PairNet
@@ -10,4 +11,4 @@ from anydiff.denoisers.sequences.birnn import BiRNN
 from anydiff.denoisers.sequences.transformer import Transformer
 from anydiff.denoisers.unet.network import UNet
 
-__all__ = ["EGNN", "BiRNN", "PairNet", "Transformer", "UNet", "configured"]
+__all__ = ["EGNN", "BiRNN", "Completing", "PairNet", "Transformer", "UNet", "configured"]

@@ -34,7 +34,8 @@ Net = TypeVar("Net", bound=nn.Module)
 def configured(network: type[Net]) -> type[Net]:
     """Class decorator: every instance keeps its constructor's arguments as the dictionary `config`.
 
-    Defaults are included, and tuples and arrays become lists, as they are in JSON. If a decorated class
+    Defaults are included, and tuples and arrays become lists, as they are in JSON; a network within the
+    network becomes the name of its class and its own `config`, None if it has none. If a decorated class
     inherits from another one, `config` holds the arguments of the class that was instantiated.
 
     Arguments:
@@ -58,10 +59,16 @@ def configured(network: type[Net]) -> type[Net]:
         given = signature.bind(self, *args, **options)
         given.apply_defaults()
         _, *arguments = given.arguments.items()  # the first is self
-        self.__dict__["config"] = {name: as_json(value) for name, value in arguments}
+        self.__dict__["config"] = {name: _described(value) for name, value in arguments}
 
     network.__init__ = __init__  # type: ignore[assignment, method-assign]
     return network
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return {"name": type(value).__name__, "config": getattr(value, "config", None)}
+    return as_json(value)
 
 
 def as_json(value: Any) -> Any:

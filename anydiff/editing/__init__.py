@@ -1,4 +1,4 @@
-r"""Editing data with a model that was not trained for it.
+r"""Editing data, with a model that need not be trained for it.
 
 All functions use the sampling loop, a predictor and its space, and work for data of any kind. The part of
 an item that is kept is a projection Q within the space: the entries where a mask is True, and, in centred
@@ -12,6 +12,7 @@ keeps the state in the space, with noise that is standard normal there.
 |---|---|
 | :func:`inpaint` | keep the known part, generate the rest (replacement, or RePaint's resampling) |
 | :func:`impute` | several samples of missing values |
+| :func:`complete` | the same with a model that was trained for it, in as many calls as sampling |
 | :func:`edit`, :func:`variations` | add noise up to a time, then denoise (SDEdit) |
 | :func:`denoise` | remove noise of a known level from data |
 | :func:`ilvr` | keep what a low-pass operator passes |
@@ -24,10 +25,10 @@ item does not depend on its batch.
 
 from anydiff.editing.cascades import Stage, cascade
 from anydiff.editing.encoding import decode, encode, interpolate
-from anydiff.editing.known import ilvr, impute, inpaint
+from anydiff.editing.known import complete, ilvr, impute, inpaint
 from anydiff.editing.noising import denoise, edit, variations
 
 __all__ = [
-    "Stage", "cascade", "decode", "denoise", "edit", "encode", "ilvr", "impute", "inpaint",
+    "Stage", "cascade", "complete", "decode", "denoise", "edit", "encode", "ilvr", "impute", "inpaint",
     "interpolate", "variations",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Editing that keeps a known part of each item: inpainting, imputation and ILVR."""
+"""Editing that keeps a known part of each item: inpainting, imputation, completion and ILVR."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from anydiff.checks import check_floating, check_kind, check_whole
+from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing.kept import Kept, back, data, finite
 from anydiff.editing.several import several
 from anydiff.predictions import Predictor, check_predictor
-from anydiff.samplers import DDPM, Callback, Grid, Sampler, Steps, follow, plan
+from anydiff.samplers import DDPM, Callback, Grid, Progress, Sampler, Steps, follow, plan, sample
 from anydiff.samplers.loop import chosen, first_noise, watched
-from anydiff.spaces import Seed, generators
+from anydiff.spaces import DENSE, Rest, Seed, Space, check_space, generators
 from anydiff.spaces.rest import entries
 
-__all__ = ["ilvr", "impute", "inpaint"]
+__all__ = ["complete", "ilvr", "impute", "inpaint"]
 
 
 def inpaint(
@@ -123,17 +124,87 @@ def impute(
         ValueError: If x is no tensor, or is infinite where it is kept; if n is below 1; or as
             :func:`inpaint`.
     """
+    x, known = _seen(x, known)
+
+    def one(p: Predictor, x: Tensor, known: Tensor, seed: Seed) -> Tensor:
+        return inpaint(p, x, known, seed=seed, **options)
+
+    return several(predictor, n, [x, known], one, seed)
+
+
+def complete(
+    model: GaussianDiffusion | Callable[..., Predictor],
+    x: Tensor,
+    n: int = 1,
+    *,
+    known: Tensor | None = None,
+    space: Space = DENSE,
+    seed: Seed = None,
+    callback: Callback | None = None,
+    **options: Any,
+) -> Tensor:
+    """Generate several samples of the missing values, with a model that was trained to.
+
+    The state is what is missing, in :class:`~anydiff.spaces.Rest`; the known part is a condition, clean
+    at every time. A run is one of :func:`anydiff.sample`: nothing is replaced or repeated, and all that
+    predictors can do applies to the rest given the part.
+
+    Arguments:
+        model: A diffusion whose denoiser is :class:`~anydiff.denoisers.Completing`; or a function
+            (space, given=...) -> predictor of the rest that adds conditions or guidance, as
+            ``partial(diffusion.predictor, label=label)``.
+        x: The data, in the space of whole items, NaN where a value is missing.
+        n: The number of samples.
+        known: Which of the values that are not NaN to keep, as for :func:`inpaint`; None keeps all.
+        space: The batch's space, of whole items.
+        seed: One seed, or one for each item; the samples of an item differ.
+        callback: Called after each step with a :class:`~anydiff.samplers.Progress`, in whose state the
+            known part is clean.
+        options: Options of :func:`anydiff.sample`: sampler, steps, grid, ...
+
+    Returns:
+        All samples, (n, \\*x.shape), with the known part as :func:`inpaint` keeps it.
+
+    Raises:
+        ValueError: If x is no tensor, or is infinite where it is kept; if n is below 1; if `known` is no
+            mask of x; or as :func:`anydiff.sample`.
+        NotImplementedError: If the space does not define `restrict` and `diagonal`.
+
+    References:
+        Equivariant 3D-conditional diffusion models for molecular linker design (Igashov et al., 2024),
+        DiffLinker: the known part clean at every time, the loss on the rest.
+        https://arxiv.org/abs/2210.05274
+        Palette: Image-to-Image Diffusion Models (Saharia et al., 2022), for images.
+        https://arxiv.org/abs/2111.05826
+    """
+    predict = model.predictor if isinstance(model, GaussianDiffusion) else model
+    check_kind(Callable, "a diffusion, or a function of a space, as its predictor", model=predict)
+    check_kind(Callable | None, "a function of a Progress", callback=callback)
+    check_space(space=space)
+    x, known = _seen(x, known)
+    given = space.restrict(x, known)
+
+    def one(p: Predictor, given: Tensor, seed: Seed) -> Tensor:
+        def whole(progress: Progress) -> None:
+            assert callback is not None
+            callback(progress._replace(x_s=progress.x_s + given))
+
+        see = None if callback is None else whole
+        x = sample(p, given.shape, seed=seed, callback=see, **options)
+        return p.space.project(x) + given  # without the rounding errors of the run
+
+    return several(predict(Rest(space, known), given=given), n, [given], one, seed)
+
+
+def _seen(x: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x without NaN, and which of its entries are kept."""
     check_kind(Tensor, "a tensor, NaN where a value is missing", x=x)
     check_floating(x=x)
     seen = ~x.isnan()
     known = seen if known is None else entries(known, x) & seen
     if bool((x.isinf() & known).any()):
         raise ValueError("x holds inf where it is kept; give finite values, or NaN where missing.")
-
-    def one(p: Predictor, x: Tensor, known: Tensor, seed: Seed) -> Tensor:
-        return inpaint(p, x, known, seed=seed, **options)
-
-    return several(predictor, n, [x.masked_fill(x.isnan(), 0), known], one, seed)
+    return x.masked_fill(~known, 0), known
 
 
 def ilvr(

@@ -152,7 +152,7 @@ def together(*predictors: Predictor) -> Callable[[Tensor, Level], list[Predictio
             "them, in one space that defines its copies; call them separately with batched=False."
         )
     single = networks[0]
-    joint = replace(single, space=several, cond=conditions.join([n.cond for n in networks]))
+    joint = replace(single, space=several, cond=conditions.join([n.cond for n in networks], space))
 
     def answer(x_t: Tensor, at: Level) -> list[Prediction]:
         levels = at

@@ -168,23 +168,24 @@ def joinable(cond: Mapping[str, Any]) -> bool:
 _SINGLE = (bool, int, float, str)  # one value for the whole batch
 
 
-def join(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def join(conditions: Sequence[Mapping[str, Any]], space: Space = DENSE) -> dict[str, Any]:
     """Concatenate the conditions of several copies of a batch.
 
     A condition that some of the copies do not have becomes absent there.
 
     Arguments:
         conditions: The conditions of each copy, by name.
+        space: The batch's space, which joins a condition that is a packed state.
 
     Raises:
         ValueError: If a condition is neither a tensor of rows nor the same for all copies, if shapes
             differ, or if some copies do not have a boolean condition.
     """
     names = dict.fromkeys(name for cond in conditions for name in cond)
-    return {name: _joined(name, conditions) for name in names}
+    return {name: _joined(name, conditions, space) for name in names}
 
 
-def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
+def _joined(name: str, conditions: Sequence[Mapping[str, Any]], space: Space) -> Any:
     def refuse(why: str) -> NoReturn:
         raise ValueError(
             f"the condition {name!r} {why}, or call the model once for each, with batched=False."
@@ -206,7 +207,10 @@ def _joined(name: str, conditions: Sequence[Mapping[str, Any]]) -> Any:
     shapes = {tuple(v.shape) for v in values if v is not None}
     if len(shapes) > 1:
         refuse(f"is {', '.join(map(str, shapes))}; give one shape")
-    return torch.cat([absent(known) if v is None else _signed(v) for v in values])
+    parts = [absent(known) if v is None else _signed(v) for v in values]
+    # the copies of a packed state do not follow one another as a whole
+    packed = known.shape == getattr(space, "shape", None)
+    return space.join(parts) if packed else torch.cat(parts)
 
 
 def _is_rows(value: Any) -> bool:

@@ -51,6 +51,12 @@ class Rest(Space):
         shape = [None] * self.known.ndim
         check_shape(shape, "it is True where an entry is known", torch.bool, known=self.known)
 
+    @property
+    def shape(self) -> Sequence[int]:
+        """The shape of a state, of a space that knows it, as :class:`~anydiff.spaces.Packed` does."""
+        shape: Sequence[int] = self.space.shape  # type: ignore[attr-defined]
+        return shape
+
     def to(self, device: torch.device | str) -> Rest:
         return Rest(self.space.to(device), self.known.to(device))
 
