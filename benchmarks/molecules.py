@@ -12,6 +12,14 @@ In the table of the property, errors are those of all molecules that were drawn,
 among them (`strict`). Its last rows are what they are to be compared with, from the data alone
 (`anydiff.molecules.property_bounds`): a generator that hears nothing but draws the right sizes is at "two
 of one size", and closes no gap; one that draws the right formulas is at "two isomers".
+
+The table `heard` needs no judge and no samples: it is how much the loss of test molecules rises, at the
+same noise, if the property of another molecule of the same size is told. `--power 1.5` trains as models
+without a property are trained, with more times at little noise, and `--of-all` tells the property
+relative to all molecules, not to those of one size:
+
+    python benchmarks/molecules.py --data 5k --minutes 3 --tables heard --folder runs/heard
+    python benchmarks/molecules.py --data 5k --minutes 3 --tables heard --folder runs/of-all --of-all
 """
 
 import argparse
@@ -30,6 +38,7 @@ from anydiff import GaussianDiffusion, Polynomial, Ragged
 from anydiff.denoisers import PairNet
 from anydiff.editing import inpaint
 from anydiff.guidance import classifier_free
+from anydiff.losses import Power
 from anydiff.metrics.tables import aligned
 from anydiff.molecules import Atoms, Molecules, load_qm9, loader
 from anydiff.molecules.bonds import stability
@@ -61,12 +70,12 @@ def train(args: argparse.Namespace) -> Path:
     molecules, atoms = load_qm9(args.data), Atoms(charge_scale=None)
     parts = split(len(molecules))
     learn = molecules.subset(halves(parts.train)[1])
-    properties = Properties.from_molecules(learn, args.property, by_size=True)
+    properties = Properties.from_molecules(learn, args.property, by_size=not args.of_all)
     unpack = with_properties(atoms.unpack, properties, molecules.prop_names)
     seed_everything(0, verbose=False)
     network = PairNet(atoms.features - 3, 128, layers=6, context=1)
     diffusion = GaussianDiffusion(
-        network, Polynomial(), "eps", times=lambda u: u**1.5, drop={"context": 0.1}
+        network, Polynomial(), "eps", times=Power(args.power), drop={"context": 0.1}
     )
     fit(
         DiffusionModule(diffusion, unpack, lr=8e-3, warmup=200, seed=0, optimizer=Muon),
@@ -228,7 +237,7 @@ def ask(bench: Bench, seed: int) -> None:
     true = torch.from_numpy(real.property(name)).float()
     own = (judge.predict(pos, z, index)[:, 0] - true).abs()
 
-    def heard(pos: Tensor, z: Tensor, index: Tensor, wanted: Tensor) -> Figures:
+    def missed(pos: Tensor, z: Tensor, index: Tensor, wanted: Tensor) -> Figures:
         """How near the property is, of all molecules and of the sound ones."""
         found, n = judge.predict(pos, z, index)[:, 0], torch.bincount(torch.as_tensor(index))
         sound = torch.tensor([s is not None for s in strict(pos, z, index)])
@@ -249,20 +258,20 @@ def ask(bench: Bench, seed: int) -> None:
 
     for scale in SCALES:
         drawn = bench.draw(sizes, seed, c, scale)
-        bench.add(table, f"scale {scale:g}", {**heard(*drawn, c[:, 0]), **quality(*drawn)})
+        bench.add(table, f"scale {scale:g}", {**missed(*drawn, c[:, 0]), **quality(*drawn)})
 
     counts = torch.cat([bench.targets.formulas_near(wanted, 1, generator) for wanted in c])
     for resamples in RESAMPLES[:2]:
         drawn = bench.isomers(counts, seed, resamples)
         row = f"by formula, resamples {resamples}"
-        bench.add(table, row, {**heard(*drawn, c[:, 0]), **quality(*drawn)})
+        bench.add(table, row, {**missed(*drawn, c[:, 0]), **quality(*drawn)})
     off = np.abs(_of_formulas(test, name, bench.targets.elements, counts, rng) - c[:, 0].numpy())
     missing = {"MAE": float(np.nanmean(off)), "median": float(np.nanmedian(off))}
     bench.add(table, "real molecules of these formulas", missing)
 
-    bench.add(table, "real molecules", {**heard(pos, z, index, true), **quality(pos, z, index)})
+    bench.add(table, "real molecules", {**missed(pos, z, index, true), **quality(pos, z, index)})
     noisy = pos + 0.02 * torch.randn(pos.shape, generator=generator)
-    bench.add(table, "real, 0.02 Å of noise", heard(noisy, z, index, true))
+    bench.add(table, "real, 0.02 Å of noise", missed(noisy, z, index, true))
     for row, value in bounds.items():
         bench.add(table, row, {"MAE": value})
 
@@ -278,6 +287,31 @@ def _of_formulas(
         found[tuple(formula)].append(value)
     each = (found.get(tuple(formula), [np.nan]) for formula in counts.tolist())
     return np.array([values[rng.integers(len(values))] for values in each])
+
+
+def heard(bench: Bench, seed: int) -> None:
+    """How much the loss rises if the property of another molecule of one size is told."""
+    name, generator = bench.properties.names, torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(bench.test), generator=generator)[: 2 * bench.args.num]
+    real = bench.test.subset(some.numpy())
+    space = Ragged.from_sizes(real.sizes, centered=3)
+    x = bench.atoms.encode(torch.from_numpy(real.pos), torch.from_numpy(real.z))
+    own = bench.properties.encode(torch.from_numpy(real.property(name[0]))[:, None], space.sizes)
+    order = torch.from_numpy(np.argsort(real.sizes, kind="stable"))
+    other = own.clone()
+    for same in order.split(torch.bincount(space.sizes).tolist()):
+        other[same] = own[same.roll(1)]
+    for t in (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9):
+        noise = space.noise(x, generator)
+        with torch.no_grad():
+            told, misled = (
+                bench.diffusion.loss(x, t, space=space, noise=noise, context=c.float())
+                for c in (own, other)
+            )
+        rise = 1e4 * (misled - told)
+        figures = {"loss": float(told.mean()), "rise · 10⁴": float(rise.mean())}
+        figures["± (one deviation)"] = float(rise.std() / len(rise) ** 0.5)
+        bench.add("heard", f"t {t:g}", figures)
 
 
 def part(
@@ -322,7 +356,13 @@ def composition(bench: Bench, seed: int) -> None:
     baselines(bench, seed, "composition", real)
 
 
-TABLES = {"property": ask, "scaffold": scaffold, "link": link, "composition": composition}
+TABLES = {
+    "property": ask,
+    "heard": heard,
+    "scaffold": scaffold,
+    "link": link,
+    "composition": composition,
+}
 
 
 # pictures --------------------
@@ -359,6 +399,10 @@ def main() -> None:
     add("--data", default="full", help="full, or 5k for a quick look")
     add("--property", default="alpha", help="what is asked for")
     add("--minutes", type=float, default=22, help="how long to train")
+    add("--power", type=float, default=1, help="of the times of training; 1 is uniform")
+    add(
+        "--of-all", action="store_true", help="tell the property relative to molecules of all sizes"
+    )
     add("--folder", type=Path, default=Path("runs/molecules"))
     add("--judge", type=Path, help="a PropertyModel of the same property")
     add("--tables", nargs="*", choices=TABLES, default=list(TABLES))
