@@ -35,18 +35,23 @@ import numpy as np
 
 from anydiff.extras import extra
 from anydiff.metrics.tables import Column, rendered
+from anydiff.molecules.bond_metrics import BondReport
 from anydiff.molecules.bonds import (
     Array,
     Stability,
     allowed,
-    as_array,
     as_arrays,
     as_charges,
-    as_elements,
     bond_orders,
     ratio,
     stability,
     sums_of_orders,
+)
+from anydiff.molecules.distributions import (
+    distance_of_lengths,
+    element_distance,
+    lengths_by_kind,
+    wasserstein,
 )
 from anydiff.molecules.fragments import count_pieces
 from anydiff.molecules.relaxation import Relaxed
@@ -203,53 +208,7 @@ def _finite(pos: Array, z: Array, index: Array) -> np.ndarray:
     return found
 
 
-# distributions --------------------
-
-
-def element_distance(z: Array, reference: Array) -> float:
-    """The total variation distance between the elements of two samples: ½ Σ |p − q|, in [0, 1].
-
-    Arguments:
-        z: (N,), atomic numbers.
-        reference: (N',), atomic numbers.
-
-    Raises:
-        ValueError: A number is of no element, or not whole.
-    """
-    p, q = (np.bincount(as_elements(s), minlength=119) for s in (z, reference))
-    return float(0.5 * np.abs(p / max(p.sum(), 1) - q / max(q.sum(), 1)).sum())
-
-
-def wasserstein(a: Array, b: Array) -> float:
-    """The 1-Wasserstein distance of two samples of numbers, in their unit; nan if one is empty.
-
-    It is the area between their cumulative distribution functions.
-
-    Arguments:
-        a: (N,), in any order.
-        b: (N',), in any order.
-
-    Raises:
-        ValueError: Some are masked, or they are no numbers.
-    """
-    a, b = np.sort(as_array(a)), np.sort(as_array(b))
-    if not (len(a) and len(b)):
-        return float("nan")
-    x = np.sort(np.concatenate([a, b]))
-    below_a, below_b = (np.searchsorted(s, x[:-1], side="right") / len(s) for s in (a, b))
-    return float((np.abs(below_a - below_b) * np.diff(x)).sum())
-
-
-def _bond_lengths(pos: Array, z: Array, index: Array) -> dict[tuple[int, int, int], np.ndarray]:
-    """Lengths in ångström by (z, z', order), z ≤ z'."""
-    pairs, orders = bond_orders(pos, z, index)
-    pos, z, _ = as_arrays(pos, z, index)
-    ends = np.sort(z[pairs], axis=1)
-    lengths = np.sqrt(((pos[pairs[:, 0]] - pos[pairs[:, 1]]) ** 2).sum(1))
-    rows = np.concatenate([ends, orders[:, None]], axis=1)
-    kinds, which = np.unique(rows, axis=0, return_inverse=True)
-    which = which.ravel()
-    return {tuple(kind): lengths[which == k] for k, kind in enumerate(kinds.tolist())}
+# the report --------------------
 
 
 def bond_lengths_distance(
@@ -262,23 +221,18 @@ def bond_lengths_distance(
         reference: (pos, z, index) of the reference.
 
     Returns:
-        The mean of the distances below, weighted by the frequency of the kind of bond in the
-        reference; and for each kind of bond (z, z', order) of the reference, the 1-Wasserstein
-        distance. A kind that the sample lacks is nan and not part of the mean.
+        As for :func:`~anydiff.molecules.distributions.distance_of_lengths`.
 
     Raises:
         ValueError: As for :func:`~anydiff.molecules.bonds.bond_orders`.
     """
-    ours, theirs = _bond_lengths(*sample), _bond_lengths(*reference)
-    empty = np.zeros(0)
-    distances = {kind: wasserstein(ours.get(kind, empty), theirs[kind]) for kind in theirs}
-    common = [kind for kind in theirs if kind in ours]
-    total = sum(len(theirs[kind]) for kind in common)
-    mean = ratio(sum(distances[kind] * len(theirs[kind]) for kind in common), total)
-    return mean, distances
 
+    def lengths(pos: Array, z: Array, index: Array) -> dict[tuple[int, int, int], np.ndarray]:
+        pairs, orders = bond_orders(pos, z, index)
+        pos, z, _ = as_arrays(pos, z, index)
+        return lengths_by_kind(pos, z, pairs, orders)
 
-# the report --------------------
+    return distance_of_lengths(lengths(*sample), lengths(*reference))
 
 
 @dataclass(frozen=True)
@@ -298,6 +252,7 @@ class MoleculeReport:
         nfe: Network evaluations per molecule.
         seconds: Seconds per molecule.
         relaxed: Some of the molecules after relaxation, or None.
+        drawn: What their own bonds are like, where they have any, or None.
     """
 
     name: str
@@ -314,6 +269,7 @@ class MoleculeReport:
     nfe: int | None = None
     seconds: float | None = None
     relaxed: Relaxed | None = None
+    drawn: BondReport | None = None
 
     @property
     def molecules(self) -> int:
@@ -419,6 +375,18 @@ _COLUMNS = [
     Column("NFE", "nfe", "d"),
     Column("s/molecule", "seconds", ".3g"),
 ]
+_DRAWN = [
+    Column("own bonds", "name"),
+    Column("molecules", "drawn.molecules", ","),
+    Column("atoms stable", "drawn.stability.atom_ratio", ".1f", 100),
+    Column("mols stable", "drawn.stability.molecule_ratio", ".1f", 100),
+    Column("strict", "drawn.strictness", ".1f", 100),
+    Column("strict·unique", "drawn.strict_unique", ".1f", 100),
+    Column("novel", "drawn.novelty", ".1f", 100),
+    Column("as by distance", "drawn.agreement", ".1f", 100),
+    Column("missing", "drawn.missing_each", ".2f"),
+    Column("bonds W1 Å", "drawn.lengths", ".4f"),
+]
 _RELAXED = [
     Column("GFN2-xTB", "name"),
     Column("relaxed", "relaxed.molecules", ","),
@@ -434,6 +402,10 @@ _CAPTION = (
     "Bonds are read off distances. Valid, unique and novel are of the SMILES of these bonds, without\n"
     "stereochemistry; a molecule in pieces may be valid, but is not strictly so. Compare with real ones."
 )
+_DRAWN_CAPTION = (
+    "Own bonds are those that were drawn, or that the file has. Unique is of all molecules; by distance\n"
+    "means with the same bonds and orders; missing are bonds by distance that a molecule lacks."
+)
 _RELAXED_CAPTION = (
     "ΔE and RMSD are from the positions as they are to those of least energy nearby. Molecules for\n"
     "which this failed keep no bonds, and count for neither of the two."
@@ -443,8 +415,8 @@ _RELAXED_CAPTION = (
 def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
     """The reports as an aligned table, with ratios in percent and – for missing values.
 
-    Include a row of the data. A second table is of relaxation, if there is any. As text it ends with a
-    caption.
+    Include a row of the data. A second table is of the molecules' own bonds, and a third of relaxation,
+    if there are any. As text it ends with a caption.
 
     Arguments:
         rows: The reports.
@@ -454,8 +426,12 @@ def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
         ValueError: `style` is neither of the two.
     """
     lines = rendered(rows, _COLUMNS, style)
-    if some := [row for row in rows if row.relaxed is not None]:
-        lines = f"{lines}\n\n{rendered(some, _RELAXED, style)}"
+    captions = [_CAPTION]
+    more = (("drawn", _DRAWN, _DRAWN_CAPTION), ("relaxed", _RELAXED, _RELAXED_CAPTION))
+    for name, columns, caption in more:
+        if some := [row for row in rows if getattr(row, name) is not None]:
+            lines = f"{lines}\n\n{rendered(some, columns, style)}"
+            captions.append(caption)
     if style != "text":
         return lines
     lost = [
@@ -463,4 +439,4 @@ def table(rows: Sequence[MoleculeReport], style: str = "text") -> str:
         "valid."
         for row in rows if row.not_finite
     ]  # fmt: skip
-    return "\n".join([lines, "", *lost, _CAPTION, *([_RELAXED_CAPTION] if some else [])])
+    return "\n".join([lines, "", *lost, *captions])

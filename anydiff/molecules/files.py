@@ -16,7 +16,6 @@ Writing is atomic: a file is complete or absent. What is written can be read aga
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +29,6 @@ import numpy as np
 from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 from anydiff.molecules.arrays import read_arrays, write_npz
-from anydiff.molecules.convert import rdkit_mol
 from anydiff.molecules.elements import SYMBOLS, LeftOut, MoleculeError
 from anydiff.molecules.fields import check_positions, coincident, in_float32
 from anydiff.molecules.molecules import Molecules
@@ -192,7 +190,7 @@ def write_sdf(path: PathLike, mols: Molecules | Sequence[Any]) -> None:
     """
     with extra("molecules"):
         from rdkit import Chem, rdBase
-    given = list(_as_rdkit(mols)) if isinstance(mols, Molecules) else list(mols)
+    given = mols.to_rdkit() if isinstance(mols, Molecules) else list(mols)
     if not given:
         raise MoleculeError(f"for {path}: there are no molecules to write.")
     _check_rounded(Molecules.from_rdkit(given, f"for {path}"), 4)
@@ -205,26 +203,6 @@ def write_sdf(path: PathLike, mols: Molecules | Sequence[Any]) -> None:
             writer.SetForceV3000(bool(wide))
             writer.write(mol)
         writer.close()
-
-
-def _as_rdkit(molecules: Molecules) -> Iterator[Any]:
-    """RDKit molecules, one after the other."""
-    charges, bonds, orders = molecules.charges, molecules.bonds, molecules.orders
-    for m, (start, end) in enumerate(pairwise(molecules.offsets.tolist())):
-        record = Record("", molecules.z[start:end], molecules.pos[start:end])
-        if charges is not None:
-            record.charges = charges[start:end].tolist()
-        if bonds is not None and orders is not None:
-            rows = slice(*molecules.bond_offsets[m : m + 2].tolist())
-            record.bonds, record.orders = (bonds[rows] - start).tolist(), orders[rows].tolist()
-        mol = rdkit_mol(record)
-        if molecules.ids is not None:
-            mol.SetProp("_Name", str(molecules.ids[m]))
-        if molecules.props is not None:
-            for p, value in zip(molecules.prop_names, molecules.props[m].tolist(), strict=True):
-                if math.isfinite(value):  # others are not known
-                    mol.SetProp(p, repr(value))
-        yield mol
 
 
 def _check_rounded(molecules: Molecules, decimals: int) -> None:

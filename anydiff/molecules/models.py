@@ -21,6 +21,7 @@ from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
 from anydiff.molecules.atoms import Atoms
+from anydiff.molecules.bond_metrics import evaluate_bonds, strict_bonds
 from anydiff.molecules.compositions import counts_of
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
@@ -383,12 +384,33 @@ def compare_parts(
     of["reference"] = rows
     rows = (drawn.pos, drawn.z, drawn.index)
     made = evaluate(*rows, name="drawn", nfe=nfe, seconds=seconds, lost=lost, **of)
+    if drawn.bonds is not None:
+        real, made = _with_bonds(real, made, known, test, drawn, lost)
     if not relaxed:
         return [real, made]
     return [
         replace(report, relaxed=_relaxed(first(items, relaxed)))
         for report, items in ((real, test), (made, drawn))
     ]
+
+
+def _with_bonds(
+    real: MoleculeReport,
+    made: MoleculeReport,
+    known: Molecules,
+    test: Molecules,
+    drawn: Molecules,
+    lost: int,
+) -> tuple[MoleculeReport, MoleculeReport]:
+    """The reports with what the bonds are like that were drawn, and those of the data where known."""
+    if test.bonds is None:
+        return real, replace(made, drawn=evaluate_bonds(drawn, lost=lost))
+    train = strict_bonds(known)
+    bonds = evaluate_bonds(drawn, train_smiles=train, reference=test, lost=lost)
+    return (
+        replace(real, drawn=evaluate_bonds(test, train_smiles=train)),
+        replace(made, drawn=bonds),
+    )
 
 
 def _relaxed(molecules: Molecules) -> Relaxed:

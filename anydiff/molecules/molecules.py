@@ -12,10 +12,12 @@ follow from distances (:mod:`anydiff.molecules.bonds`). Or it learns bonds too
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ import torch
 
 from anydiff.data.ranges import ranges
 from anydiff.extras import extra
-from anydiff.molecules.convert import records_of_ase, records_of_pyg, records_of_rdkit
+from anydiff.molecules.convert import rdkit_mol, records_of_ase, records_of_pyg, records_of_rdkit
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.fields import (
     check_atoms,
@@ -35,7 +37,7 @@ from anydiff.molecules.fields import (
     numbers,
     place,
 )
-from anydiff.molecules.records import from_lists, ragged
+from anydiff.molecules.records import Record, from_lists, ragged
 
 __all__ = ["Molecules", "both_ways"]
 
@@ -169,6 +171,35 @@ class Molecules:
                 stacklevel=2,
             )
         return cls(**ragged(records, name), name=name)
+
+    def to_rdkit(self) -> list[Any]:
+        """RDKit molecules with these bonds and charges, a conformer each, not sanitised.
+
+        No hydrogens are implied. Without bonds the atoms are loose;
+        :func:`anydiff.molecules.evaluate.to_rdkit` gives them the bonds that follow from distances.
+        Numbers become titles, and properties where they are finite are those of RDKit too.
+
+        Raises:
+            ImportError: RDKit is not installed.
+        """
+        mols = []
+        for m, (start, end) in enumerate(pairwise(self.offsets.tolist())):
+            record = Record("", self.z[start:end], self.pos[start:end])
+            if self.charges is not None:
+                record.charges = self.charges[start:end].tolist()
+            if self.bonds is not None and self.orders is not None:
+                rows = slice(*self.bond_offsets[m : m + 2].tolist())
+                record.bonds = (self.bonds[rows] - start).tolist()
+                record.orders = self.orders[rows].tolist()
+            mol = rdkit_mol(record)
+            if self.ids is not None:
+                mol.SetProp("_Name", str(self.ids[m]))
+            if self.props is not None:
+                for p, value in zip(self.prop_names, self.props[m].tolist(), strict=True):
+                    if math.isfinite(value):  # others are not known
+                        mol.SetProp(p, repr(value))
+            mols.append(mol)
+        return mols
 
     @classmethod
     def from_ase(cls, items: Iterable[Any], name: str = "molecules") -> Molecules:

@@ -150,7 +150,7 @@ def test_molecules_are_relaxed_on_request(folder, tmp_path, capsys):
     call(*words, "--relax", 2, "--out", tmp_path / "table.txt")
     written = (tmp_path / "table.txt").read_text()
     assert written in capsys.readouterr().out + "\n"
-    header, _, *lines = written.split("\n\n")[1].splitlines()
+    header, _, *lines = written.split("\n\n")[2].splitlines()
     assert "ΔE median" in header and [line.split()[-6:-4] for line in lines] == [["2", "0"]] * 2
     assert all(line.endswith(" 100.0") for line in lines)
     call(*words)

@@ -7,7 +7,6 @@ import pytest
 from rdkit import Chem, rdBase
 
 from anydiff.molecules import MoleculeError, Molecules, load_qm9
-from anydiff.molecules.files import _as_rdkit
 from anydiff.molecules.matching import bonds_from_smiles
 
 GLYCINE = "[NH3+]CC(=O)[O-]"
@@ -40,7 +39,7 @@ def test_the_shipped_bonds_are_those_of_the_smiles(qm9):
     for name in ("bonds", "orders", "charges"):
         assert np.array_equal(getattr(found, name), getattr(qm9, name))
     with rdBase.BlockLogs():
-        for mol, text in zip(_as_rdkit(qm9), qm9.smiles, strict=True):
+        for mol, text in zip(qm9.to_rdkit(), qm9.smiles, strict=True):
             mol.RemoveAllConformers()  # whose stereochemistry the SMILES do not say
             assert Chem.SanitizeMol(mol, catchErrors=True) == 0
             assert not any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
@@ -58,7 +57,7 @@ def test_bonds_go_with_the_atoms_in_whatever_order_these_are(qm9):
     back = np.sort(turned[found.bonds], axis=1)
     assert {tuple(row) for row in back.tolist()} == {tuple(row) for row in some.bonds.tolist()}
     with rdBase.BlockLogs():
-        for one, other in zip(_as_rdkit(found), _as_rdkit(some), strict=True):
+        for one, other in zip(found.to_rdkit(), some.to_rdkit(), strict=True):
             one.RemoveAllConformers(), other.RemoveAllConformers()
             assert Chem.MolToInchi(one) == Chem.MolToInchi(other)
 
