@@ -6,9 +6,19 @@
 from anydiff.denoisers.completing import Completing
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.points.egnn import EGNN
+from anydiff.denoisers.points.harmonic import Harmonic
 from anydiff.denoisers.points.pairnet import PairNet
 from anydiff.denoisers.sequences.birnn import BiRNN
 from anydiff.denoisers.sequences.transformer import Transformer
 from anydiff.denoisers.unet.network import UNet
 
-__all__ = ["EGNN", "BiRNN", "Completing", "PairNet", "Transformer", "UNet", "configured"]
+__all__ = [
+    "EGNN",
+    "BiRNN",
+    "Completing",
+    "Harmonic",
+    "PairNet",
+    "Transformer",
+    "UNet",
+    "configured",
+]

@@ -12,7 +12,7 @@ from torch import nn
 
 from anydiff import DPMSolver, Flow, GaussianDiffusion, Preconditioned, Tabulated, load, save
 from anydiff.checkpoints import CheckpointError
-from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
+from anydiff.denoisers import EGNN, BiRNN, Harmonic, PairNet, Transformer, UNet
 from anydiff.denoisers.configured import planned
 from anydiff.losses import Hybrid, LearnedUncertainty, LossSecondMoment, MinSNR, Rows, Unit
 from anydiff.schedules import Learned, Shifted
@@ -39,6 +39,7 @@ MODELS = {
 }  # fmt: skip
 NETWORKS = {
     "EGNN": lambda: EGNN(2, 4, 1), "PairNet": lambda: PairNet(2, 4, 4, 2, 1),
+    "Harmonic": lambda: Harmonic(2, 4, 4, 2, 1),
     "BiRNN": lambda: BiRNN(2, 4, 1), "Transformer": lambda: Transformer(2, 4, 1, 1),
     "UNet": lambda: UNet(1, (4, 4), groups=2),
 }  # fmt: skip
@@ -160,7 +161,7 @@ def test_a_run_that_is_damaged_is_named(tmp_path, part, value, named):
 SIZES = [
     ("EGNN", "layers"), ("EGNN", "hidden"), ("EGNN", "sublayers"), ("EGNN", "classes"),
     ("PairNet", "layers"), ("PairNet", "hidden"), ("PairNet", "vectors"), ("PairNet", "tokens"),
-    ("PairNet", "pairs"),
+    ("PairNet", "pairs"), ("Harmonic", "layers"), ("Harmonic", "tensors"),
     ("BiRNN", "layers"), ("BiRNN", "hidden"), ("Transformer", "layers"), ("Transformer", "hidden"),
     ("Transformer", "expansion"), ("UNet", "blocks"), ("UNet", "patch"), ("UNet", "image"),
 ]  # fmt: skip

@@ -7,8 +7,9 @@ from e3nn import o3
 from torch import Tensor
 
 from anydiff import Cosine, Dense, GaussianDiffusion, Masked, Packed, Ragged, load, save
-from anydiff.denoisers import EGNN, BiRNN, PairNet, Transformer, UNet
+from anydiff.denoisers import EGNN, BiRNN, Harmonic, PairNet, Transformer, UNet
 from anydiff.denoisers.inputs import CrossAttention, Tokens, read_image, read_tokens
+from anydiff.denoisers.points.sets import PointDenoiser
 from anydiff.losses.conditions import absent
 from tests.helpers.count import Reads
 from tests.helpers.networks import awake
@@ -29,11 +30,12 @@ KINDS = {
     "transformer": (Transformer, {"channels": 2, "hidden": 8, "layers": 2, "heads": 2}),
     "pairnet": (PairNet, {**POINTS, "pair": 6, "vectors": 3, "bases": 4}),
     "pairnet, pairs": (PairNet, {**POINTS, "pair": 6, "vectors": 3, "bases": 4, "pairs": 2}),
+    "harmonic": (Harmonic, {**POINTS, "pair": 6, "tensors": 3, "bases": 4}),
     "egnn": (EGNN, POINTS),
     "egnn, sublayers": (EGNN, {**POINTS, "layers": 1, "sublayers": 2, "attention": False}),
 }
 every_kind = pytest.mark.parametrize("name", KINDS)
-every_ragged = pytest.mark.parametrize("name", ["pairnet", "egnn"])
+every_ragged = pytest.mark.parametrize("name", ["pairnet", "harmonic", "egnn"])
 with_tokens = pytest.mark.parametrize("name", [n for n in KINDS if n != "chirodiff"])
 
 
@@ -50,7 +52,7 @@ def network(name: str, **options):
     """With every path awake, also those that start at zero."""
     kind, own = KINDS[name]
     net = awake(kind(**{"classes": 3, "context": 2, "tokens": 5, **own, **options}))
-    if kind in (EGNN, PairNet):  # a tanh of large numbers would hide what it is of
+    if issubclass(kind, PointDenoiser):  # a tanh of large numbers would hide what it is of
         with torch.no_grad():
             for p in net.parameters():
                 p.mul_(0.5)
@@ -293,16 +295,16 @@ def test_an_item_is_the_same_alone(name):
     for b in range(B):
         own = {}
         rows = item(x, b, **space)
-        if isinstance(net, (PairNet, EGNN)):
+        if isinstance(net, PointDenoiser):
             own["space"] = points([[4, 1, 6][b]], net)
         elif space:
             own["space"] = Masked(space["space"].mask[b : b + 1])
-        rows = rows if isinstance(net, (PairNet, EGNN)) else rows[None]
+        rows = rows if isinstance(net, PointDenoiser) else rows[None]
         alone = net(rows, t[b : b + 1], **own, **{k: v[b : b + 1] for k, v in cond.items()})
         torch.testing.assert_close(item(alone, 0, **own), item(y, b, **space), **EXACT)
 
 
-@pytest.mark.parametrize("name", ["pairnet", "pairnet, pairs", "egnn"])
+@pytest.mark.parametrize("name", ["pairnet", "pairnet, pairs", "harmonic", "egnn"])
 def test_nothing_is_read_back(name):
     net = network(name)
     (x, t, space), cond = batch(net), conditions(net)

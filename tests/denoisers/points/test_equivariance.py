@@ -8,7 +8,7 @@ from e3nn import o3
 from torch import Tensor
 
 from anydiff import Dense, GaussianDiffusion, Polynomial, Ragged
-from anydiff.denoisers import EGNN, PairNet
+from anydiff.denoisers import EGNN, Harmonic, PairNet
 from tests.helpers.count import Reads
 from tests.helpers.points import FEATURES, ROUNDING, SIZES, batch
 
@@ -19,6 +19,14 @@ SMALL = {
         "hidden": 16,
         "pair": 12,
         "vectors": 5,
+        "layers": 2,
+        "bases": 8,
+    },
+    Harmonic: {
+        "features": FEATURES,
+        "hidden": 16,
+        "pair": 12,
+        "tensors": 5,
         "layers": 2,
         "bases": 8,
     },
@@ -186,7 +194,10 @@ def test_the_config_is_json_and_builds_the_same_network(kind):
         (lambda x, t, s: (x[:, 1:], t, s), r"not \(\d+, 7\)"),
         (lambda x, t, s: (x[1:], t, s), "same batch's space"),
         (lambda x, t, s: (x, t[1:], s), "one time for each item"),
-        (lambda x, t, s: (x, t, Dense()), "the space is Dense, and (EGNN|PairNet) needs Ragged"),
+        (
+            lambda x, t, s: (x, t, Dense()),
+            "the space is Dense, and (EGNN|PairNet|Harmonic) needs Ragged",
+        ),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(kind, change, message):

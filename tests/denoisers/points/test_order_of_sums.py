@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from anydiff import Cosine, GaussianDiffusion, Ragged
-from anydiff.denoisers import EGNN, PairNet
+from anydiff.denoisers import EGNN, Harmonic, PairNet
 from tests.helpers.count import Count
 from tests.helpers.networks import awake
 
 
-@pytest.mark.parametrize("network", [EGNN, PairNet])
+@pytest.mark.parametrize("network", [EGNN, Harmonic, PairNet])
 def test_no_gradient_is_added_up_by_threads_that_race(network):
     """The gradient of x[index] is; on a CPU that of index_select adds row after row."""
     net = awake(network(5, hidden=16, layers=2, classes=3))
