@@ -1,8 +1,9 @@
-"""Time of a sampling step, of a loss, and of a compiled training step; what options of PairNet cost.
+"""Time of a sampling step, of a loss, of a compiled training step, and of networks of points.
 
 OMP_NUM_THREADS=1 python benchmarks/calls.py  # a tiny network: the cost of the library itself
 python benchmarks/calls.py --compile          # PairNet and UNet, with and without torch.compile
 python benchmarks/calls.py --pairnet          # PairNet of molecules like QM9's, with bonds and without
+OMP_NUM_THREADS=1 python benchmarks/calls.py --points --steps 400  # networks of points side by side
 """
 
 from __future__ import annotations
@@ -11,13 +12,29 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from pytorch_lightning import seed_everything
 from torch import Tensor, nn
 
-from anydiff import DDIM, Cosine, Dense, GaussianDiffusion, Packed, Ragged
-from anydiff.denoisers import PairNet, UNet
+from anydiff import DDIM, Cosine, Dense, GaussianDiffusion, Packed, Polynomial, Ragged
+from anydiff.denoisers import EGNN, Harmonic, PairNet, UNet
+from anydiff.losses import Power
+from anydiff.molecules import Atoms, load_qm9, loader
+from anydiff.molecules.qm9 import split
+from anydiff.training.module import DiffusionModule
+from anydiff.training.muon import Muon
+from anydiff.training.runs import fit
+
+POINTS: dict[str, Callable[[int], nn.Module]] = {
+    "PairNet": PairNet,
+    "Harmonic": Harmonic,
+    "Harmonic, no parity": lambda features: Harmonic(features, parity=False),
+    "Harmonic, 128 and 64 wide": lambda features: Harmonic(features, 128, 64),
+    "EGNN, 128 wide, 6 layers": lambda features: EGNN(features, 128, 6),
+}
 
 
 class Smallest(nn.Module):
@@ -87,14 +104,72 @@ def pairnet() -> None:
         compare(answers)
 
 
+def points(steps: int, names: list[str]) -> None:
+    """The times of networks on 64 molecules of QM9, and their losses after some steps of training.
+
+    Arguments:
+        steps: How many; 0 for the times alone.
+        names: The networks to train.
+    """
+    molecules, atoms, parts = load_qm9("5k"), Atoms(charge_scale=None), split(5000)
+    learn, check = molecules.subset(parts.train), molecules.subset(parts.valid)
+    x0, space, _ = atoms.unpack(next(iter(loader(learn, 64, seed=0))))
+    networks = {name: make(atoms.features - 3) for name, make in POINTS.items()}
+    losses: dict[str, Callable[[], Any]] = {}
+    answers: dict[str, Callable[[], Any]] = {}
+    for name, network in networks.items():
+        print(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
+        diffusion = GaussianDiffusion(network, Polynomial(), "eps")
+        losses[name] = lambda d=diffusion: d.loss(x0, space=space).mean().backward()
+        answers[name] = lambda n=network: n(x0, torch.full((64,), 0.5), space=space)
+    print("loss and gradients")
+    compare(losses)
+    print("a call")
+    with torch.no_grad():
+        compare(answers)
+
+    for name in names if steps else ():
+        seed_everything(0, verbose=False)  # as examples/qm9_molecules.py trains
+        diffusion = GaussianDiffusion(
+            POINTS[name](atoms.features - 3), Polynomial(), "eps", times=Power(1.5)
+        )
+        module = DiffusionModule(
+            diffusion, atoms.unpack, lr=8e-3, warmup=min(200, steps // 2), seed=0, optimizer=Muon
+        )
+        start = time.process_time()
+        with TemporaryDirectory() as folder:
+            fit(
+                module, folder, loader(learn, 64, seed=0), max_steps=steps, ema=0.995,
+                accelerator="cpu", enable_progress_bar=False,
+            )  # fmt: skip
+        seconds = time.process_time() - start
+        generator = torch.Generator().manual_seed(0)  # the same noise and times for each network
+        errors = []
+        with torch.no_grad():
+            for batch in loader(check, 64, shuffle=False):
+                x0, space, _ = atoms.unpack(batch)
+                errors.append(diffusion.eval().loss(x0, space=space, generator=generator))
+        loss = torch.cat(errors)
+        print(
+            f"{name}, {steps} steps, {seconds:.0f} s: eps loss {loss.mean():.4f} ± "
+            f"{loss.std() / len(loss) ** 0.5:.4f} of molecules that it has not seen",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--pairnet", action="store_true")
+    parser.add_argument("--points", action="store_true")
+    parser.add_argument("--steps", type=int, default=0, help="of training, with --points")
+    parser.add_argument("--names", nargs="*", default=["PairNet", "Harmonic"], choices=POINTS)
     args = parser.parse_args()
     torch.manual_seed(0)
     if args.pairnet:
         return pairnet()
+    if args.points:
+        return points(args.steps, args.names)
     if not args.compile:
         diffusion, x = GaussianDiffusion(Smallest(), Cosine(), "v"), torch.randn(64, 2)
         run = best(lambda: diffusion.sample((64, 2), steps=1000, sampler=DDIM(), seed=0), 8)
