@@ -172,6 +172,8 @@ def _render(
     alone = np.repeat(np.flatnonzero(marked)[:, None], 2, axis=1)
     for i, j in [*alone.tolist(), *pairs[marked[pairs].all(1)].tolist()]:
         canvas.mark(pos[i], pos[j])
+    if len(pairs) > 4 * len(z):  # fallen together: thousands of sticks, which the balls would hide
+        pairs, orders = pairs[:0], orders[:0]
     for (i, j), order in zip(pairs.tolist(), orders.tolist(), strict=True):
         radius, offset = _STICK[order]
         side = _side(pos, pairs, i, j) * offset

@@ -1,8 +1,28 @@
 """Molecules with positions by RDKit."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from anydiff.molecules import Molecules
+
+# drug-like molecules in space with bonds and hydrogens, that come with RDKit, and how many
+DRUG_LIKE = {
+    "PBF/testData/egfr.sdf": 365,
+    "Fastcluster/testdata/cdk2.sdf": 47,
+    "FreeWilson/data/cmet_ligands.sdf": 24,
+}
+
+
+def drug_like(name):
+    """The path of a file of drug-like molecules, by its name."""
+    from rdkit import RDConfig
+
+    (path,) = (Path(RDConfig.RDContribDir) / p for p in DRUG_LIKE if p.endswith(f"/{name}"))
+    if not path.exists():
+        pytest.skip(f"this RDKit comes without {name}")
+    return path
 
 
 def embedded_rdkit(text):
