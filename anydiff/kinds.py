@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar
 
@@ -20,11 +21,13 @@ from torch import Tensor
 from anydiff import checkpoints
 from anydiff.checkpoints.loading import reading
 from anydiff.checks import check_range
+from anydiff.denoisers import Completing
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.editing import edit, inpaint
+from anydiff.editing import complete, edit, inpaint
 from anydiff.files import PathLike
 from anydiff.guidance import classifier_free
 from anydiff.losses import Rows
+from anydiff.predictions import Predictor
 from anydiff.samplers import DDPM, Progress, Sampler, sample
 from anydiff.spaces import Space, child
 
@@ -118,6 +121,11 @@ class KindModel(ABC):
     def conditional(self) -> bool:
         """Whether it takes a condition, which guidance needs."""
         return False
+
+    @property
+    def completes(self) -> bool:
+        """Whether it was trained to complete items of which a part is known, in one run."""
+        return isinstance(self.diffusion.denoiser, Completing)
 
     def save(self, path: PathLike, run: Mapping[str, Any] | None = None) -> None:
         """Write the model to one file, by custom ``*.safetensors``, whole or not at all.
@@ -267,7 +275,8 @@ def draw_all(
         watch: Called with the state of the first batch after each step.
         strength: The time in (0, 1] up to which x is noised before it is denoised; for a distilled model
             one of its rows.
-        resamples: How many times each step is repeated when a part of x is known.
+        resamples: How many times each step is repeated when a part of x is known, but for a model that
+            completes.
         sampler: See :class:`How`.
         steps: See :class:`How`.
         guidance: See :class:`How`.
@@ -293,6 +302,7 @@ def draw_all(
     if strength is not None:
         strength = _first_time(diffusion, strength)
     drawn: list[Tensor] = []
+    completes = isinstance(diffusion.denoiser, Completing)
 
     def see(p: Progress) -> None:
         if watch is not None and not drawn:
@@ -303,12 +313,11 @@ def draw_all(
         for start in range(skip, num, batch):
             some = slice(start, min(start + batch, num))
             made = make(some)
-            predictor = diffusion.predictor(made.space, **made.cond)
-            if made.cond and guidance != 1:
-                predictor = classifier_free(predictor, diffusion.predictor(made.space), guidance)
+            guided = partial(_guided, diffusion, made.cond, guidance)
+            predictor, repeated = guided(made.space), made.known is not None and not completes
             if predictor.run is None:  # a distilled model takes its own where none is given
                 # the smaller variance is slightly too small, which adds up over repeated steps
-                sampler = sampler or (DDPM() if made.known is None else DDPM("large"))
+                sampler = sampler or (DDPM("large") if repeated else DDPM())
                 steps = 100 if steps is None else steps
             options: dict[str, Any] = {
                 "sampler": sampler,
@@ -318,7 +327,9 @@ def draw_all(
                 "progress": progress,
                 "callback": see,
             }
-            if made.x is not None and made.known is not None:
+            if made.x is not None and made.known is not None and completes:
+                x = complete(guided, made.x, known=made.known, space=made.space, **options)[0]
+            elif made.x is not None and made.known is not None:
                 x = inpaint(predictor, made.x, made.known, resamples=resamples, **options)
             elif made.x is not None and strength is not None:
                 x = edit(predictor, made.x, strength, **options)
@@ -330,6 +341,20 @@ def draw_all(
             raise
         raise Stopped(finish(drawn), start) from stop
     return finish(drawn)
+
+
+def _guided(
+    diffusion: GaussianDiffusion,
+    cond: Mapping[str, Tensor],
+    guidance: float,
+    space: Space,
+    **given: Tensor,
+) -> Predictor:
+    """A predictor with conditions, guided by them; what is given of the items themselves always is."""
+    told = diffusion.predictor(space, **cond, **given)
+    if not cond or guidance == 1:
+        return told
+    return classifier_free(told, diffusion.predictor(space, **given), guidance)
 
 
 def _first_time(diffusion: GaussianDiffusion, strength: float) -> float:

@@ -11,7 +11,7 @@ import anydiff
 from anydiff import DDIM, Dense, GaussianDiffusion, sample
 from anydiff.checkpoints import CheckpointError
 from anydiff.cli.main import main
-from anydiff.denoisers import UNet
+from anydiff.denoisers import Completing, UNet
 from anydiff.distillation import student
 from anydiff.images.models import ImageModel
 from anydiff.kinds import Batch, Stopped, calls, draw_all, finite, steps_of
@@ -283,3 +283,40 @@ def test_a_distilled_model_of_labels_is_asked_once_a_step_and_not_guided():
     with pytest.raises(ValueError, match=r"the model is distilled: it knows one run to the data"):
         model.interpolate(images)
     assert len(ImageModel(teacher, (1, 8, 8)).sample(2, guidance=2.0, steps=2)) == 2
+
+
+class Counts(nn.Module):
+    """A denoiser of v of twice the channels, for `Completing`, which counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(2, 2, 1)
+        self.told = []
+
+    def forward(self, x_t, t, label=None):
+        self.told.append((x_t, label))
+        return self.mix(x_t) + (0.0 if label is None else label.reshape(-1, 1, 1, 1))
+
+
+def test_a_model_that_completes_is_given_what_is_known():
+    x = torch.linspace(-1, 1, 56).reshape(7, *SHAPE)
+    known, label = (torch.arange(4) < 2).expand_as(x), torch.arange(7.0)
+    states, diffusion = [], GaussianDiffusion(Completing(Counts(), axis=1), prediction="v")
+    part = {"x": x, "known": known, "diffusion": diffusion}
+    whole = drawn(label, **part, batch=3, watch=states.append)
+    told = diffusion.denoiser.net.told
+    assert len(told) == 9  # three steps of three batches, and none is repeated
+    for rows, labels in told[:3]:  # clean at every time, with flags beside it
+        assert torch.equal(rows[:, :1][known[:3]], x[:3][known[:3]])
+        assert torch.equal(rows[:, 1:].bool(), known[:3]) and torch.equal(labels, label[:3])
+    assert torch.equal(whole[known], x[known]) and not torch.equal(whole, x)
+    assert len(states) == 3 and all(torch.equal(s[known[:3]], x[:3][known[:3]]) for s in states)
+    torch.testing.assert_close(drawn(label, **part), whole)  # however they are batched
+    # guidance knows the part on both sides; the network is linear in its label
+    by = [drawn(label, **part, guidance=w) for w in (0, 1, 2)]
+    torch.testing.assert_close(by[2], 2 * by[1] - by[0])
+    assert not torch.allclose(by[1], by[0])
+
+    told.clear()
+    assert drawn(diffusion=diffusion).shape == (7, *SHAPE)  # whole items, of which nothing is known
+    assert not any(rows[:, 1:].any() for rows, _ in told)

@@ -103,11 +103,13 @@ def sample(
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
-        data=data, repeats=1 if formula is None else 5,
+        data=data, repeats=1 if formula is None else _repeats(known),
     )  # fmt: skip
 
 
-def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawing: Any) -> None:
+def inpaint(
+    model: Path, *, data: str | None = None, resamples: int | None = None, **drawing: Any
+) -> None:
     """Keep a part of each item and generate the rest.
 
     Kept are the largest ring system of a molecule, the first half of the strokes of a sketch, the left
@@ -117,7 +119,8 @@ def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawi
         model: Model file, the model.safetensors that training has written.
         data: Original items: a file; or data by name, or what the model was trained on, of which the
             held-out part is used. By default the model's own training data, if they have a name.
-        resamples: Repetitions of each step, which fit the generated part to the kept part.
+        resamples: Repetitions of each step, which fit the generated part to the kept part; 5 by default,
+            and none for a model that was trained to complete.
         drawing: See :class:`Drawing`.
 
     Raises:
@@ -126,14 +129,20 @@ def inpaint(model: Path, *, data: str | None = None, resamples: int = 5, **drawi
     asked = Drawing(**drawing)
     positive(resamples=resamples)
     known = open_model(model)
+    if resamples is not None and known.completes:
+        raise ValueError(
+            f"--resamples is {resamples}, and the model was trained to complete, so that no step is "
+            "repeated; leave it out."
+        )
+    repeats = _repeats(known, resamples)
     draw, kind = _ready(known, asked), kind_of(known.kind)
     before = kind.with_parts(kind.begin(known, data), asked.num or kind.NUM)
     _run(
         "inpaint", model, known, asked,
         lambda num, how: known.inpaint(
-            before, kind.kept(before), resamples=resamples, **draw, **how
+            before, kind.kept(before), resamples=repeats, **draw, **how
         ),
-        data=_other(known, data), before=before, kept=kind.kept, repeats=resamples,
+        data=_other(known, data), before=before, kept=kind.kept, repeats=repeats,
     )  # fmt: skip
 
 
@@ -219,6 +228,11 @@ def interpolate(
         ),
         data=_other(known, data), before=before, num=len(before) // 2 * 8,
     )  # fmt: skip
+
+
+def _repeats(known: Any, resamples: int | None = None) -> int:
+    """How many times each step is made where a part is known."""
+    return 1 if known.completes else resamples or 5
 
 
 def _sampler(name: str) -> Any:

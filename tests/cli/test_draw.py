@@ -15,7 +15,7 @@ from anydiff.cli import train
 from anydiff.cli.main import main
 from anydiff.cli.sketches import begin
 from anydiff.data.sizes import SizeDistribution
-from anydiff.denoisers import PairNet, UNet
+from anydiff.denoisers import Completing, PairNet, UNet
 from anydiff.images.models import ImageModel
 from anydiff.images.named import load_images
 from anydiff.kinds import draw_all
@@ -205,6 +205,21 @@ def test_what_a_model_does_not_know(kind, wrong, line, models, tmp_path, capsys)
         call("sample", models[kind], *flags(tmp_path, "--num", 4, *wrong))
     assert stop.value.code == 2 and re.search(line, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_completes_repeats_no_step(tmp_path, capsys):
+    network = Completing(PairNet(2 * 8 - 3, 8, layers=1))
+    atoms, sizes = Atoms(charge_scale=None), SizeDistribution.from_sizes([5, 6])
+    path = tmp_path / "m.safetensors"
+    MoleculeModel(anydiff.GaussianDiffusion(network), atoms, sizes, data="5k").save(path)
+    with pytest.raises(SystemExit):
+        call("inpaint", path, *flags(tmp_path, "--resamples", 2))
+    assert "trained to complete, so that no step is repeated; leave" in capsys.readouterr().err
+    for command in (["inpaint"], ["sample", "--formula", "CH4"]):
+        call(*command[:1], path, *command[1:], *flags(tmp_path, "--num", 4, "--data", "5k"))
+    for out in ("out", "out-2"):
+        table = (tmp_path / out / "table.txt").read_text()
+        assert re.search(r"drawn .* 3 +\S+\n", table)  # calls for each, and seconds
 
 
 OPTIONS = {"label": 3, "target": 75, "guidance": 2, "length": 3, "formula": "CH4"}

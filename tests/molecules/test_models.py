@@ -10,7 +10,7 @@ import torch
 import anydiff
 from anydiff import DDIM, GaussianDiffusion, Polynomial, Ragged
 from anydiff.data.sizes import SizeDistribution
-from anydiff.denoisers import PairNet
+from anydiff.denoisers import Completing, PairNet
 from anydiff.molecules import Atoms, load_qm9
 from anydiff.molecules.fragments import first_with, largest_ring
 from anydiff.molecules.models import MoleculeModel, compare_parts
@@ -299,3 +299,23 @@ def test_lost_molecules_of_a_formula_are_left_out(monkeypatch):
         assert formulas(model().sample(3, formula="H2O")) == [{1: 2, 8: 1}] * 2
     with pytest.raises(ValueError, match="1 of the 3 molecules are not finite"):
         model().edit(TEST.subset(range(3)), 0.2)  # each belongs to the one that it began from
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_a_model_that_completes_draws_isomers_in_one_run(context, tmp_path):
+    one = model(context)
+    network = Completing(PairNet(2 * one.atoms.features - 3, 16, layers=1, context=context))
+    one = replace(one, diffusion=GaussianDiffusion(network, Polynomial(), "eps").eval())
+    one.save(tmp_path / "model.safetensors")
+    again = MoleculeModel.load(tmp_path / "model.safetensors")
+    assert again.completes and not model().completes
+    states = []
+    drawn = again.sample(5, formula="C3H6O", steps=3, batch=2, watch=states.append)
+    assert formulas(drawn) == [{1: 6, 6: 3, 8: 1}] * 5
+    assert len(states) == 3 and formulas(states[0]) == [{1: 6, 6: 3, 8: 1}]
+    np.testing.assert_allclose(one.sample(5, formula="C3H6O", steps=3).pos, drawn.pos, atol=1e-4)
+    assert len(again.sample(3, steps=2)) == 3  # whole ones too
+
+    before, kept = first_with(TEST, 5, largest_ring)
+    grown = again.inpaint(before, kept, steps=2)
+    assert np.array_equal(grown.z[kept], before.z[kept])
