@@ -2,7 +2,7 @@
 
 OMP_NUM_THREADS=1 python benchmarks/calls.py  # a tiny network: the cost of the library itself
 python benchmarks/calls.py --compile          # PairNet and UNet, with and without torch.compile
-python benchmarks/calls.py --pairnet          # PairNet of molecules like QM9's, with bonds and without
+python benchmarks/calls.py --pairnet          # PairNet of molecules like QM9's, with bonds, and modulated
 OMP_NUM_THREADS=1 python benchmarks/calls.py --points --steps 400  # networks of points side by side
 """
 
@@ -30,6 +30,7 @@ from anydiff.training.runs import fit
 
 POINTS: dict[str, Callable[[int], nn.Module]] = {
     "PairNet": PairNet,
+    "PairNet, modulated": lambda features: PairNet(features, modulated=True),
     "Harmonic": Harmonic,
     "Harmonic, no parity": lambda features: Harmonic(features, parity=False),
     "Harmonic, 128 and 64 wide": lambda features: Harmonic(features, 128, 64),
@@ -91,6 +92,7 @@ def pairnet() -> None:
     answers: dict[str, Callable[[], Any]] = {}
     for name, network, space, shape in (
         ("points", PairNet(5), atoms, rows),
+        ("points, modulated", PairNet(5, modulated=True), atoms, rows),
         ("points and bonds", PairNet(5, pairs=2), bonded, bonded.shape),
     ):
         diffusion, x = GaussianDiffusion(network, Cosine(), "eps"), torch.randn(shape)

@@ -409,7 +409,8 @@ DOORS = {
         Packed,
         {"fields": [None, {}, [1], {"a": 3}, {"a": Dense()}, {"a": (Dense, (2, 1))}, {"a": (3, (2, 1))},
                     {"a": (Dense(), "ab")}, {"a": (Dense(), (2.0, 1))}, {"a": (Dense(), (-1, 2))},
-                    {"a": (Dense(), ())}]},
+                    {"a": (Dense(), ())}],
+         "weights": [3, "left", [0.3], {"b": 1}, {"a": 0}, {"a": -1}, {"a": "1"}, {"a": None}]},
         fields={"a": (Dense(), (2, 1))},
     ),
     "pack": door(

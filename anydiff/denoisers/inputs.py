@@ -227,12 +227,14 @@ class Conditions(NamedTuple):
         context: (…, columns), one row for each row of x_t, 0 where unknown.
         flags: (…, F), what is added to the first features where the context is unknown.
         tokens: What rows may attend to.
+        given: The context as it was given, (B, columns) or for each row, 0 where unknown, and its flags.
     """
 
     label: Tensor | None
     context: Tensor
     flags: Tensor | None
     tokens: Tokens | None
+    given: tuple[Tensor, Tensor]
 
 
 class Conditioned(nn.Module, ABC):
@@ -282,12 +284,14 @@ class Conditioned(nn.Module, ABC):
     ) -> Conditions:
         """Read label, context, tokens and tokens_mask; `spread` makes a context row for each of x_t."""
         label, context, tokens, tokens_mask = given
-        values, unknown = map(spread, flagged(context, len(t), self.context, x_t))
+        as_given = flagged(context, len(t), self.context, x_t)
+        values, unknown = map(spread, as_given)
         return Conditions(
             label_rows(self.embed_label, label, len(t)),
             values,
             None if self.unknown is None else self.unknown(unknown),
             read_tokens(tokens, tokens_mask, len(t), self.tokens, x_t),
+            as_given,
         )
 
     @abstractmethod

@@ -19,6 +19,7 @@ B = 3
 EXACT = {"rtol": 0, "atol": 1e-10}  # float64; outputs are of order one
 SMALL = {"channels": 2, "widths": (8, 16), "groups": 4, "image": 2}
 POINTS = {"features": 2, "hidden": 8, "layers": 2}
+PAIRNET = {**POINTS, "pair": 6, "vectors": 3, "bases": 4}
 KINDS = {
     "unet": (UNet, SMALL),
     "unet, every level": (UNet, {**SMALL, "attention": (0, 1), "head_channels": 4, "blocks": 2}),
@@ -28,14 +29,17 @@ KINDS = {
     "birnn, odd": (BiRNN, {"channels": 2, "hidden": 6, "layers": 1, "observed": True}),
     "chirodiff": (BiRNN, {"channels": 2, "hidden": 8, "layers": 2, "residual": False, "tokens": 0}),
     "transformer": (Transformer, {"channels": 2, "hidden": 8, "layers": 2, "heads": 2}),
-    "pairnet": (PairNet, {**POINTS, "pair": 6, "vectors": 3, "bases": 4}),
-    "pairnet, pairs": (PairNet, {**POINTS, "pair": 6, "vectors": 3, "bases": 4, "pairs": 2}),
+    "pairnet": (PairNet, PAIRNET),
+    "pairnet, modulated": (PairNet, {**PAIRNET, "modulated": True}),
+    "pairnet, pairs": (PairNet, {**PAIRNET, "pairs": 2, "modulated": True}),
     "harmonic": (Harmonic, {**POINTS, "pair": 6, "tensors": 3, "bases": 4}),
     "egnn": (EGNN, POINTS),
     "egnn, sublayers": (EGNN, {**POINTS, "layers": 1, "sublayers": 2, "attention": False}),
 }
 every_kind = pytest.mark.parametrize("name", KINDS)
-every_ragged = pytest.mark.parametrize("name", ["pairnet", "harmonic", "egnn"])
+every_ragged = pytest.mark.parametrize(
+    "name", ["pairnet", "pairnet, modulated", "harmonic", "egnn"]
+)
 with_tokens = pytest.mark.parametrize("name", [n for n in KINDS if n != "chirodiff"])
 
 
@@ -217,7 +221,16 @@ def test_unknown_is_not_zero_and_entries_are_unknown_one_by_one(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["birnn", "chirodiff", "transformer", "pairnet", "pairnet, pairs", "egnn"]
+    "name",
+    [
+        "birnn",
+        "chirodiff",
+        "transformer",
+        "pairnet",
+        "pairnet, modulated",
+        "pairnet, pairs",
+        "egnn",
+    ],
 )
 def test_context_may_differ_from_row_to_row(name):
     net = network(name)
@@ -246,7 +259,7 @@ def test_a_new_network_hears_neither_tokens_nor_flags(name):
     without = kind(**{**options, "tokens": 0})
     with torch.no_grad():
         for key, p in with_any.named_parameters():
-            if "cross" not in key and not key.startswith("unknown"):
+            if not key.startswith(("unknown", "modulations")) and "cross" not in key:
                 p.normal_(std=0.3)
     state = with_any.state_dict()
     without.load_state_dict({k: state[k] for k in without.state_dict()})
@@ -258,6 +271,56 @@ def test_a_new_network_hears_neither_tokens_nor_flags(name):
         unknown, zero = torch.full((B, 2), torch.nan), torch.zeros(B, 2)
         y, y0 = (with_any(x, t, **space, context=c) for c in (unknown, zero))
         torch.testing.assert_close(y, y0, **EXACT)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one for an item", "one for a point"])
+def test_modulation_is_its_equation_in_every_layer(own):
+    """(1 + γ) LayerNorm(h) + β is what a layer reads, and γ, β follow time, label and context."""
+    net, seen = network("pairnet, modulated", layers=3), {}
+    for k, layer in enumerate(net.layers):
+        for name, part in (("norm", layer.norm), ("ends", layer.ends), ("γβ", net.modulations[k])):
+            part.register_forward_hook(
+                lambda _, given, out, key=(k, name): seen.update({key: (given[0], out)})
+            )
+    (x, t, space), cond = batch(net), conditions(net)
+    if own:
+        cond["context"] = torch.randn(11, 2)
+    net(x, t, **space, **cond)
+    first = dict(seen)
+    for k in range(3):
+        told = first[k, "γβ"][1]
+        gamma, beta = (told if own else told[space["space"].index]).chunk(2, 1)
+        expected = (1 + gamma) * first[k, "norm"][1] + beta
+        torch.testing.assert_close(first[k, "ends"][0], expected, **EXACT)
+
+    index = space["space"].index if own else torch.arange(B)
+    for name, value in (("t", t[0] / 2), ("label", 1), ("label", -1), ("context", torch.nan)):
+        net(x, **space, **replaced({"t": t, **cond}, name, value))
+        for k in range(3):
+            change = (seen[k, "γβ"][1] - first[k, "γβ"][1]).abs().amax(1)
+            of_item = index == 0 if name != "context" else torch.arange(len(index)) == 0
+            assert change[of_item].min() > 1e-4 and not change[~of_item].any()
+
+
+def test_a_new_network_is_not_modulated():
+    """The same seed gives both the same weights; γ and β are zero at first, and learn at once."""
+    nets = []
+    for modulated in (False, True):
+        torch.manual_seed(2)
+        net = PairNet(**PAIRNET, classes=3, context=2, tokens=5, modulated=modulated)
+        nets.append(net)
+    (plain, net), added = nets, ("told.", "modulations.")
+    assert all(k.startswith(added) for k in net.state_dict().keys() - plain.state_dict().keys())
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if not name.startswith("modulations."):
+                p.normal_(std=0.3)
+    plain.load_state_dict({k: net.state_dict()[k] for k in plain.state_dict()})
+    (x, t, space), cond = batch(net), conditions(net)
+    y = net(x, t, **space, **cond)
+    torch.testing.assert_close(y, plain(x, t, **space, **cond), rtol=0, atol=0)
+    y.square().sum().backward()
+    assert all(m.weight.grad.any() and m.bias.grad.any() for m in net.modulations)
 
 
 @every_kind

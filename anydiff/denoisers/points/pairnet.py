@@ -21,6 +21,9 @@ h_i may attend to the item's tokens, of a text for instance (`CrossAttention`); 
 invariants. `anydiff.denoisers.inputs` says how absent ones are represented. There are no cutoffs (all
 pairs interact), and positions are not updated between layers.
 
+Time and conditions enter the first h. Where it is `modulated` they reach every layer, whose LayerNorm(h)
+becomes (1 + γ) LayerNorm(h) + β; through a and b they reach the pairs as well.
+
 With `pairs`, the state also has numbers e_ij = e_ji for each pair, such as bonds. A linear map of them is
 added to the first p_ij, and their noise is a linear map of the last z_ij: bonds cost two small matrices.
 """
@@ -38,7 +41,7 @@ from anydiff.checks import check_shape, check_whole
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import time_features
 from anydiff.denoisers.inputs import Conditions, zeroed
-from anydiff.denoisers.points.sets import Bags, PointDenoiser, once_per_space, total
+from anydiff.denoisers.points.sets import Bags, PointDenoiser, by_point, once_per_space, total
 from anydiff.spaces import Packed, Ragged
 
 __all__ = ["PairNet"]
@@ -121,10 +124,21 @@ class Layer(nn.Module):
             self.second.weight.mul_(0.5)
 
     def forward(
-        self, pairs: Pairs, u: Tensor, scale: Tensor, h: Tensor, V: Tensor, p: Tensor, z: Tensor
+        self,
+        pairs: Pairs,
+        u: Tensor,
+        scale: Tensor,
+        h: Tensor,
+        V: Tensor,
+        p: Tensor,
+        z: Tensor,
+        modulation: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         N, _, C = V.shape
         h_norm = self.norm(h)
+        if modulation is not None:
+            gamma, beta = modulation.chunk(2, dim=1)
+            h_norm = torch.addcmul(h_norm + beta, h_norm, gamma)
         a, b = self.ends(h_norm).chunk(2, dim=1)
 
         difference = to_pairs(shorten(V).view(N, 3 * C), pairs, signed=True).view(-1, 3, C)
@@ -173,6 +187,8 @@ class PairNet(PointDenoiser):
         classes: Number of labels; 0 for none.
         tokens: Width of the tokens that the points attend to; 0 for none.
         pairs: Numbers of a pair in the state; 0 for none.
+        modulated: Whether time, label and context scale and shift the features in every layer. They
+            have no effect there at first.
 
     Raises:
         ValueError: If `context`, `classes`, `tokens` or `pairs` is negative.
@@ -180,6 +196,9 @@ class PairNet(PointDenoiser):
     References:
         Equivariant Diffusion for Molecule Generation in 3D (Hoogeboom et al., 2022).
         https://arxiv.org/abs/2203.17003
+
+        Scalable Diffusion Models with Transformers (Peebles & Xie, 2023), section 3.2: modulation that is
+        zero at first. https://arxiv.org/abs/2212.09748
 
         Equivariant message passing for the prediction of tensorial properties and molecular spectra
         (Schütt et al., 2021): vectors of a point beside its features. https://arxiv.org/abs/2102.03150
@@ -199,10 +218,11 @@ class PairNet(PointDenoiser):
         classes: int = 0,
         tokens: int = 0,
         pairs: int = 0,
+        modulated: bool = False,
     ) -> None:
         super().__init__(features, context, classes, tokens)
         check_whole("[0, inf)", pairs=pairs)
-        self.vectors, self.bases, self.pairs = vectors, bases, pairs
+        self.vectors, self.bases, self.pairs, self.modulated = vectors, bases, pairs, modulated
 
         self.time = nn.Sequential(nn.Linear(25, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.embedding = nn.Linear(features + 64 + context, hidden)
@@ -220,6 +240,11 @@ class PairNet(PointDenoiser):
             self.pair_in = zeroed(nn.Linear(pairs, pair, bias=False))
             self.pair_out = zeroed(nn.Linear(pair, pairs))
             self.pair_skip = zeroed(nn.Linear(64, 1))
+        if modulated:
+            self.told = nn.Linear(64 + 2 * context + (hidden if classes else 0), 64)
+            self.modulations = nn.ModuleList(
+                zeroed(nn.Linear(64, 2 * hidden)) for _ in range(layers)
+            )
 
     def _points(self, x_t: Tensor, space: Any) -> tuple[Tensor, Ragged]:
         if not self.pairs:
@@ -267,8 +292,10 @@ class PairNet(PointDenoiser):
 
         V = h.new_zeros(len(h), 3, self.vectors)
         z = F.silu(p)
+        told = self._tell(time, space, cond) if self.modulated else None
         for k, layer in enumerate(self.layers):
-            h, V, p, z = layer(pairs, u, scale, h, V, p, z)
+            modulation = None if told is None else by_point(self.modulations[k](told), space)
+            h, V, p, z = layer(pairs, u, scale, h, V, p, z, modulation)
             h = self._attend(k, h, space, cond)
 
         out_f, g = self.readout(self.norm(h)).split([self.features, self.vectors], dim=1)
@@ -280,6 +307,16 @@ class PairNet(PointDenoiser):
             return (out,)
         skip_e = (self.pair_skip(time) + t[:, None]).index_select(0, space.pair_space.index)
         return out, self.pair_out(z) + skip_e * e
+
+    def _tell(self, time: Tensor, space: Ragged, cond: Conditions) -> Tensor:
+        """What is told in every layer, (B, 64); (N, 64) if each point has a context of its own."""
+        told = [time]
+        if self.embed_label is not None:
+            none = time.new_zeros(len(time), self.embed_label.embedding_dim)
+            told.append(none if cond.label is None else cond.label)
+        if len(cond.given[0]) != len(time):
+            told = [by_point(each, space) for each in told]
+        return F.silu(self.told(torch.cat([*told, *cond.given], dim=1)))
 
     def _bases(self, d: Tensor) -> Tensor:
         """Gaussians of exp(−d / 2), and d itself, (P, bases + 1)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -15,7 +15,7 @@ from anydiff.checks import check_shape
 from anydiff.denoisers.inputs import Conditioned, Conditions, added, check_context
 from anydiff.spaces import Packed, Ragged
 
-__all__ = ["Bags", "PointDenoiser", "bags", "once_per_space", "total"]
+__all__ = ["Bags", "PointDenoiser", "bags", "by_point", "once_per_space", "total"]
 
 Bags = tuple[Tensor, Tensor]  # (order, starts): bag k is the rows order[starts[k]:starts[k + 1]]
 Made = TypeVar("Made")
@@ -62,6 +62,16 @@ def once_per_space(make: Callable[[Ragged], Made]) -> Callable[[Ragged], Made]:
         return made[space]
 
     return once
+
+
+def by_point(c: Tensor, space: Ragged) -> Tensor:
+    """A row for each point, (N, F).
+
+    Arguments:
+        c: (N, F), or (B, F) with one row for all points of an item.
+        space: The points' space.
+    """
+    return c if len(c) == len(space.index) else c.index_select(0, space.index)
 
 
 @once_per_space
@@ -119,12 +129,8 @@ class PointDenoiser(Conditioned):
         """
         rows, points = self._points(x_t, space)
         check_shape((points.num_items,), "give one time for each item", t=t)
-        N = len(rows)
-        check_context(context, self.context, (len(t),), (N,))
-
-        def spread(c: Tensor) -> Tensor:
-            return c if len(c) == N else c.index_select(0, points.index)
-
+        check_context(context, self.context, (len(t),), (len(rows),))
+        spread = partial(by_point, space=points)
         cond = self._read(rows, t, spread, label, context, tokens, tokens_mask)
         return self._predict(x_t, t.to(x_t.dtype), space, cond)
 

@@ -275,13 +275,13 @@ def test_a_file_keeps_it(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_precisions_are_near(dtype):
-    net, (x_t, t, space) = PairNet(**SMALL, pairs=K), batch()
+    net, (x_t, t, space) = PairNet(**SMALL, pairs=K, modulated=True), batch()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.1 * torch.randn(p.shape))
     expected = net(x_t, t, space=space)
     tolerance = 100 * torch.finfo(dtype).eps
-    converted = PairNet(**SMALL, pairs=K).to(dtype)
+    converted = PairNet(**SMALL, pairs=K, modulated=True).to(dtype)
     converted.load_state_dict(net.state_dict())
     diffusion = GaussianDiffusion(converted, Polynomial(), "eps")
     out = converted(x_t.to(dtype), t.to(dtype), space=space)
