@@ -10,8 +10,7 @@ from torch import Tensor
 from anydiff import DDIM, Dense, GaussianDiffusion, Packed, Polynomial, Ragged, load, sample, save
 from anydiff.denoisers import PairNet
 from anydiff.denoisers.points import pairnet
-from anydiff.molecules import Atoms, load_qm9
-from anydiff.molecules.bonds import bond_orders
+from anydiff.molecules import Atoms, Bonded, load_qm9, loader
 from anydiff.training.muon import Muon
 from tests.helpers.count import Count, Reads
 from tests.helpers.points import FEATURES, ROUNDING, SIZES
@@ -357,18 +356,18 @@ def test_errors_name_the_value_and_the_way_out():
 def test_the_bonds_of_a_few_molecules_are_learned():
     """They are read where the noisy ones do not tell them: from the positions."""
     torch.set_default_dtype(torch.float32)
-    molecules, encoder = load_qm9("5k").subset(range(0, 3200, 200)), Atoms(charge_scale=None)
-    atoms = Ragged.from_sizes(molecules.sizes, centered=3)
-    found = torch.zeros(len(atoms.index), len(atoms.index))
-    ends, orders = bond_orders(molecules.pos, molecules.z, atoms.index)
-    found[tuple(torch.from_numpy(ends).T)] = torch.from_numpy(orders).float()
-    orders = torch.maximum(found, found.T)[tuple(atoms.pairs)]
-    x = encoder.encode(torch.from_numpy(molecules.pos), torch.from_numpy(molecules.z))
-    e = torch.stack([orders > 0, orders / 3], 1) * 2 - 1  # is there one, and of which order
-    fields = {"atoms": (atoms, tuple(x.shape)), "bonds": (atoms.pair_space, tuple(e.shape))}
-    space = Packed(fields, weights={"bonds": 0.3})
-    x0 = space.project(space.pack({"atoms": x, "bonds": e}))
+    molecules, encoder = (
+        load_qm9("5k").subset(range(0, 3200, 200)),
+        Bonded(Atoms(charge_scale=None)),
+    )
+    x0, space, _ = encoder.unpack(next(iter(loader(molecules, 16, shuffle=False))))
 
+    def read(state: Tensor) -> Tensor:
+        """The order of each pair, 0 for no bond."""
+        exists, order = space.unpack(state)["bonds"].T
+        return torch.where(exists > 0, (1.5 * (order + 1)).round(), 0)
+
+    orders = read(x0)
     torch.manual_seed(0)
     network = PairNet(encoder.features - 3, 64, 32, 8, 3, pairs=2)
     diffusion = GaussianDiffusion(network, Polynomial())
@@ -380,8 +379,7 @@ def test_the_bonds_of_a_few_molecules_are_learned():
 
     def right(state: Tensor) -> tuple[float, float]:
         """The share of all pairs whose order is read right, and of those with a bond."""
-        exists, order = space.unpack(state)["bonds"].T
-        same = torch.where(exists > 0, (1.5 * (order + 1)).round(), 0) == orders
+        same = read(state) == orders
         return same.float().mean().item(), same[orders > 0].float().mean().item()
 
     for t, least in ((0.05, (0.995, 0.98)), (0.4, (0.95, 0.65))):
