@@ -228,7 +228,9 @@ class Lesson:
         def guide(space: Space, cond: dict[str, Any]) -> Predictor:
             asked = teacher.predictor(space, **cond)
             if guidance is not None:
-                asked = classifier_free(asked, teacher.predictor(space), guidance)
+                # a known part is given to both
+                free = {name: value for name, value in cond.items() if name == "given"}
+                asked = classifier_free(asked, teacher.predictor(space, **free), guidance)
             return merged(asked, self.times, self.n, self.sampler)
 
         def target(x0: Any, space: Space, **cond: Any) -> Predictor:

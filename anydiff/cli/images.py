@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from anydiff.cli.options import left_out
+from anydiff.data.parts import boxes
+from anydiff.data.parts import with_parts as with_known
 from anydiff.drawing import moments
 from anydiff.files import whole
 from anydiff.images.arrays import is_array
@@ -132,7 +134,7 @@ def batches(
     return (
         loader(learn, batch_size, seed=seed, labels=model.conditional, flip=flip),
         loader(check, batch_size, shuffle=False, labels=model.conditional),
-        unpack,
+        with_known(unpack, boxes) if model.completes else unpack,
     )
 
 

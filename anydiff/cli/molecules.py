@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from anydiff.data.parts import with_parts as with_known
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column
 from anydiff.molecules.batches import loader
@@ -19,6 +20,7 @@ from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.pictures import animate, draw_grid
 from anydiff.molecules.properties import with_properties
 from anydiff.molecules.qm9 import load_qm9, split
+from anydiff.molecules.skeletons import molecule_parts
 
 NUM, STEPS, DRAWN, SHOWN = 100, 250, "samples.sdf", 6
 PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
@@ -83,6 +85,8 @@ def batches(
     unpack: Callable[[Any], Any] = model.atoms.unpack
     if model.properties is not None:
         unpack = with_properties(unpack, model.properties, known.prop_names)
+    if model.completes:
+        unpack = with_known(unpack, molecule_parts(known.elements))
     return (
         loader(known.subset(parts.train), batch_size, seed=seed),
         loader(known.subset(parts.valid), batch_size, shuffle=False),

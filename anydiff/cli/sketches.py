@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from anydiff.cli.options import left_out
+from anydiff.data.parts import stretches
+from anydiff.data.parts import with_parts as with_known
 from anydiff.data.sequences import loader, unpack
 from anydiff.drawing import moments
 from anydiff.kinds import first
@@ -82,7 +84,11 @@ def batches(
     """
     parts = split(known)
     learn, check = (model.rows.encode(known.subset(part)) for part in parts[:2])
-    return (loader(learn, batch_size, seed=seed), loader(check, batch_size, shuffle=False), unpack)
+    return (
+        loader(learn, batch_size, seed=seed),
+        loader(check, batch_size, shuffle=False),
+        with_known(unpack, stretches) if model.completes else unpack,
+    )
 
 
 def write(

@@ -30,6 +30,7 @@ def molecules(
     hidden: int = 128,
     layers: int = 6,
     property: str | None = None,
+    parts: bool = False,
     out: Path = Path("runs/molecules"),
     **run: Any,
 ) -> Path:
@@ -45,6 +46,8 @@ def molecules(
         hidden: Width of the network.
         layers: Depth of the network.
         property: Property to condition on, alpha for instance.
+        parts: Learn to complete known parts too, fragments and compositions for instance, which
+            `anydiff inpaint` then needs no repetitions for.
         out: Folder for all files. A number is appended if it holds a model already.
         run: See :class:`~anydiff.cli.runs.Run`.
 
@@ -60,7 +63,7 @@ def molecules(
     from anydiff import GaussianDiffusion, Polynomial
     from anydiff.cli.molecules import batches
     from anydiff.data.sizes import SizeDistribution
-    from anydiff.denoisers import PairNet
+    from anydiff.denoisers import Completing, PairNet
     from anydiff.losses import Power
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
@@ -75,29 +78,32 @@ def molecules(
     known = load_qm9(data, root, skip=skip_faulty)
     warn_without_hydrogens(known)
     atoms = Atoms(known.elements, charge_scale=None)
-    parts = split(len(known))
-    if not min(map(len, parts)):
+    shares = split(len(known))
+    if not min(map(len, shares)):
         raise ValueError(f"{data} holds {len(known)} molecules; give at least 10.")
-    learn = known.subset(parts.train)
+    learn = known.subset(shares.train)
     properties = pairs = None
     if property:
         properties = Properties.from_molecules(learn, property, by_size=True)
         pairs = PropertyDistribution.from_molecules(learn, property)
     seed_everything(asked.seed, verbose=False)
-    network = PairNet(atoms.features - 3, hidden, layers=layers, context=int(bool(property)))
+    columns = (2 if parts else 1) * atoms.features  # beside each number stands whether it is known
+    network: Any = PairNet(columns - 3, hidden, layers=layers, context=int(bool(property)))
     # more times at little noise, where bond lengths are settled; a property is heard before, at much
     diffusion = GaussianDiffusion(
-        network, Polynomial(), "eps", times=None if property else Power(1.5),
+        Completing(network) if parts else network, Polynomial(), "eps",
+        times=None if property else Power(1.5),
         drop={"context": 0.1} if property else None,
     )  # fmt: skip
-    sizes = SizeDistribution.from_sizes(known.sizes[parts.train])
+    sizes = SizeDistribution.from_sizes(known.sizes[shares.train])
     model = MoleculeModel(diffusion, atoms, sizes, properties, pairs, data, root)
-    say_size(model, len(parts.train), len(parts.valid))
+    say_size(model, len(shares.train), len(shares.valid))
     settings = {"data": data, "hidden": hidden, "layers": layers}
     return fit_model(
         asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
         settings
         | ({"property": property} if property else {})
+        | ({"parts": True} if parts else {})
         | ({"skip_faulty": True} if skip_faulty else {}),
         {"warmup": 200, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 500, "limit_val_batches": 20},
@@ -113,6 +119,7 @@ def sketches(
     hidden: int = 128,
     layers: int = 3,
     cell: Literal["gru", "lstm"] = "gru",
+    parts: bool = False,
     batch_size: int = 128,
     out: Path = Path("runs/sketches"),
     **run: Any,
@@ -129,6 +136,8 @@ def sketches(
         hidden: Width of the network.
         layers: Depth of the network.
         cell: The recurrent cell.
+        parts: Learn to complete known parts too, the first rows or all but a stretch, which
+            `anydiff inpaint` then needs no repetitions for.
         batch_size: Batch size.
         out: Folder for all files. A number is appended if it holds a model already.
         run: See :class:`~anydiff.cli.runs.Run`.
@@ -143,8 +152,9 @@ def sketches(
         from pytorch_lightning import seed_everything
 
     from anydiff import Cosine, GaussianDiffusion
+    from anydiff.data.parts import stretches, with_parts
     from anydiff.data.sequences import LengthDistribution, loader, unpack
-    from anydiff.denoisers import BiRNN
+    from anydiff.denoisers import BiRNN, Completing
     from anydiff.sketches.models import SketchModel
     from anydiff.sketches.named import load_sketches, split
     from anydiff.sketches.rows import PointRows, StrokeRows
@@ -158,16 +168,17 @@ def sketches(
     positive(hidden=hidden, layers=layers)
     folder = run_folder(asked)
     known = load_sketches(data, skip_empty=skip_empty, normalise=normalise)
-    parts = split(known)
-    if not min(map(len, parts)):
+    shares = split(known)
+    if not min(map(len, shares)):
         raise ValueError(f"{data} holds {len(known)} sketches; give at least 10.")
     seed_everything(asked.seed, verbose=False)
-    learn = known.subset(parts.train)
+    learn = known.subset(shares.train)
     made = (StrokeRows if rows == "strokes" else PointRows).fit(learn)
-    items, check = made.encode(learn), made.encode(known.subset(parts.valid))
-    network = BiRNN(made.channels, hidden, layers, cell)
+    items, check = made.encode(learn), made.encode(known.subset(shares.valid))
+    # beside each number stands whether it is known
+    network: Any = BiRNN((2 if parts else 1) * made.channels, hidden, layers, cell)
     lengths = LengthDistribution.from_sizes(items.sizes)
-    diffusion = GaussianDiffusion(network, Cosine(), "v")
+    diffusion = GaussianDiffusion(Completing(network) if parts else network, Cosine(), "v")
     model = SketchModel(diffusion, made, lengths, data, skip_empty, normalise)
     say_size(model, len(items), len(check))
     return fit_model(
@@ -175,10 +186,11 @@ def sketches(
         (
             loader(items, asked.batch_size, seed=asked.seed),
             loader(check, asked.batch_size, shuffle=False),
-            unpack,
+            with_parts(unpack, stretches) if parts else unpack,
         ),
         {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell}
-        | ({"normalise": True} if normalise else {}),
+        | ({"normalise": True} if normalise else {})
+        | ({"parts": True} if parts else {}),
         {"warmup": 100, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 200},
     )  # fmt: skip
@@ -196,6 +208,7 @@ def images(
     attention: Numbers | None = None,
     groups: int = 8,
     dropout: float = 0.0,
+    parts: bool = False,
     prediction: Literal["v", "eps", "x0"] = "v",
     schedule: Literal["cosine", "linear"] = "cosine",
     optimizer: Literal["muon", "adam"] = "muon",
@@ -223,6 +236,8 @@ def images(
         attention: Levels with attention, counted from 0, [] for none; by default the last.
         groups: Groups of the group norms.
         dropout: Dropout probability.
+        parts: Learn to complete known parts too, halves and boxes, which `anydiff inpaint` then needs no
+            repetitions for.
         prediction: Prediction target of the network.
         schedule: Noise schedule.
         optimizer: Optimizer.
@@ -245,7 +260,7 @@ def images(
 
     from anydiff import Cosine, GaussianDiffusion, Tabulated
     from anydiff.cli.images import batches, flipped
-    from anydiff.denoisers import UNet
+    from anydiff.denoisers import Completing, UNet
     from anydiff.images.models import ImageModel
     from anydiff.images.named import load_images, split
     from anydiff.training.muon import Muon
@@ -257,21 +272,24 @@ def images(
         out=out, minutes=minutes, batch_size=batch_size or (64 if small else 32), lr=lr, **run
     )
     folder = run_folder(asked)
-    parts = split(known)
+    shares = split(known)
     seed_everything(asked.seed, verbose=False)
     channels = list(widths) if widths else ([32, 64] if small else [32, 64, 128])
     if classes and known.labels is None:
         raise ValueError(f"{known.name} has no labels; leave classes out.")
     labels = int(known.labels.max()) + 1 if classes and known.labels is not None else 0
-    network = UNet(
-        known.shape[0], channels, blocks, None if attention is None else list(attention),
+    times = 2 if parts else 1  # beside each number stands whether it is known
+    network: Any = UNet(
+        times * known.shape[0], channels, blocks, None if attention is None else list(attention),
         groups=groups, dropout=dropout, classes=labels,
     )  # fmt: skip
     noise = Cosine() if schedule == "cosine" else Tabulated.linear()
-    drop = 0.1 if labels else None  # to know what images are without a label, for guidance
+    # to know what images are without a label, for guidance
+    drop = {"label": 0.1} if labels else None
+    network = Completing(network, axis=1) if parts else network
     diffusion = GaussianDiffusion(network, noise, prediction, drop=drop)
     model = ImageModel(diffusion, known.shape, data, root, size)
-    say_size(model, len(parts.train), len(parts.valid))
+    say_size(model, len(shares.train), len(shares.valid))
     flip = flipped(data) if flip is None else flip
     return fit_model(
         asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed, flip),
@@ -280,7 +298,7 @@ def images(
             "blocks": blocks, "attention": attention, "groups": groups, "dropout": dropout,
             "prediction": prediction, "schedule": schedule, "optimizer": optimizer,
             "constant": constant, "ema": ema,
-        },
+        } | ({"parts": True} if parts else {}),
         {
             "warmup": 100, "decay": not constant,
             "optimizer": Muon if optimizer == "muon" else None,

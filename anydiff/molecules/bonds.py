@@ -42,7 +42,7 @@ from anydiff.extras import extra
 
 __all__ = [
     "Array", "Stability", "allowed", "as_array", "as_arrays", "as_charges", "as_elements", "bond_orders",
-    "closer_pairs", "ratio", "stability", "stable", "sums_of_orders",
+    "closer_pairs", "longest", "ratio", "stability", "stable", "sums_of_orders",
 ]  # fmt: skip
 
 Array = Tensor | np.ndarray | Sequence[Any]
@@ -111,6 +111,19 @@ def _rules(z: np.ndarray, charged: bool = False) -> tuple[np.ndarray, np.ndarray
     if not charged and np.isin(z, _QM9).all():
         return _LIMITS, _ALLOWED
     return _every_element()
+
+
+def longest(z: np.ndarray) -> np.ndarray:
+    """The distances in Å below which atoms are bonded, (119, 119), right for some elements.
+
+    Arguments:
+        z: Atomic numbers of these elements.
+
+    Raises:
+        ImportError: As for :func:`bond_orders`.
+    """
+    limits: np.ndarray = _rules(z)[0][0] / 100
+    return limits
 
 
 def as_array(values: Array) -> np.ndarray:

@@ -8,6 +8,7 @@ to zero over the run, measured in minutes, epochs or steps, whichever ends the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import cos, inf, pi
 from typing import Any, Protocol
 
@@ -77,7 +78,8 @@ class DiffusionModule(LightningModule):
 
     Arguments:
         objective: What to train, an ``nn.Module``.
-        unpack: batch -> (x0, space, cond); defined by the kind of data.
+        unpack: batch -> (x0, space, cond); defined by the kind of data. It may draw from torch's own
+            generators, which are seeded by the step.
         lr: The peak learning rate.
         warmup: The number of steps over which it rises from 0.
         decay: Whether it falls to zero over the run, along a cosine.
@@ -113,14 +115,25 @@ class DiffusionModule(LightningModule):
     def _generator(self, *key: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(child(self.seed, *key, self.global_rank))
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x0, space, cond = self.unpack(batch)
-        # seeded by the batch too, since gradients of several batches may be accumulated in one step
-        key = (self.global_step, batch_idx)
-        seed = child(self.seed, 2, *key, self.global_rank)
-        with undrawn(self.device) as own:  # what layers such as dropout draw from
+    def _unpacked(self, batch: Any, *key: int) -> tuple[Tensor, Space, dict[str, Any]]:
+        """What `unpack` makes of a batch; what it draws by chance, such as known parts, has a seed."""
+        with self._seeded(3, *key):
+            return self.unpack(batch)
+
+    @contextmanager
+    def _seeded(self, *key: int) -> Iterator[None]:
+        """A context in which torch's own generators have a seed, and go on afterwards as before."""
+        seed = child(self.seed, *key, self.global_rank)
+        with undrawn(self.device) as own:
             for generator in own:
                 generator.manual_seed(seed)
+            yield
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        # seeded by the batch too, since gradients of several batches may be accumulated in one step
+        key = (self.global_step, batch_idx)
+        x0, space, cond = self._unpacked(batch, 0, *key)
+        with self._seeded(2, *key):  # what layers such as dropout draw from
             loss = self.objective.loss(x0, space=space, generator=self._generator(0, *key), **cond)
         self.log("loss", loss.mean(), batch_size=len(loss))
         return self._mean(loss)
@@ -154,7 +167,7 @@ class DiffusionModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         # the same noise in every validation, so that its losses are comparable
-        x0, space, cond = self.unpack(batch)
+        x0, space, cond = self._unpacked(batch, 1, batch_idx)
         loss = self.objective.loss(x0, space=space, generator=self._generator(1, batch_idx), **cond)
         self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
 

@@ -80,6 +80,47 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_what_unpack_draws_is_the_step_s_own(tmp_path):
+    """Known parts, for instance: the same after a resumption, and nothing else draws differently."""
+    from pytorch_lightning.callbacks import Callback
+
+    class Kill(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise KeyboardInterrupt
+
+    seen = []
+
+    def noisy(x):
+        seen.append(torch.rand(3))
+        return x + 0.1 * torch.randn_like(x), Dense(), {}
+
+    def run(folder, **options):
+        module = fresh()
+        module.unpack = noisy
+        torch.manual_seed(next(seeds))  # wherever torch's own generator stands
+        fit(module, tmp_path / folder, epochs=4, **options)
+        return module
+
+    seeds = iter(range(3))
+    whole = run("whole")
+    drawn = seen.copy()
+    assert len(drawn) == 16 and len({tuple(r.tolist()) for r in drawn}) == 16
+    seen.clear()
+    with pytest.raises(SystemExit):
+        run("cut", callbacks=[Kill()])
+    resumed = run("cut", ckpt_path=tmp_path / "cut/last.ckpt")
+    assert torch.equal(torch.stack(seen), torch.stack(drawn))
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    # the same in every validation
+    seen.clear()
+    for _ in range(2):
+        whole.log = lambda *_, **options: None
+        whole.validation_step(DATA, 0)
+    assert torch.equal(*seen)
+
+
 def test_a_run_cut_amid_an_epoch_goes_on_with_the_next_batch(tmp_path):
     from pytorch_lightning.callbacks import Callback
 
