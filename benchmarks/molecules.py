@@ -1,6 +1,8 @@
 """Steering molecules: properties asked for, scaffolds kept, fragments linked, compositions given.
 
     python benchmarks/molecules.py --minutes 22 --judge runs/property_alpha.safetensors
+    python benchmarks/molecules.py --minutes 22 --judge runs/property_alpha.safetensors \\
+        --parts --modulated --folder runs/parts
 
 One network is trained with the polarizability as a condition, which a tenth of the molecules go
 without, on the second half of QM9's training part; a judge that was trained on the first half
@@ -26,6 +28,7 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +38,9 @@ from torch import Tensor
 
 import anydiff
 from anydiff import GaussianDiffusion, Polynomial, Ragged
-from anydiff.denoisers import PairNet
-from anydiff.editing import inpaint
+from anydiff.data.parts import with_parts
+from anydiff.denoisers import Completing, PairNet
+from anydiff.editing import complete, inpaint
 from anydiff.guidance import classifier_free
 from anydiff.losses import Power
 from anydiff.metrics.tables import aligned
@@ -50,6 +54,7 @@ from anydiff.molecules.properties import Properties, PropertyDistribution, halve
 from anydiff.molecules.property_bounds import correlation_within, gap_closure, property_bounds
 from anydiff.molecules.property_model import PropertyModel
 from anydiff.molecules.qm9 import split
+from anydiff.molecules.skeletons import molecule_parts
 from anydiff.samplers import DDPM, DPMSolver, Sampler
 from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
@@ -73,10 +78,14 @@ def train(args: argparse.Namespace) -> Path:
     properties = Properties.from_molecules(learn, args.property, by_size=not args.of_all)
     unpack = with_properties(atoms.unpack, properties, molecules.prop_names)
     seed_everything(0, verbose=False)
-    network = PairNet(atoms.features - 3, 128, layers=6, context=1)
+    columns = (2 if args.parts else 1) * atoms.features  # what is known stands beside each number
+    network = PairNet(columns - 3, 128, layers=6, context=1, modulated=args.modulated)
+    if args.parts:
+        unpack = with_parts(unpack, molecule_parts(molecules.elements))
     diffusion = GaussianDiffusion(
-        network, Polynomial(), "eps", times=Power(args.power), drop={"context": 0.1}
-    )
+        Completing(network) if args.parts else network, Polynomial(), "eps",
+        times=Power(args.power), drop={"context": 0.1},
+    )  # fmt: skip
     fit(
         DiffusionModule(diffusion, unpack, lr=8e-3, warmup=200, seed=0, optimizer=Muon),
         path.parent,
@@ -114,6 +123,10 @@ class Bench:
         self.test = molecules.subset(parts.test)
         self.targets = PropertyDistribution.from_molecules(self.known, self.properties.names)
         self.judge = PropertyModel.load(args.judge) if args.judge else None
+        # how a known part is kept: each step repeated, or by a model that completes
+        self.ways: dict[str, int | None] = {f"resamples {count}": count for count in RESAMPLES}
+        if isinstance(self.diffusion.denoiser, Completing):
+            self.ways = {"completed": None}
         self.tables: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
 
     def draw(
@@ -135,7 +148,7 @@ class Bench:
         return (*self.atoms.decode(x, space), space.index)
 
     def fill(
-        self, molecules: Molecules, known: np.ndarray, seed: int, resamples: int
+        self, molecules: Molecules, known: np.ndarray, seed: int, resamples: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Molecules whose rows (N,) or entries (N, F) `known` are kept, the rest drawn."""
         space = Ragged.from_sizes(molecules.sizes, centered=3)
@@ -143,21 +156,37 @@ class Bench:
         return self.rest(x, space, torch.from_numpy(known), seed, resamples)
 
     def rest(
-        self, x: Tensor, space: Ragged, known: Tensor, seed: int, resamples: int
+        self,
+        x: Tensor,
+        space: Ragged,
+        known: Tensor,
+        seed: int,
+        resamples: int | None,
+        **cond: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Molecules whose entries `known` are those of x, the rest drawn."""
-        predictor, how = self.diffusion.predictor(space), {"steps": self.args.steps, "seed": seed}
-        x = inpaint(predictor, space.project(x), known, resamples=resamples, **how)
+        predict, x = partial(self.diffusion.predictor, **cond), space.project(x)
+        how: dict = {"steps": self.args.steps, "seed": seed}
+        if resamples is None:
+            (x,) = complete(predict, x, known=known, space=space, sampler=DPMSolver(), **how)
+        else:
+            x = inpaint(predict(space), x, known, resamples=resamples, **how)
         return (*self.atoms.decode(x, space), space.index)
 
-    def isomers(self, counts: Tensor, seed: int, resamples: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Molecules of the formulas (B, E) of the targets: elements known, positions drawn."""
+    def isomers(
+        self, counts: Tensor, seed: int, resamples: int | None, c: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Molecules of formulas (B, E), told the properties c (B, P) if there are any: their elements are
+        known, the positions drawn."""
         elements = torch.tensor(self.targets.elements)
         z = elements.repeat(len(counts)).repeat_interleave(counts.flatten())
         x = self.atoms.encode(torch.zeros(len(z), 3), z)
         known = torch.zeros(x.shape, dtype=torch.bool)
         known[:, 3:] = True
-        return self.rest(x, Ragged.from_sizes(counts.sum(1), centered=3), known, seed, resamples)
+        sizes = counts.sum(1)
+        cond = {} if c is None else {"context": self.properties.encode(c, sizes)}
+        space = Ragged.from_sizes(sizes, centered=3)
+        return self.rest(x, space, known, seed, resamples, **cond)
 
     def add(self, table: str, row: str, figures: Figures) -> None:
         self.tables[table][row].append(figures)
@@ -261,10 +290,11 @@ def ask(bench: Bench, seed: int) -> None:
         bench.add(table, f"scale {scale:g}", {**missed(*drawn, c[:, 0]), **quality(*drawn)})
 
     counts = torch.cat([bench.targets.formulas_near(wanted, 1, generator) for wanted in c])
-    for resamples in RESAMPLES[:2]:
-        drawn = bench.isomers(counts, seed, resamples)
-        row = f"by formula, resamples {resamples}"
-        bench.add(table, row, {**missed(*drawn, c[:, 0]), **quality(*drawn)})
+    for way, resamples in list(bench.ways.items())[:2]:
+        for told, wanted in (("", None), (", told", c)):
+            drawn = bench.isomers(counts, seed, resamples, wanted)
+            figures = {**missed(*drawn, c[:, 0]), **quality(*drawn)}
+            bench.add(table, f"by formula, {way}{told}", figures)
     off = np.abs(_of_formulas(test, name, bench.targets.elements, counts, rng) - c[:, 0].numpy())
     missing = {"MAE": float(np.nanmean(off)), "median": float(np.nanmedian(off))}
     bench.add(table, "real molecules of these formulas", missing)
@@ -314,15 +344,13 @@ def heard(bench: Bench, seed: int) -> None:
         bench.add("heard", f"t {t:g}", figures)
 
 
-def part(
-    bench: Bench, seed: int, table: str, known_of: Callable[..., np.ndarray], resamples: tuple
-) -> None:
+def part(bench: Bench, seed: int, table: str, known_of: Callable[..., np.ndarray]) -> None:
     """A part of test molecules kept, the rest drawn."""
     real, known = first_with(bench.test, bench.args.kept, known_of)
-    for count in resamples:
-        drawn = bench.fill(real, known, seed, count)
+    for way, resamples in bench.ways.items():
+        drawn = bench.fill(real, known, seed, resamples)
         figures = {**quality(*drawn), "the molecule %": same(drawn, real)}
-        bench.add(table, f"resamples {count}", {**figures, **kept_apart(drawn, real, known)})
+        bench.add(table, way, {**figures, **kept_apart(drawn, real, known)})
     baselines(bench, seed, table, real)
 
 
@@ -336,11 +364,11 @@ def baselines(bench: Bench, seed: int, table: str, real: Molecules) -> None:
 
 
 def scaffold(bench: Bench, seed: int) -> None:
-    part(bench, seed, "scaffold", largest_ring, RESAMPLES)
+    part(bench, seed, "scaffold", largest_ring)
 
 
 def link(bench: Bench, seed: int) -> None:
-    part(bench, seed, "link", two_ends, RESAMPLES)
+    part(bench, seed, "link", two_ends)
 
 
 def composition(bench: Bench, seed: int) -> None:
@@ -348,11 +376,11 @@ def composition(bench: Bench, seed: int) -> None:
     real = bench.test.subset(np.arange(bench.args.kept))
     known = np.zeros((len(real.z), bench.atoms.features), bool)
     known[:, 3:] = True
-    for count in RESAMPLES[:2]:
-        drawn = bench.fill(real, known, seed, count)
+    for way, resamples in list(bench.ways.items())[:2]:
+        drawn = bench.fill(real, known, seed, resamples)
         right = np.bincount(real.index[drawn[1].numpy() != real.z], minlength=len(real)) == 0
         figures = {**quality(*drawn), "the molecule %": same(drawn, real)}
-        bench.add("composition", f"resamples {count}", {**figures, "formula %": 100 * right.mean()})
+        bench.add("composition", way, {**figures, "formula %": 100 * right.mean()})
     baselines(bench, seed, "composition", real)
 
 
@@ -371,7 +399,8 @@ TABLES = {
 def growths(bench: Bench, path: Path, known_of: Callable[..., np.ndarray], rows: int = 4) -> None:
     """What is kept of the first molecules, and three draws of the rest."""
     real, known = first_with(bench.test, rows, known_of)
-    draws = [bench.fill(real, known, seed, 10) for seed in range(3)]
+    resamples = list(bench.ways.values())[-1]
+    draws = [bench.fill(real, known, seed, resamples) for seed in range(3)]
     pos, z, marked, index = [], [], [], []
     for m in range(len(real)):
         of = real.index == m
@@ -403,6 +432,8 @@ def main() -> None:
     add(
         "--of-all", action="store_true", help="tell the property relative to molecules of all sizes"
     )
+    add("--parts", action="store_true", help="learn to complete known parts, and do so")
+    add("--modulated", action="store_true", help="tell the property to every layer of the network")
     add("--folder", type=Path, default=Path("runs/molecules"))
     add("--judge", type=Path, help="a PropertyModel of the same property")
     add("--tables", nargs="*", choices=TABLES, default=list(TABLES))
