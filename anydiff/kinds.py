@@ -20,6 +20,7 @@ from torch import Tensor
 
 from anydiff import checkpoints
 from anydiff.checkpoints.loading import reading
+from anydiff.checkpoints.saving import bare
 from anydiff.checks import check_range
 from anydiff.denoisers import Completing
 from anydiff.diffusion import GaussianDiffusion
@@ -125,7 +126,7 @@ class KindModel(ABC):
     @property
     def completes(self) -> bool:
         """Whether it was trained to complete items of which a part is known, in one run."""
-        return isinstance(self.diffusion.denoiser, Completing)
+        return _completes(self.diffusion)
 
     def save(self, path: PathLike, run: Mapping[str, Any] | None = None) -> None:
         """Write the model to one file, by custom ``*.safetensors``, whole or not at all.
@@ -302,7 +303,7 @@ def draw_all(
     if strength is not None:
         strength = _first_time(diffusion, strength)
     drawn: list[Tensor] = []
-    completes = isinstance(diffusion.denoiser, Completing)
+    completes = _completes(diffusion)
 
     def see(p: Progress) -> None:
         if watch is not None and not drawn:
@@ -341,6 +342,10 @@ def draw_all(
             raise
         raise Stopped(finish(drawn), start) from stop
     return finish(drawn)
+
+
+def _completes(diffusion: GaussianDiffusion) -> bool:
+    return isinstance(bare(diffusion), Completing)
 
 
 def _guided(

@@ -309,6 +309,8 @@ def test_a_model_that_completes_draws_isomers_in_one_run(context, tmp_path):
     one.save(tmp_path / "model.safetensors")
     again = MoleculeModel.load(tmp_path / "model.safetensors")
     assert again.completes and not model().completes
+    compiled = GaussianDiffusion(torch.compile(network), Polynomial(), "eps")
+    assert replace(one, diffusion=compiled).completes
     states = []
     drawn = again.sample(5, formula="C3H6O", steps=3, batch=2, watch=states.append)
     assert formulas(drawn) == [{1: 6, 6: 3, 8: 1}] * 5
