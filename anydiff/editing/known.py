@@ -171,11 +171,9 @@ def complete(
         NotImplementedError: If the space does not define `restrict` and `diagonal`.
 
     References:
-        Equivariant 3D-conditional diffusion models for molecular linker design (Igashov et al., 2024),
-        DiffLinker: the known part clean at every time, the loss on the rest.
-        https://arxiv.org/abs/2210.05274
-        Palette: Image-to-Image Diffusion Models (Saharia et al., 2022), for images.
-        https://arxiv.org/abs/2111.05826
+        Equivariant 3D-Conditional Diffusion Models for Molecular Linker Design (Igashov et al., 2024),
+        DiffLinker. https://arxiv.org/abs/2210.05274
+        Palette: Image-to-Image Diffusion Models (Saharia et al., 2022). https://arxiv.org/abs/2111.05826
     """
     predict = model.predictor if isinstance(model, GaussianDiffusion) else model
     check_kind(Callable, "a diffusion, or a function of a space, as its predictor", model=predict)
