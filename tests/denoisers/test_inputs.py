@@ -285,6 +285,7 @@ def test_modulation_is_its_equation_in_every_layer(own):
     (x, t, space), cond = batch(net), conditions(net)
     if own:
         cond["context"] = torch.randn(11, 2)
+    cond["context"][0] = 0  # an unknown number is not 0
     net(x, t, **space, **cond)
     first = dict(seen)
     for k in range(3):
@@ -294,7 +295,14 @@ def test_modulation_is_its_equation_in_every_layer(own):
         torch.testing.assert_close(first[k, "ends"][0], expected, **EXACT)
 
     index = space["space"].index if own else torch.arange(B)
-    for name, value in (("t", t[0] / 2), ("label", 1), ("label", -1), ("context", torch.nan)):
+    changes = [
+        ("t", t[0] / 2),
+        ("label", 1),
+        ("label", -1),
+        ("context", 1.0),
+        ("context", torch.nan),
+    ]
+    for name, value in changes:
         net(x, **space, **replaced({"t": t, **cond}, name, value))
         for k in range(3):
             change = (seen[k, "γβ"][1] - first[k, "γβ"][1]).abs().amax(1)
