@@ -19,7 +19,7 @@ _KINDS = {
 }
 
 
-_USES = ("root", "size"), ("inception", "relax")  # by reading, by measuring
+_USES = ("root", "size"), ("inception", "relax", "posebusters")  # by reading, by measuring
 
 
 def evaluate(
@@ -31,6 +31,7 @@ def evaluate(
     size: int | None = None,
     inception: str | None = None,
     relax: int | None = None,
+    posebusters: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Compute metrics of a file of samples against held-out data.
@@ -46,6 +47,7 @@ def evaluate(
         inception: For images: weights of torch-fidelity's Inception v3, for FID.
         relax: For molecules: relax this many drawn and real ones with GFN2-xTB, to show how far from
             equilibrium they are.
+        posebusters: For molecules: let PoseBusters check this many drawn and real ones.
         out: File for the table, which is printed as well.
 
     Raises:
@@ -58,13 +60,16 @@ def evaluate(
     name = kind or (found[0] if found else None)
     if name is None:
         raise ValueError(f"{file}: its name does not tell what it holds; give --kind.")
-    given: dict[str, Any] = {"root": root, "size": size, "inception": inception, "relax": relax}
-    positive(relax=relax)
+    given: dict[str, Any] = {"root": root, "size": size, "inception": inception}
+    given |= {"relax": relax, "posebusters": posebusters}
+    positive(relax=relax, posebusters=posebusters)
     check_flags(name, **given)
     module = kind_of(name)
     check_packages(name, module.MEASURES)
     if relax:
         check_packages("xtb", ("tblite", "scipy", "threadpoolctl"))
+    if posebusters:
+        check_packages("posebusters", ("posebusters",))
     if out is not None:
         _check_out(out, file, against)
     place, more = ({k: given[k] for k in keys if given[k] is not None} for keys in _USES)

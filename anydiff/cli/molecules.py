@@ -10,7 +10,7 @@ import numpy as np
 
 from anydiff.data.parts import with_parts as with_known
 from anydiff.kinds import first
-from anydiff.metrics.tables import Column
+from anydiff.metrics.tables import Column, aligned
 from anydiff.molecules.batches import loader
 from anydiff.molecules.evaluate import evaluate, table, to_rdkit
 from anydiff.molecules.files import read_molecules, write_sdf, write_xyz
@@ -18,6 +18,7 @@ from anydiff.molecules.fragments import first_with, largest_ring
 from anydiff.molecules.models import MoleculeModel, compare_parts
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.pictures import animate, draw_grid
+from anydiff.molecules.plausibility import plausibility
 from anydiff.molecules.properties import with_properties
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.molecules.skeletons import molecule_parts
@@ -160,7 +161,27 @@ def measure(
     seconds: float | None = None,
     lost: int = 0,
     relax: int = 0,
+    posebusters: int = 0,
 ) -> str:
     """The table of figures, beside real molecules that were held out; those that are lost count."""
     rows = compare_parts(drawn, data, nfe=nfe, seconds=seconds, lost=lost, relaxed=relax)
-    return table(rows)
+    if not posebusters:
+        return table(rows)
+    held_out = data.subset(split(len(data)).test)
+    return f"{table(rows)}\n\n{_checked(first(held_out, posebusters), first(drawn, posebusters))}"
+
+
+def _checked(real: Molecules, drawn: Molecules) -> str:
+    """The shares that pass each check of PoseBusters; bonds that are not known are read off distances."""
+    passed = [
+        plausibility(
+            to_rdkit(some.pos, some.z, some.index) if some.bonds is None else some.to_rdkit()
+        )
+        for some in (real, drawn)
+    ]
+    lines = [[name, *(f"{100 * p[name].mean():.1f}" for p in passed)] for name in passed[0]]
+    lines += [
+        ["all of these", *(f"{100 * np.all([*p.values()], axis=0).mean():.1f}" for p in passed)]
+    ]
+    header = ["PoseBusters", f"real, held out ({len(real):,})", f"drawn ({len(drawn):,})"]
+    return aligned([header, *lines])

@@ -24,6 +24,7 @@ _KINDS = {  # of the flags that not all kinds take
     "size": ("images",),
     "inception": ("images",),
     "relax": ("molecules",),
+    "posebusters": ("molecules",),
 }
 _CONDITIONS = {"label": "labels", "target": "a property", "guidance": "a condition"}
 

@@ -169,3 +169,17 @@ def test_what_relaxation_needs_is_missed_before_anything_is_read(folder, capsys,
     with pytest.raises(SystemExit):
         call("evaluate", folder / "mine.sdf", "--against", folder / "none.sdf", "--relax", 2)
     assert 'tblite is not installed: pip install "anydiff[xtb]"' in capsys.readouterr().err
+
+
+def test_molecules_are_checked_by_posebusters_on_request(folder, capsys, monkeypatch):
+    words = ["evaluate", folder / "mine.sdf", "--against", folder / "mine.sdf", "--posebusters", 3]
+    with monkeypatch.context() as patch:
+        patch.setattr("anydiff.cli.options.find_spec", lambda name: name != "posebusters" or None)
+        with pytest.raises(SystemExit):
+            call(*words)
+    assert 'pip install "anydiff[posebusters]"' in capsys.readouterr().err
+    pytest.importorskip("posebusters", reason="these checks need the extra posebusters")
+    call(*words)
+    part = capsys.readouterr().out.split("PoseBusters")[1].splitlines()
+    assert part[0].split() == ["real,", "held", "out", "(2)", "drawn", "(3)"]
+    assert len(part) == 14 and part[-1].split() == ["all", "of", "these", "100.0", "100.0"]
