@@ -61,11 +61,13 @@ def _about(known: Any) -> dict[str, str]:
     """What a model of a kind was trained on, what it draws and what it can be asked for."""
     about = {"trained on": _short(known.data or "unknown")}
     if known.kind == "molecules":
+        from anydiff.molecules.bonded import Bonded
         from anydiff.molecules.elements import symbol
 
         sizes = known.sizes.counts.nonzero()[:, 0].tolist()
         elements = ", ".join(map(symbol, known.atoms.elements))
-        about["draws"] = f"molecules of {elements}, {sizes[0]} to {sizes[-1]} atoms"
+        bonds = " with bonds" if isinstance(known.atoms, Bonded) else ""
+        about["draws"] = f"molecules{bonds} of {elements}, {sizes[0]} to {sizes[-1]} atoms"
         asked = "none"
         if known.properties is not None and known.pairs is not None:
             values = known.pairs.values

@@ -12,6 +12,7 @@ from anydiff.data.parts import with_parts as with_known
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column, aligned
 from anydiff.molecules.batches import loader
+from anydiff.molecules.bonded import Bonded
 from anydiff.molecules.evaluate import evaluate, table, to_rdkit
 from anydiff.molecules.files import read_molecules, write_sdf, write_xyz
 from anydiff.molecules.fragments import first_with, largest_ring
@@ -42,7 +43,7 @@ def read_items(path: str) -> Molecules:
 def begin(model: MoleculeModel, data: str | None) -> Molecules:
     """Molecules to begin from: those of a file, or the test part of data."""
     if data is not None and data not in (*model.names, model.data):
-        return load_qm9(data)
+        return load_qm9(data, bonds=isinstance(model.atoms, Bonded))
     known = model.read_data(data)
     return known.subset(split(len(known)).test)
 
@@ -104,15 +105,17 @@ def write(
 ) -> None:
     """All molecules as SDF, a picture of the first 24 and of what they were begun from, and the path of
     the first one as XYZ and GIF."""
-    write_sdf(folder / DRAWN, to_rdkit(drawn.pos, drawn.z, drawn.index))
+    bonded = drawn if drawn.bonds is not None else to_rdkit(drawn.pos, drawn.z, drawn.index)
+    write_sdf(folder / DRAWN, bonded)
     shown = first(drawn, 24)
     marked = None if kept is None else kept[: len(shown.z)]
     columns = min(8, len(shown))
     look: dict[str, Any] = {"columns": columns, "marked": marked}
-    draw_grid(folder / "samples.png", shown.pos, shown.z, shown.index, **look)
+    draw_grid(folder / "samples.png", shown.pos, shown.z, shown.index, **look, **_own(shown))
     if before is not None:
         known = first(before, 24)
-        draw_grid(folder / "before.png", known.pos, known.z, known.index, **look)
+        own = _own(known) if drawn.bonds is not None else {}  # both as the model sees them
+        draw_grid(folder / "before.png", known.pos, known.z, known.index, **look, **own)
     if not frames:  # the first one diverged at once
         return
     write_xyz(folder / "path.xyz", [(f.pos, f.z) for f in frames])
@@ -130,7 +133,14 @@ def draw_runs(path: Path, runs: Mapping[str, Molecules]) -> None:
     num = min(map(len, runs.values()))
     shown = Molecules.concatenate([first(drawn, num) for drawn in runs.values()])
     look: dict[str, Any] = {"columns": num, "size": 200, "rows": list(runs)}
-    draw_grid(path, shown.pos, shown.z, shown.index, **look)
+    draw_grid(path, shown.pos, shown.z, shown.index, **look, **_own(shown))
+
+
+def _own(molecules: Molecules) -> dict[str, Any]:
+    """The bonds of molecules that have some, for pictures of them."""
+    if molecules.bonds is None:
+        return {}
+    return {name: getattr(molecules, name) for name in ("bonds", "orders", "charges")}
 
 
 FIGURES = [

@@ -30,6 +30,7 @@ def molecules(
     hidden: int = 128,
     layers: int = 6,
     property: str | None = None,
+    bonds: bool = False,
     parts: bool = False,
     out: Path = Path("runs/molecules"),
     **run: Any,
@@ -46,6 +47,8 @@ def molecules(
         hidden: Width of the network.
         layers: Depth of the network.
         property: Property to condition on, alpha for instance.
+        bonds: Draw the bonds of molecules too, with their orders, instead of reading them off distances.
+            The data need bonds, as an .sdf file has them, or SMILES.
         parts: Learn to complete known parts too, fragments and compositions for instance, which
             `anydiff inpaint` then needs no repetitions for.
         out: Folder for all files. A number is appended if it holds a model already.
@@ -66,6 +69,7 @@ def molecules(
     from anydiff.denoisers import Completing, PairNet
     from anydiff.losses import Power
     from anydiff.molecules.atoms import Atoms
+    from anydiff.molecules.bonded import Bonded
     from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
     from anydiff.molecules.properties import Properties, PropertyDistribution
     from anydiff.molecules.qm9 import load_qm9, split
@@ -75,20 +79,25 @@ def molecules(
     asked = Run(out=out, **run)
     positive(hidden=hidden, layers=layers)
     folder = run_folder(asked)
-    known = load_qm9(data, root, skip=skip_faulty)
+    known = load_qm9(data, root, skip=skip_faulty, bonds=bonds)
     warn_without_hydrogens(known)
-    atoms = Atoms(known.elements, charge_scale=None)
+    plain = Atoms(known.elements, charge_scale=None)
     shares = split(len(known))
     if not min(map(len, shares)):
         raise ValueError(f"{data} holds {len(known)} molecules; give at least 10.")
     learn = known.subset(shares.train)
+    atoms = Bonded.fit(plain, learn) if bonds else plain
+    atoms.check(known)
     properties = pairs = None
     if property:
         properties = Properties.from_molecules(learn, property, by_size=True)
         pairs = PropertyDistribution.from_molecules(learn, property)
     seed_everything(asked.seed, verbose=False)
-    columns = (2 if parts else 1) * atoms.features  # beside each number stands whether it is known
-    network: Any = PairNet(columns - 3, hidden, layers=layers, context=int(bool(property)))
+    twice = 2 if parts else 1  # beside each number stands whether it is known
+    network: Any = PairNet(
+        twice * atoms.features - 3, hidden, layers=layers, context=int(bool(property)),
+        pairs=2 * twice if bonds else 0,
+    )  # fmt: skip
     # more times at little noise, where bond lengths are settled; a property is heard before, at much
     diffusion = GaussianDiffusion(
         Completing(network) if parts else network, Polynomial(), "eps",
@@ -103,6 +112,7 @@ def molecules(
         asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
         settings
         | ({"property": property} if property else {})
+        | ({"bonds": True} if bonds else {})
         | ({"parts": True} if parts else {})
         | ({"skip_faulty": True} if skip_faulty else {}),
         {"warmup": 200, "optimizer": Muon},

@@ -198,6 +198,21 @@ class Atoms:
         """
         return known
 
+    def of_elements(self, z: Tensor, rows: Ragged) -> tuple[Tensor, Tensor]:
+        """A state of which the elements are known and nothing else, and the mask that says so.
+
+        Arguments:
+            z: (N,), atomic numbers.
+            rows: The space of the atoms.
+
+        Raises:
+            MoleculeError: As :meth:`encode`.
+        """
+        x = self.encode(torch.zeros(len(z), 3, device=z.device), z)
+        known = torch.zeros_like(x, dtype=torch.bool)
+        known[:, 3:] = True
+        return x, known
+
     def apart(self, x: Tensor, rows: Ragged) -> list[Tensor]:
         """The state of each molecule by itself.
 

@@ -31,8 +31,8 @@ from anydiff.molecules.fields import AROMATIC
 from anydiff.molecules.molecules import Molecules
 
 __all__ = [
-    "VALENCES", "BondReport", "agreement", "evaluate_bonds", "lengths_distance", "stable_bonds",
-    "strict_bonds",
+    "VALENCES", "BondReport", "agreement", "evaluate_bonds", "lengths_distance", "stable_atoms",
+    "stable_bonds", "strict_bonds",
 ]  # fmt: skip
 
 VALENCES: dict[tuple[int, int], tuple[int, ...]] = {
@@ -72,13 +72,26 @@ def stable_bonds(molecules: Molecules) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         MoleculeError: The bonds are not known.
     """
-    bonds, orders = _bonds(molecules)
-    z = molecules.z.astype(np.int64)
-    charges = np.zeros(len(z), np.int64) if molecules.charges is None else molecules.charges
-    total = sums_of_orders(bonds, orders.astype(np.int64), len(z))
-    atoms = _KNOWN[z, charges.astype(np.int64) + _CHARGE, np.minimum(total, _MOST)]
-    atoms[bonds[orders == AROMATIC].ravel()] = False
+    atoms = stable_atoms(molecules.z, *_bonds(molecules), molecules.charges)
     return atoms, np.logical_and.reduceat(atoms, molecules.offsets[:-1])
+
+
+def stable_atoms(
+    z: np.ndarray, bonds: np.ndarray, orders: np.ndarray, charges: np.ndarray | None = None
+) -> np.ndarray:
+    """Which atoms are stable by given bonds and charges, (N,).
+
+    Arguments:
+        z: (N,), atomic numbers.
+        bonds: (E, 2), the rows of the two atoms of each bond.
+        orders: (E,), its order.
+        charges: (N,), formal charges from -15 to 15, or None where they are 0.
+    """
+    given = np.zeros(len(z), np.int64) if charges is None else charges.astype(np.int64)
+    total = sums_of_orders(bonds, orders.astype(np.int64), len(z))
+    atoms: np.ndarray = _KNOWN[z.astype(np.int64), given + _CHARGE, np.minimum(total, _MOST)]
+    atoms[bonds[orders == AROMATIC].ravel()] = False
+    return atoms
 
 
 def strict_bonds(molecules: Molecules) -> list[str | None]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anydiff.checks import frozen, read
+from anydiff.checks import check_shape, frozen, read
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.fields import AROMATIC
@@ -95,6 +95,11 @@ class Bonded:
             return cls(atoms)
         charged = np.logical_or.reduceat(molecules.charges != 0, molecules.offsets[:-1])
         return cls(atoms, formal_scale=0.25 if charged.mean() >= _OFTEN else None)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Those of the atoms."""
+        return self.atoms.elements
 
     @property
     def features(self) -> int:
@@ -284,10 +289,35 @@ class Bonded:
         Arguments:
             known: (N,) booleans.
             rows: The space of the atoms.
+
+        Raises:
+            ValueError: `known` is something else.
         """
+        N = len(rows.index)
+        check_shape((N,), "give True where an atom is kept", torch.bool, known=known)
         i, j = rows.pairs
         both = (known[i] & known[j])[:, None].expand(-1, 2)
         return torch.cat([known[:, None].expand(-1, self.features).flatten(), both.flatten()])
+
+    def of_elements(self, z: Tensor, rows: Ragged) -> tuple[Tensor, Tensor]:
+        """A state of which the elements are known and nothing else, and the mask that says so.
+
+        Arguments:
+            z: (N,), atomic numbers.
+            rows: The space of the atoms.
+
+        Raises:
+            MoleculeError: As :meth:`encode`.
+        """
+        atoms, told = self.atoms.of_elements(z, rows)
+        more = atoms.new_zeros(len(z), self.features - self.atoms.features)
+        bonds = atoms.new_zeros(rows.pairs.shape[1], 2)
+        parts = (atoms, more), (told, more.bool())
+        x, known = (torch.cat(part, dim=1) for part in parts)
+        return (
+            torch.cat([x.flatten(), bonds.flatten()]),
+            torch.cat([known.flatten(), bonds.bool().flatten()]),
+        )
 
     def apart(self, x: Tensor, rows: Ragged) -> list[Tensor]:
         """The state of each molecule by itself.

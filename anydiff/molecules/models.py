@@ -22,6 +22,7 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.bond_metrics import evaluate_bonds, strict_bonds
+from anydiff.molecules.bonded import Bonded
 from anydiff.molecules.compositions import counts_of
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
@@ -34,6 +35,8 @@ from anydiff.spaces import Ragged
 __all__ = ["MoleculeModel", "compare_parts", "warn_without_hydrogens"]
 
 Watch = Callable[[Molecules], None]
+Start = Callable[[slice, slice, Ragged], tuple[Tensor, Tensor | None]]
+"""A batch's molecules and atoms, and the space of these -> a state, and what of it is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class MoleculeModel(KindModel):
 
     Arguments:
         diffusion: The model. Of one that knows properties the condition is `context`.
-        atoms: How atoms become rows.
+        atoms: How atoms become rows, and bonds with them if they are drawn.
         sizes: How many atoms molecules have.
         properties: Which properties it knows, and their units; None of a model that knows none.
         pairs: Sizes, formulas and properties as they occur together, where there are properties.
@@ -50,7 +53,7 @@ class MoleculeModel(KindModel):
         root: As :func:`~anydiff.molecules.qm9.load_qm9` takes it; not kept in a file.
     """
 
-    atoms: Atoms
+    atoms: Atoms | Bonded
     sizes: SizeDistribution
     properties: Properties | None = None
     pairs: PropertyDistribution | None = None
@@ -66,8 +69,12 @@ class MoleculeModel(KindModel):
         return self.properties is not None
 
     def extra(self) -> dict[str, Any]:
-        extra: dict[str, Any] = {"atoms": self.atoms.config, "sizes": self.sizes.counts}
-        extra |= {"data": self.data}
+        extra: dict[str, Any] = {"sizes": self.sizes.counts, "data": self.data}
+        config = self.atoms.config
+        if isinstance(self.atoms, Bonded):  # files of atoms alone are as they were
+            extra |= {"atoms": config.pop("atoms"), "bonds": config}
+        else:
+            extra |= {"atoms": config}
         if self.properties is not None and self.pairs is not None:
             extra |= {"properties": self.properties.config}
             extra |= {"values": self.pairs.values, "of_size": self.pairs.sizes}
@@ -78,8 +85,11 @@ class MoleculeModel(KindModel):
     @classmethod
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> MoleculeModel:
         properties, pairs = None, None
-        atoms = Atoms.from_config(extra["atoms"])
+        atoms: Atoms | Bonded = Atoms.from_config(extra["atoms"])
         check_fields(atoms)
+        if "bonds" in extra:
+            atoms = Bonded.from_config(extra["bonds"] | {"atoms": extra["atoms"]})
+            check_fields(atoms)
         if "properties" in extra:
             properties = Properties.from_config(extra["properties"])
             check_fields(properties)
@@ -90,7 +100,7 @@ class MoleculeModel(KindModel):
         sizes = SizeDistribution(extra["sizes"])
         check(extra.get("data"), str | None, "data")
         made = cls(diffusion, atoms, sizes, properties, pairs, extra.get("data"))
-        made.fits(features=atoms.features - 3)
+        made.fits(features=atoms.features - 3, pairs=2 if isinstance(atoms, Bonded) else 0)
         if properties is not None:
             made.fits(context=len(properties.names))
         return made
@@ -105,9 +115,11 @@ class MoleculeModel(KindModel):
         Raises:
             ValueError: If the model has no name of such data, or they are not there.
         """
-        if data is not None:
+        if data is not None and data not in self.names:
             return load_qm9(data)
-        return load_qm9(named(self.data, self.names), self.root)
+        root = None if data is not None else self.root
+        name = named(self.data, self.names) if data is None else data
+        return load_qm9(name, root, bonds=isinstance(self.atoms, Bonded))
 
     def sample(
         self,
@@ -204,10 +216,11 @@ class MoleculeModel(KindModel):
             .repeat(len(counts))
             .repeat_interleave(counts.flatten())
         )
-        x = self.atoms.encode(torch.zeros(len(z), 3), z)
-        known = torch.zeros(x.shape, dtype=torch.bool)
-        known[:, 3:] = True
-        return self._draw(sizes, cond, x=x, known=known, watch=watch, how=how)
+
+        def start(some: slice, atoms: slice, rows: Ragged) -> tuple[Tensor, Tensor]:
+            return self.atoms.of_elements(z[atoms].to(rows.index.device), rows)
+
+        return self._draw(sizes, cond, start=start, watch=watch, how=how)
 
     def inpaint(
         self,
@@ -264,6 +277,7 @@ class MoleculeModel(KindModel):
         target: float | None,
         watch: Watch | None,
         how: How,
+        known: Tensor | None = None,
         **options: Any,
     ) -> Molecules:
         self._check_target(target, how)
@@ -279,9 +293,14 @@ class MoleculeModel(KindModel):
                 values = torch.from_numpy(molecules.property(name)).float()
             cond["context"] = self.properties.encode(values.reshape(-1, 1), sizes)
         self.atoms.check(molecules)
-        x = self.atoms.encode(torch.from_numpy(molecules.pos), torch.from_numpy(molecules.z))
-        x = Ragged.from_sizes(sizes, centered=3).project(x)
-        return self._draw(sizes, cond, x=x, every=True, watch=watch, how=how, **options)
+
+        def start(some: slice, atoms: slice, rows: Ragged) -> tuple[Tensor, Tensor | None]:
+            x = self.atoms.state(molecules.subset(range(some.start, some.stop)), rows)
+            if known is None:
+                return x, None
+            return x, self.atoms.mask(known[atoms].to(rows.index.device), rows)
+
+        return self._draw(sizes, cond, start=start, every=True, watch=watch, how=how, **options)
 
     def _check_target(self, target: float | None, how: How) -> None:
         self.check(how, "property", target=target)
@@ -295,53 +314,56 @@ class MoleculeModel(KindModel):
         sizes: Tensor,
         cond: Mapping[str, Tensor],
         *,
-        x: Tensor | None = None,
-        known: Tensor | None = None,
+        start: Start | None = None,
         every: bool = False,
         watch: Watch | None,
         how: How,
         **options: Any,
     ) -> Molecules:
-        device = self.device
+        """Molecules of these sizes, begun from noise or from what `start` makes of a batch."""
+        device, skip = self.device, how.get("skip", 0)
         ends = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).tolist()
-        skip = how.get("skip", 0)
+        spaces: list[Ragged] = []  # of the atoms of each batch
 
         def make(some: slice) -> Batch:
-            space = Ragged.from_sizes(sizes[some], centered=3, device=device)
-            rows = slice(ends[some.start], ends[some.stop])
-            return Batch(
-                (len(space.index), self.atoms.features), space,
-                {name: value[some].to(device) for name, value in cond.items()},
-                *(None if value is None else value[rows].to(device) for value in (x, known)),
-            )  # fmt: skip
+            spaces.append(Ragged.from_sizes(sizes[some], centered=3))
+            rows = spaces[-1].to(device)
+            atoms = slice(ends[some.start], ends[some.stop])
+            x, known = start(some, atoms, rows) if start is not None else (None, None)
+            given = {name: value[some].to(device) for name, value in cond.items()}
+            return Batch(self.atoms.shape(rows), self.atoms.space(rows), given, x, known)
 
         def finish(drawn: list[Tensor]) -> Molecules:
-            rows = torch.cat(drawn)
-            done = ends.index(ends[skip] + len(rows)) - skip
-            items = list(torch.split(rows, sizes[skip : skip + done].tolist()))
+            items = [
+                item
+                for x, rows in zip(
+                    drawn, spaces, strict=False
+                )  # the last batch may have been stopped
+                for item in self.atoms.apart(x, rows)
+            ]
+            done = sizes[skip : skip + len(items)]
             # atoms that fell together are as lost, and cannot be written
-            items = [item if _distinct(item) else item * torch.nan for item in items]
+            items = [
+                item if self._distinct(item, n) else item * torch.nan
+                for item, n in zip(items, done.tolist(), strict=True)
+            ]
             sound = finite(items, "molecules", all_of_them=every)
-            return self._decode(torch.cat([i for i, s in zip(items, sound, strict=True) if s]),
-                                sizes[skip : skip + done][sound])  # fmt: skip
+            kept = [item for item, good in zip(items, sound, strict=True) if good]
+            return self.atoms.molecules(kept, done[sound])
 
         def see(state: Tensor) -> None:
-            first = sizes[skip : skip + 1]
-            rows = state[: int(first)]
-            if watch is not None and rows.isfinite().all() and _distinct(rows):
-                watch(self._decode(rows, first))
+            if watch is None:
+                return
+            item, size = self.atoms.apart(state, spaces[0])[0], sizes[skip : skip + 1]
+            if item.isfinite().all() and self._distinct(item, int(size)):
+                watch(self.atoms.molecules([item], size))
 
         return draw_all(self.diffusion, len(sizes), make, finish, watch=see, **how, **options)
 
-    def _decode(self, rows: Tensor, sizes: Tensor) -> Molecules:
-        pos, z = self.atoms.decode(rows)
-        offsets = np.concatenate([[0], sizes.cumsum(0).numpy()])
-        return Molecules(z.numpy(), pos.numpy(), offsets, name="drawn")
-
-
-def _distinct(rows: Tensor) -> bool:
-    """Whether all atoms of a molecule are at different points, with the four decimals of an SDF."""
-    return len(torch.unique((rows[:, :3].double() * 1e4).round(), dim=0)) == len(rows)
+    def _distinct(self, item: Tensor, size: int) -> bool:
+        """Whether all atoms of a molecule are at different points, with the four decimals of an SDF."""
+        pos = self.atoms.rows(item, size)[:, :3]
+        return len(torch.unique((pos.double() * 1e4).round(), dim=0)) == size
 
 
 def compare_parts(

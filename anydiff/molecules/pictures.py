@@ -2,9 +2,10 @@ r"""Pictures of molecules: grids of balls and sticks, and animations of one mole
 
 A small ray caster: atoms are spheres and bonds cylinders, seen along the z axis from infinity; each pixel
 shows the nearest surface. Molecules are rotated so that their principal axes are those of the picture,
-the longest horizontal, and all molecules of a grid have one scale. Bonds are those of
-:mod:`anydiff.molecules.bonds`; a green dot marks a stable molecule. Atoms can be highlighted, for
-instance those that were given while the others were generated.
+the longest horizontal, and all molecules of a grid have one scale. Bonds are those that are given, in
+two or three lines if they are double or triple, or else those of :mod:`anydiff.molecules.bonds`; a green
+dot marks a molecule that is stable by them. Atoms can be highlighted, for instance those that were given
+while the others were generated.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 
 from anydiff.drawing import beside, pillow, text_width, tiled, write_gif, write_image
 from anydiff.files import PathLike
-from anydiff.molecules.bonds import Array, as_array, bond_orders, stable
+from anydiff.molecules.bond_metrics import stable_atoms
+from anydiff.molecules.bonds import Array, as_array, as_charges, bond_orders, stable
 from anydiff.molecules.compositions import formula_parts
+from anydiff.molecules.fields import AROMATIC
 
 __all__ = ["animate", "draw_grid", "principal_axes"]
 
@@ -157,24 +160,30 @@ class _Canvas:
 
 def _render(
     pos: np.ndarray, z: np.ndarray, width: int, height: int, scale: float,
-    marked: np.ndarray | None = None,
+    marked: np.ndarray | None = None, given: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """A picture (height, width, 3) of one molecule in its orientation."""
+    """A picture (height, width, 3) of one molecule in its orientation, with given bonds and orders."""
     canvas = _Canvas(width, height, scale)
     fine = np.isfinite(pos).all(1)  # a sample may have diverged
     pos, z = pos[fine], z[fine]
+    if given is not None:
+        pairs, orders = given
+        seen = fine[pairs].all(1)
+        pairs, orders = (fine.cumsum() - 1)[pairs[seen]], orders[seen]
+    else:
+        pairs, orders = bond_orders(pos, z, np.zeros(len(z), np.int64))
     marked = np.zeros(len(z), bool) if marked is None else marked[fine]
     colors = [_COLORS.get(int(n), _OTHER_COLOR) for n in z]
     radii = [_radius(int(n)) for n in z]
     for center, radius, color in zip(pos, radii, colors, strict=True):
         canvas.sphere(center, radius, color)
-    pairs, orders = bond_orders(pos, z, np.zeros(len(z), np.int64))
     alone = np.repeat(np.flatnonzero(marked)[:, None], 2, axis=1)
     for i, j in [*alone.tolist(), *pairs[marked[pairs].all(1)].tolist()]:
         canvas.mark(pos[i], pos[j])
     if len(pairs) > 4 * len(z):  # fallen together: thousands of sticks, which the balls would hide
         pairs, orders = pairs[:0], orders[:0]
     for (i, j), order in zip(pairs.tolist(), orders.tolist(), strict=True):
+        order = 2 if order == AROMATIC else order
         radius, offset = _STICK[order]
         side = _side(pos, pairs, i, j) * offset
         length = np.linalg.norm(pos[j] - pos[i])
@@ -234,6 +243,9 @@ def draw_grid(
     size: int = 400,
     marked: Array | None = None,
     rows: Sequence[str] = (),
+    bonds: Array | None = None,
+    orders: Array | None = None,
+    charges: Array | None = None,
 ) -> None:
     """A grid of molecules as a PNG of 200 dots per inch.
 
@@ -248,10 +260,13 @@ def draw_grid(
         marked: (N,) of booleans, atoms to highlight. A molecule with two or more of them is rotated to
             their principal axes, so that molecules with equal highlighted parts look alike.
         rows: Words to the left of the rows, or of the first ones.
+        bonds: (E, 2), the rows of the two atoms of each bond; by default they follow from distances.
+        orders: (E,), their orders: 1, 2, 3, or 4 if aromatic.
+        charges: (N,), formal charges, which with `bonds` determine what is stable.
 
     Raises:
         ImportError: Pillow is not installed; or RDKit, which other elements than H, C, N, O and F need.
-        ValueError: There are no molecules, or captions or `marked` do not fit them.
+        ValueError: There are no molecules, or captions, `marked`, bonds, orders or charges do not fit.
     """
     Image = pillow()[0]
     pos, z, index = as_array(pos).astype(np.float64), as_array(z), as_array(index)
@@ -273,12 +288,23 @@ def draw_grid(
     half = np.max([np.nan_to_num(np.abs(p)).max(0) for p in turned], axis=0) + 0.5
     half = np.minimum(half, 12.0)  # or one molecule in pieces makes all others tiny
     scale = _SMOOTH * min(0.48 * size / half[0], 0.41 * size * 0.84 / half[1])  # room for captions
-    sound = stable(pos, z, index)[1]
+    if bonds is None:
+        pairs, kinds = None, None
+        sound = stable(pos, z, index)[1]
+    else:
+        pairs, kinds, atoms = _given(z, bonds, orders, charges)
+        atoms &= np.isfinite(pos).all(1)
+        sound = np.array([atoms[rows_of].all() for rows_of in molecules])
 
     tiles = []
     for k, (rows_of, p) in enumerate(zip(molecules, turned, strict=True)):
         p = p + np.array([0, 0.06 * size * _SMOOTH / scale, 0])  # above the caption
-        drawn = _render(p, z[rows_of], size * _SMOOTH, height * _SMOOTH, scale, marked[rows_of])
+        own = None
+        if pairs is not None and kinds is not None:
+            inside = rows_of[pairs].all(1)
+            own = (rows_of.cumsum() - 1)[pairs[inside]], kinds[inside]
+        wide, high = size * _SMOOTH, height * _SMOOTH
+        drawn = _render(p, z[rows_of], wide, high, scale, marked[rows_of], own)
         picture = Image.fromarray(drawn)
         parts = formula_parts(z[rows_of]) if captions is None else [(captions[k], "")]
         _caption(picture, parts, bool(sound[k]))
@@ -291,6 +317,23 @@ def draw_grid(
             sheet, rows, heights, margin=margin, left=_ROOM, ink=(70, 74, 82), ground=255
         )
     write_image(path, sheet, dpi=200)
+
+
+def _given(
+    z: np.ndarray, bonds: Array, orders: Array | None, charges: Array | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bonds and orders, checked, and which atoms are stable by them."""
+    pairs = as_array(bonds).reshape(-1, 2)
+    kinds = as_array([] if orders is None else orders)
+    fits = len(kinds) == len(pairs) and ((kinds >= 1) & (kinds <= AROMATIC)).all()
+    if not fits or (len(pairs) and (pairs.min() < 0 or pairs.max() >= len(z))):
+        raise ValueError(
+            f"bonds are {pairs.shape} and orders {kinds.shape} for {len(z)} atoms; give (E, 2) rows, and "
+            "(E,) of 1 to 4."
+        )
+    pairs, kinds = pairs.astype(np.int64), kinds.astype(np.int64)
+    given = None if charges is None else as_charges(charges, z)
+    return pairs, kinds, stable_atoms(z, pairs, kinds, given)
 
 
 def _turned(pos: np.ndarray, box: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from anydiff.cli import train
 from anydiff.cli.main import main
 from anydiff.molecules import Molecules
 from anydiff.molecules.evaluate import to_rdkit
-from anydiff.molecules.files import read_molecules, write_npz, write_sdf
+from anydiff.molecules.files import read_molecules, write_npz, write_sdf, write_xyz
 from tests.helpers.molecules import embedded, embedded_rdkit, rows
 
 MINE = [
@@ -62,6 +62,35 @@ def test_everything_works_with_them(how, folder, tmp_path, capsys):
     for written in ("samples.sdf", "path.xyz"):
         call("evaluate", tmp_path / written, "--against", folder / "mine.sdf")
         assert "drawn" in capsys.readouterr().out
+
+
+def test_bonds_are_drawn_on_request(tmp_path, capsys):
+    texts = ["C[NH3+]", "C[N+](=O)[O-]", "C1CCSC1", "c1ccoc1", "CC(=O)[O-]", "CC#N"] * 2
+    write_sdf(tmp_path / "mine.sdf", [embedded_rdkit(text) for text in texts])
+    some = ["--epochs", 2, "--hidden", 8, "--layers", 1, "--accelerator", "cpu"]
+    call("train", "molecules", "--data", tmp_path / "mine.sdf", "--bonds", *some, "--out", tmp_path)
+    model, data = tmp_path / "model.safetensors", ["--data", tmp_path / "mine.sdf"]
+    capsys.readouterr()
+    call("info", model)
+    assert "molecules with bonds of H, C, N, O, S" in capsys.readouterr().out
+    short = ["--steps", 3, "--num", 5, "--accelerator", "cpu"]
+    write_sdf(tmp_path / "rings.sdf", [embedded_rdkit("C1CCSC1")] * 2)
+    rings = ["--data", tmp_path / "rings.sdf", "--resamples", 1]
+    for command in ("sample", "inpaint", "edit"):
+        begin = rings if command == "inpaint" else data
+        call(command, model, *begin, *short, "--out", tmp_path / command)
+        text = (tmp_path / command / "table.txt").read_text()
+        header, _, real, drawn = text.split("\n\n")[1].splitlines()
+        assert header.startswith("own bonds") and drawn.startswith("drawn ")
+        assert real.split()[4:7] == ["100.0", "100.0", "100.0"]  # atoms, molecules stable; strict
+        made = read_molecules(tmp_path / command / "samples.sdf")
+        assert made.bonds is not None and made.charges is not None
+    call("evaluate", tmp_path / "edit/samples.sdf", "--against", tmp_path / "mine.sdf")
+    assert "own bonds" in capsys.readouterr().out
+    write_xyz(tmp_path / "bare.xyz", read_molecules(tmp_path / "mine.sdf"))
+    with pytest.raises(SystemExit):
+        call("train", "molecules", "--data", tmp_path / "bare.xyz", "--bonds", *some)
+    assert "bare.xyz has no SMILES; give molecules with them, or bonds" in capsys.readouterr().err
 
 
 def test_an_element_that_the_model_has_not_is_named(folder, tmp_path, capsys):

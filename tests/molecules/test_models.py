@@ -11,7 +11,7 @@ import anydiff
 from anydiff import DDIM, GaussianDiffusion, Polynomial, Ragged
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import Completing, PairNet
-from anydiff.molecules import Atoms, load_qm9
+from anydiff.molecules import Atoms, Bonded, load_qm9
 from anydiff.molecules.fragments import first_with, largest_ring
 from anydiff.molecules.models import MoleculeModel, compare_parts
 from anydiff.molecules.properties import Properties, PropertyDistribution
@@ -94,6 +94,68 @@ def test_rings_are_kept():
         np.testing.assert_allclose(ours, theirs, atol=1e-4)  # positions are float32, of 10 Å
 
 
+# with bonds --------------------
+
+
+def bonded(**more):
+    torch.manual_seed(0)
+    atoms = Bonded(Atoms(charge_scale=None), **more)
+    network = PairNet(atoms.features - 3, 16, layers=1, pairs=2)
+    with torch.no_grad():  # the last layers are zero at first
+        for p in network.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    diffusion = GaussianDiffusion(network, Polynomial(), "eps").eval()
+    return MoleculeModel(diffusion, atoms, SizeDistribution.from_sizes(TEST.sizes), data="5k")
+
+
+@pytest.mark.parametrize("formal_scale", [None, 0.25])
+def test_a_model_with_bonds_comes_back_and_draws_them(tmp_path, formal_scale):
+    one = bonded(formal_scale=formal_scale)
+    one.save(tmp_path / "model.safetensors")
+    again = MoleculeModel.load(tmp_path / "model.safetensors")
+    assert again.atoms == one.atoms and again.read_data().bonds is not None
+    states = []
+    drawn = one.sample(5, steps=3, batch=2, watch=states.append)
+    other = again.sample(5, steps=3, batch=3)  # an item's sample does not depend on its batch
+    np.testing.assert_allclose(drawn.pos, other.pos, atol=1e-4)
+    assert np.array_equal(drawn.bonds, other.bonds) and np.array_equal(drawn.orders, other.orders)
+    assert len(drawn.bonds) and (drawn.charges is None) == (formal_scale is None)
+    assert len(states) == 3 and states[-1].bonds.tolist() == drawn.subset([0]).bonds.tolist()
+    rest = one.sample(5, steps=3, batch=2, skip=3)
+    assert np.array_equal(rest.bonds, drawn.subset([3, 4]).bonds)
+
+
+def test_a_network_without_bonds_is_no_model_with_them(tmp_path):
+    one = bonded()
+    replace(one, atoms=one.atoms.atoms).save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="the network has pairs=2, and the data take 0"):
+        MoleculeModel.load(tmp_path / "model.safetensors")
+
+
+def test_known_atoms_keep_their_bonds():
+    before, kept = first_with(TEST, 5, largest_ring)
+    drawn = bonded().inpaint(before, kept, resamples=2, steps=2, batch=2)
+    inside = [m.bonds[kept[m.bonds].all(1)] for m in (before, drawn)]
+    orders = [m.orders[kept[m.bonds].all(1)] for m in (before, drawn)]
+    assert np.array_equal(*inside) and np.array_equal(*orders) and len(inside[0]) >= 25
+    assert np.array_equal(drawn.z[kept], before.z[kept])
+    assert not np.array_equal(before.bonds, drawn.bonds)  # those of the others are new
+    with pytest.raises(ValueError, match=r"known is .* give True where an atom is kept"):
+        bonded().inpaint(before, kept[:, None], steps=2)
+
+
+def test_edits_and_formulas_of_a_model_with_bonds():
+    before = TEST.subset(range(5))
+    drawn = bonded().edit(before, 0.02, steps=2)
+    assert np.array_equal(drawn.bonds, before.bonds) and np.array_equal(drawn.orders, before.orders)
+    assert np.array_equal(drawn.z, before.z)
+    isomers = bonded(formal_scale=0.25).sample(3, formula="C3H8O", steps=2)
+    assert sorted(isomers.z[:12].tolist()) == [1] * 8 + [6] * 3 + [8]
+    assert isomers.bonds is not None and isomers.charges is not None
+    with pytest.raises(ValueError, match="has no bonds; give molecules with them"):
+        bonded().edit(replace(before, bonds=None, orders=None), 0.02)
+
+
 def test_edits_are_near():
     before = TEST.subset(range(5))
     drawn = model().edit(before, 0.02, steps=2)
@@ -107,7 +169,9 @@ def told(model, monkeypatch, call):
     asked = {}
 
     def remember(self, sizes, cond, **options):
-        asked.update(sizes=sizes, cond=cond, x=options.get("x"))
+        start, rows = options.get("start"), Ragged.from_sizes(sizes, centered=3)
+        every = slice(0, len(sizes)), slice(0, int(sizes.sum()))
+        asked.update(sizes=sizes, cond=cond, x=None if start is None else start(*every, rows)[0])
 
     with monkeypatch.context() as patch:
         patch.setattr(MoleculeModel, "_draw", remember)
@@ -174,7 +238,8 @@ def test_molecules_that_diverge_are_left_out_and_the_others_kept(monkeypatch):
     def spoil(diffusion, num, make, finish, *, watch, **how):
         rows = torch.cat([torch.randn(n, 8) for n in (4, 5, 6)])
         rows[0], rows[5, :3] = torch.nan, rows[4, :3] + 1e-6  # the second has fallen together
-        watch(rows[:9])
+        make(slice(0, num))
+        watch(rows)
         watch(torch.randn(15, 8))
         return finish([rows])
 

@@ -1,6 +1,7 @@
-"""Pictures of molecules: words beside the rows of a grid."""
+"""Pictures of molecules: words beside the rows of a grid, and bonds that are given."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from anydiff.molecules import load_qm9, pictures
@@ -36,3 +37,38 @@ def test_words_stand_before_their_rows(tmp_path):
     words = pixels(said)[:, :room].min(2) < 160
     first, second = words[:84], words[84:]
     assert first[30:54].sum() == first.sum() > 20 and second[30:54].sum() == second.sum() > 20
+
+
+GREEN = (38, 166, 91)
+
+
+def test_bonds_that_are_given_are_drawn_and_judged(tmp_path):
+    some = load_qm9().subset([10, 13])
+    path, look = tmp_path / "a.png", {"columns": 2, "size": 120}
+
+    def drawn(**more):
+        draw_grid(path, some.pos, some.z, some.index, **look, **more)
+        found = pixels(path)
+        dots = (found == GREEN).all(2)
+        return found, dots[:, :120].any(), dots[:, 120:].any()
+
+    by_distance = drawn()
+    own = drawn(bonds=some.bonds, orders=some.orders, charges=some.charges)
+    assert np.array_equal(own[0], by_distance[0]) and own[1:] == (True, True)
+    orders = some.orders.copy()
+    orders[np.flatnonzero((some.z[some.bonds] == 6).all(1) & (orders == 1))[0]] = 3
+    wrong = drawn(bonds=some.bonds, orders=orders)
+    changed = (wrong[0] != own[0]).any(2)
+    assert wrong[1:] == (False, True) and changed[:90, :120].any() and not changed[:90, 120:].any()
+    none = drawn(bonds=np.zeros((0, 2), int), orders=[])
+    assert none[1:] == (False, False)
+
+    lost = some.pos.copy()
+    lost[some.bonds[0, 0]] = np.nan  # its bonds are not drawn, and it is not stable
+    draw_grid(path, lost, some.z, some.index, bonds=some.bonds, orders=some.orders, **look)
+    assert not (pixels(path)[:, :120] == GREEN).all(2).any()
+    for bonds, orders in (([[0, 99]], [1]), ([[0, 1]], [5]), ([[0, 1]], None), ([[-1, 1]], [1])):
+        with pytest.raises(
+            ValueError, match=r"bonds are \(1, 2\) and orders .* give \(E, 2\) rows"
+        ):
+            draw_grid(path, some.pos, some.z, some.index, bonds=bonds, orders=orders)
