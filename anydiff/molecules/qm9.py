@@ -107,7 +107,7 @@ def load_qm9(
         bonds: Give bonds as well: those of the file, or else those of its SMILES, see
             :func:`~anydiff.molecules.matching.bonds_from_smiles`. Molecules whose positions do not agree
             with their SMILES are left out, with one warning: two of "full", for which this takes a minute
-            or two, once.
+            or two, once. :func:`split` of the others is another permutation than EDM's.
         cache: The folder for the parsed arrays; by default `anydiff` in `$XDG_CACHE_HOME` or in
             `~/.cache`.
         progress: Whether to show a progress bar while parsing.
@@ -146,10 +146,12 @@ def load_qm9(
 
     if not bonds:
         return _cached(kept / f"qm9pack-{version}.npz", parsed, _complete)
-    return _cached(
-        kept / f"qm9pack-{version}-bonds.npz",
-        lambda: _bonded(load_qm9("full", cache=cache, progress=progress), progress),
-    )
+
+    def bonded() -> Molecules:
+        plain = load_qm9("full", cache=cache, progress=progress)
+        return bonds_from_smiles(plain, progress=progress)[0]
+
+    return _told(_cached(kept / f"qm9pack-{version}-bonds.npz", bonded), _FULL)
 
 
 def _cached(
@@ -172,13 +174,17 @@ def _bonded(molecules: Molecules, progress: bool) -> Molecules:
     """The molecules with bonds, without those that do not agree with their SMILES."""
     if molecules.bonds is not None:
         return molecules
-    found, _ = bonds_from_smiles(molecules, progress=progress)
-    if lost := len(molecules) - len(found):
+    return _told(bonds_from_smiles(molecules, progress=progress)[0], len(molecules))
+
+
+def _told(found: Molecules, num: int) -> Molecules:
+    """The molecules, with a warning if there were more."""
+    if lost := num - len(found):
         words = (
-            f"{molecules.name}: {lost} of {len(molecules)} molecules are left out; their positions do "
-            "not agree with their SMILES."
+            f"{found.name}: {lost} of {num} molecules are left out; their positions do not agree with "
+            "their SMILES."
         )
-        warnings.warn(LeftOut(words, lost), stacklevel=3)
+        warnings.warn(LeftOut(words, lost), stacklevel=4)
     return found
 
 
