@@ -1,5 +1,7 @@
 """Drug-like molecules from a file of chemists to samples and figures, by commands alone."""
 
+import shutil
+
 import pytest
 
 from anydiff.cli.main import main
@@ -36,3 +38,24 @@ def test_a_measured_property_of_ligands_is_learned_and_asked_for(tmp_path, capsy
     with pytest.raises(SystemExit):
         call("train", "molecules", "--data", data, "--property", "dg", *SMALL)
     assert "no property 'dg'; there are the properties r_exp_dg" in capsys.readouterr().err
+
+
+def test_bonds_and_charges_of_ligands_are_learned_and_written(tmp_path, capsys):
+    data, model = drug_like("cmet_ligands.sdf"), tmp_path / "run/model.safetensors"
+    call("train", "molecules", "--data", data, "--bonds", *SMALL, "--out", tmp_path / "run")
+    call("info", model)
+    assert "bonds" in capsys.readouterr().out
+    words = ["--data", data, "--accelerator", "cpu", "--measure", "false"]
+    call("sample", model, "--num", 2, "--steps", 2, *words[2:])
+    drawn = read_molecules(tmp_path / "run/sample/samples.sdf")
+    assert len(drawn) == 2 and drawn.charges is not None
+
+    # hardly noised, the molecules of a file come back with the bonds and charges that it has
+    shutil.copy(data, tmp_path / "others.sdf")
+    words = ["--data", tmp_path / "others.sdf", *words[2:], "--num", 6]
+    call("edit", model, "--strength", 1e-4, "--steps", 1, *words)
+    real = read_molecules(data).subset(range(6))
+    back = read_molecules(tmp_path / "run/edit/samples.sdf")
+    assert (back.z == real.z).all() and (back.offsets == real.offsets).all()
+    assert (back.bonds == real.bonds).all() and (back.orders == real.orders).all()
+    assert (back.charges == real.charges).all() and real.charges.any()
