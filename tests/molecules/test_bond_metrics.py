@@ -94,6 +94,8 @@ def test_pieces_and_aromatic_bonds_are_told_apart():
     ring = (benzene.z[benzene.bonds] == 6).all(1)
     aromatic = replace(benzene, orders=np.where(ring, 4, 1))
     assert (stable_bonds(aromatic)[0] == (benzene.z == 1)).all()
+    pair = Molecules.from_lists(["CC"], [[[0, 0, 0], [0, 0, 1.4]]], bonds=[[[0, 1]]], orders=[[4]])
+    assert not stable_bonds(pair)[0].any()  # the mark of an aromatic bond is no order
     assert strict_bonds(aromatic) == strict_bonds(benzene) == ["[H]c1c([H])c([H])c([H])c([H])c1[H]"]
 
 
