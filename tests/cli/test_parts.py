@@ -11,6 +11,7 @@ from anydiff.cli.main import main
 from anydiff.cli.runs import kind_of, open_model
 from anydiff.denoisers import Completing
 from anydiff.molecules.files import write_npz
+from anydiff.molecules.fragments import first_with, largest_ring
 from anydiff.molecules.qm9 import load_qm9
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.kanji import load_kanji
@@ -94,3 +95,23 @@ def test_a_student_of_it_completes_too(models, tmp_path):
     known = student.read_data().subset(range(3))
     drawn = student.inpaint(known, seed=1)
     assert torch.equal(drawn.pixels[..., :4], known.pixels[..., :4])
+
+
+def test_bonds_between_known_atoms_are_known(tmp_path):
+    write_npz(tmp_path / "data.npz", load_qm9().subset(range(60)))
+    file = train.molecules(
+        str(tmp_path / "data.npz"), hidden=8, layers=1, bonds=True, parts=True,
+        epochs=1, accelerator="cpu", out=tmp_path / "m",
+    )  # fmt: skip
+    model = open_model(file)
+    assert model.completes and model.diffusion.denoiser.pairs == 2
+    some, known = first_with(load_qm9(), 3, largest_ring)
+    drawn = model.inpaint(some, known, steps=3, seed=1)
+    assert (drawn.z[known] == some.z[known]).all()
+
+    def within(molecules):
+        both = known[molecules.bonds].all(1)
+        rows = np.column_stack([molecules.bonds[both], molecules.orders[both]])
+        return sorted(map(tuple, rows.tolist()))
+
+    assert within(drawn) == within(some) and within(some)
