@@ -59,8 +59,9 @@ class BondedAtoms(NamedTuple):
 class Bonded:
     """Atoms and bonds: fields `atoms` (N, F) and `bonds` (P, 2) of a packed space.
 
-    The scale of the bonds determines at which noise level they are decided, before the elements if they
-    are the larger of the two.
+    The scale of the bonds determines at which noise level they are decided: the larger, the earlier in
+    sampling. Where they are decided before it is settled which atoms are near one another, more molecules
+    come in pieces.
 
     Arguments:
         atoms: The rows of atoms.
@@ -75,11 +76,11 @@ class Bonded:
 
     References:
         Learning Joint 2D & 3D Diffusion Models for Complete Molecule Generation (Huang et al., 2023),
-        JODO, which has bonds of scale 1 and charges of scale 1/4. https://arxiv.org/abs/2305.12347
+        JODO, which has bonds of scale 1, types of 1/2 and charges of 1/4. https://arxiv.org/abs/2305.12347
     """
 
     atoms: Atoms = Atoms()
-    bond_scale: float = 1.0
+    bond_scale: float = 0.5
     bond_weight: float = 0.3
     formal_scale: float | None = None
 

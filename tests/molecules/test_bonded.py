@@ -76,7 +76,7 @@ def test_the_columns_are_existence_and_order_from_minus_one_to_one():
     ],
 )  # fmt: skip
 def test_two_atoms_are_bonded_if_both_columns_say_so(exists, order, drawn):
-    kind, rows = Bonded(ATOMS), Ragged.from_sizes([2], centered=3)
+    kind, rows = Bonded(ATOMS, 1.0), Ragged.from_sizes([2], centered=3)
     space = kind.space(rows)
     atoms = ATOMS.encode(torch.eye(3)[:2], torch.tensor([6, 6]))
     x = space.pack({"atoms": atoms, "bonds": torch.tensor([[exists, order]]).float()})

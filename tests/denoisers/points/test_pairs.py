@@ -358,7 +358,7 @@ def test_the_bonds_of_a_few_molecules_are_learned():
     torch.set_default_dtype(torch.float32)
     molecules, encoder = (
         load_qm9("5k").subset(range(0, 3200, 200)),
-        Bonded(Atoms(charge_scale=None)),
+        Bonded(Atoms(charge_scale=None), 1.0),
     )
     x0, space, _ = encoder.unpack(next(iter(loader(molecules, 16, shuffle=False))))
 
