@@ -16,6 +16,7 @@ from anydiff.spaces.space import Coefficient, Space, counts
 
 __all__ = ["Ragged"]
 
+_STRUCTURE = {"sizes", "ptr", "edge_index", "pairs", "pair_space"}
 UNSORTED = "the index does not ascend; sort the rows by item."
 
 
@@ -82,13 +83,7 @@ class Ragged(Space):
 
     def to(self, device: torch.device | str) -> Ragged:
         space = super().to(device)
-        for name in {
-            "sizes",
-            "ptr",
-            "edge_index",
-            "pairs",
-            "pair_space",
-        } & self.__dict__.keys():  # those already computed
+        for name in _STRUCTURE & self.__dict__.keys():  # those already computed
             space.__dict__[name] = getattr(self, name).to(device)
         return space
 
