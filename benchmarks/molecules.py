@@ -50,9 +50,10 @@ from anydiff.molecules.compositions import compositions
 from anydiff.molecules.evaluate import smiles, strict
 from anydiff.molecules.fragments import count_pieces, first_with, largest_ring, two_ends
 from anydiff.molecules.pictures import draw_grid
-from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
+from anydiff.molecules.properties import Properties, halves, with_properties
 from anydiff.molecules.property_bounds import correlation_within, gap_closure, property_bounds
 from anydiff.molecules.property_model import PropertyModel
+from anydiff.molecules.property_targets import PropertyDistribution
 from anydiff.molecules.qm9 import split
 from anydiff.molecules.skeletons import molecule_parts
 from anydiff.samplers import DDPM, DPMSolver, Sampler

@@ -71,7 +71,8 @@ def molecules(
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.bonded import Bonded
     from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
-    from anydiff.molecules.properties import Properties, PropertyDistribution
+    from anydiff.molecules.properties import Properties
+    from anydiff.molecules.property_targets import PropertyDistribution
     from anydiff.molecules.qm9 import load_qm9, split
     from anydiff.training.muon import Muon
 

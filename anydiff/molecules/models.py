@@ -27,7 +27,8 @@ from anydiff.molecules.compositions import counts_of
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
 from anydiff.molecules.molecules import Molecules
-from anydiff.molecules.properties import Properties, PropertyDistribution
+from anydiff.molecules.properties import Properties
+from anydiff.molecules.property_targets import PropertyDistribution
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.molecules.relaxation import Relaxed, relax
 from anydiff.spaces import Ragged

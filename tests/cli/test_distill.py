@@ -25,7 +25,8 @@ from anydiff.losses import Rows, TruncatedSNR
 from anydiff.molecules import Atoms
 from anydiff.molecules.files import write_npz
 from anydiff.molecules.models import MoleculeModel
-from anydiff.molecules.properties import Properties, PropertyDistribution
+from anydiff.molecules.properties import Properties
+from anydiff.molecules.property_targets import PropertyDistribution
 from anydiff.molecules.qm9 import load_qm9
 from anydiff.samplers import LogSNR, Renoise, plan
 from anydiff.sketches.files import write_ndjson

@@ -14,7 +14,8 @@ from anydiff.denoisers import Completing, PairNet
 from anydiff.molecules import Atoms, Bonded, load_qm9
 from anydiff.molecules.fragments import first_with, largest_ring
 from anydiff.molecules.models import MoleculeModel, compare_parts
-from anydiff.molecules.properties import Properties, PropertyDistribution
+from anydiff.molecules.properties import Properties
+from anydiff.molecules.property_targets import PropertyDistribution
 
 FORMAT2 = Path(__file__).parents[1] / "goldens/format2"
 TEST = load_qm9().subset(range(100))

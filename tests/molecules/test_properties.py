@@ -12,8 +12,9 @@ from anydiff import GaussianDiffusion, Polynomial
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
 from anydiff.molecules import Atoms, Molecules, load_qm9, loader
-from anydiff.molecules.properties import Properties, PropertyDistribution, halves, with_properties
+from anydiff.molecules.properties import Properties, halves, with_properties
 from anydiff.molecules.property_model import PropertyModel
+from anydiff.molecules.property_targets import PropertyDistribution
 from anydiff.molecules.qm9 import split
 from anydiff.training.muon import Muon
 
