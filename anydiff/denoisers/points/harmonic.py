@@ -37,7 +37,7 @@ from anydiff.checks import check_whole
 from anydiff.denoisers.configured import configured
 from anydiff.denoisers.embeddings import time_features
 from anydiff.denoisers.inputs import Conditions, zeroed
-from anydiff.denoisers.points.pairnet import Pairs, pairs_of, to_pairs, to_rows
+from anydiff.denoisers.points.pairnet import Pairs, bases_of, pairs_of, to_pairs, to_rows
 from anydiff.denoisers.points.sets import PointDenoiser
 from anydiff.extras import extra
 from anydiff.spaces import Ragged
@@ -215,7 +215,7 @@ class Harmonic(PointDenoiser):
         d = torch.sqrt(difference.square().sum(1, keepdim=True) + 1e-6)
         u = difference / (d + 0.1)  # at most 1, and smooth where two points meet
         Y = u[:, :, None], algebra.harmonics(u)[:, :, None]
-        p = self.distance(self._bases(d))
+        p = self.distance(bases_of(d, self.bases))
 
         time = self.time(time_features(t))
         h = self._embed([2 * f, time.index_select(0, space.index)], space, cond)
@@ -231,10 +231,3 @@ class Harmonic(PointDenoiser):
         out_x = (parts(T)[0] * g[:, :, None]).sum(1) + scale * pull
         skip_x, skip_f = (self.skip(time) + t[:, None]).index_select(0, space.index).chunk(2, dim=1)
         return torch.cat([space.center(out_x + skip_x * x), out_f + skip_f * f], dim=1)
-
-    def _bases(self, d: Tensor) -> Tensor:
-        """Gaussians of exp(−d / 2), and d itself, (P, bases + 1)."""
-        centers = torch.linspace(0, 1, self.bases, dtype=d.dtype, device=d.device)[:, None]
-        exponent = -0.7 * ((torch.exp(-d / 2).t() - centers) * (self.bases - 1)).square()
-        # the floor keeps exp out of the denormals, which are slow
-        return torch.cat([exponent.clamp(min=-30).exp(), 0.2 * d.t()]).t()

@@ -102,6 +102,19 @@ def to_rows(z: Tensor, pairs: Pairs, signed: bool = False) -> Tensor:
     return incidence(z, pairs, signed, to_rows=True)
 
 
+def bases_of(d: Tensor, bases: int) -> Tensor:
+    """Gaussians of exp(−d / 2), and d itself, (P, bases + 1).
+
+    Arguments:
+        d: Distances, (P, 1).
+        bases: The number of Gaussians.
+    """
+    centers = torch.linspace(0, 1, bases, dtype=d.dtype, device=d.device)[:, None]
+    # the long axis last, which is faster; the floor keeps exp out of the denormals, which are slow
+    exponent = -0.7 * ((torch.exp(-d / 2).t() - centers) * (bases - 1)).square()
+    return torch.cat([exponent.clamp(min=-30).exp(), 0.2 * d.t()]).t()
+
+
 def shorten(V: Tensor) -> Tensor:
     """V / √(1 + mean squared length of a row's vectors), (N, 3, C)."""
     return V * torch.rsqrt(1 + V.square().sum(1, keepdim=True).mean(2, keepdim=True))
@@ -283,7 +296,7 @@ class PairNet(PointDenoiser):
         difference = to_pairs(x, pairs, signed=True)
         d = torch.sqrt(difference.square().sum(1, keepdim=True) + 1e-6)
         u = (difference / (d + 0.1))[:, :, None]
-        p = self.distance(self._bases(d))
+        p = self.distance(bases_of(d, self.bases))
         if e is not None:
             p = p + self.pair_in(2 * e)
 
@@ -317,10 +330,3 @@ class PairNet(PointDenoiser):
         if len(cond.given[0]) != len(time):
             told = [by_point(each, space) for each in told]
         return F.silu(self.told(torch.cat([*told, *cond.given], dim=1)))
-
-    def _bases(self, d: Tensor) -> Tensor:
-        """Gaussians of exp(−d / 2), and d itself, (P, bases + 1)."""
-        centers = torch.linspace(0, 1, self.bases, dtype=d.dtype, device=d.device)[:, None]
-        # the long axis last, which is faster; the floor keeps exp out of the denormals, which are slow
-        exponent = -0.7 * ((torch.exp(-d / 2).t() - centers) * (self.bases - 1)).square()
-        return torch.cat([exponent.clamp(min=-30).exp(), 0.2 * d.t()]).t()
