@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from anydiff.cli.options import check_flags, check_packages
 from anydiff.cli.runs import kind_of, open_model, place, positive, printable, say_files, writable
 
 __all__ = ["edit", "inpaint", "interpolate", "sample"]
+
+Keep = Literal["ring", "ends", "heavy", "elements", "graph", "positions"]
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,23 @@ def sample(
 
 
 def inpaint(
-    model: Path, *, data: str | None = None, resamples: int | None = None, **drawing: Any
+    model: Path,
+    *,
+    data: str | None = None,
+    keep: Keep | None = None,
+    resamples: int | None = None,
+    **drawing: Any,
 ) -> None:
     """Keep a part of each item and generate the rest.
 
-    Kept are the largest ring system of a molecule, the first half of the strokes of a sketch, the left
-    half of an image. before.png shows the original items.
+    Kept are the largest ring system of a molecule or what --keep says, the first half of the strokes of a
+    sketch, the left half of an image. before.png shows the original items.
 
     Arguments:
         model: Model file, the model.safetensors that training has written.
+        keep: For a model of molecules: ring, the default; the two ends, to link them; all heavy atoms, to
+            add hydrogens; all elements. Of molecules with bonds also the graph of elements and bonds, for
+            conformers of it, or the positions of all atoms, to find their bonds.
         data: Original items: a file; or data by name, or what the model was trained on, of which the
             held-out part is used. By default the model's own training data, if they have a name.
         resamples: Repetitions of each step, which fit the generated part to the kept part; 5 by default,
@@ -129,6 +140,7 @@ def inpaint(
     asked = Drawing(**drawing)
     positive(resamples=resamples)
     known = open_model(model)
+    check_flags(known.kind, keep=keep)
     if resamples is not None and known.completes:
         raise ValueError(
             f"--resamples is {resamples}, and the model was trained to complete, so that no step is "
@@ -136,13 +148,13 @@ def inpaint(
         )
     repeats = _repeats(known, resamples)
     draw, kind = _ready(known, asked), kind_of(known.kind)
-    before = kind.with_parts(kind.begin(known, data), asked.num or kind.NUM)
+    what = {} if keep is None else {"keep": keep}
+    kept = partial(kind.kept, **what)
+    before = kind.with_parts(kind.begin(known, data), asked.num or kind.NUM, **what)
     _run(
         "inpaint", model, known, asked,
-        lambda num, how: known.inpaint(
-            before, kind.kept(before), resamples=repeats, **draw, **how
-        ),
-        data=_other(known, data), before=before, kept=kind.kept, repeats=repeats,
+        lambda num, how: known.inpaint(before, kept(before), resamples=repeats, **draw, **how),
+        data=_other(known, data), before=before, kept=kept, repeats=repeats,
     )  # fmt: skip
 
 

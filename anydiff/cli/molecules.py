@@ -15,7 +15,7 @@ from anydiff.molecules.batches import loader
 from anydiff.molecules.bonded import Bonded
 from anydiff.molecules.evaluate import evaluate, table, to_rdkit
 from anydiff.molecules.files import read_molecules, write_sdf, write_xyz
-from anydiff.molecules.fragments import first_with, largest_ring
+from anydiff.molecules.fragments import first_with, largest_ring, two_ends
 from anydiff.molecules.models import MoleculeModel, compare_parts
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.pictures import animate, draw_grid
@@ -48,14 +48,27 @@ def begin(model: MoleculeModel, data: str | None) -> Molecules:
     return known.subset(split(len(known)).test)
 
 
-def with_parts(items: Molecules, num: int) -> Molecules:
-    """The first of them that have a ring."""
-    return first_with(items, num, largest_ring)[0]
+def with_parts(items: Molecules, num: int, keep: str = "ring") -> Molecules:
+    """The first of them that have what is to be kept."""
+    return first_with(items, num, ATOMS[keep])[0] if keep in ATOMS else first(items, num)
 
 
-def kept(items: Molecules) -> np.ndarray:
-    """The atoms of the largest ring system of each, (N,)."""
-    return largest_ring(items.pos, items.z, items.index)
+def kept(items: Molecules, keep: str = "ring") -> np.ndarray | str:
+    """The atoms that are kept, (N,); or the word itself, where not whole atoms are."""
+    return ATOMS[keep](items.pos, items.z, items.index) if keep in ATOMS else keep
+
+
+def heavy(pos: Any, z: Any, index: Any) -> np.ndarray:
+    """All atoms but hydrogens, (N,)."""
+    return np.asarray(z) > 1
+
+
+ATOMS: dict[str, Callable[[Any, Any, Any], np.ndarray]] = {
+    "ring": largest_ring,
+    "ends": two_ends,
+    "heavy": heavy,
+}
+"""Which atoms are kept, by name."""
 
 
 def habits(model: MoleculeModel) -> dict[str, Any]:
@@ -101,14 +114,14 @@ def write(
     drawn: Molecules,
     frames: list[Molecules],
     before: Molecules | None = None,
-    kept: np.ndarray | None = None,
+    kept: np.ndarray | str | None = None,
 ) -> None:
     """All molecules as SDF, a picture of the first 24 and of what they were begun from, and the path of
     the first one as XYZ and GIF."""
     bonded = drawn if drawn.bonds is not None else to_rdkit(drawn.pos, drawn.z, drawn.index)
     write_sdf(folder / DRAWN, bonded)
     shown = first(drawn, 24)
-    marked = None if kept is None else kept[: len(shown.z)]
+    marked = kept[: len(shown.z)] if isinstance(kept, np.ndarray) else None
     columns = min(8, len(shown))
     look: dict[str, Any] = {"columns": columns, "marked": marked}
     draw_grid(folder / "samples.png", shown.pos, shown.z, shown.index, **look, **_own(shown))

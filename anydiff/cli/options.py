@@ -18,6 +18,7 @@ _KINDS = {  # of the flags that not all kinds take
     "label": ("images",),
     "target": ("molecules",),
     "formula": ("molecules",),
+    "keep": ("molecules",),
     "guidance": ("images", "molecules"),
     "length": ("sketches",),
     "root": ("images", "molecules"),

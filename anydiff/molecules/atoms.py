@@ -189,14 +189,25 @@ class Atoms:
         pos, z = (torch.from_numpy(a).to(device) for a in (molecules.pos, molecules.z))
         return rows.project(self.encode(pos, z))
 
-    def mask(self, known: Tensor, rows: Ragged) -> Tensor:
-        """What of a state is known: the rows of atoms that are.
+    def mask(self, known: Tensor | str, rows: Ragged) -> Tensor:
+        """What of a state is known: the rows of atoms that are, or columns.
 
         Arguments:
-            known: (N,) booleans.
+            known: (N,) booleans; or "elements".
             rows: The space of the atoms.
+
+        Raises:
+            MoleculeError: `known` is another word.
         """
-        return known
+        if isinstance(known, Tensor):
+            return known
+        if known != "elements":
+            raise MoleculeError(
+                f"{known!r} of molecules is to be kept, and the model draws atoms without bonds; give "
+                "'elements' or a mask of atoms, or a model with bonds."
+            )
+        columns = torch.arange(self.features, device=rows.index.device) >= 3
+        return columns.expand(len(rows.index), -1)
 
     def of_elements(self, z: Tensor, rows: Ragged) -> tuple[Tensor, Tensor]:
         """A state of which the elements are known and nothing else, and the mask that says so.
@@ -209,9 +220,7 @@ class Atoms:
             MoleculeError: As :meth:`encode`.
         """
         x = self.encode(torch.zeros(len(z), 3, device=z.device), z)
-        known = torch.zeros_like(x, dtype=torch.bool)
-        known[:, 3:] = True
-        return x, known
+        return x, self.mask("elements", rows)
 
     def apart(self, x: Tensor, rows: Ragged) -> list[Tensor]:
         """The state of each molecule by itself.

@@ -32,6 +32,8 @@ from anydiff.spaces import Packed, Ragged
 __all__ = ["Bonded", "BondedAtoms"]
 
 _OFTEN = 0.01  # the share of molecules with charges from which on these are worth a column
+_KEEPS = {"elements": (3, False), "graph": (3, True), "positions": (0, False)}
+"""From which column on atoms are known, and whether bonds are."""
 _KEKULE = (
     "read the molecules from an SDF, where RDKit finds single and double bonds, or leave such out"
 )
@@ -284,21 +286,29 @@ class Bonded:
         assert pos is not None and z is not None and bonds is not None and orders is not None
         return space.project(self.encode(pos, z, bonds, orders, space, charges))
 
-    def mask(self, known: Tensor, rows: Ragged) -> Tensor:
-        """Booleans shaped like a state: atoms that are known, and the pairs both of which are.
+    def mask(self, known: Tensor | str, rows: Ragged) -> Tensor:
+        """Booleans shaped like a state: what of it is known.
 
         Arguments:
-            known: (N,) booleans.
+            known: (N,) booleans, of atoms, which are known with the pairs both of which are; or
+                "elements", "graph" (elements and bonds) or "positions" (atoms without their bonds).
             rows: The space of the atoms.
 
         Raises:
             ValueError: `known` is something else.
         """
-        N = len(rows.index)
-        check_shape((N,), "give True where an atom is kept", torch.bool, known=known)
-        i, j = rows.pairs
-        both = (known[i] & known[j])[:, None].expand(-1, 2)
-        return torch.cat([known[:, None].expand(-1, self.features).flatten(), both.flatten()])
+        N, (i, j) = len(rows.index), rows.pairs
+        columns = torch.arange(self.features, device=i.device)
+        if isinstance(known, Tensor):
+            check_shape((N,), "give True where an atom is kept", torch.bool, known=known)
+            atoms, both = known[:, None] & (columns >= 0), known[i] & known[j]
+        elif known in _KEEPS:
+            first, told = _KEEPS[known]
+            atoms, both = (columns >= first).expand(N, -1), i.new_full(i.shape, told).bool()
+        else:
+            words = ", ".join(map(repr, _KEEPS))
+            raise ValueError(f"known is {known!r}; give one of {words}, or a mask of atoms.")
+        return torch.cat([atoms.flatten(), both[:, None].expand(-1, 2).flatten()])
 
     def of_elements(self, z: Tensor, rows: Ragged) -> tuple[Tensor, Tensor]:
         """A state of which the elements are known and nothing else, and the mask that says so.

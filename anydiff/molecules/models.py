@@ -226,18 +226,20 @@ class MoleculeModel(KindModel):
     def inpaint(
         self,
         molecules: Molecules,
-        known: Tensor | np.ndarray,
+        known: Tensor | np.ndarray | str,
         *,
         target: float | None = None,
         resamples: int = 5,
         watch: Watch | None = None,
         **how: Unpack[How],
     ) -> Molecules:
-        """Molecules of which some atoms are kept and the others drawn anew, hydrogens and all.
+        """Molecules of which a part is kept and the rest drawn anew.
 
         Arguments:
             molecules: What to begin from.
-            known: True where an atom is kept, (N,), as :mod:`anydiff.molecules.fragments` finds them.
+            known: True where an atom is kept, (N,), as :mod:`anydiff.molecules.fragments` finds them. Or
+                "elements", whose positions are drawn; and, of a model with bonds, "graph", elements and
+                bonds, of which conformers are drawn, or "positions", atoms whose bonds are drawn.
             target: The property that they should have; that of the molecules if None.
             resamples: How many times each step is repeated.
             watch: Called with the first molecule after each step.
@@ -246,7 +248,8 @@ class MoleculeModel(KindModel):
         Raises:
             ValueError: As :meth:`sample`.
         """
-        known = torch.as_tensor(known)
+        if not isinstance(known, str):
+            known = torch.as_tensor(known)
         return self._from(molecules, target, watch, how, known=known, resamples=resamples)
 
     def edit(
@@ -278,7 +281,7 @@ class MoleculeModel(KindModel):
         target: float | None,
         watch: Watch | None,
         how: How,
-        known: Tensor | None = None,
+        known: Tensor | str | None = None,
         **options: Any,
     ) -> Molecules:
         self._check_target(target, how)
@@ -299,7 +302,8 @@ class MoleculeModel(KindModel):
             x = self.atoms.state(molecules.subset(range(some.start, some.stop)), rows)
             if known is None:
                 return x, None
-            return x, self.atoms.mask(known[atoms].to(rows.index.device), rows)
+            part = known if isinstance(known, str) else known[atoms].to(rows.index.device)
+            return x, self.atoms.mask(part, rows)
 
         return self._draw(sizes, cond, start=start, every=True, watch=watch, how=how, **options)
 

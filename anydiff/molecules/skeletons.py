@@ -2,14 +2,15 @@ r"""Known parts of molecules, for training a model that completes them.
 
 Of each molecule of a batch one of these is known, at random, see :func:`molecule_parts`:
 
-| share | known |
+| weight | known |
 |---|---|
 | 30 | a connected fragment: a random number of heavy atoms, with their hydrogens |
 | 7.5 | the ring systems and what links them, without substituents (Bemis and Murcko's framework) |
 | 7.5 | two ends, without three to five heavy atoms between them |
 | 10 | all heavy atoms |
 | 10 | all elements and no position: the composition |
-| 5 | where bonds are drawn: all bonds and elements |
+| 5 | where bonds are drawn: all elements and bonds, the graph |
+| 5 | where bonds are drawn: all atoms, and no bond |
 
 and of three molecules in ten, by :func:`anydiff.data.parts.with_parts`, nothing. A molecule that has no
 such part has a fragment in its place. All of it are operations on the bonds of the whole batch.
@@ -34,8 +35,8 @@ from anydiff.spaces import Packed, Ragged, Space
 
 __all__ = ["Skeletons", "molecule_parts"]
 
-SHARES = (30.0, 7.5, 7.5, 10.0, 10.0, 5.0)
-"""Of fragments, frameworks, two ends, heavy atoms, elements, and bonds with elements."""
+SHARES = (30.0, 7.5, 7.5, 10.0, 10.0, 5.0, 5.0)
+"""Of fragments, frameworks, two ends, heavy atoms, elements, graphs, and atoms without bonds."""
 BETWEEN = (3, 5)
 """The least and the greatest number of heavy atoms between two ends."""
 
@@ -65,14 +66,15 @@ def molecule_parts(elements: Sequence[int]) -> Draw:
         for number, part in enumerate(parts):
             lacks = ~graph.any(part)[rows.index]
             atoms |= (kind == number)[rows.index] & torch.where(lacks, fragment, part)
-        features = (kind >= len(parts))[rows.index, None]
+        elements, graphs, places = (kind == len(parts) + k for k in range(3))
 
         columns = torch.arange(_columns(x0, space), device=x0.device)
-        known = atoms[:, None] | (features & (columns >= 3))
+        told = (elements | graphs)[rows.index, None] & (columns >= 3)
+        known = (atoms | places[rows.index])[:, None] | told
         if not isinstance(space, Packed):
             return known
         i, j = rows.pairs
-        bonds = (atoms[i] & atoms[j]) | (kind == len(SHARES) - 1)[rows.index[i]]
+        bonds = (atoms[i] & atoms[j]) | graphs[rows.index[i]]
         width = space.fields["bonds"][1][1]
         return torch.cat([known.flatten(), bonds[:, None].expand(-1, width).flatten()])
 

@@ -10,6 +10,7 @@ from anydiff.cli.main import main
 from anydiff.molecules import Molecules
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.files import read_molecules, write_npz, write_sdf, write_xyz
+from anydiff.molecules.qm9 import split
 from tests.helpers.molecules import embedded, embedded_rdkit, rows
 
 MINE = [
@@ -44,6 +45,8 @@ def test_the_elements_are_those_of_the_data(folder, capsys):
     [
         "sample --data {0}/mine.sdf",
         "inpaint --resamples 1 --data {0}/rings.sdf",
+        "inpaint --resamples 1 --keep heavy --data {0}/rings.sdf",
+        "inpaint --resamples 1 --keep elements --data {0}/rings.sdf",
         "edit --data {0}/mine.sdf",
     ],
 )
@@ -73,6 +76,12 @@ def test_bonds_are_drawn_on_request(tmp_path, capsys):
     capsys.readouterr()
     call("info", model)
     assert "molecules with bonds of H, C, N, O, S" in capsys.readouterr().out
+    few = ["--resamples", 1, "--steps", 2, *data, "--accelerator", "cpu"]
+    call("inpaint", model, "--keep", "graph", *few, "--out", tmp_path / "conformers")
+    held_out = read_molecules(tmp_path / "mine.sdf").subset(split(len(texts)).test)
+    drawn = read_molecules(tmp_path / "conformers/samples.sdf")
+    assert len(drawn) and drawn.bonds.tolist() == held_out.bonds.tolist()
+    assert (tmp_path / "conformers/before.png").exists()
     short = ["--steps", 3, "--num", 5, "--accelerator", "cpu"]
     write_sdf(tmp_path / "rings.sdf", [embedded_rdkit("C1CCSC1")] * 2)
     rings = ["--data", tmp_path / "rings.sdf", "--resamples", 1]

@@ -145,6 +145,45 @@ def test_known_atoms_keep_their_bonds():
         bonded().inpaint(before, kept[:, None], steps=2)
 
 
+KEPT = {  # positions, elements, bonds
+    "elements": (False, True, False),
+    "graph": (False, True, True),
+    "positions": (True, True, False),
+}
+
+
+@pytest.mark.parametrize("completes", [False, True])
+@pytest.mark.parametrize("what", KEPT)
+def test_what_is_kept_by_a_word_is_kept_and_the_rest_is_drawn(what, completes):
+    one, before = bonded(), TEST.subset(range(5))
+    if completes:
+        torch.manual_seed(0)
+        network = Completing(PairNet(2 * one.atoms.features - 3, 16, layers=1, pairs=4))
+        one = replace(one, diffusion=GaussianDiffusion(network, Polynomial(), "eps").eval())
+    drawn = one.inpaint(before, what, resamples=1, steps=2, batch=2)
+
+    def distances(molecules):
+        within = np.diff(molecules.index) == 0
+        return np.linalg.norm(np.diff(molecules.pos, axis=0), axis=1)[within]
+
+    bonds = [np.column_stack([m.bonds, m.orders]).tolist() for m in (before, drawn)]
+    positions, elements, graph = KEPT[what]
+    assert np.allclose(distances(before), distances(drawn), atol=1e-4) == positions
+    assert np.array_equal(before.z, drawn.z) == elements
+    assert (bonds[0] == bonds[1]) == graph
+    assert drawn.name == "drawn" and np.array_equal(before.offsets, drawn.offsets)
+
+
+def test_words_that_a_model_does_not_know_are_named():
+    before = TEST.subset(range(3))
+    kept = model().inpaint(before, "elements", resamples=1, steps=2)
+    assert np.array_equal(kept.z, before.z)
+    with pytest.raises(ValueError, match=r"'graph' of molecules .* without bonds; give 'elements'"):
+        model().inpaint(before, "graph", steps=2)
+    with pytest.raises(ValueError, match=r"'ring'; give one of 'elements', 'graph', 'positions'"):
+        bonded().inpaint(before, "ring", steps=2)
+
+
 def test_edits_and_formulas_of_a_model_with_bonds():
     before = TEST.subset(range(5))
     drawn = bonded().edit(before, 0.02, steps=2)

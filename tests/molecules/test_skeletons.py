@@ -93,7 +93,7 @@ def test_two_ends_lack_the_atoms_between_them(graph):
 def test_the_mixture_has_all_parts_in_their_shares(kind):
     torch.manual_seed(0)
     draw = molecule_parts(MOLECULES.elements)
-    counts = torch.zeros(6)
+    counts = torch.zeros(7)
     x0, space, _ = kind.unpack(BATCH)
     graph = Skeletons.of(BATCH, ROWS, LIMITS)
     i, j = ROWS.pairs
@@ -115,16 +115,21 @@ def test_the_mixture_has_all_parts_in_their_shares(kind):
                 whole = both is not None and bool(both.all()) and len(both) > 0
                 counts[5 if whole else 4] += 1
                 assert both is None or whole or not both.any()
+            elif mine.all() and both is not None and len(both) and not both.any():
+                counts[6] += 1
             else:
                 heavy = bool((mine == graph.heavy[atoms]).all())
                 counts[3 if heavy else 0] += 1
-        if pairs is not None:
-            alone = ~types[i]
-            assert torch.equal(pairs[alone], (rows[i] & rows[j])[alone])
+                assert both is None or torch.equal(both, (rows[i] & rows[j])[ROWS.index[i] == m])
     shares = torch.tensor(SHARES if kind is not ATOMS else SHARES[:5])
     shares = shares / shares.sum()
-    expected = [shares[:3].sum(), shares[3], shares[4], shares[5] if len(shares) > 5 else 0]
-    found = torch.stack([counts[0], counts[3], counts[4], counts[5]]) / counts.sum()
+    expected = [
+        shares[:3].sum(),
+        shares[3],
+        shares[4],
+        *(shares[5:] if pairs is not None else (0, 0)),
+    ]
+    found = torch.stack([counts[0], *counts[3:]]) / counts.sum()
     # five deviations of 1,200 molecules; frameworks of all heavy atoms are counted as these
     assert ((found - torch.tensor(expected)).abs() < 0.07).all()
 
