@@ -113,6 +113,15 @@ class KindModel(ABC):
     def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> Self:
         """The model, from what :func:`anydiff.load` returns."""
 
+    @abstractmethod
+    def of(self, data: Any, name: str | None) -> Self:
+        """The same model, to be trained on other data: what it keeps of its data is theirs.
+
+        Arguments:
+            data: All parts of the data.
+            name: By name or path.
+        """
+
     @property
     def device(self) -> torch.device:
         """Where the diffusion is."""

@@ -106,13 +106,14 @@ class Parser(ArgumentParser):
 
 def commands() -> dict[str, Any]:
     """The commands by name: functions, or a group of them with what it does."""
-    from anydiff.cli import distill, draw, evaluate, info, train
+    from anydiff.cli import distill, draw, evaluate, finetune, info, train
 
     return {
         "train": (
             "Train a model.",
             {"molecules": train.molecules, "sketches": train.sketches, "images": train.images},
         ),
+        "finetune": finetune.finetune,
         "distill": distill.distill,
         "sample": draw.sample,
         "inpaint": draw.inpaint,

@@ -341,6 +341,7 @@ def fit_model(
     settings: Mapping[str, Any],
     module: Mapping[str, Any],
     trainer: Mapping[str, Any],
+    made: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train a model, write it and its curve, and say so.
 
@@ -352,6 +353,7 @@ def fit_model(
         settings: What must be the same when the run goes on, beside the flags of the run.
         module: Options of :class:`~anydiff.training.module.DiffusionModule`.
         trainer: Options of :func:`~anydiff.training.runs.trainer`.
+        made: Notes that the file keeps beside the seed and the number of steps.
 
     Returns:
         The file of the model.
@@ -360,7 +362,7 @@ def fit_model(
         ImportError: If a package is not installed.
     """
     result = folder / "model.safetensors"
-    if learn(run, folder, model, model.diffusion, batches, settings, module, trainer):
+    if learn(run, folder, model, model.diffusion, batches, settings, module, trainer, made):
         say_files(folder)
         print(f"To sample from it: anydiff sample {result}")
     return result
@@ -388,7 +390,7 @@ def learn(
         settings: Likewise.
         module: Likewise.
         trainer: Likewise.
-        made: Notes that the file keeps beside the seed and the number of steps.
+        made: Likewise.
 
     Returns:
         Whether this process is the one that writes, the first of several.

@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -80,6 +80,9 @@ class ImageModel(KindModel):
         made = cls(diffusion, (channels, height, width), data, size=size)
         made.fits(channels=channels)
         return made
+
+    def of(self, data: Images, name: str | None) -> ImageModel:
+        return replace(self, data=name)
 
     def read_data(self, data: str | None = None, *, download: bool = False) -> Images:
         """What it was trained on, all parts of it.

@@ -106,6 +106,14 @@ class MoleculeModel(KindModel):
             made.fits(context=len(properties.names))
         return made
 
+    def of(self, data: Molecules, name: str | None) -> MoleculeModel:
+        learn = data.subset(split(len(data)).train)
+        pairs = None
+        if self.properties is not None:
+            pairs = PropertyDistribution.from_molecules(learn, self.properties.names)
+        sizes = SizeDistribution.from_sizes(learn.sizes)
+        return replace(self, sizes=sizes, pairs=pairs, data=name)
+
     def read_data(self, data: str | None = None) -> Molecules:
         """What it was trained on, all parts of it.
 

@@ -7,7 +7,7 @@ all of it. Its network is told nothing but the noisy rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -74,6 +74,10 @@ class SketchModel(KindModel):
         made = cls(diffusion, rows, lengths, extra.get("data"), **how)
         made.fits(channels=rows.channels)
         return made
+
+    def of(self, data: Sketches, name: str | None) -> SketchModel:
+        learn = self.rows.encode(data.subset(split(data).train))
+        return replace(self, lengths=LengthDistribution.from_sizes(learn.sizes), data=name)
 
     def read_data(self, data: str | None = None) -> Sketches:
         """What it was trained on, all parts of it.

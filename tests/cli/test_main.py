@@ -14,7 +14,7 @@ from anydiff.cli.main import main, run
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.runs import Run, positive, run_folder
 
-COMMANDS = ["distill", "sample", "inpaint", "edit", "interpolate", "evaluate", "info"]
+COMMANDS = ["finetune", "distill", "sample", "inpaint", "edit", "interpolate", "evaluate", "info"]
 COMMANDS += ["train molecules", "train sketches", "train images"]
 
 
@@ -28,7 +28,7 @@ def told(*words, of=main, code=2):
 def test_help_names_every_command(capsys):
     told("--help", code=0)
     text = capsys.readouterr().out
-    assert all(name in text for name in ("train", *COMMANDS[:7]))
+    assert all(name in text for name in ("train", *COMMANDS[:8]))
     told()  # no command at all
     assert capsys.readouterr().err == text
 
@@ -48,7 +48,7 @@ def test_help_explains_every_flag(command, capsys):
 @pytest.mark.parametrize(
     "words,line",
     [
-        ("dance", "dance is unknown; give one of train, distill, sample, inpaint"),
+        ("dance", "dance is unknown; give one of train, finetune, distill, sample, inpaint"),
         ("train", "give one of molecules, sketches, images (see anydiff train --help)"),
         ("train cats", "cats is unknown; give one of molecules, sketches, images"),
         ("train molecules --lr x", "--lr is x; give a number (see anydiff train molecules --help)"),

@@ -1,0 +1,83 @@
+"""`anydiff finetune`: go on training a model, on the data it knows or on others of its kind."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from anydiff.cli.options import check_packages
+from anydiff.cli.runs import Run, kind_of, open_model, positive, run_folder
+from anydiff.cli.train import fit_model
+
+__all__ = ["finetune"]
+
+SLOWER, WARMUP = 4, 100
+"""The learning rate is that of training over the first; it rises over the second, in steps."""
+
+
+def finetune(
+    model: Path,
+    *,
+    data: str | None = None,
+    minutes: float = 5.0,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    out: Path | None = None,
+    **run: Any,
+) -> Path:
+    """Go on training a model, on other data of its kind or longer on its own.
+
+    All weights learn. The new model is a file of its own, and draws sizes as the new data have them.
+
+    Arguments:
+        model: Model file, the model.safetensors that training has written.
+        data: Data to learn from, by name or path. By default the model's own training data, if they
+            have a name; a path in a model file is not opened.
+        minutes: Training time.
+        epochs: Number of passes over the data, instead of a time.
+        batch_size: Batch size; by default that of training.
+        lr: Peak learning rate; by default a quarter of that of training.
+        out: Folder for all files; by default finetune, next to the model. A number is appended if it
+            holds a model already.
+        run: See :class:`~anydiff.cli.runs.Run`.
+
+    Returns:
+        The file of the new model.
+
+    Raises:
+        ValueError: If the model cannot learn from the data, was distilled, or its data are not there.
+    """
+    from anydiff.training.muon import Muon
+
+    positive(lr=lr, batch_size=batch_size)
+    known = open_model(model)
+    if known.diffusion.times.run is not None:
+        raise ValueError(
+            f"{model} was distilled, and knows its own times only; finetune its teacher, and distill "
+            "that."
+        )
+    kind = kind_of(known.kind)
+    usual = kind.habits(known)
+    asked = Run(
+        out=out or model.parent / "finetune", minutes=minutes, epochs=epochs,
+        batch_size=batch_size or usual["batch_size"], lr=lr or usual["lr"] / SLOWER, **run,
+    )  # fmt: skip
+    check_packages(known.kind, kind.PACKAGES)
+    folder = run_folder(asked)
+    items, name = known.read_data(data), data or known.data
+    if len(items) < 10:
+        raise ValueError(f"{items.name} holds {len(items)} {known.kind}; give at least 10.")
+    batches = kind.batches(known, items, name, asked.batch_size, asked.seed)
+    learned = known.of(items, name)
+    learned.diffusion.train()
+    print(f"going on from {model}, with {len(items):,} {known.kind}", flush=True)
+    made = {"finetuned": f"{model.absolute().parent.name}/{model.name}"}
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]  # to go on with the same only
+    return fit_model(
+        asked, folder, learned, batches, {**made, "data": name, "finetuned": digest},
+        {"warmup": WARMUP, "optimizer": Muon},
+        {"ema": usual["ema"], "val_check_interval": 500, "limit_val_batches": 20},
+        made,
+    )  # fmt: skip
