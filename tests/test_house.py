@@ -24,6 +24,7 @@ CORE += [
     "editing",
     "exact",
     "distillation",
+    "lora",
     "checkpoints",
 ]
 CORE += ["training"]

@@ -25,6 +25,7 @@ from anydiff.checks import check_kind
 from anydiff.denoisers.configured import as_json, planned
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.files import PathLike, whole
+from anydiff.lora import adapted
 from anydiff.predictions import wrapped
 
 __all__ = ["FORMAT", "OBJECTIVE", "clean", "parts", "save", "state"]
@@ -60,6 +61,11 @@ def save(
     while (inner := wrapped(diffusion)) is not None:
         diffusion = inner  # type: ignore[assignment]
     check_kind(GaussianDiffusion, "a diffusion, after the path", diffusion=diffusion)
+    if adapted(diffusion):
+        raise ValueError(
+            "the model has adapters, which no file of a model holds; merge them into it, or save them "
+            "alone by anydiff.lora.save_adapter."
+        )
     if type(diffusion) is not GaussianDiffusion:
         warnings.warn(
             f"a {type(diffusion).__name__} is saved as the GaussianDiffusion that it is; what its class "

@@ -38,6 +38,7 @@ class Drawing:
             stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
         target: For a model with a property: its value; by default values as they occur in the data.
+        adapter: An adapter of the model, the adapter.safetensors that finetune --rank has written.
         seed: Random seed; each item gets a seed of its own, derived from it.
         skip: Skip the first N items, which an interrupted command has already sampled.
         batch_size: Number of items sampled at once; by default 180 sketches, 100 molecules or 64 images.
@@ -56,6 +57,7 @@ class Drawing:
     guidance: float | None = None
     label: Numbers | None = None
     target: float | None = None
+    adapter: Path | None = None
     seed: int = 0
     skip: int = 0
     batch_size: int | None = None
@@ -79,6 +81,7 @@ def sample(
     data: str | None = None,
     formula: str | None = None,
     length: int | None = None,
+    strength: float | None = None,
     **drawing: Any,
 ) -> None:
     """Sample new items from a model.
@@ -90,6 +93,7 @@ def sample(
         formula: For a model of molecules: formula of all of them, C7H10O2 for instance; or data, to take
             formulas from the training data, with --target of molecules whose property is near it.
         length: For a model of sketches: number of strokes (or points); by default as in the data.
+        strength: With --adapter: how much it changes the model, 0 not at all, 1, the default, as trained.
         drawing: See :class:`Drawing`.
 
     Raises:
@@ -101,7 +105,11 @@ def sample(
         raise ValueError(
             "--data are compared with, which --measure false leaves out; leave one out."
         )
-    known = open_model(model)
+    if strength is not None and asked.adapter is None:
+        raise ValueError(
+            "--strength is that of an adapter; give one by --adapter, or leave it out."
+        )
+    known = _open(model, asked, 1.0 if strength is None else strength)
     draw = _ready(known, asked, length=length, formula=formula)
     _run(
         "sample", model, known, asked,
@@ -139,7 +147,7 @@ def inpaint(
     """
     asked = Drawing(**drawing)
     positive(resamples=resamples)
-    known = open_model(model)
+    known = _open(model, asked)
     check_flags(known.kind, keep=keep)
     if resamples is not None and known.completes:
         raise ValueError(
@@ -179,7 +187,7 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     asked = Drawing(**drawing)
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; it is a time, above 0 and at most 1.")
-    known = open_model(model)
+    known = _open(model, asked)
     draw, kind = _ready(known, asked, strength=strength), kind_of(known.kind)
     before = first(kind.begin(known, data), asked.num or kind.NUM)
     _run(
@@ -240,6 +248,17 @@ def interpolate(
         ),
         data=_other(known, data), before=before, num=len(before) // 2 * 8,
     )  # fmt: skip
+
+
+def _open(path: Path, asked: Drawing, strength: float = 1.0) -> Any:
+    """The model in a file, with an adapter in it if there is one."""
+    known = open_model(path)
+    if asked.adapter is not None:
+        from anydiff.lora import load_adapter, merge
+
+        load_adapter(asked.adapter, known.diffusion.denoiser, strength)
+        merge(known.diffusion.denoiser)
+    return known
 
 
 def _repeats(known: Any, resamples: int | None = None) -> int:

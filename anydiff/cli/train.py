@@ -342,6 +342,7 @@ def fit_model(
     module: Mapping[str, Any],
     trainer: Mapping[str, Any],
     made: Mapping[str, Any] | None = None,
+    finish: Callable[[], None] = lambda: None,
 ) -> Path:
     """Train a model, write it and its curve, and say so.
 
@@ -354,6 +355,7 @@ def fit_model(
         module: Options of :class:`~anydiff.training.module.DiffusionModule`.
         trainer: Options of :func:`~anydiff.training.runs.trainer`.
         made: Notes that the file keeps beside the seed and the number of steps.
+        finish: Called after the training, before the model is written.
 
     Returns:
         The file of the model.
@@ -362,7 +364,7 @@ def fit_model(
         ImportError: If a package is not installed.
     """
     result = folder / "model.safetensors"
-    if learn(run, folder, model, model.diffusion, batches, settings, module, trainer, made):
+    if learn(run, folder, model, model.diffusion, batches, settings, module, trainer, made, finish):
         say_files(folder)
         print(f"To sample from it: anydiff sample {result}")
     return result
@@ -378,6 +380,7 @@ def learn(
     module: Mapping[str, Any],
     trainer: Mapping[str, Any],
     made: Mapping[str, Any] | None = None,
+    finish: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train an objective, and write a model and the curve.
 
@@ -391,6 +394,7 @@ def learn(
         module: Likewise.
         trainer: Likewise.
         made: Likewise.
+        finish: Likewise.
 
     Returns:
         Whether this process is the one that writes, the first of several.
@@ -414,6 +418,7 @@ def learn(
     if not trained.is_global_zero:  # the first of several processes does the rest
         return False
     notes = {"seed": run.seed, "steps": trained.global_step, **(made or {})}
+    finish()
     model.save(folder / "model.safetensors", notes)
     try:
         plot_curve(folder, folder / "curve.png")

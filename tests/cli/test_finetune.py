@@ -1,6 +1,7 @@
 """Training that goes on from a model: its weights, the new data, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import anydiff
 from anydiff.cli import train
 from anydiff.cli.main import main
 from anydiff.cli.runs import open_model
+from anydiff.lora import adapt, adapted, load_adapter, save_adapter
 from anydiff.molecules.evaluate import to_rdkit
 from anydiff.molecules.files import write_npz, write_sdf
 from anydiff.molecules.qm9 import load_qm9, split
@@ -90,6 +92,56 @@ def test_sizes_and_properties_are_those_of_the_new_data(models, tmp_path):
     assert sorted(new.pairs.sizes.tolist()) == sorted(learn.sizes.tolist())
     assert new.properties == open_model(model).properties  # the scale that the network knows
     assert (new.sample(5, steps=1).sizes > 21).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_is_a_small_file_beside_the_new_model(kind, models, tmp_path, capsys):
+    model, data = models[kind]
+    words = ["--data", data, "--accelerator", "cpu", "--epochs", 2, "--rank", 2, "--lr", 0.05]
+    call("finetune", model, *words, "--out", tmp_path / "new")
+    assert re.search(r"\d+ matrices get adapters of rank 2, \d+", capsys.readouterr().out)
+    new, adapter = tmp_path / "new/model.safetensors", tmp_path / "new/adapter.safetensors"
+    assert adapter.stat().st_size < new.stat().st_size
+    assert json.loads((tmp_path / "new/settings.json").read_text())["rank"] == 2
+    network = open_model(model).diffusion.denoiser
+    load_adapter(adapter, network)
+    for name, value in open_model(new).diffusion.denoiser.named_parameters():
+        weight = next((w for w in adapted(network) if w.name == name), None)
+        wanted = (
+            network.get_parameter(name) if weight is None else getattr(weight.layer, weight.own)
+        )
+        assert torch.equal(value, wanted), name
+
+    few = ["--num", 3, "--steps", 2, "--accelerator", "cpu", "--measure", "false"]
+    runs = {
+        "plain": [model], "off": [model, "--adapter", adapter, "--strength", 0],
+        "half": [model, "--adapter", adapter, "--strength", 0.5],
+        "on": [model, "--adapter", adapter],
+    }  # fmt: skip
+    drawn = {}
+    for name, words in runs.items():
+        call("sample", *words, *few, "--out", tmp_path / name)
+        (file,) = (tmp_path / name).glob("samples.[nos][pdd][zjf]*")
+        drawn[name] = file.read_bytes()
+    assert drawn["plain"] == drawn["off"]
+    assert len({drawn["off"], drawn["half"], drawn["on"]}) == 3
+
+
+def test_an_adapter_of_another_model_and_a_strength_of_none_are_refused(models, tmp_path, capsys):
+    model, _ = models["sketches"]
+    save = tmp_path / "adapter.safetensors"
+    network = open_model(model).diffusion.denoiser
+    adapt(network, 2)
+    save_adapter(save, network)
+    for words, told in (
+        ([models["images"][0], "--adapter", save], "was made for BiRNN"),
+        ([model, "--strength", 0.5], "--strength is that of an adapter"),
+        ([model, "--adapter", model], "holds no adapters that save_adapter wrote"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            call("sample", *words, "--out", tmp_path / "out")
+        assert stop.value.code == 2 and told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_goes_on_with_the_same_model_only(models, tmp_path, capsys):
