@@ -16,10 +16,12 @@ normal with the variance alpha² + sigma² of t = 1. The bounds are differentiab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf, log
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from anydiff.checks import check_choice, check_floating, check_kind, check_range, check_whole
 from anydiff.likelihood.chain import Chain, mistake
@@ -172,6 +174,12 @@ def continuous_bound(
         L_\infty = KL(q(x_1 | x_0) \| p(x_1)) - \log p(x_0 | x_{first})
             + \tfrac12 E_t \bigl[ -\lambda'_t \lVert \epsilon - \hat\epsilon \rVert^2 \bigr]
 
+    The noise of an estimate is mostly that of :math:`\lVert \epsilon \rVert^2`, at little noise, where no
+    denoiser can tell it from the data. So the integral of :math:`\operatorname{sigmoid}(\lambda_t)^2
+    \lVert \epsilon \rVert^2`, which is the mistake of a standard normal at x0 = 0, is subtracted as it is
+    drawn and added as it is known; up to the noise that is as wide as the distance of levels, where the
+    decoder has some.
+
     The decoder is a normal around :math:`x_{first} / \alpha`. The bound is differentiable with respect to
     the denoiser and, with ``uniform="time"``, to the schedule: its total is the loss of the denoiser and
     of the ends of a learned schedule, the variance of `steps` that of the schedule's interior.
@@ -221,6 +229,10 @@ def continuous_bound(
         if uniform == "logsnr":
             times = schedule.time(logsnr[0] + u * (logsnr[1] - logsnr[0]))
 
+    # at less noise than a third of their distance, levels can be told apart, and nothing is mistaken
+    levels = getattr(decoder, "resolution", 0.0)
+    known = -2 * log(levels / 3) if levels else inf
+
     terms = []
     for t in times.to(x0.dtype):
         at = schedule._at(t)
@@ -229,18 +241,32 @@ def continuous_bound(
         fall = logsnr[0] - logsnr[1]
         if uniform == "time":
             fall = -at.logsnr_rate * (stop - start)
-        terms.append(0.5 * fall.to(x0.dtype) * space.sum(mistake(p, x0, eps)[1].square()))
-    integrals = torch.stack(terms)
+        error, noise = (space.sum(e.square()) for e in (mistake(p, x0, eps)[1], eps))
+        terms.append(0.5 * fall.to(x0.dtype) * (error - _control(at.logsnr, known) * noise))
 
-    start, stop = (t.to(x0.dtype).expand(len(dim)) for t in (start, stop))
+    first, last = (schedule._at(t.to(x0.dtype).expand(len(dim))) for t in (start, stop))
+    ends = (first.logsnr, last.logsnr) if uniform == "time" else logsnr.to(x0.dtype)
+    area = _area(ends[0], known) - _area(ends[1], known)
+    integrals = torch.stack(terms) + 0.5 * area * dim
     return Bound(
-        prior=_prior(x0, schedule._at(stop), space),
+        prior=_prior(x0, last, space),
         diffusion=integrals.mean(0),
-        reconstruction=_reconstruction(x0, schedule._at(start), decoder, space, generator),
+        reconstruction=_reconstruction(x0, first, decoder, space, generator),
         dim=dim,
         steps=integrals,
         times=times.to(x0.dtype),
     )
+
+
+def _control(logsnr: Tensor, known: float) -> Tensor:
+    """What share of the noise is subtracted from the mistakes: from 0 to 1 and, beyond `known`, to 0."""
+    return logsnr.sigmoid().square() - (logsnr - known).sigmoid().square()
+
+
+def _area(logsnr: Tensor, known: float) -> Tensor:
+    """The integral of this share, by which the mean of what was subtracted is known."""
+    a, b = (softplus(x) + (-x).sigmoid() for x in (logsnr, logsnr - known))
+    return a - b
 
 
 def _check(predictor: Predictor, x0: Tensor, decoder: Decoder) -> None:

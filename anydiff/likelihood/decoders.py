@@ -100,6 +100,13 @@ class DiscretizedGaussian:
             levels = torch.tensor(self.levels, dtype=torch.float64)
         return (levels[1:] + levels[:-1]) / 2
 
+    @property
+    def resolution(self) -> float:
+        """The least distance of two levels."""
+        if self.levels is None:
+            return (self.high - self.low) / float(2**self.bits - 1)
+        return min(b - a for a, b in pairwise(self.levels))
+
     def __call__(self, x0: Tensor, mean: Tensor, log_variance: Tensor, space: Space) -> Tensor:
         _check_free(space)
         return space.sum(self.log_probs(x0, mean, log_variance))

@@ -154,6 +154,59 @@ def test_the_integral_over_time_has_its_value_for_gaussian_data(schedule, unifor
     assert abs(bound.reconstruction.mean().item() - entropy) < 4 * error
 
 
+@pytest.mark.parametrize("uniform", ["time", "logsnr"])
+@pytest.mark.parametrize("space, shape", SPACES.values(), ids=SPACES)
+def test_the_bound_of_a_standard_normal_has_no_noise_at_zero(space, shape, uniform):
+    """Where eps is mistaken by alpha² eps, all that is drawn is subtracted, and the mean is added."""
+    model = exact.gaussian(Cosine(), "v", std=1.0)
+    x0 = torch.zeros(shape, dtype=torch.float64)
+    bounds = [
+        continuous_bound(model.predictor(space), x0, uniform=uniform, generator=generator)
+        for generator in (torch.Generator().manual_seed(k) for k in (1, 2))
+    ]
+    first, last = (float(v) for v in Cosine().ends(x0.device).clamp(-20, 20))
+    area = [math.log1p(math.exp(v)) + 1 / (1 + math.exp(v)) for v in (first, last)]
+    for bound in bounds:
+        wanted = 0.5 * space.dim(x0) * (area[0] - area[1])
+        torch.testing.assert_close(bound.diffusion, wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.3, 2.0])
+def test_an_estimate_of_the_bound_has_less_than_half_the_noise(std):
+    """Beside that of the mistakes alone, which the prediction at the same times has."""
+    model, dim = exact.gaussian(Cosine(), "v", std=std), 3
+    x0, u = std * draw((1, dim)).expand(8000, dim), draw((8000,), 1).argsort().double() / 8000
+    bound = continuous_bound(
+        model.predictor(), x0, u=u, uniform="logsnr", generator=torch.Generator().manual_seed(1)
+    )
+    t, generator = bound.times[0], torch.Generator().manual_seed(1)
+    at, eps = Cosine()._at(t), torch.randn(8000, dim, dtype=torch.float64, generator=generator)
+    p = model.predictor().predict(at.alpha[:, None] * x0 + at.sigma[:, None] * eps, at)
+    first, last = Cosine().ends(x0.device).clamp(-20, 20)
+    raw = 0.5 * (first - last) * (p.eps - eps).square().sum(1)
+    assert bound.diffusion.std() < raw.std() / 2
+    error = raw.std() / math.sqrt(8000)
+    assert abs(raw.mean() - bound.diffusion.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_levels_that_are_known_at_little_noise_add_none(bits):
+    decoder = DiscretizedGaussian(bits)
+    assert decoder.resolution == pytest.approx(2 / (2**bits - 1))
+    assert DiscretizedGaussian(levels=[0.0, 0.5, 0.6]).resolution == pytest.approx(0.1)
+    schedule = Cosine(-12.0)
+    model = GaussianDiffusion(Levels(schedule, bits), schedule, "x0")
+    x0 = model.denoiser.levels[torch.arange(600) % 2**bits][:, None].expand(600, 3)
+    spread = [
+        continuous_bound(
+            model.predictor(), x0, decoder=of, uniform="logsnr", draws=4,
+            generator=torch.Generator().manual_seed(0),
+        ).diffusion.std()
+        for of in (decoder, ContinuousGaussian())
+    ]  # fmt: skip
+    assert spread[0] < 0.8 * spread[1]
+
+
 def excesses(estimate, model, space, shape, repeats, seed=0):
     """The bound less -log p for data of the model, (repeats * B,), and its mean's standard error."""
     generator = torch.Generator().manual_seed(seed)
