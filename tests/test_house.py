@@ -24,6 +24,8 @@ CORE += [
     "editing",
     "exact",
     "distillation",
+    "autoencoders",
+    "latent",
     "lora",
     "checkpoints",
 ]
@@ -36,7 +38,7 @@ WORDS = (
 )
 # Public modules that nothing else in the package needs: users import them by their path.
 LEAVES = {"exact", "likelihood.score_matching", "images.pipelines", "denoisers.unet.adm"}
-LEAVES |= {"molecules.property_bounds", "molecules.property_model"}
+LEAVES |= {"latent", "molecules.property_bounds", "molecules.property_model"}
 
 
 class Package:
@@ -85,7 +87,7 @@ def allowed():
     """The rooms that each room may take from."""
     takes = {name: set(CORE[:k]) | {name} for k, name in enumerate(CORE)}
     takes |= {name: takes["spaces"] | {name} for name in BESIDE}
-    for name in ("checkpoints", "training"):
+    for name in ("autoencoders", "checkpoints", "training"):
         takes[name] |= BESIDE
     takes |= {name: set(CORE) | BESIDE | {"kinds", name} for name in ("kinds", *KINDS)}
     everything = {*takes, "cli", ""}

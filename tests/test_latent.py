@@ -1,0 +1,307 @@
+"""Latent diffusion: standardised latents, draws that are those of the data, and LSGM in closed form."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from anydiff import DDIM, Cosine, DPMSolver, GaussianDiffusion, exact, sample
+from anydiff.autoencoders import Autoencoder, Autoencoding, Posterior, Rowwise
+from anydiff.denoisers import PairNet
+from anydiff.latent import Latent
+from anydiff.losses import Likelihood
+from anydiff.samplers import plan
+from anydiff.schedules import Shifted
+from anydiff.spaces import DENSE, Masked, Ragged
+from tests.helpers.networks import awake
+from tests.helpers.points import ROUNDING
+from tests.helpers.spaces import draw
+
+SIZES = [3, 1, 5]
+SPACES = {
+    "dense": (DENSE, (6, 3)),
+    "masked": (Masked.from_lengths(SIZES), (3, 5, 3)),
+    "ragged": (Ragged.from_sizes(SIZES), (9, 3)),
+}
+TURN = torch.linalg.qr(draw((3, 3), 4))[0]
+
+
+class Turned(Autoencoder):
+    """z = x Q, without noise or with some of one size."""
+
+    columns = 3
+
+    def __init__(self, matrix, log_variance=None):
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.log_variance = log_variance
+
+    def encode(self, x, space=DENSE):
+        log_variance = self.log_variance
+        if log_variance is not None:
+            log_variance = torch.full_like(x, log_variance)
+        return Posterior(x @ self.matrix, log_variance, space)
+
+    def decode(self, z, space=DENSE):
+        return z @ torch.linalg.inv(self.matrix)
+
+    def latent_shape(self, shape):
+        return tuple(shape)
+
+
+def batches(x, space, num=1):
+    return [(x, space)] * num, lambda batch: (*batch, {})
+
+
+# draws --------------------
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), DPMSolver()], ids=["ddim", "dpm"])
+@pytest.mark.parametrize("space, shape", SPACES.values(), ids=SPACES)
+def test_draws_of_a_turned_latent_are_those_of_the_data(space, shape, sampler):
+    means = draw((4, 3), 7)
+    data = exact.mixture(Cosine(), "v", means=means, stds=0.3)
+    latent = Latent(
+        Turned(TURN), exact.mixture(Cosine(), "v", means=means @ TURN, stds=0.3)
+    ).double()
+    noise = space.noise(torch.empty(shape, dtype=torch.float64), torch.Generator().manual_seed(0))
+    x = sample(data.predictor(space), noise, sampler, 12)
+    z = sample(latent.diffusion.predictor(space), noise @ TURN, sampler, 12)
+    torch.testing.assert_close(latent.decode(z, space), x, rtol=0, atol=1e-12)
+    assert latent.sample(shape, space=space, steps=3, seed=0).shape == shape
+
+
+@pytest.mark.parametrize("factor", [0.18215, 3.0])
+def test_a_scaled_latent_is_a_shifted_schedule_of_the_data(factor):
+    """The constant of Stable Diffusion, for instance; the first noise has the length of x at t = 1."""
+    data = exact.gaussian(Shifted(Cosine(), factor), "v", mean=0.4, std=0.6)
+    inner = exact.gaussian(Cosine(), "v", mean=0.4 * factor, std=0.6 * factor)
+    latent = Latent(Turned(torch.eye(3).double()), inner).double()
+    latent.scale.fill_(factor)
+    times = [at.t for at in plan(Cosine(), 10, DDIM())]
+    noise = draw((6, 3))
+    at = Cosine().levels(torch.tensor([1.0]))[0]
+    length = math.hypot(factor * at.alpha, at.sigma)
+    z = sample(inner.predictor(), noise, DDIM(), times)
+    x = sample(data.predictor(), noise / length, DDIM(), times)
+    torch.testing.assert_close(latent.decode(z), x, rtol=0, atol=1e-12)
+
+
+# standardisation --------------------
+
+
+@pytest.mark.parametrize("space, shape", SPACES.values(), ids=SPACES)
+def test_latents_are_of_mean_0_and_variance_1(space, shape):
+    x = space.project(draw(shape) * torch.tensor([3.0, 0.1, 1.0]) + torch.tensor([1.0, -2.0, 0.0]))
+    latent = Latent(Turned(TURN.mul(2.0)), exact.gaussian(Cosine(), std=1.0)).double()
+    dirty = x if isinstance(space, Ragged) else x + (x == 0)  # what lies in the padding counts not
+    latent.fit(*batches(dirty, space, 2))
+    z = latent.encode(x, space)
+    torch.testing.assert_close(space.project(z), z)
+    count = space.dim(z).sum() / 3
+    rows = z.flatten(0, -2)
+    torch.testing.assert_close(rows.sum(0) / count, torch.zeros(3).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(rows.square().sum(0) / count, torch.ones(3).double(), **ROUNDING)
+    torch.testing.assert_close(latent.decode(z, space), x, **ROUNDING)
+    latent.fit(*batches(x, space), means=False)
+    assert not latent.shift.any()
+
+
+def points(latent=2):
+    torch.manual_seed(0)
+    widths = Rowwise.widths(7, latent, 3)
+    return awake(Rowwise(*(PairNet(w - 3, 16, layers=1) for w in widths), 7, latent, 3).double())
+
+
+def test_centred_latents_have_one_scale_and_stay_centred():
+    space = Ragged.from_sizes(SIZES, centered=3)
+    x = space.project(draw((9, 7)))
+    latent = Latent(points(), exact.gaussian(Cosine(), std=1.0)).double()
+    latent.fit(*batches(x, space), torch.Generator().manual_seed(1))
+    assert not latent.shift[:3].any() and len(latent.scale[:3].unique()) == 1
+    z = latent.encode(x, space, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(space.project(z), z, **ROUNDING)
+    dims = space.diagonal(z)
+    groups = [z[:, :3].square().sum() / dims[:, :3].sum(), *z[:, 3:].square().mean(0)]
+    torch.testing.assert_close(torch.stack(groups), torch.ones(3).double(), **ROUNDING)
+    turn = torch.linalg.qr(draw((3, 3), 5))[0]
+
+    def turned(x):
+        return torch.cat([x[:, :3] @ turn, x[:, 3:]], 1)
+
+    ours = latent.encode(turned(x), space, mode=True)
+    torch.testing.assert_close(ours, turned(latent.encode(x, space, mode=True)), **ROUNDING)
+    torch.testing.assert_close(latent.decode(turned(z), space), turned(latent.decode(z, space)))
+
+
+def test_a_scale_changes_the_posterior_and_not_what_it_says():
+    latent = Latent(Turned(TURN, -1.0), exact.gaussian(Cosine(), std=1.0)).double()
+    latent.scale.copy_(torch.tensor([2.0, 0.5, 3.0]))
+    latent.shift.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    x = draw((4, 3))
+    plain, q = latent.autoencoder.encode(x), latent.posterior(x)
+    stretched = latent.scale.log().sum()
+    torch.testing.assert_close(q.entropy(), plain.entropy() + stretched, **ROUNDING)
+    z = plain.sample(torch.Generator().manual_seed(0))
+    moved = latent.standardized(z, DENSE)
+    torch.testing.assert_close(q.log_prob(moved), plain.log_prob(z) - stretched, **ROUNDING)
+    torch.testing.assert_close(q.sample(torch.Generator().manual_seed(0)), moved, **ROUNDING)
+
+
+def test_latents_that_are_all_the_same_and_no_data_are_refused():
+    latent = Latent(Turned(TURN), exact.gaussian(Cosine(), std=1.0)).double()
+    with pytest.raises(ValueError, match=r"there are no data to fit the latents to"):
+        latent.fit([], lambda batch: batch)
+    with pytest.raises(ValueError, match=r"column \d of the latents is the same for all data"):
+        latent.fit(*batches(torch.zeros(4, 3).double(), DENSE))
+    assert latent.scale.eq(1).all()
+
+
+# training --------------------
+
+
+class Counted(nn.Dropout):
+    """Whether it was in training mode when it ran."""
+
+    def forward(self, x):
+        self.seen = self.training
+        return super().forward(x)
+
+
+def test_the_second_stage_is_the_loss_of_the_diffusion_on_latents():
+    net = points()
+    net.dropout = Counted(0.5)
+    encode = net.encode
+    net.encode = lambda x, space: encode(net.dropout(x), space)
+    diffusion = GaussianDiffusion(awake(PairNet(2, 8, layers=1)).double(), Cosine(), "v")
+    latent = Latent(net, diffusion).double().train()
+    space = Ragged.from_sizes(SIZES, centered=3)
+    x = space.project(draw((9, 7)))
+    unpack = latent.unpack(lambda batch: (*batch, {}))
+    torch.manual_seed(5)
+    z, inner, cond = unpack((x, space))
+    assert inner is space and cond == {} and not z.requires_grad
+    assert net.dropout.seen is False and net.training
+    torch.manual_seed(5)
+    with latent._fixed():
+        torch.testing.assert_close(z, latent.posterior(x, space).sample(), rtol=0, atol=0)
+    loss = diffusion.loss(z, space=inner, generator=torch.Generator().manual_seed(0))
+    assert loss.shape == (3,) and loss.requires_grad
+
+
+# LSGM --------------------
+
+
+@pytest.mark.parametrize("space, shape", SPACES.values(), ids=SPACES)
+def test_the_cross_entropy_is_that_of_normal_distributions(space, shape):
+    """Of q with a normal prior: in value, and in the gradient that reaches the encoder."""
+    prior, s = exact.gaussian(Cosine(), "v", mean=0.2, std=0.7), 0.3
+    latent = Latent(Turned(torch.eye(3).double(), 2 * math.log(s)), prior).double()
+    mean = space.project(draw(shape)).requires_grad_()
+    objective = Autoencoding(latent.autoencoder, noise=1.0).double()
+    latent.likelihood = objective
+    values, gradients, generator = [], [], torch.Generator().manual_seed(0)
+    for _ in range(100):
+        q = latent.posterior(mean, space)
+        z = q.sample(generator)
+        bound = latent.bound(mean.detach(), z, q, space, generator, draws=16)
+        value = bound + q.entropy() + objective.log_likelihood(mean.detach(), z, space)
+        gradients.append(torch.autograd.grad(value.sum(), mean)[0])
+        values.append(value.detach())
+    dim, away = space.dim(mean), space.project((mean - 0.2).detach()) / 0.49
+    squares = space.sum(away.square()) * 0.49
+    wanted = 0.5 * (dim * (math.log(2 * math.pi * 0.49) + s**2 / 0.49) + squares)
+    for found, exact_value in ((torch.stack(values), wanted), (torch.stack(gradients), away)):
+        error = found.std(0) / 10
+        assert ((found.mean(0) - exact_value).abs() <= 5 * error + 2e-3 * dim.max()).all()
+        assert error.mean() < 0.1 * dim.mean()
+
+
+def joint(**options):
+    torch.manual_seed(0)
+    net = Turned(TURN, -2.0)
+    del net.matrix
+    net.matrix = nn.Parameter(TURN.clone())
+    diffusion = GaussianDiffusion(Told(3), Cosine(), "v", weighting=Likelihood())
+    return Latent(net, diffusion, Autoencoding(net), **options).double()
+
+
+class Told(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.map = nn.Linear(width, width)
+
+    def forward(self, x_t, t):
+        return self.map(x_t)
+
+
+def test_each_part_is_trained_by_its_own_term():
+    latent, x = joint(), draw((5, 3))
+    encoder = [*latent.likelihood.parameters()]
+    prior = [*latent.diffusion.parameters()]
+
+    def gradients(loss):
+        loss.sum().backward()
+        found = [None if p.grad is None else p.grad.clone() for p in (*encoder, *prior)]
+        latent.zero_grad()
+        return found[: len(encoder)], found[len(encoder) :]
+
+    def q_and_z():
+        generator = torch.Generator().manual_seed(0)
+        q = latent.posterior(x)
+        return q, q.sample(generator), generator
+
+    both = gradients(latent.loss(x, generator=torch.Generator().manual_seed(0)))
+    q, z, generator = q_and_z()
+    first = gradients(latent.bound(x, z, q, generator=generator) / 3)
+    assert all(g is None for g in first[1]) and all(p.requires_grad for p in prior)
+    torch.testing.assert_close(both[0], first[0])
+    _, z, generator = q_and_z()
+    with torch.no_grad():
+        latent.bound(x, z, q, generator=generator)  # takes its numbers
+    second = gradients(latent.diffusion.loss(z.detach(), generator=generator))
+    assert all(g is None for g in second[0])
+    torch.testing.assert_close(both[1], second[1])
+
+
+def test_with_a_fixed_encoder_the_second_term_is_the_loss_of_latent_diffusion():
+    latent, x, t = joint(), draw((5, 3)), draw((5,)).sigmoid()
+    noise = draw((5, 3), 3)
+    total = latent.loss(x, t, noise=noise, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    q = latent.posterior(x)
+    z = q.sample(generator)
+    bound = latent.bound(x, z, q, generator=generator) / 3
+    torch.testing.assert_close(total - bound, latent.diffusion.loss(z, t, noise=noise))
+
+
+def test_a_prior_that_predicts_nothing_is_the_standard_normal():
+    """v = 0: the cross entropy is -log N(z; 0, I), in centred spaces too."""
+    for space, shape in (*SPACES.values(), (Ragged.from_sizes(SIZES, centered=3), (9, 3))):
+        net = Turned(torch.eye(3).double(), -30.0)
+        prior = GaussianDiffusion(lambda x_t, t, space: 0 * x_t, Cosine(), "v")
+        latent = Latent(net, prior, Autoencoding(net, noise=1.0)).double()
+        x = space.project(draw(shape))
+        q = latent.posterior(x, space)
+        generator = torch.Generator().manual_seed(0)
+        found = torch.stack([latent.bound(x, x, q, space, generator, draws=8) for _ in range(150)])
+        plain = -latent.likelihood.log_likelihood(x, x, space) - q.entropy()
+        dim = space.dim(x)
+        wanted = 0.5 * (dim * math.log(2 * math.pi) + space.sum(x.square()))
+        error = found.std(0) / math.sqrt(150)
+        assert ((found.mean(0) - plain - wanted).abs() < 5 * error + 1e-3).all()
+        assert (error <= 0.1 * dim).all()
+
+
+def test_what_is_missing_or_wrong_is_named():
+    net, diffusion = Turned(TURN, -2.0), exact.gaussian(Cosine(), std=1.0)
+    with pytest.raises(ValueError, match=r"not said how likely data are.*likelihood=Autoencoding"):
+        Latent(net, diffusion).double().loss(draw((2, 3)))
+    with pytest.raises(ValueError, match=r"likelihood is the objective of another autoencoder"):
+        Latent(net, diffusion, Autoencoding(Turned(TURN)))
+    for wrong in ((nn.Linear(3, 3), diffusion), (net, nn.Linear(3, 3))):
+        with pytest.raises(ValueError, match=r"autoencoder|diffusion"):
+            Latent(*wrong)
+    with pytest.raises(ValueError, match="cross"):
+        Latent(net, diffusion, cross=-1.0)
