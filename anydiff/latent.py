@@ -57,7 +57,7 @@ class Latent(nn.Module):
         cross: The weight of the cross entropy in :meth:`loss`, kappa in the paper.
 
     Raises:
-        ValueError: If an argument is not of its kind, `cross` is negative, or `likelihood` is the objective
+        ValueError: If an argument is not of its kind, `cross` is negative, or `likelihood` is that
             of another autoencoder.
 
     Attributes:

@@ -67,7 +67,7 @@ class ResBlock(nn.Module):
     Arguments:
         before: Channels of the input.
         after: Channels of the output.
-        condition: Width of the embedding of time and conditions.
+        condition: Width of the embedding of time and conditions; 0 for none.
         adaptive: It scales and shifts after the second norm; without, it is added before.
         change: "down" or "up": the resolution changes before the first convolution.
         dropout: Share of activations dropped in training, before the second convolution.
@@ -92,18 +92,19 @@ class ResBlock(nn.Module):
         self.adaptive, self.change, self.dims = adaptive, change, dims
         self.norm1 = nn.GroupNorm(groups, before, eps)
         self.conv1 = conv(before, after, dims)
-        self.modulation = nn.Linear(condition, 2 * after if adaptive else after)
+        width = 2 * after if adaptive else after
+        self.modulation = nn.Linear(condition, width) if condition else None
         self.norm2 = nn.GroupNorm(groups, after, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(conv(after, after, dims))  # at first a block is its shortcut
         self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
 
-    def forward(self, x: Tensor, c: Tensor, size: Size | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None, size: Size | None = None) -> Tensor:
         """(B, before, H, W) and (B, condition) -> (B, after, H', W').
 
         Arguments:
             x: The input.
-            c: The embedding of time and conditions.
+            c: The embedding of time and conditions, if there is one.
             size: H' and W' where the resolution goes up; twice H and W if None.
         """
         h = F.silu(self.norm1(x))
@@ -113,12 +114,12 @@ class ResBlock(nn.Module):
             h, x = repeat(h, self.dims, size), repeat(x, self.dims, size)
         h = self.conv1(h)
 
-        c = self.modulation(c)[:, :, None, None]
-        if self.adaptive:
-            scale, shift = c.chunk(2, dim=1)
+        told = None if self.modulation is None else self.modulation(c)[:, :, None, None]
+        if told is not None and self.adaptive:
+            scale, shift = told.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
-            h = self.norm2(h + c)
+            h = self.norm2(h if told is None else h + told)
         y: Tensor = self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
         return y
 
@@ -176,7 +177,7 @@ class Downsample(nn.Module):
         self.dims, self.centered = dims, centered
         self.conv = nn.Conv2d(width, width, side(3, dims), side(2, dims))
 
-    def forward(self, x: Tensor, c: Tensor, size: Size | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None, size: Size | None = None) -> Tensor:
         # the window of an even side starts at the first pixel, that of an odd side one before it
         before = [1 if self.centered else n % 2 for n in x.shape[2:]]
         pads = [before[1], 1, before[0], 1] if self.dims == 2 else [before[1], 1, 0, 0]
@@ -206,7 +207,7 @@ class Upsample(nn.Module):
         merge = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
         self.register_buffer("merge", merge, persistent=False)
 
-    def forward(self, x: Tensor, c: Tensor, size: Size | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None, size: Size | None = None) -> Tensor:
         B, C, H, W = x.shape
         weight, columns = self.conv.weight, self.merge.to(x.dtype)
         rows = columns if self.dims == 2 else columns.new_ones(1, 1, 1)
