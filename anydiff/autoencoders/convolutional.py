@@ -115,7 +115,7 @@ class Convolutional(Autoencoder):
         if len(sides) != self.dims or any(side % self.factor for side in sides):
             raise ValueError(
                 f"the data are {tuple(shape)}; give (B, {self.channels}{', *' * self.dims}) whose sides "
-                f"are multiples of {self.factor}, as the autoencoder has {self.factor.bit_length()} widths."
+                f"are multiples of {self.factor}, as it has {self.factor.bit_length()} widths."
             )
         return (shape[0], self.columns, *(side // self.factor for side in sides))
 
