@@ -132,6 +132,15 @@ class Autoencoder(nn.Module, ABC):
         """
         return space
 
+    def extra_loss(self, z: Tensor, space: Space) -> Tensor:
+        """What training adds to the loss of reconstruction, (B,); by default nothing.
+
+        Arguments:
+            z: A latent, with a gradient.
+            space: Its space.
+        """
+        return z.new_zeros(space.items(z))
+
     @abstractmethod
     def latent_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of a batch's latents.
@@ -153,7 +162,7 @@ class Autoencoding(nn.Module):
 
     Arguments:
         autoencoder: What is trained.
-        beta: The weight of the KL divergence; 0 leaves it out, as where a latent has no noise.
+        beta: The weight of the KL divergence, which a latent without noise has not.
         noise: s, or None to learn it.
 
     Raises:
@@ -208,8 +217,10 @@ class Autoencoding(nn.Module):
         """
         x0 = space.project(x0.to(at_least_float32(x0)))
         posterior = self.autoencoder.encode(x0, space)
-        loss = -self.log_likelihood(x0, posterior.sample(generator), space)
-        if self.beta:
+        z = posterior.sample(generator)
+        loss = self.autoencoder.extra_loss(z, posterior.space)
+        loss = loss - self.log_likelihood(x0, z, space)
+        if self.beta and posterior.log_variance is not None:
             loss = loss + self.beta * posterior.kl()
         return loss / space.dim(x0).clamp(min=1)
 
