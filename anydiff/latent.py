@@ -31,12 +31,32 @@ from anydiff.checks import check_kind, check_range
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.likelihood import continuous_bound
 from anydiff.likelihood.gaussians import trace
+from anydiff.losses.times import Times
 from anydiff.precision import at_least_float32
+from anydiff.predictions import Predictor, Target
+from anydiff.samplers import sample
+from anydiff.schedules import Schedule
 from anydiff.spaces import DENSE, Random, Space
 
-__all__ = ["Latent"]
+__all__ = ["Latent", "Standard"]
 
 Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
+
+
+class Standard(nn.Module):
+    """The numbers b and c of each column of a latent, (columns,): zeros and ones at first.
+
+    Arguments:
+        columns: How many.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(columns))
+        self.register_buffer("scale", torch.ones(columns))
 
 
 class Latent(nn.Module):
@@ -65,9 +85,6 @@ class Latent(nn.Module):
         scale: c, likewise; ones at first.
     """
 
-    shift: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         autoencoder: Autoencoder,
@@ -86,8 +103,49 @@ class Latent(nn.Module):
             )
         self.autoencoder, self.diffusion = autoencoder, diffusion
         self.likelihood, self.cross = likelihood, float(cross)
-        self.register_buffer("shift", torch.zeros(autoencoder.columns))
-        self.register_buffer("scale", torch.ones(autoencoder.columns))
+        self.standard = Standard(autoencoder.columns)
+
+    @property
+    def shift(self) -> Tensor:
+        return self.standard.shift
+
+    @property
+    def scale(self) -> Tensor:
+        return self.standard.scale
+
+    # as a diffusion --------------------
+
+    @property
+    def denoiser(self) -> Any:
+        """The network of the diffusion."""
+        return self.diffusion.denoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the diffusion."""
+        return self.diffusion.schedule
+
+    @property
+    def target(self) -> Target:
+        """What its network predicts."""
+        return self.diffusion.target
+
+    @property
+    def times(self) -> Times:
+        """Its training times; of a distilled one those of its run."""
+        return self.diffusion.times
+
+    def predictor(self, space: Space = DENSE, **cond: Any) -> Predictor:
+        """The diffusion, bound to the latents of a batch and its conditions.
+
+        Arguments:
+            space: That of the data.
+            cond: Conditions, passed to the denoiser by their names.
+
+        Raises:
+            ValueError: As :meth:`GaussianDiffusion.predictor`, or if the autoencoder has no such space.
+        """
+        return self.diffusion.predictor(self.autoencoder.latent_space(space), **cond)
 
     # from data to latents and back --------------------
 
@@ -216,10 +274,8 @@ class Latent(nn.Module):
         Raises:
             ValueError: As :func:`anydiff.sample`.
         """
-        inner = self.autoencoder.latent_space(space)
-        z = self.diffusion.sample(
-            self.autoencoder.latent_shape(shape), space=inner, cond=cond, **options
-        )
+        predictor = self.predictor(space, **(cond or {}))
+        z = sample(predictor, self.autoencoder.latent_shape(shape), **options)
         with self._fixed(), torch.no_grad():
             return self.decode(z, space)
 

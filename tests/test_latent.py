@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+import anydiff
 from anydiff import DDIM, Cosine, DPMSolver, GaussianDiffusion, exact, sample
-from anydiff.autoencoders import Autoencoder, Autoencoding, Posterior, Rowwise
-from anydiff.denoisers import PairNet
+from anydiff.autoencoders import (
+    Autoencoder,
+    Autoencoding,
+    Convolutional,
+    Posterior,
+    Quantized,
+    Rowwise,
+)
+from anydiff.denoisers import PairNet, UNet
 from anydiff.latent import Latent
 from anydiff.losses import Likelihood
 from anydiff.samplers import plan
@@ -305,3 +313,78 @@ def test_what_is_missing_or_wrong_is_named():
             Latent(*wrong)
     with pytest.raises(ValueError, match="cross"):
         Latent(net, diffusion, cross=-1.0)
+
+
+# files --------------------
+
+
+def saved(latent, path):
+    anydiff.save(path, latent, {"note": 3})
+    again, extra = anydiff.load(path)
+    assert extra == {"note": 3} and isinstance(again, Latent)
+    return again
+
+
+def of_points(**options):
+    net = points().float()
+    prior = GaussianDiffusion(awake(PairNet(2, 8, layers=1)), Cosine(), "v", drop=0.1)
+    return Latent(net, prior, **options)
+
+
+def test_a_file_draws_the_same_bits(tmp_path):
+    latent, space = of_points(), Ragged.from_sizes(SIZES, centered=3)
+    x = space.project(draw((9, 7)).float())
+    latent.fit(*batches(x, space))
+    latent.diffusion.denoiser.requires_grad_(False)
+    again = saved(latent, tmp_path / "m.safetensors")
+    how = {"space": space, "steps": 3, "seed": 0}
+    assert torch.equal(latent.sample((9, 7), **how), again.sample((9, 7), **how))
+    assert again.diffusion.drop == latent.diffusion.drop == 0.1
+    assert not any(p.requires_grad for p in again.diffusion.denoiser.parameters())
+    assert all(p.requires_grad for p in again.autoencoder.parameters())
+    assert again.likelihood is None and torch.equal(again.scale, latent.scale)
+
+
+@pytest.mark.parametrize("noise", [None, 0.2])
+def test_a_file_keeps_the_objective_of_both(tmp_path, noise):
+    latent = of_points(cross=0.7)
+    latent.likelihood = Autoencoding(latent.autoencoder, 0.5, noise)
+    latent.likelihood.log_noise.data.fill_(-3.0)
+    again = saved(latent, tmp_path / "m.safetensors")
+    assert again.cross == 0.7 and again.likelihood.beta == 0.5
+    assert again.likelihood.log_noise.item() == -3.0
+    assert isinstance(again.likelihood.log_noise, nn.Parameter) == (noise is None)
+    space = Ragged.from_sizes(SIZES, centered=3)
+    x, seeds = space.project(draw((9, 7)).float()), [torch.Generator().manual_seed(2) for _ in "12"]
+    losses = [
+        m.eval().loss(x, space=space, generator=g)
+        for m, g in zip((latent, again), seeds, strict=True)
+    ]
+    torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("kind", ["grid", "codes"])
+def test_files_of_other_autoencoders(tmp_path, kind):
+    net = Convolutional(1, 2, (8, 8), noisy=kind == "grid", groups=4)
+    net = awake(net if kind == "grid" else Quantized(net, 5))
+    prior = GaussianDiffusion(awake(UNet(2, [8], groups=4)), Cosine(), "v")
+    latent = Latent(net, prior)
+    again = saved(latent, tmp_path / "m.safetensors")
+    a, b = (m.sample((2, 1, 8, 8), steps=3, seed=0) for m in (latent.eval(), again))
+    assert torch.equal(a, b)
+
+
+def test_an_autoencoder_of_one_s_own_and_a_later_format_are_refused(tmp_path, monkeypatch):
+    latent = Latent(Turned(TURN.float()), GaussianDiffusion(Told(3), Cosine(), "v"))
+    anydiff.save(tmp_path / "m.safetensors", latent)
+    with pytest.raises(ValueError, match=r"denoiser 'Told'"):
+        anydiff.load(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"the autoencoder is 'Turned', which is not one of"):
+        anydiff.load(tmp_path / "m.safetensors", Told(3))
+    saved(of_points(), tmp_path / "n.safetensors")
+    monkeypatch.setattr("anydiff.checkpoints.loading.FORMAT", 3)
+    with pytest.raises(ValueError, match=r"is of format 4 and this anydiff reads up to 3"):
+        anydiff.load(tmp_path / "n.safetensors")
+    plain = GaussianDiffusion(PairNet(2, 8, layers=1), Cosine(), "v")
+    anydiff.save(tmp_path / "o.safetensors", plain)  # older versions read it
+    assert isinstance(anydiff.load(tmp_path / "o.safetensors")[0], GaussianDiffusion)

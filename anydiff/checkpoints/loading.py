@@ -17,10 +17,12 @@ import torch
 from torch import nn
 
 from anydiff import denoisers
+from anydiff.autoencoders import Autoencoder, Autoencoding
 from anydiff.checkpoints.described import Unknown, build, build_target, check, check_shapes, within
 from anydiff.checkpoints.saving import FORMAT, clean, parts, state
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.files import PathLike
+from anydiff.latent import Latent
 from anydiff.losses import SquaredError, Times, Weighting
 from anydiff.predictions import TARGETS, Target
 from anydiff.schedules import Schedule
@@ -64,7 +66,7 @@ def load(
     denoiser: nn.Module | None = None,
     schedule: Schedule | None = None,
     prediction: str | Target | None = None,
-) -> tuple[GaussianDiffusion, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Read a diffusion, in eval mode on the CPU, and the values stored with it.
 
     A warning names the parts of the objective that no file can store, such as functions.
@@ -81,7 +83,8 @@ def load(
         prediction: The prediction target, if it is your own.
 
     Returns:
-        The diffusion and the dict `extra`.
+        The diffusion, :class:`~anydiff.GaussianDiffusion` or :class:`~anydiff.latent.Latent`, and the
+        dict `extra`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -131,7 +134,10 @@ def load(
         for k, value in shares.items():
             check(value, hints[k], k)
     with reading(path, "diffusion"):
-        diffusion = GaussianDiffusion(**built, prediction=target, **shares)
+        diffusion: Any = GaussianDiffusion(**built, prediction=target, **shares)
+    if "latent" in config:
+        with reading(path, "latent"):
+            diffusion = _latent(diffusion, config["latent"], tensors)
     for part, module in parts(diffusion).items():
         with reading(path, part):
             fill(module, within(tensors, part))
@@ -139,6 +145,27 @@ def load(
             if f"{part}.{clean(key)}" in config["fixed"]:
                 parameter.requires_grad_(False)
     return diffusion.eval(), config["extra"] | within(tensors, "extra")
+
+
+def _latent(
+    diffusion: GaussianDiffusion, described: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> Latent:
+    """A latent diffusion around the diffusion of its latents."""
+    try:
+        wanted: Any = Autoencoder
+        autoencoder = build(described["autoencoder"], wanted, within(tensors, "autoencoder"))
+    except Unknown as other:
+        raise ValueError(
+            f"the autoencoder is '{other}', which is not one of anydiff.autoencoders"
+        ) from None
+    check(described["cross"], float, "cross")
+    if (how := described["likelihood"]) is None:
+        return Latent(autoencoder, diffusion, cross=described["cross"])
+    for name, hint in (("beta", float), ("log_noise", float), ("learned", bool)):
+        check(how[name], hint, name)
+    objective = Autoencoding(autoencoder, how["beta"], None if how["learned"] else 1.0)
+    objective.log_noise.data.fill_(how["log_noise"])
+    return Latent(autoencoder, diffusion, objective, described["cross"])
 
 
 def _read(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

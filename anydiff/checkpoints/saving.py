@@ -25,19 +25,20 @@ from anydiff.checks import check_kind
 from anydiff.denoisers.configured import as_json, planned
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.files import PathLike, whole
+from anydiff.latent import Latent
 from anydiff.lora import adapted
 from anydiff.predictions import wrapped
 
 __all__ = ["FORMAT", "OBJECTIVE", "clean", "parts", "save", "state"]
 
-FORMAT = 3  # format 2 has no objective, format 1 only the prediction's name
+FORMAT = 4  # 4 has latents, 2 no objective, 1 only the prediction's name
 OBJECTIVE = ("weighting", "times", "error")
 
 
 def save(
-    path: PathLike, diffusion: GaussianDiffusion, extra: Mapping[str, Any] | None = None
+    path: PathLike, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a diffusion to a file, completely or not at all.
+    """Write a diffusion to a file, completely or not at all; a latent one with its autoencoder.
 
     Of the diffusion, everything that its constructor takes is kept, but functions and objects of your own
     classes; these are given to :func:`load`, which says what it needs and what is lost. A denoiser inside
@@ -60,12 +61,14 @@ def save(
 
     while (inner := wrapped(diffusion)) is not None:
         diffusion = inner  # type: ignore[assignment]
-    check_kind(GaussianDiffusion, "a diffusion, after the path", diffusion=diffusion)
+    check_kind(GaussianDiffusion | Latent, "a diffusion, after the path", diffusion=diffusion)
     if adapted(diffusion):
         raise ValueError(
             "the model has adapters, which no file of a model holds; merge them into it, or save them "
             "alone by anydiff.lora.save_adapter."
         )
+    model: GaussianDiffusion | Latent = diffusion
+    diffusion = model.diffusion if isinstance(model, Latent) else model
     if type(diffusion) is not GaussianDiffusion:
         warnings.warn(
             f"a {type(diffusion).__name__} is saved as the GaussianDiffusion that it is; what its class "
@@ -73,18 +76,18 @@ def save(
             stacklevel=2,
         )
     values: dict[str, Any] = {}
-    for part, module in parts(diffusion).items():
+    for part, module in parts(model).items():
         values |= {f"{part}.{k}": v for k, v in state(module).items()}
     fixed = {
         f"{part}.{clean(k)}": not p.requires_grad
-        for part, module in parts(diffusion).items()
+        for part, module in parts(model).items()
         for k, p in module.named_parameters()
     }
     beside = plain_keys({} if extra is None else extra)
     arrays = {f"extra.{k}": v for k, v in beside.items() if isinstance(v, Tensor | np.ndarray)}
     tensors = {k: v for k, v in (values | arrays).items() if isinstance(v, Tensor | np.ndarray)}
     config = {
-        "format": FORMAT,
+        "format": FORMAT if isinstance(model, Latent) else 3,
         "denoiser": _describe_denoiser(diffusion),
         "schedule": describe(diffusion.schedule),
         "prediction": describe_target(diffusion.target),
@@ -96,6 +99,8 @@ def save(
             k: plain(v, f"extra[{k!r}]") for k, v in beside.items() if f"extra.{k}" not in arrays
         },
     }
+    if isinstance(model, Latent):
+        config["latent"] = _describe_latent(model)
     contents = to_bytes(
         {k: _stored(v, k) for k, v in tensors.items()},
         metadata={"anydiff": json.dumps(plain(config, "config"))},
@@ -104,19 +109,22 @@ def save(
         Path(partial).write_bytes(contents)
 
 
-def parts(diffusion: GaussianDiffusion) -> dict[str, nn.Module]:
+def parts(diffusion: GaussianDiffusion | Latent) -> dict[str, nn.Module]:
     """The modules whose weights a file keeps, by the names that they have in it.
 
     Arguments:
         diffusion: The model.
     """
+    if isinstance(diffusion, Latent):
+        beside = {"autoencoder": diffusion.autoencoder, "standard": diffusion.standard}
+        return parts(diffusion.diffusion) | beside
     found = {"denoiser": bare(diffusion)} | {
         k: getattr(diffusion, k) for k in ("schedule", *OBJECTIVE)
     }
     return {k: v for k, v in found.items() if isinstance(v, nn.Module)}
 
 
-def bare(diffusion: GaussianDiffusion) -> Any:
+def bare(diffusion: GaussianDiffusion | Latent) -> Any:
     """The denoiser without what compiles, parallelises or averages it; the modules that a function holds.
 
     Arguments:
@@ -144,6 +152,19 @@ def clean(name: str) -> str:
         name: The name.
     """
     return name.replace("_orig_mod.", "")
+
+
+def _describe_latent(latent: Latent) -> dict[str, Any]:
+    """The autoencoder, and the objective of both."""
+    described: dict[str, Any] = {
+        "autoencoder": describe(latent.autoencoder), "cross": latent.cross, "likelihood": None,
+    }  # fmt: skip
+    if (objective := latent.likelihood) is not None:
+        described["likelihood"] = {
+            "beta": objective.beta, "log_noise": float(objective.log_noise),
+            "learned": isinstance(objective.log_noise, nn.Parameter),
+        }  # fmt: skip
+    return described
 
 
 def _describe_denoiser(diffusion: GaussianDiffusion) -> dict[str, Any]:
