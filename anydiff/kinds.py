@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar
@@ -27,12 +27,16 @@ from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import complete, edit, inpaint
 from anydiff.files import PathLike
 from anydiff.guidance import classifier_free
+from anydiff.latent import Latent
 from anydiff.losses import Rows
 from anydiff.predictions import Predictor
 from anydiff.samplers import DDPM, Progress, Sampler, sample
 from anydiff.spaces import Space, child
 
-__all__ = ["Batch", "How", "KindModel", "Stopped", "calls", "draw_all", "steps_of"]
+__all__ = [
+    "Batch", "How", "KindModel", "Stopped", "calls", "draw_all", "latent_shape", "steps_of", "to_data",
+    "to_latents",
+]  # fmt: skip
 
 Data = TypeVar("Data")
 
@@ -96,7 +100,7 @@ class KindModel(ABC):
         diffusion: The model.
     """
 
-    diffusion: GaussianDiffusion
+    diffusion: GaussianDiffusion | Latent
 
     kind: ClassVar[str]
     needs: ClassVar[set[str]]
@@ -110,7 +114,7 @@ class KindModel(ABC):
 
     @classmethod
     @abstractmethod
-    def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> Self:
+    def restore(cls, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any]) -> Self:
         """The model, from what :func:`anydiff.load` returns."""
 
     @abstractmethod
@@ -131,6 +135,20 @@ class KindModel(ABC):
     def conditional(self) -> bool:
         """Whether it takes a condition, which guidance needs."""
         return False
+
+    @property
+    def inner(self) -> GaussianDiffusion:
+        """What learns and is distilled: the diffusion, or that of its latents."""
+        return self.diffusion.diffusion if isinstance(self.diffusion, Latent) else self.diffusion
+
+    def around(self, inner: GaussianDiffusion) -> Self:
+        """The same model with another diffusion in the place of :attr:`inner`.
+
+        Arguments:
+            inner: A student of it, for instance.
+        """
+        known = self.diffusion
+        return replace(self, diffusion=known.around(inner) if isinstance(known, Latent) else inner)
 
     @property
     def completes(self) -> bool:
@@ -171,7 +189,9 @@ class KindModel(ABC):
         return cls.opened(path, diffusion, extra)
 
     @classmethod
-    def opened(cls, path: PathLike, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> Self:
+    def opened(
+        cls, path: PathLike, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any]
+    ) -> Self:
         """The model in a file that was read.
 
         Arguments:
@@ -195,8 +215,12 @@ class KindModel(ABC):
         Raises:
             ValueError: If it has others.
         """
+        network, more = self.diffusion.denoiser, {"features": 0, "channels": 0, "pairs": 0}
+        if isinstance(self.diffusion, Latent):  # whose columns are those of the autoencoder
+            network, more["features"] = self.diffusion.autoencoder, 3
         for name, number in columns.items():
-            if (own := getattr(self.diffusion.denoiser, name, number)) != number:
+            holder = network if name in more else self.diffusion.denoiser
+            if (own := getattr(holder, name, number)) != number:
                 raise ValueError(f"the network has {name}={own}, and the data take {number}")
 
     def check(self, how: How, condition: str, **asked: Any) -> None:
@@ -259,7 +283,7 @@ class Stopped(KeyboardInterrupt, Generic[Data]):
 
 
 def draw_all(
-    diffusion: GaussianDiffusion,
+    diffusion: GaussianDiffusion | Latent,
     num: int,
     make: Callable[[slice], Batch],
     finish: Callable[[list[Tensor]], Data],
@@ -284,7 +308,7 @@ def draw_all(
         finish: The samples, a CPU tensor for each batch -> data of the kind.
         watch: Called with the state of the first batch after each step.
         strength: The time in (0, 1] up to which x is noised before it is denoised; for a distilled model
-            one of its rows.
+            one of its rows. 0 is the reconstruction of a latent model, which needs no run.
         resamples: How many times each step is repeated when a part of x is known, but for a model that
             completes.
         sampler: See :class:`How`.
@@ -309,20 +333,29 @@ def draw_all(
         )
     check_range("(-inf, inf)", guidance=guidance)
     check_range("[1, inf)", batch=batch)
-    if strength is not None:
+    if strength:
         strength = _first_time(diffusion, strength)
     drawn: list[Tensor] = []
     completes = _completes(diffusion)
 
+    made: Batch | None = None
+
     def see(p: Progress) -> None:
-        if watch is not None and not drawn:
-            watch(p.x_s.cpu())
+        if watch is not None and not drawn and made is not None:
+            watch(to_data(diffusion, p.x_s, made.space).cpu())
 
     start = skip
     try:
         for start in range(skip, num, batch):
             some = slice(start, min(start + batch, num))
             made = make(some)
+            shape = latent_shape(diffusion, made.shape)
+            begun = None if made.x is None else to_latents(diffusion, made.x, made.space)
+            if made.known is not None and isinstance(diffusion, Latent):
+                raise ValueError(
+                    "the model draws latents, of which a known part of the data is no part; edit "
+                    "instead, or take a model without latents."
+                )
             guided = partial(_guided, diffusion, made.cond, guidance)
             predictor, repeated = guided(made.space), made.known is not None and not completes
             if predictor.run is None:  # a distilled model takes its own where none is given
@@ -337,15 +370,17 @@ def draw_all(
                 "progress": progress,
                 "callback": see,
             }
-            if made.x is not None and made.known is not None and completes:
-                x = complete(guided, made.x, known=made.known, space=made.space, **options)[0]
-            elif made.x is not None and made.known is not None:
-                x = inpaint(predictor, made.x, made.known, resamples=resamples, **options)
-            elif made.x is not None and strength is not None:
-                x = edit(predictor, made.x, strength, **options)
+            if begun is not None and made.known is not None and completes:
+                x = complete(guided, begun, known=made.known, space=made.space, **options)[0]
+            elif begun is not None and made.known is not None:
+                x = inpaint(predictor, begun, made.known, resamples=resamples, **options)
+            elif begun is not None and strength == 0 and isinstance(diffusion, Latent):
+                x = begun
+            elif begun is not None and strength is not None:
+                x = edit(predictor, begun, strength, **options)
             else:
-                x = sample(predictor, made.shape, **options)
-            drawn.append(x.cpu())
+                x = sample(predictor, shape, **options)
+            drawn.append(to_data(diffusion, x, made.space).cpu())
     except KeyboardInterrupt as stop:
         if not drawn:
             raise
@@ -353,12 +388,46 @@ def draw_all(
     return finish(drawn)
 
 
-def _completes(diffusion: GaussianDiffusion) -> bool:
+def latent_shape(diffusion: GaussianDiffusion | Latent, shape: Sequence[int]) -> Sequence[int]:
+    """The shape of what a diffusion draws, for data of a shape.
+
+    Arguments:
+        diffusion: Of the data, or of latents.
+        shape: That of the data.
+    """
+    return diffusion.autoencoder.latent_shape(shape) if isinstance(diffusion, Latent) else shape
+
+
+@torch.no_grad()
+def to_latents(diffusion: GaussianDiffusion | Latent, x: Tensor, space: Space) -> Tensor:
+    """What a diffusion begins from: data, or their latents without the posterior's noise.
+
+    Arguments:
+        diffusion: Of the data, or of latents.
+        x: Data.
+        space: Their space.
+    """
+    return diffusion.encode(x, space, mode=True) if isinstance(diffusion, Latent) else x
+
+
+@torch.no_grad()
+def to_data(diffusion: GaussianDiffusion | Latent, x: Tensor, space: Space) -> Tensor:
+    """The data of what a diffusion has drawn.
+
+    Arguments:
+        diffusion: Of the data, or of latents.
+        x: A state of it.
+        space: That of the data.
+    """
+    return diffusion.decode(x, space) if isinstance(diffusion, Latent) else x
+
+
+def _completes(diffusion: GaussianDiffusion | Latent) -> bool:
     return isinstance(bare(diffusion), Completing)
 
 
 def _guided(
-    diffusion: GaussianDiffusion,
+    diffusion: GaussianDiffusion | Latent,
     cond: Mapping[str, Tensor],
     guidance: float,
     space: Space,
@@ -371,7 +440,7 @@ def _guided(
     return classifier_free(told, diffusion.predictor(space, **given), guidance)
 
 
-def _first_time(diffusion: GaussianDiffusion, strength: float) -> float:
+def _first_time(diffusion: GaussianDiffusion | Latent, strength: float) -> float:
     """The time to begin at; of a distilled model the row that is given in four digits."""
     rows = diffusion.times
     if not isinstance(rows, Rows) or not 0 < strength <= 1:
@@ -386,7 +455,7 @@ def _first_time(diffusion: GaussianDiffusion, strength: float) -> float:
     return row
 
 
-def steps_of(diffusion: GaussianDiffusion, steps: int, strength: float = 1.0) -> int:
+def steps_of(diffusion: GaussianDiffusion | Latent, steps: int, strength: float = 1.0) -> int:
     """The number of steps of a run: those of a distilled model from the strength on, or `steps`.
 
     Arguments:

@@ -147,6 +147,16 @@ class Latent(nn.Module):
         """
         return self.diffusion.predictor(self.autoencoder.latent_space(space), **cond)
 
+    def around(self, diffusion: GaussianDiffusion) -> Latent:
+        """The same autoencoder, the same b and c, and another diffusion of its latents.
+
+        Arguments:
+            diffusion: A student of this one, for instance.
+        """
+        other = Latent(self.autoencoder, diffusion, self.likelihood, self.cross)
+        other.standard = self.standard
+        return other
+
     # from data to latents and back --------------------
 
     @torch.no_grad()

@@ -22,9 +22,10 @@ from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
 from anydiff.images.images import Images, as_tensor, from_uint8, to_uint8
 from anydiff.images.named import load_images, split
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named, to_data, to_latents
+from anydiff.latent import Latent
 from anydiff.samplers import DPMSolver, Sampler
-from anydiff.spaces import Dense
+from anydiff.spaces import DENSE
 
 __all__ = ["ImageModel", "compare_parts", "left_half", "usual_features"]
 
@@ -69,7 +70,7 @@ class ImageModel(KindModel):
         return {"shape": self.shape, "data": [self.data, None, self.size]}
 
     @classmethod
-    def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> ImageModel:
+    def restore(cls, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any]) -> ImageModel:
         shape, (data, _, size) = extra["shape"], extra["data"]
         check(data, str | None, "data")
         check(size, int | Sequence[int] | None, "size")
@@ -200,11 +201,13 @@ class ImageModel(KindModel):
         at_once = 2 * max(batch // num, 1)
         for start in range(0, len(x) // 2 * 2, at_once):
             pair = x[start : min(start + at_once, len(x) // 2 * 2)].to(device)
+            pair = to_latents(self.diffusion, pair, DENSE)
             between = interpolate(
-                self.diffusion.predictor(Dense()), pair[::2], pair[1::2], num,
+                self.diffusion.predictor(DENSE), pair[::2], pair[1::2], num,
                 sampler=sampler or DPMSolver(), steps=steps,
             )  # fmt: skip
-            drawn.append(between.transpose(0, 1).flatten(0, 1).cpu())
+            states = between.transpose(0, 1).flatten(0, 1)
+            drawn.append(to_data(self.diffusion, states, DENSE).cpu())
         rows = torch.cat(drawn)
         finite(list(rows), "images", all_of_them=True)
         return Images(to_uint8(rows), name="drawn")
@@ -275,7 +278,7 @@ class ImageModel(KindModel):
         def make(some: slice) -> Batch:
             cond = {} if label is None else {"label": label[some].to(device)}
             of = (None if value is None else value[some].to(device) for value in (x, known))
-            return Batch((some.stop - some.start, *self.shape), Dense(), cond, *of)
+            return Batch((some.stop - some.start, *self.shape), DENSE, cond, *of)
 
         def finish(drawn: list[Tensor]) -> Images:
             rows = torch.cat(drawn)

@@ -20,6 +20,7 @@ from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
+from anydiff.latent import Latent
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.bond_metrics import evaluate_bonds, strict_bonds
 from anydiff.molecules.bonded import Bonded
@@ -84,7 +85,9 @@ class MoleculeModel(KindModel):
         return extra
 
     @classmethod
-    def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> MoleculeModel:
+    def restore(
+        cls, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any]
+    ) -> MoleculeModel:
         properties, pairs = None, None
         atoms: Atoms | Bonded = Atoms.from_config(extra["atoms"])
         check_fields(atoms)

@@ -18,7 +18,8 @@ from anydiff.checkpoints.described import check, check_fields
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named, to_data, to_latents
+from anydiff.latent import Latent
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
 from anydiff.sketches.named import load_sketches, split
@@ -63,7 +64,9 @@ class SketchModel(KindModel):
         }  # fmt: skip
 
     @classmethod
-    def restore(cls, diffusion: GaussianDiffusion, extra: Mapping[str, Any]) -> SketchModel:
+    def restore(
+        cls, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any]
+    ) -> SketchModel:
         rows = rows_from_config(extra["rows"])
         check_fields(rows)
         lengths = LengthDistribution(extra["lengths"])
@@ -178,11 +181,13 @@ class SketchModel(KindModel):
                     f"the pairs have {mask.sum(1).tolist()} rows; give pairs of as many each, one pair "
                     "after the other."
                 )
-            x, space = x.to(device), Masked(mask[::2].to(device))
-            between = interpolate(
-                self.diffusion.predictor(space), x[::2], x[1::2], num,
+            space = Masked(mask[::2].to(device))
+            a, b = (to_latents(self.diffusion, of.to(device), space) for of in (x[::2], x[1::2]))
+            states = interpolate(
+                self.diffusion.predictor(space), a, b, num,
                 sampler=sampler or DPMSolver(), steps=steps,
-            ).cpu()  # fmt: skip
+            )  # fmt: skip
+            between = torch.stack([to_data(self.diffusion, z, space) for z in states]).cpu()
             for pair, length in enumerate(space.lengths.tolist()):
                 drawn += list(between[:, pair, :length])
         finite(drawn, "sketches", all_of_them=True)
