@@ -20,6 +20,7 @@ from anydiff.cli.runs import Run, kind_of, open_model, place, positive, run_fold
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.distillation import consistent, merged
 from anydiff.guidance import classifier_free
+from anydiff.latent import Latent
 from anydiff.losses import Rows
 from anydiff.predictions import Predictor
 from anydiff.samplers import DDIM, DPMSolver, LogSNR, Renoise, Sampler, plan
@@ -108,7 +109,7 @@ def distill(
         batch_size=batch_size or usual["batch_size"], lr=lr or usual["lr"] / SLOWER, **run,
     )  # fmt: skip
     check_flags(known.kind, known, guidance=guidance)
-    stages = recipe(known.diffusion, to, guidance, consistency)
+    stages = recipe(known.inner, to, guidance, consistency)
     check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if measure else ()))
     check_packages("train", ["matplotlib"])
     folder = run_folder(asked, f"{stages[0].name}/last.ckpt")
@@ -118,17 +119,19 @@ def distill(
 
     name = data or known.data
     batches = kind.batches(known, items, name, asked.batch_size, asked.seed)
+    if isinstance(latent := known.diffusion, Latent):
+        batches = (*batches[:2], latent.unpack(batches[2]))
     made = {"teacher": f"{model.absolute().parent.name}/{model.name}", "to": to}
     more = {"guidance": guidance, "consistency": consistency or None}
     made |= {k: v for k, v in more.items() if v is not None}
     digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]  # to go on with the same only
     share = sum(stage.share for stage in stages)
-    teacher, students, alone = known.diffusion, {}, True
+    teacher, students, alone = known.inner, {}, True
     for k, stage in enumerate(stages):
         title = f"stage {k + 1} of {len(stages)}"
         print(f"{title}: {stage}", flush=True)
         pupil = student(teacher, stage.rows).train()
-        learned = replace(known, diffusion=stage.drawn(pupil))
+        learned = known.around(stage.drawn(pupil))
         alone = learn(
             replace(asked, minutes=asked.minutes * stage.share / share),
             folder / stage.name,
@@ -145,7 +148,7 @@ def distill(
             },
             {**made, "to": stage.steps},
         )
-        teacher, students[stage.steps] = learned.diffusion, learned
+        teacher, students[stage.steps] = learned.inner, learned
 
     result = folder / "model.safetensors"
     if not alone:  # the first of several processes does the rest
@@ -156,7 +159,7 @@ def distill(
                 shutil.copyfile(last, temporary)
     if consistency:
         students = {
-            steps: replace(known, diffusion=stages[-1].drawn(teacher, steps))
+            steps: known.around(stages[-1].drawn(teacher, steps))
             for steps in sorted({to, *(k for k in CALLS if k < to)}, reverse=True)
         }
     for one in (known, *students.values()):

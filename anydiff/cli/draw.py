@@ -19,7 +19,7 @@ from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_flags, check_packages
 from anydiff.cli.runs import kind_of, open_model, place, positive, printable, say_files, writable
 
-__all__ = ["edit", "inpaint", "interpolate", "sample"]
+__all__ = ["edit", "inpaint", "interpolate", "reconstruct", "sample"]
 
 Keep = Literal["ring", "ends", "heavy", "elements", "graph", "positions"]
 
@@ -194,6 +194,39 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
         "edit", model, known, asked,
         lambda num, how: known.edit(before, strength, **draw, **how),
         data=_other(known, data), before=before, strength=strength,
+    )  # fmt: skip
+
+
+def reconstruct(model: Path, *, data: str | None = None, **drawing: Any) -> None:
+    """Encode items to latents and decode them: what a latent model can draw at best.
+
+    before.png shows the original items.
+
+    Arguments:
+        model: Model file of a latent model, which training with --latent has written.
+        data: Original items: a file; or data by name, or what the model was trained on, of which the
+            held-out part is used. By default the model's own training data, if they have a name.
+        drawing: See :class:`Drawing`.
+
+    Raises:
+        ValueError: If the model draws no latents, or there is nothing to begin from.
+    """
+    from anydiff.kinds import first
+    from anydiff.latent import Latent
+
+    asked = Drawing(**drawing)
+    known = _open(model, asked)
+    if not isinstance(known.diffusion, Latent):
+        raise ValueError(
+            f"{model} draws data and no latents, so that there is nothing to reconstruct; train a model "
+            "with --latent."
+        )
+    draw, kind = _ready(known, asked), kind_of(known.kind)
+    before = first(kind.begin(known, data), asked.num or kind.NUM)
+    _run(
+        "reconstruct", model, known, asked,
+        lambda num, how: known.edit(before, 0.0, **draw, **how),
+        data=_other(known, data), before=before, repeats=0,
     )  # fmt: skip
 
 

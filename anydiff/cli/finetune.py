@@ -81,8 +81,8 @@ def finetune(
         raise ValueError(f"{items.name} holds {len(items)} {known.kind}; give at least 10.")
     batches = kind.batches(known, items, name, asked.batch_size, asked.seed)
     learned = known.of(items, name)
-    learned.diffusion.train()
-    network = learned.diffusion.denoiser
+    learned.inner.train()
+    network = learned.inner.denoiser
     if rank:
         weights = adapt(network, rank)
         number = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -101,5 +101,5 @@ def finetune(
         asked, folder, learned, batches, {**made, **more, "data": name, "finetuned": digest},
         {"warmup": WARMUP, "optimizer": Muon},
         {"ema": usual["ema"], "val_check_interval": 500, "limit_val_batches": 20},
-        {**made, **more}, finish,
+        {**made, **more}, finish, first=False,
     )  # fmt: skip

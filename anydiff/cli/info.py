@@ -23,8 +23,9 @@ def info(model: Path) -> None:
     from anydiff.cli.runs import model_of
     from anydiff.losses import Mapped, Plain, Rows, SquaredError
 
-    diffusion, extra = checkpoints.load(model)
-    known = model_of(model, diffusion, extra)
+    opened, extra = checkpoints.load(model)
+    known = model_of(model, opened, extra)
+    diffusion = getattr(opened, "diffusion", opened)  # that of a latent one's latents
     network = diffusion.denoiser
     weights = sum(p.numel() for p in network.parameters())
     given = getattr(network, "config", {}).items()
@@ -83,6 +84,8 @@ def _about(known: Any) -> dict[str, str]:
     else:
         about["draws"] = f"images of {' × '.join(map(str, known.shape))}"
         asked = f"--label, 0 to {known.classes - 1}; --guidance" if known.classes else "none"
+    if known.inner is not known.diffusion:
+        about["draws"] += f", by latents of {known.diffusion.autoencoder.columns} columns"
     if known.diffusion.times.run is not None:
         asked = asked.removesuffix("; --guidance")  # which is in the model
     return about | {"conditions": asked}

@@ -119,6 +119,7 @@ def commands() -> dict[str, Any]:
         "inpaint": draw.inpaint,
         "edit": draw.edit,
         "interpolate": draw.interpolate,
+        "reconstruct": draw.reconstruct,
         "evaluate": evaluate.evaluate,
         "info": info.info,
     }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from anydiff.cli.latents import first_stage
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_packages
 from anydiff.cli.runs import Run, positive, run_folder, say_files
@@ -32,6 +33,7 @@ def molecules(
     property: str | None = None,
     bonds: bool = False,
     parts: bool = False,
+    latent: int | None = None,
     out: Path = Path("runs/molecules"),
     **run: Any,
 ) -> Path:
@@ -51,6 +53,8 @@ def molecules(
             The data need bonds, as an .sdf file has them, or SMILES.
         parts: Learn to complete known parts too, fragments and compositions for instance, which
             `anydiff inpaint` then needs no repetitions for.
+        latent: Draw latents of an autoencoder that is trained first, with this number of columns beside
+            the positions, 2 for instance.
         out: Folder for all files. A number is appended if it holds a model already.
         run: See :class:`~anydiff.cli.runs.Run`.
 
@@ -64,9 +68,11 @@ def molecules(
         from pytorch_lightning import seed_everything
 
     from anydiff import GaussianDiffusion, Polynomial
+    from anydiff.autoencoders import Rowwise
     from anydiff.cli.molecules import batches
     from anydiff.data.sizes import SizeDistribution
     from anydiff.denoisers import Completing, PairNet
+    from anydiff.latent import Latent
     from anydiff.losses import Power
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.bonded import Bonded
@@ -78,7 +84,8 @@ def molecules(
 
     check_packages("molecules", ["torch_geometric"])
     asked = Run(out=out, **run)
-    positive(hidden=hidden, layers=layers)
+    positive(hidden=hidden, layers=layers, latent=latent)
+    no_parts(latent, bonds=bonds, parts=parts)
     folder = run_folder(asked)
     known = load_qm9(data, root, skip=skip_faulty, bonds=bonds)
     warn_without_hydrogens(known)
@@ -95,16 +102,22 @@ def molecules(
         pairs = PropertyDistribution.from_molecules(learn, property)
     seed_everything(asked.seed, verbose=False)
     twice = 2 if parts else 1  # beside each number stands whether it is known
+    width = twice * atoms.features - 3
     network: Any = PairNet(
-        twice * atoms.features - 3, hidden, layers=layers, context=int(bool(property)),
+        width if latent is None else latent, hidden, layers=layers, context=int(bool(property)),
         pairs=2 * twice if bonds else 0,
     )  # fmt: skip
     # more times at little noise, where bond lengths are settled; a property is heard before, at much
-    diffusion = GaussianDiffusion(
+    diffusion: Any = GaussianDiffusion(
         Completing(network) if parts else network, Polynomial(), "eps",
         times=None if property else Power(1.5),
         drop={"context": 0.1} if property else None,
     )  # fmt: skip
+    if latent is not None:
+        one, two = (
+            PairNet(w - 3, hidden, layers=2) for w in Rowwise.widths(atoms.features, latent, 3)
+        )
+        diffusion = Latent(Rowwise(one, two, atoms.features, latent, 3), diffusion)
     sizes = SizeDistribution.from_sizes(known.sizes[shares.train])
     model = MoleculeModel(diffusion, atoms, sizes, properties, pairs, data, root)
     say_size(model, len(shares.train), len(shares.valid))
@@ -115,6 +128,7 @@ def molecules(
         | ({"property": property} if property else {})
         | ({"bonds": True} if bonds else {})
         | ({"parts": True} if parts else {})
+        | ({"latent": latent} if latent else {})
         | ({"skip_faulty": True} if skip_faulty else {}),
         {"warmup": 200, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 500, "limit_val_batches": 20},
@@ -131,6 +145,7 @@ def sketches(
     layers: int = 3,
     cell: Literal["gru", "lstm"] = "gru",
     parts: bool = False,
+    latent: int | None = None,
     batch_size: int = 128,
     out: Path = Path("runs/sketches"),
     **run: Any,
@@ -149,6 +164,7 @@ def sketches(
         cell: The recurrent cell.
         parts: Learn to complete known parts too, the first rows or all but a stretch, which
             `anydiff inpaint` then needs no repetitions for.
+        latent: Draw latents of an autoencoder that is trained first, with this number of columns.
         batch_size: Batch size.
         out: Folder for all files. A number is appended if it holds a model already.
         run: See :class:`~anydiff.cli.runs.Run`.
@@ -163,9 +179,11 @@ def sketches(
         from pytorch_lightning import seed_everything
 
     from anydiff import Cosine, GaussianDiffusion
+    from anydiff.autoencoders import Rowwise
     from anydiff.data.parts import stretches, with_parts
     from anydiff.data.sequences import LengthDistribution, loader, unpack
     from anydiff.denoisers import BiRNN, Completing
+    from anydiff.latent import Latent
     from anydiff.sketches.models import SketchModel
     from anydiff.sketches.named import load_sketches, split
     from anydiff.sketches.rows import PointRows, StrokeRows
@@ -176,7 +194,8 @@ def sketches(
         raise ValueError(
             f"--skip-empty is for files, and {data} has no empty sketches; leave it out."
         )
-    positive(hidden=hidden, layers=layers)
+    positive(hidden=hidden, layers=layers, latent=latent)
+    no_parts(latent, parts=parts)
     folder = run_folder(asked)
     known = load_sketches(data, skip_empty=skip_empty, normalise=normalise)
     shares = split(known)
@@ -187,9 +206,13 @@ def sketches(
     made = (StrokeRows if rows == "strokes" else PointRows).fit(learn)
     items, check = made.encode(learn), made.encode(known.subset(shares.valid))
     # beside each number stands whether it is known
-    network: Any = BiRNN((2 if parts else 1) * made.channels, hidden, layers, cell)
+    width = (2 if parts else 1) * made.channels
+    network: Any = BiRNN(width if latent is None else latent, hidden, layers, cell)
     lengths = LengthDistribution.from_sizes(items.sizes)
-    diffusion = GaussianDiffusion(Completing(network) if parts else network, Cosine(), "v")
+    diffusion: Any = GaussianDiffusion(Completing(network) if parts else network, Cosine(), "v")
+    if latent is not None:
+        one, two = (BiRNN(w, hidden, 1, cell) for w in Rowwise.widths(made.channels, latent))
+        diffusion = Latent(Rowwise(one, two, made.channels, latent), diffusion)
     model = SketchModel(diffusion, made, lengths, data, skip_empty, normalise)
     say_size(model, len(items), len(check))
     return fit_model(
@@ -201,7 +224,8 @@ def sketches(
         ),
         {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell}
         | ({"normalise": True} if normalise else {})
-        | ({"parts": True} if parts else {}),
+        | ({"parts": True} if parts else {})
+        | ({"latent": latent} if latent else {}),
         {"warmup": 100, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 200},
     )  # fmt: skip
@@ -220,6 +244,7 @@ def images(
     groups: int = 8,
     dropout: float = 0.0,
     parts: bool = False,
+    latent: int | None = None,
     prediction: Literal["v", "eps", "x0"] = "v",
     schedule: Literal["cosine", "linear"] = "cosine",
     optimizer: Literal["muon", "adam"] = "muon",
@@ -249,6 +274,8 @@ def images(
         dropout: Dropout probability.
         parts: Learn to complete known parts too, halves and boxes, which `anydiff inpaint` then needs no
             repetitions for.
+        latent: Draw latents of an autoencoder that is trained first, of half the side, with this number
+            of channels, 4 for instance.
         prediction: Prediction target of the network.
         schedule: Noise schedule.
         optimizer: Optimizer.
@@ -270,13 +297,17 @@ def images(
         from pytorch_lightning import seed_everything
 
     from anydiff import Cosine, GaussianDiffusion, Tabulated
+    from anydiff.autoencoders import Convolutional
     from anydiff.cli.images import batches, flipped
     from anydiff.denoisers import Completing, UNet
     from anydiff.images.models import ImageModel
     from anydiff.images.named import load_images, split
+    from anydiff.latent import Latent
     from anydiff.training.muon import Muon
 
     positive(size=size, widths=widths, blocks=blocks, groups=groups, batch_size=batch_size)
+    positive(latent=latent)
+    no_parts(latent, parts=parts)
     known = load_images(data, root, size=size)
     small = max(known.shape[1:]) <= 16
     asked = Run(
@@ -291,14 +322,18 @@ def images(
     labels = int(known.labels.max()) + 1 if classes and known.labels is not None else 0
     times = 2 if parts else 1  # beside each number stands whether it is known
     network: Any = UNet(
-        times * known.shape[0], channels, blocks, None if attention is None else list(attention),
-        groups=groups, dropout=dropout, classes=labels,
+        times * known.shape[0] if latent is None else latent, channels, blocks,
+        None if attention is None else list(attention), groups=groups, dropout=dropout, classes=labels,
     )  # fmt: skip
     noise = Cosine() if schedule == "cosine" else Tabulated.linear()
     # to know what images are without a label, for guidance
     drop = {"label": 0.1} if labels else None
     network = Completing(network, axis=1) if parts else network
-    diffusion = GaussianDiffusion(network, noise, prediction, drop=drop)
+    diffusion: Any = GaussianDiffusion(network, noise, prediction, drop=drop)
+    if latent is not None:
+        autoencoder = Convolutional(known.shape[0], latent, channels[:2], blocks, groups=groups)
+        autoencoder.latent_shape((1, *known.shape))  # or an error that names the sides
+        diffusion = Latent(autoencoder, diffusion)
     model = ImageModel(diffusion, known.shape, data, root, size)
     say_size(model, len(shares.train), len(shares.valid))
     flip = flipped(data) if flip is None else flip
@@ -309,13 +344,30 @@ def images(
             "blocks": blocks, "attention": attention, "groups": groups, "dropout": dropout,
             "prediction": prediction, "schedule": schedule, "optimizer": optimizer,
             "constant": constant, "ema": ema,
-        } | ({"parts": True} if parts else {}),
+        }
+        | ({"parts": True} if parts else {})
+        | ({"latent": latent} if latent else {}),
         {
             "warmup": 100, "decay": not constant,
             "optimizer": Muon if optimizer == "muon" else None,
         },
         {"ema": ema, "val_check_interval": 500},
     )  # fmt: skip
+
+
+def no_parts(latent: int | None, **flags: bool) -> None:
+    """Check that nothing is asked of latents that they do not have.
+
+    Arguments:
+        latent: The number of their columns, or None.
+        flags: By name.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name, given in flags.items():
+        if latent is not None and given:
+            raise ValueError(f"--{name} does not apply to latents; leave it or --latent out.")
 
 
 def say_size(model: Any, learn: int, check: int) -> None:
@@ -343,6 +395,7 @@ def fit_model(
     trainer: Mapping[str, Any],
     made: Mapping[str, Any] | None = None,
     finish: Callable[[], None] = lambda: None,
+    first: bool = True,
 ) -> Path:
     """Train a model, write it and its curve, and say so.
 
@@ -356,6 +409,7 @@ def fit_model(
         trainer: Options of :func:`~anydiff.training.runs.trainer`.
         made: Notes that the file keeps beside the seed and the number of steps.
         finish: Called after the training, before the model is written.
+        first: Whether the autoencoder of a latent model is trained first.
 
     Returns:
         The file of the model.
@@ -364,7 +418,13 @@ def fit_model(
         ImportError: If a package is not installed.
     """
     result = folder / "model.safetensors"
-    if learn(run, folder, model, model.diffusion, batches, settings, module, trainer, made, finish):
+    from anydiff.latent import Latent
+
+    if isinstance(latent := model.diffusion, Latent):
+        if first:
+            run = first_stage(run, folder, latent, batches, settings, module, trainer)
+        batches = (*batches[:2], latent.unpack(batches[2]))
+    if learn(run, folder, model, model.inner, batches, settings, module, trainer, made, finish):
         say_files(folder)
         print(f"To sample from it: anydiff sample {result}")
     return result
