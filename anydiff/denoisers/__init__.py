@@ -5,6 +5,7 @@
 
 from anydiff.denoisers.completing import Completing
 from anydiff.denoisers.configured import configured
+from anydiff.denoisers.gated import Gated
 from anydiff.denoisers.points.egnn import EGNN
 from anydiff.denoisers.points.harmonic import Harmonic
 from anydiff.denoisers.points.pairnet import PairNet
@@ -16,6 +17,7 @@ __all__ = [
     "EGNN",
     "BiRNN",
     "Completing",
+    "Gated",
     "Harmonic",
     "PairNet",
     "Transformer",

@@ -14,7 +14,7 @@ from torch import Tensor
 from anydiff.checks import check_range, frozen
 from anydiff.schedules.schedule import Schedule, VariancePreserving
 
-__all__ = ["VE", "Cosine", "Flow", "Karras", "Polynomial", "SigmoidAlphaBar"]
+__all__ = ["VE", "Cosine", "Flow", "Geometric", "Karras", "Polynomial", "SigmoidAlphaBar"]
 
 
 @frozen(logsnr_max="(logsnr_min, inf)")
@@ -170,6 +170,46 @@ class SigmoidAlphaBar(VariancePreserving):
         """The sigmoid's arguments at t = 0 and 1, and the difference of its values there."""
         low, high = self.start / self.tau, self.end / self.tau
         return low, high, -_sigmoid(high) * _sigmoid(-low) * math.expm1(low - high)
+
+
+@frozen(low="(0, high)", high="(0, 1)")
+class Geometric(VariancePreserving):
+    r"""A variance of the noise that grows geometrically: the schedule of LSGM.
+
+    .. math:: \sigma_t^2 = low^{1 - t}\, high^t, \qquad \alpha_t^2 = 1 - \sigma_t^2
+
+    Uniform times are then nearly what makes a variational bound the least noisy. The published alpha is 1
+    at t = 0, so that alpha² + sigma² is 1 up to `low`.
+
+    Arguments:
+        low: The variance at t = 0.
+        high: That at t = 1.
+
+    Raises:
+        ValueError: If a value lies outside its range.
+
+    References:
+        Score-based Generative Modeling in Latent Space (Vahdat et al., 2021), appendix B.
+        https://arxiv.org/abs/2106.05931
+    """
+
+    low: float = 3e-5
+    high: float = 0.999
+
+    def _logsnr(self, t: Tensor) -> Tensor:
+        log_variance = self._log_variance(t)
+        return torch.log(-torch.expm1(log_variance)) - log_variance
+
+    def _time(self, logsnr: Tensor) -> Tensor:
+        log_variance = torch.nn.functional.logsigmoid(-logsnr)
+        return (log_variance - math.log(self.low)) / math.log(self.high / self.low)
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        growth = math.log(self.high / self.low) / 2
+        return self._turning(t, growth * torch.exp(self._log_variance(t)))
+
+    def _log_variance(self, t: Tensor) -> Tensor:
+        return math.log(self.low) + t * math.log(self.high / self.low)
 
 
 @frozen(sigma_min="(0, inf)", sigma_max="(sigma_min, inf)")

@@ -14,6 +14,7 @@ from anydiff.schedules import (
     VE,
     Cosine,
     Flow,
+    Geometric,
     Karras,
     Learned,
     Level,
@@ -59,6 +60,8 @@ PRESERVING = [
     SigmoidAlphaBar(0.0, 3.0, 0.7),
     Polynomial(),
     Polynomial(power=3),
+    Geometric(),
+    Geometric(1e-5, 0.995),
     *TABLES,
     learned(),
 ]
@@ -409,6 +412,12 @@ def test_sigmoid_alpha_bar_is_the_rescaled_sigmoid():
     assert at(SigmoidAlphaBar(minimum=1e-4), 1.0).alpha == pytest.approx(0.01)
 
 
+def test_a_geometric_variance_is_that_of_its_formula():
+    for low, high in ((3e-5, 0.999), (1e-3, 0.5)):
+        _, sigma = Geometric(low, high)(TIMES)
+        assert torch.allclose(sigma**2, low * (high / low) ** TIMES, rtol=1e-12, atol=0)
+
+
 # --- the tables ---------------------------------------------------------------------------------------
 
 
@@ -573,6 +582,8 @@ def test_a_schedule_of_one_s_own_is_shifted_by_what_it_preserves():
         (lambda: SigmoidBeta(limit=0.0), r"limit is 0.0; give a number in \(0, 300\)"),
         (lambda: SigmoidAlphaBar(3.0, -3.0), r"end is -3.0; give a number in \(3.0, inf\)"),
         (lambda: SigmoidAlphaBar(minimum=0.0), r"minimum is 0.0; give a number in \(0, 1\)"),
+        (lambda: Geometric(0.5, 0.1), r"low is 0.5; give a number in \(0, 0.1\)"),
+        (lambda: Geometric(high=1.0), r"high is 1.0; give a number in \(0, 1\)"),
         (lambda: Polynomial(precision=0.0), "precision"),
         (
             lambda: Tabulated(torch.tensor([0.5, 0.9])),
