@@ -44,7 +44,7 @@ Unpack = Callable[[Any], tuple[Tensor, Space, dict[str, Any]]]
 
 
 class Standard(nn.Module):
-    """The numbers b and c of each column of a latent, (columns,): zeros and ones at first.
+    """The numbers b and c of each column of a latent, (columns,).
 
     Arguments:
         columns: How many.
@@ -81,8 +81,8 @@ class Latent(nn.Module):
             of another autoencoder.
 
     Attributes:
-        shift: b, a number for each column of a latent; zeros at first.
-        scale: c, likewise; ones at first.
+        shift: b, a number for each column of a latent; at first that of the autoencoder, usually 0.
+        scale: c, likewise; usually 1 at first.
     """
 
     def __init__(
@@ -104,6 +104,8 @@ class Latent(nn.Module):
         self.autoencoder, self.diffusion = autoencoder, diffusion
         self.likelihood, self.cross = likelihood, float(cross)
         self.standard = Standard(autoencoder.columns)
+        for number, known in zip(self.standard.buffers(), autoencoder.published, strict=True):
+            number.copy_(torch.as_tensor(known))
 
     @property
     def shift(self) -> Tensor:

@@ -388,3 +388,77 @@ def test_an_autoencoder_of_one_s_own_and_a_later_format_are_refused(tmp_path, mo
     plain = GaussianDiffusion(PairNet(2, 8, layers=1), Cosine(), "v")
     anydiff.save(tmp_path / "o.safetensors", plain)  # older versions read it
     assert isinstance(anydiff.load(tmp_path / "o.safetensors")[0], GaussianDiffusion)
+
+
+# what both stages reach at once --------------------
+
+
+class Level(nn.Module):
+    """A linear prior of latents: v = A(t) z, by a network of t that can be exact for a normal prior."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.log_std = nn.Parameter(torch.zeros(width))
+        self.like = Cosine()
+
+    def forward(self, z, t):
+        at = self.like._at(t.to(z.dtype))
+        alpha, sigma = at.alpha[:, None], at.sigma[:, None]
+        variance = torch.exp(2 * self.log_std).to(z.dtype)
+        total = alpha**2 * variance + sigma**2
+        return alpha * sigma * (1 - variance) / total * z
+
+
+class Straight(Autoencoder):
+    """Linear, with noise: q = N(W x, diag)."""
+
+    def __init__(self, data, columns):
+        super().__init__()
+        self.columns = columns
+        self.w = nn.Parameter(0.5 * draw((data, columns), 8))
+        self.back = nn.Parameter(0.5 * draw((columns, data), 9))
+        self.log_variance = nn.Parameter(-torch.ones(columns).double())
+
+    def encode(self, x, space=DENSE):
+        return Posterior(x @ self.w, self.log_variance.expand(len(x), -1), space)
+
+    def decode(self, z, space=DENSE):
+        return z @ self.back
+
+    def latent_shape(self, shape):
+        return (shape[0], self.columns)
+
+
+def test_linear_parts_reach_the_likelihood_of_probabilistic_pca():
+    """A learned prior and a learned encoder, both normal: no better bound is possible, and none worse."""
+    x = draw((512, 4))
+    x = x - x.mean(0)
+    x = x @ torch.linalg.inv(torch.linalg.cholesky(x.t() @ x / 512)).t()
+    values = torch.tensor([4.0, 2.0, 0.5, 0.1]).double()
+    x = x @ torch.diag(values.sqrt()) @ torch.linalg.qr(draw((4, 4), 1))[0]
+    net = Straight(4, 2).double()
+    objective = Autoencoding(net).double()
+    objective.log_noise.data.fill_(-0.5)
+    prior = GaussianDiffusion(Level(2).double(), Cosine(), "v", weighting=Likelihood())
+    latent = Latent(net, prior, objective).double()
+    optimizer = torch.optim.Adam(latent.parameters(), 0.03)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 800)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(800):
+        optimizer.zero_grad()
+        latent.loss(x, generator=generator).mean().backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.no_grad():
+        found = []
+        for _ in range(40):
+            q = latent.posterior(x)
+            z = q.sample(generator)
+            found.append(latent.bound(x, z, q, generator=generator, draws=32).mean())
+    found = torch.stack(found)
+    left = values[2:].mean()
+    wanted = 0.5 * (4 * math.log(2 * math.pi) + values[:2].log().sum() + 2 * left.log() + 4)
+    error = found.std() / math.sqrt(40)
+    assert error < 0.01
+    assert -4 * error - 0.005 < found.mean() - wanted < 0.02 + 4 * error

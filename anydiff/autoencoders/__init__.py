@@ -3,8 +3,10 @@
 from anydiff.autoencoders.autoencoder import Autoencoder, Autoencoding, Posterior
 from anydiff.autoencoders.codebook import Codebook, Quantized
 from anydiff.autoencoders.convolutional import Convolutional
+from anydiff.autoencoders.foreign_autoencoders import FromAutoencoder
 from anydiff.autoencoders.rowwise import Rowwise
 
 __all__ = [
-    "Autoencoder", "Autoencoding", "Codebook", "Convolutional", "Posterior", "Quantized", "Rowwise",
+    "Autoencoder", "Autoencoding", "Codebook", "Convolutional", "FromAutoencoder", "Posterior",
+    "Quantized", "Rowwise",
 ]  # fmt: skip

@@ -100,11 +100,13 @@ class Autoencoder(nn.Module, ABC):
         axis: The axis of the columns of a latent: the last one of rows, 1 of arrays (B, C, ...).
         columns: Their number.
         centered: How many of the first ones are centred.
+        published: The shift and the scale that networks were trained at, numbers or (columns,).
     """
 
     axis: int = -1
     columns: int
     centered: int = 0
+    published: tuple[Any, ...] = (0.0, 1.0)
 
     @abstractmethod
     def encode(self, x: Tensor, space: Space = DENSE) -> Posterior:
