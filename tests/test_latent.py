@@ -460,5 +460,5 @@ def test_linear_parts_reach_the_likelihood_of_probabilistic_pca():
     left = values[2:].mean()
     wanted = 0.5 * (4 * math.log(2 * math.pi) + values[:2].log().sum() + 2 * left.log() + 4)
     error = found.std() / math.sqrt(40)
-    assert error < 0.01
+    assert error < 0.015
     assert -4 * error - 0.005 < found.mean() - wanted < 0.02 + 4 * error
