@@ -26,6 +26,8 @@ from anydiff.spaces import DENSE, Random, Space
 
 __all__ = ["Autoencoder", "Autoencoding", "Posterior", "bounded"]
 
+QUICK = 10.0
+"""log s² changes by this over what a parameter changes by: it has a long way to go."""
 START, REACH = -6.0, 12.0
 """The log-variance of a posterior at first, and how far it can go from there."""
 
@@ -160,7 +162,7 @@ class Autoencoding(nn.Module):
     It is what a diffusion is trained by, ``(x0, space) -> (B,)``, so that
     :class:`~anydiff.training.module.DiffusionModule` and `fit` train it. With beta = 1 it is the negative
     variational bound of log p(x0) for each dimension. s is learned, one number for all data: then the
-    weight of the reconstruction is the best one for what is reached.
+    weight of the reconstruction is the best one for what is reached. It is 1 at first.
 
     Arguments:
         autoencoder: What is trained.
@@ -178,6 +180,8 @@ class Autoencoding(nn.Module):
         https://arxiv.org/abs/2112.10752
     """
 
+    level: Tensor
+
     def __init__(
         self, autoencoder: Autoencoder, beta: float = 1.0, noise: float | None = None
     ) -> None:
@@ -187,11 +191,16 @@ class Autoencoding(nn.Module):
         if noise is not None:
             check_range("(0, inf)", noise=noise)
         self.autoencoder, self.beta = autoencoder, float(beta)
-        level = torch.tensor(2 * log(noise or 0.1))
+        level = torch.tensor(2 * log(noise or 1.0) / QUICK)
         if noise is None:
-            self.log_noise = nn.Parameter(level)
+            self.level = nn.Parameter(level)
         else:
-            self.register_buffer("log_noise", level)
+            self.register_buffer("level", level)
+
+    @property
+    def log_noise(self) -> Tensor:
+        """log s²."""
+        return QUICK * self.level
 
     def forward(self, x0: Tensor, *args: Any, **options: Any) -> Tensor:
         """The same as :meth:`loss`: what data parallel and compiled modules call."""

@@ -7,6 +7,7 @@ ends as one :class:`CheckpointError` that names the file and the part.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch import nn
 
 from anydiff import denoisers
 from anydiff.autoencoders import Autoencoder, Autoencoding
+from anydiff.autoencoders.autoencoder import QUICK
 from anydiff.checkpoints.described import Unknown, build, build_target, check, check_shapes, within
 from anydiff.checkpoints.saving import FORMAT, clean, parts, state
 from anydiff.diffusion import GaussianDiffusion
@@ -163,8 +165,9 @@ def _latent(
         return Latent(autoencoder, diffusion, cross=described["cross"])
     for name, hint in (("beta", float), ("log_noise", float), ("learned", bool)):
         check(how[name], hint, name)
-    objective = Autoencoding(autoencoder, how["beta"], None if how["learned"] else 1.0)
-    objective.log_noise.data.fill_(how["log_noise"])
+    noise = math.exp(how["log_noise"] / 2)
+    objective = Autoencoding(autoencoder, how["beta"], None if how["learned"] else noise)
+    objective.level.data.fill_(how["log_noise"] / QUICK)
     return Latent(autoencoder, diffusion, objective, described["cross"])
 
 

@@ -161,8 +161,8 @@ def _describe_latent(latent: Latent) -> dict[str, Any]:
     }  # fmt: skip
     if (objective := latent.likelihood) is not None:
         described["likelihood"] = {
-            "beta": objective.beta, "log_noise": float(objective.log_noise),
-            "learned": isinstance(objective.log_noise, nn.Parameter),
+            "beta": objective.beta, "log_noise": float(objective.log_noise.detach()),
+            "learned": isinstance(objective.level, nn.Parameter),
         }  # fmt: skip
     return described
 

@@ -281,8 +281,8 @@ def test_the_objective_is_the_negative_bound_for_each_dimension():
     wanted = (0.3 * q.kl() - log_p) / dim.clamp(min=1)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
     assert objective(x, space=space).shape == (3,)
-    assert [n for n, _ in objective.named_parameters() if "noise" in n] == []
-    assert [n for n, _ in Autoencoding(net).named_parameters() if "noise" in n] == ["log_noise"]
+    assert [n for n, _ in objective.named_parameters() if "level" in n] == []
+    assert [n for n, _ in Autoencoding(net).named_parameters() if "level" in n] == ["level"]
 
 
 # what is refused --------------------
