@@ -317,7 +317,8 @@ def picture(benches: Sequence[Bench], path: Path) -> None:
             if points:
                 x = sorted(points)
                 y = [float(np.mean(points[k])) for k in x]
-                axis.plot(x, y, line, color=color, marker="o", markersize=3.5, label=method)
+                label = "DPMSolver(eta=1)" if method == "SDE" else method
+                axis.plot(x, y, line, color=color, marker="o", markersize=3.5, label=label)
         axis.set_xscale("log", base=2)
         ticks = [1, 2, 4, 8, 16, 50, *([250] if name == "qm9" else [100])]
         axis.set_xticks(ticks, [str(k) for k in ticks])
@@ -327,7 +328,10 @@ def picture(benches: Sequence[Bench], path: Path) -> None:
             axis.set_yscale("log")
         axis.set_ylabel(title)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, -1].legend(frameon=False, fontsize=9)
+    lines = {
+        line.get_label(): line for axis in axes[0] for line in axis.get_lines()
+    }  # of all panels
+    axes[0, -1].legend(lines.values(), lines.keys(), frameon=False, fontsize=9)
     fig.tight_layout()
     fig.savefig(path, dpi=110)
     print(path)

@@ -19,6 +19,8 @@ __all__ = ["first_stage"]
 
 SHARE = 0.3
 """The share of the time, or of the passes, that trains the autoencoder."""
+BETA = 0.01
+"""The weight of its KL divergence: enough to keep latents together, and too little to blur them."""
 
 
 def first_stage(
@@ -51,7 +53,7 @@ def first_stage(
     from anydiff.training.runs import fit
 
     train, valid, unpack = batches
-    objective = Autoencoding(latent.autoencoder)
+    objective = Autoencoding(latent.autoencoder, BETA)
     epochs = None if run.epochs is None else max(1, round(SHARE * run.epochs))
     stage = replace(run, minutes=SHARE * run.minutes, epochs=epochs)
     where = folder / "autoencoder"
