@@ -67,13 +67,13 @@ def molecules(
     with extra("train"):
         from pytorch_lightning import seed_everything
 
-    from anydiff import GaussianDiffusion, Polynomial
+    from anydiff import GaussianDiffusion, Polynomial, Preconditioned
     from anydiff.autoencoders import Rowwise
     from anydiff.cli.molecules import batches
     from anydiff.data.sizes import SizeDistribution
     from anydiff.denoisers import Completing, PairNet
     from anydiff.latent import Latent
-    from anydiff.losses import Power
+    from anydiff.losses import LogNormal, Power
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.bonded import Bonded
     from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
@@ -108,9 +108,10 @@ def molecules(
         pairs=2 * twice if bonds else 0,
     )  # fmt: skip
     # more times at little noise, where bond lengths are settled; a property is heard before, at much
+    times: Any = LogNormal(-1.26, 1.41) if bonds else Power(1.5)
     diffusion: Any = GaussianDiffusion(
-        Completing(network) if parts else network, Polynomial(), "eps",
-        times=None if property else Power(1.5),
+        Completing(network) if parts else network, Polynomial(),
+        Preconditioned(sigma_data=1.0) if bonds else "eps", times=None if property else times,
         drop={"context": 0.1} if property else None,
     )  # fmt: skip
     if latent is not None:
