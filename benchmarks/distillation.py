@@ -33,7 +33,7 @@ import torch
 
 from anydiff import DDIM, DDPM, DPMSolver, GaussianDiffusion, Renoise, Sampler
 from anydiff.cli import train
-from anydiff.cli.distill import GRID, distill, recipe
+from anydiff.cli.distill import Even, distill, recipe
 from anydiff.cli.runs import kind_of, open_model
 from anydiff.distillation import merged
 from anydiff.files import whole
@@ -44,13 +44,6 @@ from anydiff.samplers import LogSNR
 from anydiff.spaces import DENSE, Space
 
 CALLS = (1, 2, 4, 8, 16, 24, 50)
-
-
-class Even(DPMSolver):
-    """On the grid of `anydiff distill`."""
-
-    grid = GRID
-
 
 SAMPLERS = {"DPMSolver": DPMSolver(), "DDIM": DDIM(), "DDPM": DDPM(), "SDE": Even(eta=1.0)}
 

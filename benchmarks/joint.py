@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import torch
 
-from anydiff.cli.distill import GRID
+from anydiff.cli.distill import Even
 from anydiff.cli.molecules import ATOMS, kept, with_parts
 from anydiff.cli.runs import open_model
 from anydiff.kinds import first
@@ -35,19 +35,12 @@ from anydiff.molecules.bonds import stability
 from anydiff.molecules.fragments import count_pieces
 from anydiff.molecules.pictures import draw_grid
 from anydiff.molecules.qm9 import load_qm9, split
-from anydiff.samplers import DDPM, DPMSolver, Sampler
+from anydiff.samplers import DDPM, Sampler
 
 KEEPS = {
     "nothing": "nothing known", "ring": "scaffolds", "ends": "links", "heavy": "hydrogens",
     "elements": "isomers", "graph": "conformers", "positions": "bonds of positions",
 }  # fmt: skip
-
-
-class Even(DPMSolver):
-    """On the grid of `anydiff distill`."""
-
-    grid = GRID
-
 
 SAMPLERS: dict[str, Sampler] = {"ancestral": DDPM(), "DPMSolver(eta=1)": Even(eta=1.0)}
 

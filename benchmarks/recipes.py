@@ -29,9 +29,9 @@ import torch
 from pytorch_lightning import seed_everything
 from torch import Tensor
 
-from anydiff import DDPM, DPMSolver, GaussianDiffusion, Polynomial, Preconditioned, Sampler
+from anydiff import DDPM, GaussianDiffusion, Polynomial, Preconditioned, Sampler
 from anydiff.checks import frozen
-from anydiff.cli.distill import GRID
+from anydiff.cli.distill import Even
 from anydiff.cli.molecules import batches
 from anydiff.cli.runs import open_model
 from anydiff.data.sizes import SizeDistribution
@@ -94,12 +94,6 @@ class Churned(Heun):
             x_t, t = (hat.alpha / t.alpha * x_t).add_(z, alpha=hat.alpha * added), hat
         p = predictor.predict(x_t, t)
         return p.at(s.alpha, s.sigma), p
-
-
-class Even(DPMSolver):
-    """On the grid of `anydiff distill`."""
-
-    grid = GRID
 
 
 RECIPES: dict[str, Mapping[str, Any]] = {

@@ -26,7 +26,7 @@ from anydiff.predictions import Predictor
 from anydiff.samplers import DDIM, DPMSolver, LogSNR, Renoise, Sampler, plan
 from anydiff.spaces import Space
 
-__all__ = ["Lesson", "distill", "recipe"]
+__all__ = ["GRID", "Even", "Lesson", "distill", "recipe"]
 
 # What the recipe has in numbers -----
 
@@ -175,6 +175,12 @@ def distill(
         print("students of more steps:", *(folder / s.name / result.name for s in stages[:-1]))
     print(f"To sample from it: anydiff sample {result}")
     return result
+
+
+class Even(DPMSolver):
+    """DPM-Solver++ on the times of students, which decide every part of an item alike."""
+
+    grid = GRID
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ class Drawing:
         num: Number of samples; by default 100 molecules, 360 sketches or 400 images.
         steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images, and of
             a distilled model its own, which are the only ones.
-        sampler: Sampling method: ddpm, the default, is ancestral and needs the most steps, dpm the
-            fewest; a distilled model has its own, which is the only one.
+        sampler: Sampling method: ddpm, the default, is ancestral and needs the most steps; sde is
+            DPM-Solver++ with noise, for which 50 are usually enough; ddim and dpm have no noise, and dpm
+            needs the fewest. A distilled model has its own, which is the only one.
         guidance: For a model with a condition: 0 is unconditional, 1, the default, conditional, above 1
             stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
@@ -53,7 +54,7 @@ class Drawing:
 
     num: int | None = None
     steps: int | None = None
-    sampler: Literal["ddpm", "ddim", "dpm"] | None = None
+    sampler: Literal["ddpm", "ddim", "dpm", "sde"] | None = None
     guidance: float | None = None
     label: Numbers | None = None
     target: float | None = None
@@ -301,8 +302,9 @@ def _repeats(known: Any, resamples: int | None = None) -> int:
 
 def _sampler(name: str) -> Any:
     from anydiff import DDIM, DDPM, DPMSolver
+    from anydiff.cli.distill import Even
 
-    return {"ddpm": DDPM, "ddim": DDIM, "dpm": DPMSolver}[name]()
+    return {"ddpm": DDPM(), "ddim": DDIM(), "dpm": DPMSolver(), "sde": Even(eta=1.0)}[name]
 
 
 def _other(known: Any, data: str | None) -> str | None:

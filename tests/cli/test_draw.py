@@ -72,7 +72,13 @@ def data_of(kind, models):
 
 @pytest.mark.parametrize("kind", DRAWN)
 @pytest.mark.parametrize(
-    "how", [["sample"], ["inpaint", "--resamples", 2], ["edit", "--strength", 0.2]]
+    "how",
+    [
+        ["sample"],
+        ["sample", "--sampler", "sde"],
+        ["inpaint", "--resamples", 2],
+        ["edit", "--strength", 0.2],
+    ],
 )
 def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsys):
     data = data_of(kind, models)
