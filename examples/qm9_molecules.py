@@ -1,4 +1,4 @@
-"""Molecules from noise: train on QM9, draw new ones, count what is stable, look at them.
+"""Molecules from noise: train on QM9, draw new ones with their bonds, count what is stable, look at them.
 
     python examples/qm9_molecules.py                       five minutes on 5,000 molecules
     python examples/qm9_molecules.py --data full --minutes 30
@@ -17,18 +17,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the co
 import torch
 from pytorch_lightning import seed_everything
 
-from anydiff import DDPM, GaussianDiffusion, Polynomial, Ragged
+from anydiff import DPMSolver, GaussianDiffusion, LogNormal, Polynomial, Preconditioned, Ragged
 from anydiff.cli.main import run
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
 from anydiff.files import free_folder
-from anydiff.losses import Power
-from anydiff.molecules import Atoms, Molecules, load_qm9, loader
-from anydiff.molecules.evaluate import table, to_rdkit
+from anydiff.molecules import Atoms, load_qm9, loader
+from anydiff.molecules.bonded import Bonded
+from anydiff.molecules.evaluate import table
 from anydiff.molecules.files import write_sdf, write_xyz
 from anydiff.molecules.models import MoleculeModel, compare_parts
 from anydiff.molecules.pictures import animate, draw_grid
 from anydiff.molecules.qm9 import split
+from anydiff.samplers import LogSNR
 from anydiff.training.curve import plot_curve
 from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
@@ -41,7 +42,7 @@ def main(
     minutes: float = 5.0,
     epochs: int | None = None,
     num: int = 100,
-    steps: int = 250,
+    steps: int = 50,
     seed: int = 0,
     out: Path = Path("runs/qm9_molecules"),
     resume: bool = False,
@@ -49,7 +50,7 @@ def main(
     """Train on QM9, draw new molecules, count what is stable, look at them.
 
     Arguments:
-        data: 5k (shipped), full (130,831), or an .npz, .sdf or .xyz file.
+        data: 5k (shipped), full (130,831), or an .npz or .sdf file of molecules with bonds.
         minutes: Training time.
         epochs: Number of passes over the data, instead of a time.
         num: Number of samples.
@@ -60,56 +61,54 @@ def main(
     """
     out = out if resume else free_folder(out, "curve.png")
 
-    # data: a row for each atom, its position beside its element
-    molecules = load_qm9(data)
-    atoms, parts = Atoms(molecules.elements, charge_scale=None), split(len(molecules))
+    # data: a row for each atom, its position beside its element, and one for each pair of atoms, its bond
+    molecules = load_qm9(data, bonds=True)
+    parts = split(len(molecules))
     learn, check = molecules.subset(parts.train), molecules.subset(parts.valid)
+    atoms = Bonded.fit(Atoms(molecules.elements, charge_scale=None), learn)
     print(f"{len(learn):,} molecules to learn from, {len(check):,} to check with")
 
-    # model: a network that predicts the noise in the rows; more times at little noise, where bond
-    # lengths are settled
+    # model: a network whose inputs and targets have unit variance at every noise, trained mostly at
+    # little noise, where bond lengths are settled
     seed_everything(seed, verbose=False)
-    network = PairNet(atoms.features - 3, hidden=128, layers=6)
-    diffusion = GaussianDiffusion(network, Polynomial(), "eps", times=Power(1.5))
+    network = PairNet(atoms.features - 3, hidden=128, layers=6, pairs=2)
+    diffusion = GaussianDiffusion(
+        network, Polynomial(), Preconditioned(sigma_data=1.0), times=LogNormal(-1.26, 1.41)
+    )
 
     # training
     fit(
         DiffusionModule(diffusion, atoms.unpack, lr=8e-3, warmup=200, seed=seed, optimizer=Muon),
-        out,
-        loader(learn, 64, seed=seed),
-        loader(check, 64, shuffle=False),
+        out, loader(learn, 64, seed=seed), loader(check, 64, shuffle=False),
         settings={"data": data, "seed": seed},
-        minutes=None if epochs else minutes,
-        epochs=epochs,
-        ema=0.995,
-        val_check_interval=500,
-        check_val_every_n_epoch=None,
-        limit_val_batches=20,
-        devices=1,
-    )
+        minutes=None if epochs else minutes, epochs=epochs, ema=0.995, devices=1,
+        val_check_interval=500, check_val_every_n_epoch=None, limit_val_batches=20,
+    )  # fmt: skip
     sizes = SizeDistribution.from_sizes(learn.sizes)
     MoleculeModel(diffusion, atoms, sizes, data=data).save(out / "model.safetensors")
 
     # drawing: sizes as they occur, noise in the space of such molecules, denoised step by step
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    asked = sizes.sample(num, torch.Generator().manual_seed(seed))
-    space = Ragged.from_sizes(asked, centered=3, device=device)
-    path, start = [], time.perf_counter()
+    rows = Ragged.from_sizes(sizes.sample(num, torch.Generator().manual_seed(seed)), centered=3)
+    space, states, start = atoms.space(rows).to(device), [], time.perf_counter()
     x = diffusion.to(device).eval().sample(
-        (len(space.index), atoms.features), space=space, sampler=DDPM(), steps=steps, seed=seed,
-        progress=True, callback=lambda p: path.append(atoms.decode(p.x_s[space.index == 0].cpu())),
+        space.shape, space=space, sampler=DPMSolver(eta=1.0), grid=LogSNR(1.0, 8.0, -4.0),
+        steps=steps, seed=seed, progress=True, callback=lambda p: states.append(p.x_s.cpu()),
     )  # fmt: skip
     seconds = (time.perf_counter() - start) / num
-    pos, z = (rows.cpu().numpy() for rows in atoms.decode(x, space))
-    drawn = Molecules(z, pos, space.ptr.cpu().numpy())
+    drawn = atoms.molecules(atoms.apart(x.cpu(), rows), rows.sizes)
+    path = [(of.pos[rows.index == 0], of.z[rows.index == 0])
+            for of in (atoms.decode(state, atoms.space(rows)) for state in states)]  # fmt: skip
 
     # files, pictures, figures
-    write_sdf(out / "samples.sdf", to_rdkit(pos, z, drawn.index))
+    write_sdf(out / "samples.sdf", drawn)
     some = drawn.subset(range(min(24, num)))
-    draw_grid(out / "samples.png", some.pos, some.z, some.index, columns=min(8, num))
+    draw_grid(
+        out / "samples.png", some.pos, some.z, some.index, columns=min(8, num),
+        bonds=some.bonds, orders=some.orders, charges=some.charges,
+    )  # fmt: skip
     write_xyz(out / "path.xyz", path)
-    frames = [*path[:: max(1, steps // 125)], path[-1]]
-    animate(out / "path.gif", *zip(*frames, strict=True))
+    animate(out / "path.gif", *zip(*path[:: max(1, steps // 125)], path[-1], strict=True))
     text = table(compare_parts(drawn, molecules, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")

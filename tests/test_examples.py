@@ -58,7 +58,9 @@ def test_an_example_learns_what_the_command_learns(name, kind, tmp_path, monkeyp
     module = example(name)
     monkeypatch.setattr(module, "plot_curve", lambda *paths: written.append(paths))  # too few steps
     module.main(data=data, num=3, steps=2, out=tmp_path / "example", **options)
-    file = getattr(train, kind)(data, out=tmp_path / "command", accelerator="cpu", **options)
+    more = {"bonds": True} if kind == "molecules" else {}
+    out = tmp_path / "command"
+    file = getattr(train, kind)(data, out=out, accelerator="cpu", **options, **more)
     one, extra = anydiff.load(tmp_path / "example/model.safetensors")
     other, also = anydiff.load(file)
     weights = one.state_dict()
