@@ -147,7 +147,7 @@ class GaussianDiffusion(nn.Module):
 
         error = space.mean((p.a * x0 + p.b * eps - p.y).square())
         loss = self.weighting.weigh(error, at, self.target)
-        loss = loss + self.error.term(p, x0, eps, at, space)
+        loss = loss + self.error.term(p, x0, eps, at, space, cond)
         return self.times.reweigh(t, loss) if drawn else loss
 
     def noised(

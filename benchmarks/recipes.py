@@ -103,6 +103,11 @@ RECIPES: dict[str, Mapping[str, Any]] = {
     "MinSNR(1.5)": {"times": None, "weighting": MinSNR(1.5)},
     "Karras": {"times": LogNormal(-1.26, 1.41), "prediction": Preconditioned(sigma_data=1.0)},
     "distances": {"error": Distances()},
+    "Karras, distances": {
+        "times": LogNormal(-1.26, 1.41),
+        "prediction": Preconditioned(sigma_data=1.0),
+        "error": Distances(),
+    },
 }
 DRAWS: dict[str, tuple[Sampler, int]] = {
     "ancestral": (DDPM(), 250),

@@ -2,6 +2,7 @@
 
 from anydiff.losses.errors import Hybrid, SquaredError
 from anydiff.losses.few_steps import Rows
+from anydiff.losses.pairwise import PairDistances
 from anydiff.losses.times import (
     LogitNormal,
     LogNormal,
@@ -28,7 +29,8 @@ from anydiff.losses.weightings import (
 
 __all__ = [
     "P2", "Hybrid", "KarrasWeighting", "LearnedUncertainty", "Likelihood", "LogNormal",
-    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "Plain", "Power", "PseudoHuber", "Rows",
+    "LogitNormal", "LossSecondMoment", "Mapped", "MinSNR", "PairDistances", "Plain", "Power",
+    "PseudoHuber", "Rows",
     "Sigmoid", "SoftTruncation", "SquaredError", "Times", "TruncatedSNR", "UniformLogSNR", "Unit",
     "Weighting",
 ]  # fmt: skip

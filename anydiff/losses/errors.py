@@ -9,7 +9,7 @@ detached: the mean learns from the first term, the variance from the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +36,15 @@ class SquaredError:
         """The times at which the loss is evaluated in place of t, shaped like t."""
         return t
 
-    def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
+    def term(
+        self,
+        p: Prediction,
+        x0: Tensor,
+        eps: Tensor,
+        at: Level,
+        space: Space,
+        cond: Mapping[str, Any] | None = None,
+    ) -> Any:
         """The term that is added to the weighted squared error of each item, (B,) or 0.
 
         Arguments:
@@ -45,6 +53,7 @@ class SquaredError:
             eps: Noise, in the space.
             at: The level of `times`, of tensors (B,).
             space: The batch's space.
+            cond: The conditions of the batch, by name.
         """
         return 0.0
 
@@ -83,7 +92,15 @@ class Hybrid(SquaredError):
         # the margin keeps a time that is a row up to rounding error
         return torch.ceil(t.double() * self.steps - 1e-3).clamp(1, self.steps).long()
 
-    def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Any:
+    def term(
+        self,
+        p: Prediction,
+        x0: Tensor,
+        eps: Tensor,
+        at: Level,
+        space: Space,
+        cond: Mapping[str, Any] | None = None,
+    ) -> Any:
         """weight T L_{t-1}, (B,), with a gradient for the variance only."""
         chain, k = Chain.of(at.schedule, self.steps, "learned", x0.device), self._rows(at.t)
         nats = torch.where(
