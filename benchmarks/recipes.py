@@ -5,7 +5,7 @@
     python benchmarks/recipes.py --short --out runs/short            # to see that it runs
 
 Each network is that of `anydiff train molecules --bonds`. `eps` is the training of models without bonds,
-and is changed in one thing by each other recipe; `Karras` is the command's own. All passes are over
+and is changed in one thing by each other recipe; the last one is the command's own. All passes are over
 the 5,000 molecules that are shipped. Draws are by ancestral sampling with 250 calls, and by samplers of
 one call a step with 50: ancestral, `DPMSolver(eta=1)`, and Euler's step after added noise (`churned`).
 Models are kept in the folder, and not trained again; figures are percents, in the mean over the seeds.
@@ -30,54 +30,25 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 
 from anydiff import DDPM, GaussianDiffusion, Polynomial, Preconditioned, Sampler
-from anydiff.checks import frozen
 from anydiff.cli.distill import Even
 from anydiff.cli.molecules import batches
 from anydiff.cli.runs import open_model
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
-from anydiff.losses import LogNormal, MinSNR, Power
-from anydiff.losses.errors import SquaredError
+from anydiff.losses import LogNormal, MinSNR, PairDistances, Power
 from anydiff.metrics.tables import aligned
 from anydiff.molecules import Atoms, load_qm9
 from anydiff.molecules.bonded import Bonded
 from anydiff.molecules.models import MoleculeModel, compare_parts
 from anydiff.molecules.qm9 import split
-from anydiff.predictions import Prediction, Predictor
+from anydiff.predictions import Predictor
 from anydiff.samplers import Heun
 from anydiff.samplers.sampler import Past, Stepped
 from anydiff.schedules import Level
-from anydiff.spaces import Packed, Random, Space
+from anydiff.spaces import Random
 from anydiff.training.module import DiffusionModule
 from anydiff.training.muon import Muon
 from anydiff.training.runs import fit
-
-
-@frozen(weight="(0, inf)")
-class Distances(SquaredError):
-    r"""Beside the error of the noise that of distances, where two atoms are near one another,
-
-    .. math:: weight \cdot \frac{\alpha^2}{\sigma^2}\,
-        \text{mean}_{ij}\, e^{-d_{ij}} (\hat d_{ij} - d_{ij})^2
-
-    where the factor makes it an error of the noise as well.
-    """
-
-    weight: float = 1.0
-
-    def term(self, p: Prediction, x0: Tensor, eps: Tensor, at: Level, space: Space) -> Tensor:
-        assert isinstance(space, Packed)
-        rows = space["atoms"]
-        i, j = rows.pairs
-
-        def distances(x: Tensor) -> Tensor:
-            pos = space.unpack(x)["atoms"][:, :3]
-            squares = (pos[i] - pos[j]).square().sum(1, keepdim=True)
-            return torch.sqrt(squares + 1e-6)
-
-        d = distances(x0)
-        error = torch.exp(-d) * (distances(p.x0) - d).square()
-        return self.weight * (at.alpha / at.sigma) ** 2 * rows.pair_space.mean(error)
 
 
 class Churned(Heun):
@@ -102,11 +73,11 @@ RECIPES: dict[str, Mapping[str, Any]] = {
     "uniform times": {"times": None},
     "MinSNR(1.5)": {"times": None, "weighting": MinSNR(1.5)},
     "Karras": {"times": LogNormal(-1.26, 1.41), "prediction": Preconditioned(sigma_data=1.0)},
-    "distances": {"error": Distances()},
+    "distances": {"error": PairDistances()},
     "Karras, distances": {
         "times": LogNormal(-1.26, 1.41),
         "prediction": Preconditioned(sigma_data=1.0),
-        "error": Distances(),
+        "error": PairDistances(),
     },
 }
 DRAWS: dict[str, tuple[Sampler, int]] = {
@@ -155,8 +126,6 @@ def train(name: str, seed: int, args: argparse.Namespace) -> Path:
         val_check_interval=500, check_val_every_n_epoch=None, limit_val_batches=20,
         accelerator="cpu",
     )  # fmt: skip
-    # where a training's times lie, and what else it adds, a file need not keep
-    model.diffusion.error = SquaredError()
     model.save(path)
     return path
 

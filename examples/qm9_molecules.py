@@ -22,6 +22,7 @@ from anydiff.cli.main import run
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
 from anydiff.files import free_folder
+from anydiff.losses import PairDistances
 from anydiff.molecules import Atoms, load_qm9, loader
 from anydiff.molecules.bonded import Bonded
 from anydiff.molecules.evaluate import table
@@ -69,12 +70,13 @@ def main(
     print(f"{len(learn):,} molecules to learn from, {len(check):,} to check with")
 
     # model: a network whose inputs and targets have unit variance at every noise, trained mostly at
-    # little noise, where bond lengths are settled
+    # little noise, where bond lengths are settled, and by distances beside positions
     seed_everything(seed, verbose=False)
     network = PairNet(atoms.features - 3, hidden=128, layers=6, pairs=2)
     diffusion = GaussianDiffusion(
-        network, Polynomial(), Preconditioned(sigma_data=1.0), times=LogNormal(-1.26, 1.41)
-    )
+        network, Polynomial(), Preconditioned(sigma_data=1.0), times=LogNormal(-1.26, 1.41),
+        error=PairDistances(),
+    )  # fmt: skip
 
     # training
     fit(

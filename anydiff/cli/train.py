@@ -73,7 +73,7 @@ def molecules(
     from anydiff.data.sizes import SizeDistribution
     from anydiff.denoisers import Completing, PairNet
     from anydiff.latent import Latent
-    from anydiff.losses import LogNormal, Power
+    from anydiff.losses import LogNormal, PairDistances, Power
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.bonded import Bonded
     from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
@@ -109,10 +109,12 @@ def molecules(
     )  # fmt: skip
     # more times at little noise, where bond lengths are settled; a property is heard before, at much
     times: Any = LogNormal(-1.26, 1.41) if bonds else Power(1.5)
+    how: dict[str, Any] = {"prediction": "eps"}
+    if bonds:
+        how = {"prediction": Preconditioned(sigma_data=1.0), "error": PairDistances()}
     diffusion: Any = GaussianDiffusion(
-        Completing(network) if parts else network, Polynomial(),
-        Preconditioned(sigma_data=1.0) if bonds else "eps", times=None if property else times,
-        drop={"context": 0.1} if property else None,
+        Completing(network) if parts else network, Polynomial(), **how,
+        times=None if property else times, drop={"context": 0.1} if property else None,
     )  # fmt: skip
     if latent is not None:
         one, two = (
