@@ -69,8 +69,7 @@ def main(
     atoms = Bonded.fit(Atoms(molecules.elements, charge_scale=None), learn)
     print(f"{len(learn):,} molecules to learn from, {len(check):,} to check with")
 
-    # model: a network whose inputs and targets have unit variance at every noise, trained mostly at
-    # little noise, where bond lengths are settled, and by distances beside positions
+    # model: trained mostly at little noise, where bond lengths are settled, and by distances as well
     seed_everything(seed, verbose=False)
     network = PairNet(atoms.features - 3, hidden=128, layers=6, pairs=2)
     diffusion = GaussianDiffusion(
