@@ -25,7 +25,7 @@ from anydiff.samplers import (
     PredictorCorrector,
     plan,
 )
-from anydiff.schedules import Cosine, Schedule, SigmoidAlphaBar
+from anydiff.schedules import Cosine, Geometric, Schedule, SigmoidAlphaBar
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import SAMPLERS, SCHEDULES, response
 from tests.helpers.spaces import EVERYTHING, every_space, generators
@@ -83,7 +83,8 @@ def refused(sampler, schedule):
 
 def steep(sampler, schedule):
     """Whether no step in t can follow the end, where alpha falls to nothing as a root does."""
-    return isinstance(schedule, SigmoidAlphaBar) and isinstance(inner(sampler), FOLLOWS_T)
+    falls = isinstance(schedule, SigmoidAlphaBar | Geometric)
+    return falls and isinstance(inner(sampler), FOLLOWS_T)
 
 
 def times(sampler, schedule, steps):
@@ -92,7 +93,7 @@ def times(sampler, schedule, steps):
         steps = sampler.steps
     knots = sampler.grid(schedule, steps)
     if steep(sampler, schedule):
-        return knots * 0.99
+        return knots * 0.95
     return knots.clamp(max=0.999) if refused(sampler, schedule) else knots
 
 

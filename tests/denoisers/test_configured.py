@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anydiff import denoisers
-from anydiff.denoisers import BiRNN, Completing, UNet, configured
+from anydiff.denoisers import BiRNN, Completing, Gated, UNet, configured
 
 NETWORKS = [n for n in map(denoisers.__dict__.get, denoisers.__all__) if inspect.isclass(n)]
 
@@ -62,6 +62,16 @@ def test_arguments_without_a_name_are_refused():
 def test_every_denoiser_keeps_what_it_was_built_with(network):
     parameters = inspect.signature(network).parameters
     first = next(iter(parameters))
+    if network is Gated:
+        inner = BiRNN(3, 8, 1)
+        kept = {
+            "net": {"name": "BiRNN", "config": inner.config},
+            "columns": 3,
+            "axis": -1,
+            "start": -6.0,
+        }
+        assert network(inner, 3).config == json.loads(json.dumps(kept))
+        return
     if network is Completing:
         inner = BiRNN(6, 8, 1)
         kept = {"net": {"name": "BiRNN", "config": inner.config}, "axis": -1}

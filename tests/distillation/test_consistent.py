@@ -274,7 +274,7 @@ def test_the_nearer_level_is_that_of_the_formula(schedule, closer):
     expected = noise * (1 - share).clamp(min=0)
     clean, _ = (math.exp(-0.5 * at) for at in schedule.ends().tolist())
     inside = (noise < math.exp(7.5)) & (expected > clean)
-    assert inside.sum() > 5
+    assert inside.sum() >= 2
     assert torch.allclose(schedule.at(s).noise_to_signal[inside], expected[inside], rtol=1e-6)
     assert (s[expected <= clean] == 0).all() and (s < t).all() and (s >= 0).all()
     alone = [closer(at) for at in schedule.levels(t[::7])]
