@@ -15,8 +15,9 @@ from anydiff.cli.train import fit_model
 
 __all__ = ["finetune"]
 
-SLOWER, WARMUP = 4, 100
-"""The learning rate is that of training over the first; it rises over the second, in steps."""
+SLOWER, FASTER, WARMUP = 4, 12, 100
+"""The learning rate is that of training over the first, and of adapters, which begin at nothing, times
+the second; it rises over the third, in steps."""
 
 
 def finetune(
@@ -43,8 +44,8 @@ def finetune(
         minutes: Training time.
         epochs: Number of passes over the data, instead of a time.
         batch_size: Batch size; by default that of training.
-        lr: Peak learning rate; by default a quarter of that of training, and that of training with
-            --rank.
+        lr: Peak learning rate; by default a quarter of that of training, and twelve times as much as that
+            with --rank.
         rank: Rank of the adapters, 4 for instance, which take one hundredth of a model's size on the
             disk: anydiff sample MODEL --adapter FILE.
         out: Folder for all files; by default finetune, next to the model. A number is appended if it
@@ -72,7 +73,7 @@ def finetune(
     asked = Run(
         out=out or model.parent / "finetune", minutes=minutes, epochs=epochs,
         batch_size=batch_size or usual["batch_size"],
-        lr=lr or usual["lr"] / (1 if rank else SLOWER), **run,
+        lr=lr or (FASTER * usual["lr"] if rank else usual["lr"] / SLOWER), **run,
     )  # fmt: skip
     check_packages(known.kind, kind.PACKAGES)
     folder = run_folder(asked)
