@@ -93,7 +93,7 @@ def times(sampler, schedule, steps):
         steps = sampler.steps
     knots = sampler.grid(schedule, steps)
     if steep(sampler, schedule):
-        return knots * 0.95
+        return knots * (0.95 if isinstance(schedule, Geometric) else 0.99)
     return knots.clamp(max=0.999) if refused(sampler, schedule) else knots
 
 

@@ -35,7 +35,7 @@ from anydiff.losses import (
 )
 from anydiff.predictions import TARGETS
 from anydiff.samplers import Uniform, plan
-from anydiff.schedules import ZeroTerminalSNR
+from anydiff.schedules import Geometric, ZeroTerminalSNR
 from tests.helpers.runs import SCHEDULES
 from tests.helpers.spaces import SPACES, draw, every_space
 from tests.helpers.students import fit, linear
@@ -274,7 +274,9 @@ def test_the_nearer_level_is_that_of_the_formula(schedule, closer):
     expected = noise * (1 - share).clamp(min=0)
     clean, _ = (math.exp(-0.5 * at) for at in schedule.ends().tolist())
     inside = (noise < math.exp(7.5)) & (expected > clean)
-    assert inside.sum() >= 2
+    assert inside.sum() > (
+        1 if isinstance(schedule, Geometric) else 5
+    )  # whose end is far from noise
     assert torch.allclose(schedule.at(s).noise_to_signal[inside], expected[inside], rtol=1e-6)
     assert (s[expected <= clean] == 0).all() and (s < t).all() and (s >= 0).all()
     alone = [closer(at) for at in schedule.levels(t[::7])]
