@@ -46,7 +46,7 @@ def finetune(
         batch_size: Batch size; by default that of training.
         lr: Peak learning rate; by default a quarter of that of training, and twelve times as much as that
             with --rank.
-        rank: Rank of the adapters, 4 for instance, which take one hundredth of a model's size on the
+        rank: Rank of the adapters, 4 for instance, which take a twentieth of the model's size on the
             disk: anydiff sample MODEL --adapter FILE.
         out: Folder for all files; by default finetune, next to the model. A number is appended if it
             holds a model already.
