@@ -25,6 +25,8 @@ from anydiff.spaces import Packed, Ragged, Rest, Space
 
 __all__ = ["PairDistances"]
 
+MOST = 1e4  # of alpha / sigma, which is infinite at the data of some schedules
+
 
 @frozen(weight="(0, inf)", columns="[1, inf)")
 class PairDistances(SquaredError):
@@ -82,7 +84,8 @@ class PairDistances(SquaredError):
 
         d = distances(x0)
         error = rows.pair_space.mean(torch.exp(-d) * (distances(p.x0) - d).square())
-        return self.weight * (at.alpha / at.sigma).to(error.dtype) ** 2 * error
+        ratio = (at.alpha / at.sigma).clamp(max=MOST).to(error.dtype)
+        return self.weight * ratio**2 * error
 
 
 def _points(space: Space) -> tuple[str, Ragged]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import anydiff
-from anydiff import Cosine, GaussianDiffusion
+from anydiff import Cosine, Flow, GaussianDiffusion
 from anydiff.denoisers import Completing, PairNet
 from anydiff.losses import PairDistances, SquaredError
 from anydiff.spaces import DENSE, Packed, Ragged, Rest
@@ -113,6 +113,14 @@ def test_a_loss_is_the_squared_error_and_the_term(rest, tmp_path):
     saved = GaussianDiffusion(net.float(), Cosine(), "v", error=PairDistances(0.3))
     anydiff.save(tmp_path / "m.safetensors", saved)
     assert anydiff.load(tmp_path / "m.safetensors")[0].error == PairDistances(0.3)
+
+
+def test_without_noise_the_term_is_finite():
+    x0, at = POINTS.project(draw((8, 5))), Flow()._at(torch.zeros(3).double())
+    assert (at.sigma == 0).all()
+    same = PairDistances().term(Said(x0), x0, None, at, POINTS)
+    other = PairDistances().term(Said(2 * x0), x0, None, at, POINTS)
+    assert not same.any() and other.isfinite().all() and other[0] > 0
 
 
 def test_what_has_no_points_is_refused():
