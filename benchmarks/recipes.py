@@ -2,6 +2,7 @@
 
     python benchmarks/recipes.py                                    # all, one seed: an hour of one core
     python benchmarks/recipes.py --only eps Karras --seeds 0 1 2
+    python benchmarks/recipes.py --without-bonds --out runs/bare --only eps "Karras, distances"
     python benchmarks/recipes.py --short --out runs/short            # to see that it runs
 
 Each network is that of `anydiff train molecules --bonds`. `eps` is the training of models without bonds,
@@ -108,12 +109,12 @@ def train(name: str, seed: int, args: argparse.Namespace) -> Path:
     parts = split(len(known))
     learn = known.subset(parts.train)
     change = dict(RECIPES[name])
-    atoms = replace(
-        Bonded.fit(Atoms(known.elements, charge_scale=None), learn),
-        bond_scale=change.pop("bond_scale", Bonded.bond_scale),
-    )
+    atoms: Atoms | Bonded = Atoms(known.elements, charge_scale=None)
+    if not args.without_bonds:
+        scale = change.pop("bond_scale", Bonded.bond_scale)
+        atoms = replace(Bonded.fit(atoms, learn), bond_scale=scale)
     seed_everything(seed, verbose=False)
-    network = PairNet(atoms.features - 3, 128, layers=6, pairs=2)
+    network = PairNet(atoms.features - 3, 128, layers=6, pairs=0 if args.without_bonds else 2)
     prediction = change.pop("prediction", "eps")
     diffusion = GaussianDiffusion(
         network, Polynomial(), prediction, **{"times": Power(1.5)} | change
@@ -140,7 +141,8 @@ def measure(path: Path, seed: int, args: argparse.Namespace) -> dict[str, list[f
             args.num, sampler=sampler, steps=8 if args.short else steps, seed=1000 + seed, batch=100
         )
         report = compare_parts(drawn, data, lost=args.num - len(drawn))[1]
-        rows[name] = [100 * figure(report) for figure in FIGURES.values()]
+        figures = list(FIGURES.values())[: None if report.drawn else 4]
+        rows[name] = [100 * figure(report) for figure in figures]
     return rows
 
 
@@ -153,6 +155,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--num", type=int, default=200)
+    parser.add_argument("--without-bonds", action="store_true", help="models of atoms alone")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--short", action="store_true", help="an epoch and 8 calls of everything")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -161,7 +164,8 @@ def main() -> None:
 
     for name in args.only:
         seeds = [measure(train(name, seed, args), seed, args) for seed in args.seeds]
-        cells = [[f"{name}, seeds {', '.join(map(str, args.seeds))}", *FIGURES]]
+        titles = list(FIGURES)[: len(seeds[0]["ancestral"])]
+        cells = [[f"{name}, seeds {', '.join(map(str, args.seeds))}", *titles]]
         for draw in DRAWS:
             means = np.mean([rows[draw] for rows in seeds], axis=0)
             cells.append([draw, *(f"{value:.1f}" for value in means)])

@@ -32,6 +32,8 @@ class Run:
         devices: Number of devices, or which ones, as in Lightning.
         precision: Precision of training, bf16-mixed for instance.
         strategy: Strategy for several devices, ddp for instance.
+        compile: Compile the network first, which takes minutes and makes the steps of molecules a
+            quarter shorter.
     """
 
     out: Path
@@ -45,6 +47,7 @@ class Run:
     devices: str = "auto"
     precision: str = "32-true"
     strategy: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         positive(

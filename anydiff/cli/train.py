@@ -427,6 +427,8 @@ def fit_model(
         if first:
             run = first_stage(run, folder, latent, batches, settings, module, trainer)
         batches = (*batches[:2], latent.unpack(batches[2]))
+    if run.compile:
+        model.inner.denoiser.compile(dynamic=True)  # in place; of all sizes of batches at once
     if learn(run, folder, model, model.inner, batches, settings, module, trainer, made, finish):
         say_files(folder)
         print(f"To sample from it: anydiff sample {result}")

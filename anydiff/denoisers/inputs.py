@@ -284,13 +284,13 @@ class Conditioned(nn.Module, ABC):
     ) -> Conditions:
         """Read label, context, tokens and tokens_mask; `spread` makes a context row for each of x_t."""
         label, context, tokens, tokens_mask = given
-        as_given = flagged(context, len(t), self.context, x_t)
+        as_given = flagged(context, t.shape[0], self.context, x_t)
         values, unknown = map(spread, as_given)
         return Conditions(
-            label_rows(self.embed_label, label, len(t)),
+            label_rows(self.embed_label, label, t.shape[0]),
             values,
             None if self.unknown is None else self.unknown(unknown),
-            read_tokens(tokens, tokens_mask, len(t), self.tokens, x_t),
+            read_tokens(tokens, tokens_mask, t.shape[0], self.tokens, x_t),
             as_given,
         )
 

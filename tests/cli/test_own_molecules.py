@@ -4,7 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
+from anydiff import load
 from anydiff.cli import train
 from anydiff.cli.main import main
 from anydiff.molecules import Molecules
@@ -100,6 +102,26 @@ def test_bonds_are_drawn_on_request(tmp_path, capsys):
     with pytest.raises(SystemExit):
         call("train", "molecules", "--data", tmp_path / "bare.xyz", "--bonds", *some)
     assert "bare.xyz has no SMILES; give molecules with them, or bonds" in capsys.readouterr().err
+
+
+def test_training_compiles_the_network_on_request(folder, tmp_path, monkeypatch):
+    graphs = []
+
+    def backend(graph, example):  # counts in place of a compiler, which takes a minute
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compiled(f, backend=backend, **how))
+    some = ["--data", folder / "mine.sdf", "--hidden", 8, "--layers", 1, "--accelerator", "cpu"]
+    for flags in ([], ["--compile"]):
+        assert not graphs
+        out = tmp_path / f"run{len(flags)}"
+        call("train", "molecules", *some, "--epochs", 2, *flags, "--out", out)
+    assert graphs
+    plain, fast = (load(tmp_path / f"run{k}/model.safetensors")[0].state_dict() for k in (0, 1))
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_an_element_that_the_model_has_not_is_named(folder, tmp_path, capsys):

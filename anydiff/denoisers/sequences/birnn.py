@@ -173,7 +173,7 @@ class BiRNN(SequenceDenoiser):
         """The network of ChiroDiff."""
         time = self.time(t)
         if self.embed_label is not None:
-            absent = time.new_zeros(len(t), self.embed_label.embedding_dim)
+            absent = time.new_zeros(t.shape[0], self.embed_label.embedding_dim)
             time = torch.cat([time, absent if cond.label is None else cond.label], dim=1)
         time = time[:, None].expand(*inputs[0].shape[:2], -1)
         h = added(torch.cat([*inputs, time], dim=2), cond.flags)

@@ -173,9 +173,9 @@ class FromDiffusers(nn.Module):
                 raise self._refusal(name, "is not given")
             if empty is not None:
                 value = empty.to(x_t.dtype) if empty.is_floating_point() else empty
-                return value.expand(len(x_t), *value.shape)
+                return value.expand(x_t.shape[0], *value.shape)
         if name == "class_labels" and self._labels is not None:
-            self._check_labels(value, len(x_t), self._labels)
+            self._check_labels(value, x_t.shape[0], self._labels)
         if not isinstance(value, Tensor) or value.ndim == 0 or value.dtype == torch.bool:
             return value
         if not value.is_floating_point():

@@ -240,8 +240,8 @@ class UNet(nn.Module):
         )
         x = x_t.to(self.conv_in.weight.dtype)
         inputs.check_context(context, self.context, tuple(t.shape))
-        inputs.check_image(image, image_t, self.image, len(t), self.dims)
-        read = inputs.read_tokens(tokens, tokens_mask, len(t), self.tokens, x)
+        inputs.check_image(image, image_t, self.image, t.shape[0], self.dims)
+        read = inputs.read_tokens(tokens, tokens_mask, t.shape[0], self.tokens, x)
         c = F.silu(self._embedding(t, label, context, image_t))
 
         x = x if self.dims == 2 else x[:, :, None]
@@ -269,10 +269,10 @@ class UNet(nn.Module):
     ) -> Tensor:
         """The embedding of the time and of all conditions but pixels and tokens, (B, 4 widths[0])."""
         like = self.conv_in.weight
-        label_rows = inputs.label_rows(self.embed_label, label, len(t))
+        label_rows = inputs.label_rows(self.embed_label, label, t.shape[0])
         c = inputs.added(_embed(self.embed_time, t, like.dtype), label_rows)
         if self.embed_context is not None:
-            columns = inputs.flagged(context, len(t), self.context, like)
+            columns = inputs.flagged(context, t.shape[0], self.context, like)
             c = c + self.embed_context(torch.cat(columns, 1))
         if self.embed_image_t is not None:
             clean = torch.zeros_like(t) if image_t is None else image_t
