@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 
-from anydiff import Flow, Tabulated
+from anydiff import DDIM, Flow, GaussianDiffusion, Tabulated, sample
 from anydiff.denoisers import UNet
+from anydiff.denoisers.unet.foreign import FromDiffusers
+from anydiff.guidance import classifier_free
 from anydiff.images.pipelines import load_pipeline, read_chain
+from anydiff.latent import Latent
 from anydiff.schedules import ZeroTerminalSNR
 
 LINEAR = {
@@ -159,9 +162,101 @@ def test_a_pipeline_is_read_with_its_chain(tmp_path):
     assert torch.allclose(p.at(s.alpha, s.sigma), expected, atol=1e-4)
 
     config = tmp_path / "scheduler" / "scheduler_config.json"
+    with pytest.raises(
+        ValueError, match=r"absent is given, and .*unet is loaded into UNet; leave it"
+    ):
+        load_pipeline(tmp_path, absent={"label": 1})
     config.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
-    with pytest.raises(ValueError, match=r"flow matching.*FromDiffusers and read_chain"):
-        load_pipeline(tmp_path)
+    flow = load_pipeline(tmp_path)
+    with torch.no_grad():
+        y = flow.denoiser(x, torch.full((2,), 0.25))
+        expected = network(x, torch.tensor(250.0)).sample
+    assert torch.equal(y, expected) and flow.target.name == "velocity"
     config.unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no scheduler_config\.json"):
         load_pipeline(tmp_path)
+
+
+def test_a_pipeline_of_latents_is_drawn_from_as_diffusers_do(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), in_channels=2, out_channels=2,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=6,
+    ).eval()  # fmt: skip
+    autoencoder = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=2, scaling_factor=0.3,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        timestep_spacing="trailing", set_alpha_to_one=True,
+    )  # fmt: skip
+    network.save_pretrained(tmp_path / "unet")
+    autoencoder.save_pretrained(tmp_path / "vae")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    empty, tokens = torch.randn(3, 6), torch.randn(2, 3, 6)
+    latent = load_pipeline(tmp_path, absent={"encoder_hidden_states": empty})
+    assert isinstance(latent, Latent) and latent.scale.tolist() == pytest.approx([0.3, 0.3])
+    tables = latent.schedule.alpha_bar.float(), scheduler.alphas_cumprod
+    assert torch.allclose(*tables, rtol=0, atol=2e-6)  # theirs is a product in float32
+
+    z = noise = torch.randn(2, 2, 4, 4)
+    scheduler.set_timesteps(5)
+    with torch.no_grad():
+        for step in scheduler.timesteps:
+            both = network(torch.cat([z, z]), step, torch.cat([tokens, empty.expand(2, -1, -1)]))
+            given, free = both.sample.chunk(2)
+            z = scheduler.step(free + 2.0 * (given - free), step, z).prev_sample
+        expected = autoencoder.decode(z / 0.3).sample
+    guided = classifier_free(
+        latent.predictor(encoder_hidden_states=tokens), latent.predictor(), 2.0
+    )
+    ours = sample(guided, noise, DDIM(), steps=5)
+    assert torch.allclose(ours, z, atol=1e-5)
+    assert torch.allclose(latent.decode(ours), expected, atol=1e-5)
+
+    (tmp_path / "vae/diffusion_pytorch_model.safetensors").rename(tmp_path / "vae/weights")
+    with pytest.raises(FileNotFoundError, match="vae cannot be read: "):
+        load_pipeline(tmp_path)
+    (tmp_path / "vae/config.json").write_text('{"_class_name": "DDIMScheduler"}')
+    with pytest.raises(ValueError, match="vae holds 'DDIMScheduler', which is no network that"):
+        load_pipeline(tmp_path)
+
+
+def test_networks_of_edm_are_given_what_they_know():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.EDMEulerScheduler(sigma_max=70.0, sigma_data=0.7)
+    chain = read_chain(theirs.config)
+    network = diffusers.UNet2DModel(
+        block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+    denoiser = FromDiffusers(network, chain.steps)
+    diffusion = GaussianDiffusion(denoiser, chain.schedule, chain.prediction).eval()
+    assert chain.schedule(torch.ones(1))[1].item() == pytest.approx(70)
+    x, t = 3 * torch.randn(2, 3, 8, 8), 0.6
+    sigma = chain.schedule(torch.tensor([t]))[1].float()
+    with torch.no_grad():
+        y = network(theirs.precondition_inputs(x, sigma), theirs.precondition_noise(sigma)).sample
+        expected = theirs.precondition_outputs(x, y, sigma)
+        ours = diffusion.predictor().predict(x, t).x0
+    assert torch.allclose(ours, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="beta_start is nan"):  # of consistency models
+        read_chain(diffusers.CMStochasticIterativeScheduler().config)
+    for change in ({"prediction_type": "v_prediction"}, {"sigma_min": -1.0}, {"rho": "x"}):
+        with pytest.raises(ValueError, match="EDMEulerScheduler has "):
+            read_chain(dict(theirs.config) | {"_class_name": "EDMEulerScheduler"} | change)
+
+
+def test_what_is_asked_of_sampling_is_named():
+    diffusers = pytest.importorskip("diffusers")
+    assert read_chain(LINEAR).left == ()
+    found = LINEAR | {"clip_sample": True, "timestep_spacing": "leading", "set_alpha_to_one": False}
+    assert [text.split()[0].rstrip(":") for text in read_chain(found).left] == [
+        "clip_sample", "timestep_spacing", "set_alpha_to_one",
+    ]  # fmt: skip
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    assert read_chain(diffusers.FlowMatchEulerDiscreteScheduler().config).prediction == "velocity"
+    assert read_chain(flow).left == ("shift 3.0: steps that are denser at much noise",)
