@@ -3,6 +3,7 @@
     python benchmarks/lora.py sketches runs/sketches/model.safetensors
     python benchmarks/lora.py sketches runs/sketches/model.safetensors --picture lora_kana.png
     python benchmarks/lora.py molecules runs/molecules/model.safetensors --qm9 qm9.npz
+    python benchmarks/lora.py cost runs/sketches/model.safetensors   # of a step, on a quiet machine
 
 `sketches` needs a model of kanji in strokes (`anydiff train sketches`), which learns kana, letters and
 digits, the 243 of KanjiVG that are no ideographs or parts of some (`pip install "anydiff[kanji]"`).
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,10 @@ import numpy as np
 import torch
 
 from anydiff.cli.finetune import finetune
-from anydiff.cli.runs import open_model
+from anydiff.cli.runs import kind_of, open_model
 from anydiff.cli.sketches import draw_runs
 from anydiff.cli.train import sketches as train_sketches
-from anydiff.lora import load_adapter, strength
+from anydiff.lora import adapt, load_adapter, strength
 from anydiff.metrics.tables import aligned
 from anydiff.molecules import Molecules, load_qm9
 from anydiff.molecules.bonds import stability
@@ -169,12 +172,32 @@ def of_molecules(args: argparse.Namespace) -> None:
     print(aligned(rows, "markdown"))
 
 
+def of_steps(args: argparse.Namespace) -> None:
+    """A training step of a model and of its adapters, forward and backward, interleaved: medians."""
+    tuned, adapted = open_model(args.model), open_model(args.model)
+    adapt(adapted.diffusion.denoiser, args.ranks[0])
+    items = tuned.read_data()
+    loading, _, unpack = kind_of(tuned.kind).batches(tuned, items, tuned.data, 64, 0)
+    seconds: dict[str, list[float]] = {"all weights": [], f"rank {args.ranks[0]}": []}
+    for batch in islice(loading, 25):
+        x0, space, cond = unpack(batch)
+        for name, model in zip(seconds, (tuned, adapted), strict=True):
+            diffusion = model.diffusion.train()
+            diffusion.zero_grad()
+            start = time.perf_counter()
+            diffusion.loss(x0, space=space, **cond).mean().backward()
+            seconds[name].append(time.perf_counter() - start)
+    rows = [["a step of 64", "ms"]]
+    rows += [[name, f"{1000 * np.median(each[3:]):.1f}"] for name, each in seconds.items()]
+    print(aligned(rows, "markdown"))
+
+
 def main() -> None:
     """Train, draw and compare, as the flags say."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=["sketches", "molecules"])
+    parser.add_argument("kind", choices=["sketches", "molecules", "cost"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--ranks", type=int, nargs="+", default=[4])
@@ -189,7 +212,7 @@ def main() -> None:
     args.how = {"lr": args.lr} if args.lr else {}
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    {"sketches": of_sketches, "molecules": of_molecules}[args.kind](args)
+    {"sketches": of_sketches, "molecules": of_molecules, "cost": of_steps}[args.kind](args)
 
 
 if __name__ == "__main__":
