@@ -19,6 +19,7 @@ from anydiff.guidance import autoguidance, classifier, classifier_free, clip_gui
 from anydiff.likelihood import bits_per_dim, continuous_bound, log_prob, variational_bound
 from anydiff.losses import LogitNormal, LogNormal, MinSNR
 from anydiff.predictions import Preconditioned, Prediction, Predictor
+from anydiff.ready import pretrained
 from anydiff.samplers import (
     DDIM,
     DDPM,
@@ -44,6 +45,6 @@ __all__ = [
     "LogitNormal", "Masked", "MinSNR", "Packed", "Polynomial", "Preconditioned", "Prediction",
     "Predictor", "Ragged", "Renoise", "Sampler", "Tabulated", "UniPC", "autoguidance",
     "bits_per_dim", "classifier", "classifier_free", "clip_guidance", "continuous_bound", "dps",
-    "edit", "impute", "inpaint", "interpolate", "load", "log_prob", "pigdm", "sample", "save",
-    "variational_bound",
+    "edit", "impute", "inpaint", "interpolate", "load", "log_prob", "pigdm", "pretrained", "sample",
+    "save", "variational_bound",
 ]  # fmt: skip

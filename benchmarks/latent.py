@@ -3,6 +3,7 @@
     python benchmarks/latent.py                                   # all, for two hours of one core
     python benchmarks/latent.py --only digits --seeds 0
     python benchmarks/latent.py --only lsgm                       # both stages at once
+    python benchmarks/latent.py --only kanji --picture latent_kanji.png
     python benchmarks/latent.py --short --out runs/short          # to see that it runs
 
 A latent model gets a third of its passes for the autoencoder (`anydiff train ... --latent`). Items are
@@ -34,6 +35,7 @@ from anydiff import DDPM, DPMSolver, GaussianDiffusion
 from anydiff.autoencoders import Autoencoding, Convolutional
 from anydiff.cli import train
 from anydiff.cli.runs import kind_of, open_model
+from anydiff.cli.sketches import draw_runs
 from anydiff.denoisers import UNet
 from anydiff.images import from_uint8, load_images, loader, split, to_uint8, unpack
 from anydiff.images.digit_features import DigitFeatures
@@ -120,6 +122,16 @@ def compare(name: str, args: argparse.Namespace) -> str:
     return aligned(cells, "markdown")
 
 
+def picture(args: argparse.Namespace) -> None:
+    """Held-out characters, what the autoencoder keeps of them, and what is drawn."""
+    model = open_model(args.out / f"kanji-latents-{args.seeds[0]}" / "model.safetensors")
+    held_out, _, _ = kind_of(model.kind).judge(model.read_data())
+    real = first(held_out, 12)
+    runs = {"held out": real, "as its latents": model.edit(real, 0.0), "drawn": model.sample(12)}
+    draw_runs(args.picture, runs)
+    print(args.picture)
+
+
 def lsgm(args: argparse.Namespace) -> str:
     """Both stages at once on digits, against the standard normal as the prior."""
     images = load_images("digits")
@@ -189,10 +201,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/latent"))
     parser.add_argument("--short", action="store_true", help="three passes and few items")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--picture", type=Path, help="of characters, by the model of them")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for name in args.only:
         print(lsgm(args) if name == "lsgm" else compare(name, args), "", sep="\n", flush=True)
+    if args.picture:
+        picture(args)
 
 
 if __name__ == "__main__":

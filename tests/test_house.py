@@ -90,7 +90,7 @@ def allowed():
     takes |= {name: takes["spaces"] | {name} for name in BESIDE}
     for name in ("autoencoders", "checkpoints", "training"):
         takes[name] |= BESIDE
-    takes |= {name: set(CORE) | BESIDE | {"kinds", name} for name in ("kinds", *KINDS)}
+    takes |= {name: set(CORE) | BESIDE | {"kinds", name} for name in ("kinds", "ready", *KINDS)}
     everything = {*takes, "cli", ""}
     return takes | {"cli": everything, "__main__": everything, "": everything}
 

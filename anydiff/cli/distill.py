@@ -16,7 +16,17 @@ from typing import Any
 import torch
 
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.runs import Run, kind_of, open_model, place, positive, run_folder, say_files
+from anydiff.cli.runs import (
+    Run,
+    beside,
+    kind_of,
+    model_file,
+    open_model,
+    place,
+    positive,
+    run_folder,
+    say_files,
+)
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.distillation import consistent, merged
 from anydiff.guidance import classifier_free
@@ -68,7 +78,8 @@ def distill(
     two steps, which are kept as well. comparison.png and table.txt show teacher and students.
 
     Arguments:
-        model: Model file of the teacher, the model.safetensors that training has written.
+        model: Model file of the teacher, the model.safetensors that training has written; or qm9, which
+            is shipped.
         to: Number of steps of the student.
         guidance: For a teacher with a condition: fold guidance of this scale in; the student has it with
             one call a step.
@@ -105,7 +116,7 @@ def distill(
     kind = kind_of(known.kind)
     usual = kind.habits(known)
     asked = Run(
-        out=out or model.parent / "distill", minutes=minutes, epochs=epochs,
+        out=out or beside(model, "distill"), minutes=minutes, epochs=epochs,
         batch_size=batch_size or usual["batch_size"], lr=lr or usual["lr"] / SLOWER, **run,
     )  # fmt: skip
     check_flags(known.kind, known, guidance=guidance)
@@ -124,7 +135,8 @@ def distill(
     made = {"teacher": f"{model.absolute().parent.name}/{model.name}", "to": to}
     more = {"guidance": guidance, "consistency": consistency or None}
     made |= {k: v for k, v in more.items() if v is not None}
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]  # to go on with the same only
+    content = model_file(model).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()[:12]  # to go on with the same only
     share = sum(stage.share for stage in stages)
     teacher, students, alone = known.inner, {}, True
     for k, stage in enumerate(stages):

@@ -17,7 +17,16 @@ from typing import Any, Literal
 from anydiff.checks import check_range
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.runs import kind_of, open_model, place, positive, printable, say_files, writable
+from anydiff.cli.runs import (
+    beside,
+    kind_of,
+    open_model,
+    place,
+    positive,
+    printable,
+    say_files,
+    writable,
+)
 
 __all__ = ["edit", "inpaint", "interpolate", "reconstruct", "sample"]
 
@@ -88,7 +97,7 @@ def sample(
     """Sample new items from a model.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written.
+        model: Model file, the model.safetensors that training has written; or qm9, which is shipped.
         data: Data to compare with, by name or path. By default the model's own training data, if they
             have a name; a path in a model file is not opened.
         formula: For a model of molecules: formula of all of them, C7H10O2 for instance; or data, to take
@@ -133,7 +142,7 @@ def inpaint(
     sketch, the left half of an image. before.png shows the original items.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written.
+        model: Model file, the model.safetensors that training has written; or qm9, which is shipped.
         keep: For a model of molecules: ring, the default; the two ends, to link them; all heavy atoms, to
             add hydrogens; all elements. Of molecules with bonds also the graph of elements and bonds, for
             conformers of it, or the positions of all atoms, to find their bonds.
@@ -173,7 +182,7 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     before.png shows the original items.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written.
+        model: Model file, the model.safetensors that training has written; or qm9, which is shipped.
         strength: Time in (0, 1] up to which the items are noised; 1 keeps nothing of them. A distilled
             model begins at its own times only.
         data: Original items: a file; or data by name, or what the model was trained on, of which the
@@ -247,7 +256,7 @@ def interpolate(
     before.png shows the pairs.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written.
+        model: Model file, the model.safetensors that training has written; or qm9, which is shipped.
         data: Original items: a file; or data by name, or what the model was trained on, of which the
             held-out part is used. By default the model's own training data, if they have a name.
         num: Number of samples; by default 360 sketches or 400 images.
@@ -371,7 +380,7 @@ def _run(
         )
     own = known.diffusion.times.run is not None
     usual = None if own else kind.STEPS
-    folder = writable(free_folder(asked.out or path.parent / command, kind.DRAWN))
+    folder = writable(free_folder(asked.out or beside(path, command), kind.DRAWN))
     known.diffusion.to(place(asked.accelerator))
     print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []

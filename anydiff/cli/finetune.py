@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anydiff.cli.options import check_packages
-from anydiff.cli.runs import Run, kind_of, open_model, positive, run_folder
+from anydiff.cli.runs import Run, beside, kind_of, model_file, open_model, positive, run_folder
 from anydiff.cli.train import fit_model
 
 __all__ = ["finetune"]
@@ -38,7 +38,7 @@ def finetune(
     file of its own, and draws sizes as the new data have them; an adapter is written beside it.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written.
+        model: Model file, the model.safetensors that training has written; or qm9, which is shipped.
         data: Data to learn from, by name or path. By default the model's own training data, if they
             have a name; a path in a model file is not opened.
         minutes: Training time.
@@ -71,7 +71,7 @@ def finetune(
     kind = kind_of(known.kind)
     usual = kind.habits(known)
     asked = Run(
-        out=out or model.parent / "finetune", minutes=minutes, epochs=epochs,
+        out=out or beside(model, "finetune"), minutes=minutes, epochs=epochs,
         batch_size=batch_size or usual["batch_size"],
         lr=lr or (FASTER * usual["lr"] if rank else usual["lr"] / SLOWER), **run,
     )  # fmt: skip
@@ -96,7 +96,8 @@ def finetune(
 
     print(f"going on from {model}, with {len(items):,} {known.kind}", flush=True)
     made = {"finetuned": f"{model.absolute().parent.name}/{model.name}"}
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]  # to go on with the same only
+    content = model_file(model).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()[:12]  # to go on with the same only
     more = {"rank": rank} if rank else {}
     return fit_model(
         asked, folder, learned, batches, {**made, **more, "data": name, "finetuned": digest},

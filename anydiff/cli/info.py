@@ -15,14 +15,15 @@ def info(model: Path) -> None:
     """Describe a model file: network, diffusion, training data, conditions.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written.
+        model: Model file, the model.safetensors that training has written; or qm9, which is shipped.
     """
     from torch import Tensor
 
     from anydiff import checkpoints
-    from anydiff.cli.runs import model_of
+    from anydiff.cli.runs import model_file, model_of
     from anydiff.losses import Mapped, Plain, Rows, SquaredError
 
+    model = model_file(model)
     opened, extra = checkpoints.load(model)
     known = model_of(model, opened, extra)
     diffusion = getattr(opened, "diffusion", opened)  # that of a latent one's latents

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
-    "Run", "kind_of", "model_of", "open_model", "place", "positive", "printable", "run_folder",
-    "say_files", "writable",
+    "Run", "beside", "kind_of", "model_file", "model_of", "open_model", "place", "positive", "printable",
+    "run_folder", "say_files", "writable",
 ]  # fmt: skip
 
 
@@ -146,17 +146,40 @@ def run_folder(run: Run, checkpoint: str = "last.ckpt") -> Path:
     return writable(run.out)
 
 
+def model_file(model: Path) -> Path:
+    """A file as it is given, or that of the model that comes with the package and has this name.
+
+    Arguments:
+        model: A file, or a name.
+    """
+    from anydiff.ready import MODELS, model_path
+
+    return model_path(str(model)) if str(model) in MODELS and not model.exists() else model
+
+
+def beside(model: Path, command: str) -> Path:
+    """The folder for what a command makes of a model, next to it.
+
+    Arguments:
+        model: As it was given.
+        command: What the folder is called.
+    """
+    return (Path("runs") / model.name if model_file(model) != model else model.parent) / command
+
+
 def open_model(path: str | os.PathLike[str]) -> Any:
     """The model in a file, of whatever kind it is.
 
     Arguments:
-        path: What `anydiff train` or a model's `save` wrote.
+        path: What `anydiff train` or a model's `save` wrote, or the name of a model that comes with the
+            package.
 
     Raises:
         ValueError: If it is of no kind that is known here.
     """
     from anydiff import checkpoints
 
+    path = model_file(Path(path))
     if (model := model_of(path, *checkpoints.load(path))) is not None:
         return model
     raise ValueError(

@@ -1,0 +1,50 @@
+"""Models that come with the package, by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from anydiff.checkpoints import load
+from anydiff.checks import shown
+
+__all__ = ["MODELS", "model_path", "pretrained"]
+
+MODELS = {"qm9": "molecules/qm9.safetensors"}
+"""Files in the package, by the names of the models."""
+
+_PACKAGE = Path(__file__).parent
+
+
+def model_path(name: str) -> Path:
+    """The file of a model that comes with the package.
+
+    Arguments:
+        name: One of :data:`MODELS`.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if name not in MODELS:
+        raise ValueError(
+            f"{shown(name)} is no model of anydiff; choose one of {', '.join(MODELS)}."
+        )
+    return _PACKAGE / MODELS[name]
+
+
+def pretrained(name: str) -> tuple[Any, dict[str, Any]]:
+    """A model that comes with the package, as :func:`anydiff.load` gives it; no network is needed.
+
+        diffusion, extra = anydiff.pretrained("qm9")
+
+    Arguments:
+        name: One of :data:`MODELS`; its page in ``docs/models`` says what it was trained on, and what it
+            can do.
+
+    Returns:
+        The diffusion in eval mode, and what its kind keeps beside it.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    return load(model_path(name))
