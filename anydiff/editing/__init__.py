@@ -18,17 +18,19 @@ keeps the state in the space, with noise that is standard normal there.
 | :func:`ilvr` | keep what a low-pass operator passes |
 | :func:`encode`, :func:`decode`, :func:`interpolate` | the probability-flow ODE, deterministic |
 | :func:`cascade` | several models in turn, from coarse to fine |
+| :func:`best_of` | several samples, of which the one with the highest score is kept |
 
 Predictors may be guided. Seeds work as in :func:`anydiff.sample`: with one per item, the result for an
 item does not depend on its batch.
 """
 
+from anydiff.editing.best import best_of
 from anydiff.editing.cascades import Stage, cascade
 from anydiff.editing.encoding import decode, encode, interpolate
 from anydiff.editing.known import complete, ilvr, impute, inpaint
 from anydiff.editing.noising import denoise, edit, variations
 
 __all__ = [
-    "Stage", "cascade", "complete", "decode", "denoise", "edit", "encode", "ilvr", "impute", "inpaint",
-    "interpolate", "variations",
+    "Stage", "best_of", "cascade", "complete", "decode", "denoise", "edit", "encode", "ilvr",
+    "impute", "inpaint", "interpolate", "variations",
 ]  # fmt: skip

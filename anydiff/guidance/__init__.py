@@ -19,8 +19,9 @@ from anydiff.guidance.free import autoguidance, classifier_free
 from anydiff.guidance.gradients import classifier, clip_guidance
 from anydiff.guidance.guided import Scale, guided, towards
 from anydiff.guidance.inverse import dps, pigdm
+from anydiff.guidance.threshold import thresholded
 
 __all__ = [
     "Scale", "autoguidance", "classifier", "classifier_free", "clip_guidance", "dps", "guided",
-    "pigdm", "towards",
+    "pigdm", "thresholded", "towards",
 ]  # fmt: skip
