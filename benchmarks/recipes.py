@@ -5,8 +5,8 @@
     python benchmarks/recipes.py --without-bonds --out runs/bare --only eps "Karras, distances"
     python benchmarks/recipes.py --short --out runs/short            # to see that it runs
 
-Each network is that of `anydiff train molecules --bonds`. `eps` is the training of models without bonds,
-and is changed in one thing by each other recipe; the last one is the command's own. All passes are over
+Each network is that of `anydiff train molecules`, with bonds unless `--without-bonds` is given. `eps` is
+changed in one thing by each other recipe; the last one is the command's own. All passes are over
 the 5,000 molecules that are shipped. Draws are by ancestral sampling with 250 calls, and by samplers of
 one call a step with 50: ancestral, `DPMSolver(eta=1)`, and Euler's step after added noise (`churned`).
 Models are kept in the folder, and not trained again; figures are percents, in the mean over the seeds.

@@ -27,6 +27,7 @@ CORE += [
     "autoencoders",
     "latent",
     "lora",
+    "contrastive",
     "export",
     "checkpoints",
 ]
@@ -38,7 +39,15 @@ WORDS = (
     r"molecul|(?<![a-z])atoms?(?![a-z])|qm9|sketch|(?<![a-z])strokes?(?![a-z])|kanji|pixel|image"
 )
 # Public modules that nothing else in the package needs: users import them by their path.
-LEAVES = {"exact", "export", "likelihood.score_matching", "images.pipelines", "denoisers.unet.adm"}
+LEAVES = {
+    "exact",
+    "export",
+    "contrastive",
+    "data.vocabulary",
+    "likelihood.score_matching",
+    "images.pipelines",
+    "denoisers.unet.adm",
+}
 LEAVES |= {"molecules.property_bounds", "molecules.property_model"}
 
 

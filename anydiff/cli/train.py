@@ -107,15 +107,18 @@ def molecules(
         width if latent is None else latent, hidden, layers=layers, context=int(bool(property)),
         pairs=2 * twice if bonds else 0,
     )  # fmt: skip
-    # more times at little noise, where bond lengths are settled; a property is heard before, at much
-    times: Any = LogNormal(-1.26, 1.41) if bonds else Power(1.5)
-    how: dict[str, Any] = {"prediction": "eps"}
-    if bonds:
-        how = {"prediction": Preconditioned(sigma_data=1.0), "error": PairDistances()}
+    how: dict[str, Any] = {
+        "prediction": Preconditioned(sigma_data=1.0),
+        "times": LogNormal(-1.26, 1.41),
+        "error": PairDistances(),
+    }
+    if latent is not None:  # between whose rows distances are none of atoms
+        how = {"prediction": "eps", "times": Power(1.5)}
+    if property:  # which is heard at much noise, where the others have few times
+        how |= {"times": None, "drop": {"context": 0.1}}
     diffusion: Any = GaussianDiffusion(
-        Completing(network) if parts else network, Polynomial(), **how,
-        times=None if property else times, drop={"context": 0.1} if property else None,
-    )  # fmt: skip
+        Completing(network) if parts else network, Polynomial(), **how
+    )
     if latent is not None:
         one, two = (
             PairNet(w - 3, hidden, layers=2) for w in Rowwise.widths(atoms.features, latent, 3)

@@ -5,6 +5,7 @@
 - :mod:`~anydiff.data.sizes`: `SizeDistribution`, the numbers of rows that items have
 - :mod:`~anydiff.data.values`: numbers as users have them, and what float32 holds of them
 - :mod:`~anydiff.data.ranges`: indices into ragged arrays
+- :mod:`~anydiff.data.vocabulary`: `Vocabulary`, texts as numbers of words
 - :mod:`~anydiff.data.pickles`: pickles of arrays, read without running code
 
 A loader's batch becomes what a diffusion takes by a function `unpack(batch) -> (x, space, cond)`, which

@@ -12,6 +12,7 @@ from anydiff.denoisers.points.pairnet import PairNet
 from anydiff.denoisers.sequences.birnn import BiRNN
 from anydiff.denoisers.sequences.transformer import Transformer
 from anydiff.denoisers.unet.network import UNet
+from anydiff.denoisers.words import TextEncoder, Worded
 
 __all__ = [
     "EGNN",
@@ -20,7 +21,9 @@ __all__ = [
     "Gated",
     "Harmonic",
     "PairNet",
+    "TextEncoder",
     "Transformer",
     "UNet",
+    "Worded",
     "configured",
 ]

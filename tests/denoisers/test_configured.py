@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anydiff import denoisers
-from anydiff.denoisers import BiRNN, Completing, Gated, UNet, configured
+from anydiff.denoisers import BiRNN, Completing, Gated, TextEncoder, UNet, Worded, configured
 
 NETWORKS = [n for n in map(denoisers.__dict__.get, denoisers.__all__) if inspect.isclass(n)]
 
@@ -76,6 +76,12 @@ def test_every_denoiser_keeps_what_it_was_built_with(network):
         inner = BiRNN(6, 8, 1)
         kept = {"net": {"name": "BiRNN", "config": inner.config}, "axis": -1}
         assert network(inner).config == json.loads(json.dumps(kept))
+        return
+    if network is Worded:
+        inner, encoder = UNet(2, (8,), tokens=4), TextEncoder(5, 4)
+        kept = {"net": {"name": "UNet", "config": inner.config}}
+        kept |= {"encoder": {"name": "TextEncoder", "config": encoder.config}}
+        assert network(inner, encoder).config == json.loads(json.dumps(kept))
         return
     net = network(**{first: 3})
     defaults = {k: p.default for k, p in parameters.items() if k != first}
