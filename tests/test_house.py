@@ -44,6 +44,7 @@ LEAVES = {
     "export",
     "contrastive",
     "data.vocabulary",
+    "sketches.meanings",
     "likelihood.score_matching",
     "images.pipelines",
     "denoisers.unet.adm",
