@@ -44,6 +44,7 @@ LEAVES = {
     "export",
     "contrastive",
     "data.vocabulary",
+    "images.canvases",
     "sketches.meanings",
     "likelihood.score_matching",
     "images.pipelines",
