@@ -7,6 +7,7 @@ left". The text says all of it, and a classifier of digits says which cells of a
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,8 @@ class Canvases(NamedTuple):
     captions: list[str]
 
 
-class CanvasReport(NamedTuple):
+@dataclass(frozen=True)
+class CanvasReport:
     """How well canvases show what was asked for.
 
     Arguments:
@@ -133,6 +135,9 @@ def canvases(num: int, part: str = "train", *, seed: int = 0, held_out: bool = F
         part: "train", "valid" or "test" of the digits.
         seed: Of what is where.
         held_out: Only such as have a pair that is held out, or none of them.
+
+    Raises:
+        ValueError: If there is no such part, or `num` is negative.
     """
     check_whole("[0, inf)", num=num)
     check_choice(("train", "valid", "test"), part=part)
@@ -166,6 +171,9 @@ def judge(pixels: Tensor, cells: Tensor, features: DigitFeatures | None = None) 
         pixels: (M, 1, 16, 16) of uint8.
         cells: (M, 2, 2), what was asked for.
         features: The classifier; the shipped one if None.
+
+    Raises:
+        ValueError: If pixels and cells do not fit each other.
     """
     check_shape((None, 1, 16, 16), "give canvases", torch.uint8, pixels=pixels)
     check_shape((len(pixels), 2, 2), "give the digits of each canvas", cells=cells)
