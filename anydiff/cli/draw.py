@@ -91,6 +91,7 @@ def sample(
     data: str | None = None,
     formula: str | None = None,
     length: int | None = None,
+    text: str | None = None,
     strength: float | None = None,
     **drawing: Any,
 ) -> None:
@@ -103,6 +104,8 @@ def sample(
         formula: For a model of molecules: formula of all of them, C7H10O2 for instance; or data, to take
             formulas from the training data, with --target of molecules whose property is near it.
         length: For a model of sketches: number of strokes (or points); by default as in the data.
+        text: For a model of sketches with texts: what they should show, bridge for instance; several
+            texts in turn with commas between them.
         strength: With --adapter: how much it changes the model, 0 not at all, 1, the default, as trained.
         drawing: See :class:`Drawing`.
 
@@ -120,7 +123,8 @@ def sample(
             "--strength is that of an adapter; give one by --adapter, or leave it out."
         )
     known = _open(model, asked, 1.0 if strength is None else strength)
-    draw = _ready(known, asked, length=length, formula=formula)
+    texts = None if text is None else [part.strip() for part in text.split(",")]
+    draw = _ready(known, asked, length=length, formula=formula, text=texts)
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
@@ -326,13 +330,15 @@ def _ready(
     asked: Drawing,
     length: int | None = None,
     formula: str | None = None,
+    text: list[str] | None = None,
     strength: float = 1.0,
 ) -> dict[str, Any]:
     """Check flags and packages; the flags that only one kind knows, as its methods take them."""
     from anydiff.kinds import steps_of
 
     label = None if asked.label is None else list(asked.label)
-    given = {"label": label, "target": asked.target, "length": length, "formula": formula}
+    given: dict[str, Any] = {"label": label, "target": asked.target, "length": length}
+    given |= {"formula": formula, "text": text}
     check_flags(known.kind, known, guidance=asked.guidance, **given)
     if asked.steps:
         own = steps_of(known.diffusion, asked.steps, strength)

@@ -82,6 +82,9 @@ def _about(known: Any) -> dict[str, str]:
         rows = known.rows.config
         about["draws"] = f"sketches of {lengths[0]} to {lengths[-1]} {rows['kind']}"
         asked = "none; --length says how many"
+        if known.vocabulary is not None:
+            some = ", ".join(known.vocabulary.words[:6])
+            asked = f"--text, {len(known.vocabulary):,} words ({some}, …); --length; --guidance"
     else:
         about["draws"] = f"images of {' × '.join(map(str, known.shape))}"
         asked = f"--label, 0 to {known.classes - 1}; --guidance" if known.classes else "none"

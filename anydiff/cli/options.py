@@ -19,7 +19,7 @@ _KINDS = {  # of the flags that not all kinds take
     "target": ("molecules",),
     "formula": ("molecules",),
     "keep": ("molecules",),
-    "guidance": ("images", "molecules"),
+    "text": ("sketches",),
     "length": ("sketches",),
     "root": ("images", "molecules"),
     "size": ("images",),
@@ -27,7 +27,9 @@ _KINDS = {  # of the flags that not all kinds take
     "relax": ("molecules",),
     "posebusters": ("molecules",),
 }
-_CONDITIONS = {"label": "labels", "target": "a property", "guidance": "a condition"}
+_CONDITIONS = {
+    "label": "labels", "target": "a property", "text": "texts", "guidance": "a condition",
+}  # fmt: skip
 
 
 def check_flags(kind: str, model: Any = None, **given: Any) -> None:

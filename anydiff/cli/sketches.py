@@ -23,6 +23,7 @@ from anydiff.sketches.models import SketchModel, compare_parts, first_half, of_o
 from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.pictures import around, draw_grid, two_colors
 from anydiff.sketches.sketches import Sketches
+from anydiff.sketches.texts import meanings_of, numbered, with_words
 
 NUM, STEPS, DRAWN, SHOWN = 360, 100, "samples.ndjson", 12
 PACKAGES: tuple[str, ...] = ("PIL",)
@@ -84,10 +85,13 @@ def batches(
     """
     parts = split(known)
     learn, check = (model.rows.encode(known.subset(part)) for part in parts[:2])
+    opened: Any = unpack
+    if model.vocabulary is not None:
+        opened = with_words(numbered(meanings_of(known), model.vocabulary))
     return (
-        loader(learn, batch_size, seed=seed),
-        loader(check, batch_size, shuffle=False),
-        with_known(unpack, stretches) if model.completes else unpack,
+        loader(learn, batch_size, seed=seed, numbers=parts.train),
+        loader(check, batch_size, shuffle=False, numbers=parts.valid),
+        with_known(opened, stretches) if model.completes else opened,
     )
 
 

@@ -22,6 +22,9 @@ __all__ = ["images", "learn", "molecules", "sketches"]
 Batches = tuple[Any, Any, Callable[[Any], Any]]
 """The loader of training batches, that of validation batches, and batch -> (x0, space, cond)."""
 
+WORDS = 64
+"""The width of the rows that texts become."""
+
 
 def molecules(
     data: str = "5k",
@@ -151,6 +154,7 @@ def sketches(
     layers: int = 3,
     cell: Literal["gru", "lstm"] = "gru",
     parts: bool = False,
+    text: bool = False,
     latent: int | None = None,
     batch_size: int = 128,
     out: Path = Path("runs/sketches"),
@@ -170,6 +174,8 @@ def sketches(
         cell: The recurrent cell.
         parts: Learn to complete known parts too, the first rows or all but a stretch, which
             `anydiff inpaint` then needs no repetitions for.
+        text: Learn what the characters mean in English, or of other data the names that its sketches
+            have, so that anydiff sample --text asks for them.
         latent: Draw latents of an autoencoder that is trained first, with this number of columns.
         batch_size: Batch size.
         out: Folder for all files. A number is appended if it holds a model already.
@@ -184,15 +190,19 @@ def sketches(
     with extra("train"):
         from pytorch_lightning import seed_everything
 
+    from torch import as_tensor
+
     from anydiff import Cosine, GaussianDiffusion
     from anydiff.autoencoders import Rowwise
-    from anydiff.data.parts import stretches, with_parts
-    from anydiff.data.sequences import LengthDistribution, loader, unpack
-    from anydiff.denoisers import BiRNN, Completing
+    from anydiff.cli.sketches import batches
+    from anydiff.data.sequences import LengthDistribution
+    from anydiff.data.vocabulary import Vocabulary
+    from anydiff.denoisers import BiRNN, Completing, TextEncoder, Worded
     from anydiff.latent import Latent
     from anydiff.sketches.models import SketchModel
     from anydiff.sketches.named import load_sketches, split
     from anydiff.sketches.rows import PointRows, StrokeRows
+    from anydiff.sketches.texts import LENGTH, WordLengths, meanings_of, numbered
     from anydiff.training.muon import Muon
 
     asked = Run(out=out, batch_size=batch_size, **run)
@@ -201,7 +211,7 @@ def sketches(
             f"--skip-empty is for files, and {data} has no empty sketches; leave it out."
         )
     positive(hidden=hidden, layers=layers, latent=latent)
-    no_parts(latent, parts=parts)
+    no_parts(latent, parts=parts, text=text)
     folder = run_folder(asked)
     known = load_sketches(data, skip_empty=skip_empty, normalise=normalise)
     shares = split(known)
@@ -210,27 +220,34 @@ def sketches(
     seed_everything(asked.seed, verbose=False)
     learn = known.subset(shares.train)
     made = (StrokeRows if rows == "strokes" else PointRows).fit(learn)
-    items, check = made.encode(learn), made.encode(known.subset(shares.valid))
+    sizes = made.encode(learn).sizes
     # beside each number stands whether it is known
     width = (2 if parts else 1) * made.channels
-    network: Any = BiRNN(width if latent is None else latent, hidden, layers, cell)
-    lengths = LengthDistribution.from_sizes(items.sizes)
-    diffusion: Any = GaussianDiffusion(Completing(network) if parts else network, Cosine(), "v")
+    asks: dict[str, Any] = {"tokens": WORDS, "context": WORDS} if text else {}
+    network: Any = BiRNN(width if latent is None else latent, hidden, layers, cell, **asks)
+    vocabulary = by_word = None
+    if text:
+        texts = meanings_of(learn)
+        vocabulary = Vocabulary.of(words for each in texts for words in each)
+        numbers = numbered(texts, vocabulary)
+        by_word = WordLengths.of(numbers, as_tensor(sizes), len(vocabulary))
+        network = Worded(network, TextEncoder(len(vocabulary), WORDS, length=LENGTH))
+    lengths = LengthDistribution.from_sizes(sizes)
+    diffusion: Any = GaussianDiffusion(
+        Completing(network) if parts else network, Cosine(), "v",
+        drop={"words": 0.1} if text else None,
+    )  # fmt: skip
     if latent is not None:
         one, two = (BiRNN(w, hidden, 1, cell) for w in Rowwise.widths(made.channels, latent))
         diffusion = Latent(Rowwise(one, two, made.channels, latent), diffusion)
-    model = SketchModel(diffusion, made, lengths, data, skip_empty, normalise)
-    say_size(model, len(items), len(check))
+    model = SketchModel(diffusion, made, lengths, data, skip_empty, normalise, vocabulary, by_word)
+    say_size(model, len(shares.train), len(shares.valid))
     return fit_model(
-        asked, folder, model,
-        (
-            loader(items, asked.batch_size, seed=asked.seed),
-            loader(check, asked.batch_size, shuffle=False),
-            with_parts(unpack, stretches) if parts else unpack,
-        ),
+        asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
         {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell}
         | ({"normalise": True} if normalise else {})
         | ({"parts": True} if parts else {})
+        | ({"text": True} if text else {})
         | ({"latent": latent} if latent else {}),
         {"warmup": 100, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 200},

@@ -1,7 +1,7 @@
 """A trained model of sketches: what it draws are sketches again.
 
 Beside the diffusion it holds how a sketch becomes rows, and how many rows sketches have. One file keeps
-all of it. Its network is told nothing but the noisy rows.
+all of it. Its network is told nothing but the noisy rows, or a text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anydiff.checkpoints.described import check, check_fields
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
+from anydiff.data.vocabulary import Vocabulary
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named, to_data, to_latents
@@ -25,6 +26,7 @@ from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
 from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
+from anydiff.sketches.texts import LENGTH, WordLengths, meanings_of, numbered
 from anydiff.spaces import Masked
 
 __all__ = ["SketchModel", "compare_parts", "first_half", "of_one_length"]
@@ -45,6 +47,8 @@ class SketchModel(KindModel):
         data: What it was trained on, by name or path.
         skip_empty: As :func:`~anydiff.sketches.named.load_sketches` takes it.
         normalise: Likewise.
+        vocabulary: The words of a model of sketches with texts; None of others.
+        by_word: How many rows sketches have whose text has a word; there if the vocabulary is.
     """
 
     rows: StrokeRows | PointRows
@@ -52,16 +56,25 @@ class SketchModel(KindModel):
     data: str | None = None
     skip_empty: bool = False
     normalise: bool = False
+    vocabulary: Vocabulary | None = None
+    by_word: WordLengths | None = None
 
     kind: ClassVar[str] = "sketches"
     needs: ClassVar[set[str]] = {"rows", "lengths"}
     names: ClassVar[set[str]] = {"kanji", "kanjivg"}
 
+    @property
+    def conditional(self) -> bool:
+        return self.vocabulary is not None
+
     def extra(self) -> dict[str, Any]:
-        return {
+        extra = {
             "rows": self.rows.config, "lengths": self.lengths.counts, "data": self.data,
             "skip_empty": self.skip_empty, "normalise": self.normalise,
         }  # fmt: skip
+        if self.vocabulary is not None and self.by_word is not None:
+            extra |= {"words": self.vocabulary.words, "by_word": self.by_word.counts}
+        return extra
 
     @classmethod
     def restore(
@@ -74,13 +87,22 @@ class SketchModel(KindModel):
         for key, value in how.items():
             check(value, bool, key)
         check(extra.get("data"), str | None, "data")
+        if "words" in extra:
+            check(extra["words"], list[str], "words")
+            how |= {"vocabulary": Vocabulary(extra["words"])}
+            how |= {"by_word": WordLengths(extra["by_word"])}
         made = cls(diffusion, rows, lengths, extra.get("data"), **how)
         made.fits(channels=rows.channels)
         return made
 
     def of(self, data: Sketches, name: str | None) -> SketchModel:
-        learn = self.rows.encode(data.subset(split(data).train))
-        return replace(self, lengths=LengthDistribution.from_sizes(learn.sizes), data=name)
+        learn = data.subset(split(data).train)
+        sizes = self.rows.encode(learn).sizes
+        found = replace(self, lengths=LengthDistribution.from_sizes(sizes), data=name)
+        if self.vocabulary is None:
+            return found
+        table, words = numbered(meanings_of(learn), self.vocabulary), len(self.vocabulary)
+        return replace(found, by_word=WordLengths.of(table, torch.as_tensor(sizes), words))
 
     def read_data(self, data: str | None = None) -> Sketches:
         """What it was trained on, all parts of it.
@@ -96,24 +118,41 @@ class SketchModel(KindModel):
         return load_sketches(data, skip_empty=self.skip_empty, normalise=self.normalise)
 
     def sample(
-        self, num: int, *, length: int | None = None, watch: Watch | None = None, **how: Unpack[How]
+        self,
+        num: int,
+        *,
+        length: int | None = None,
+        text: str | Sequence[str] | None = None,
+        watch: Watch | None = None,
+        **how: Unpack[How],
     ) -> Sketches:
         """New sketches.
 
         Arguments:
             num: How many.
-            length: Rows of each, strokes or points; as in the data if None.
+            length: Rows of each, strokes or points; as in the data if None, in those with a word of the
+                text if there are any.
+            text: What they should show, one text or several in turn; None or "" is no text.
             watch: Called with the first four sketches after each step.
             how: See :class:`~anydiff.kinds.How`.
 
         Raises:
-            ValueError: If guidance is asked for, of which the model knows nothing.
+            ValueError: If a text or guidance is asked for, of which the model knows nothing, or a text is
+                too long.
         """
         generator = torch.Generator().manual_seed(how.get("seed", 0))
-        lengths = self.lengths.sample(num, generator)
+        lengths, words = self.lengths.sample(num, generator), None
+        self.check(how, "texts", text=text)
+        if self.vocabulary is not None and self.by_word is not None and text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            each = self.vocabulary(texts, length=LENGTH)
+            words = each[torch.arange(num) % len(each)]
+            for k, row in enumerate(each):
+                of = self.by_word.sample(row, len(lengths[k :: len(each)]), generator)
+                lengths[k :: len(each)] = lengths[k :: len(each)] if of is None else of
         if length is not None:
             lengths = torch.full_like(lengths, length)
-        return self._draw(lengths, watch=watch, how=how)
+        return self._draw(lengths, words=words, watch=watch, how=how)
 
     def inpaint(
         self,
@@ -203,11 +242,12 @@ class SketchModel(KindModel):
         items: Sequences | None = None,
         *,
         kept: np.ndarray | None = None,
+        words: Tensor | None = None,
         watch: Watch | None,
         how: How,
         **options: Any,
     ) -> Sketches:
-        self.check(how, "condition")
+        self.check(how, "texts")
         device = self.device
         skip = how.get("skip", 0)
         masks: list[Tensor] = []
@@ -221,7 +261,8 @@ class SketchModel(KindModel):
             if kept is not None:
                 rows, first = torch.arange(space.mask.shape[1]), torch.as_tensor(kept[some])
                 known = (rows < first[:, None]).to(device)
-            return Batch((*space.mask.shape, self.rows.channels), space, x=x, known=known)
+            cond = {} if words is None else {"words": words[some].to(device)}
+            return Batch((*space.mask.shape, self.rows.channels), space, cond, x=x, known=known)
 
         def finish(drawn: list[Tensor]) -> Sketches:
             of = [split_items(x, mask) for x, mask in zip(drawn, masks, strict=False)]

@@ -105,7 +105,7 @@ def test_lengths_are_those_asked_for():
     assert np.diff(drawn.offsets).tolist() == [4] * 6
     assert [len(s) for s in states] == [4, 4]
     assert np.array_equal(states[-1].points, drawn.subset(range(4)).points)
-    with pytest.raises(ValueError, match="knows no condition, which guidance is about"):
+    with pytest.raises(ValueError, match="knows no texts, which guidance is about"):
         model().sample(2, guidance=2)
 
 

@@ -29,6 +29,8 @@ class SequenceBatch(NamedTuple):
     """(B, N), True where a row is valid."""
     observed: Tensor | None
     """(B, N, C), True where a value is known; None if no value is missing in the data."""
+    items: Tensor | None = None
+    """(B,), the numbers of the items in the data, by which conditions of theirs are found."""
 
 
 class SequenceDataset(Dataset[np.ndarray]):
@@ -36,16 +38,23 @@ class SequenceDataset(Dataset[np.ndarray]):
 
     Arguments:
         sequences: The items.
+        numbers: What the items are called in batches, (M,) whole numbers; 0 to M − 1 if None.
 
     Raises:
-        SequenceError: They are no `Sequences`, or float32 cannot tell the values of a channel apart.
+        SequenceError: They are no `Sequences`, or float32 cannot tell the values of a channel apart; or
+            there is not one number for each.
     """
 
-    def __init__(self, sequences: Sequences) -> None:
+    def __init__(self, sequences: Sequences, numbers: Any = None) -> None:
         if not isinstance(sequences, Sequences):
             kind = type(sequences).__name__
             raise SequenceError(f"the sequences are a {kind}; give Sequences.from_lists(items).")
         self.sequences, self._values = sequences, sequences.single()
+        self._numbers = np.arange(len(sequences)) if numbers is None else np.asarray(numbers)
+        if self._numbers.shape != (len(sequences),):
+            raise SequenceError(
+                f"numbers are {self._numbers.shape}; give one for each of {len(sequences)} items."
+            )
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -55,8 +64,8 @@ class SequenceDataset(Dataset[np.ndarray]):
 
     def __getitems__(self, indices: Sequence[int]) -> SequenceBatch:
         # indexing by NumPy: PyTorch wakes its threads even for a few rows
-        numbers = np.asarray(indices)
-        sizes, rows = self.sequences.sizes[numbers], self.sequences.rows(numbers)
+        chosen = np.asarray(indices)
+        sizes, rows = self.sequences.sizes[chosen], self.sequences.rows(chosen)
         mask = np.arange(sizes.max()) < sizes[:, None]
 
         def padded(array: np.ndarray) -> Tensor:
@@ -69,6 +78,7 @@ class SequenceDataset(Dataset[np.ndarray]):
             padded(self._values),
             torch.from_numpy(mask),
             None if observed is None else padded(observed),
+            torch.from_numpy(self._numbers[chosen].astype(np.int64)),
         )
 
 
@@ -80,6 +90,7 @@ def loader(
     seed: int = 0,
     shuffle: bool = True,
     window: int = 50,
+    numbers: Any = None,
     **kwargs: Any,
 ) -> ResumableLoader:
     """A `DataLoader` of :class:`SequenceBatch`, for :func:`unpack`.
@@ -94,13 +105,14 @@ def loader(
         seed: Likewise.
         shuffle: Likewise.
         window: Likewise.
+        numbers: As of :class:`SequenceDataset`: what the items of a part are called in the whole.
         kwargs: Of the `DataLoader`.
 
     Raises:
         ValueError: `batch_size`, `rows` or `window` is below 1.
-        SequenceError: They are no `Sequences`, or float32 cannot tell the values of a channel apart.
+        SequenceError: As of :class:`SequenceDataset`.
     """
-    dataset = SequenceDataset(sequences)
+    dataset = SequenceDataset(sequences, numbers)
     sampler = LengthBatchSampler(
         sequences.sizes, batch_size, rows=rows, seed=seed, shuffle=shuffle, window=window
     )
