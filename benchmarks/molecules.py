@@ -424,10 +424,38 @@ def growths(bench: Bench, path: Path, known_of: Callable[..., np.ndarray], rows:
     )  # fmt: skip
 
 
+def wanted(bench: Bench, path: Path) -> None:
+    """What was asked for against what the judge finds: nothing told, the property told, the formula."""
+    from matplotlib.figure import Figure
+
+    assert bench.judge is not None
+    generator = torch.Generator().manual_seed(0)
+    sizes, c = bench.targets.sample(bench.args.num, generator)
+    counts = torch.cat([bench.targets.formulas_near(one, 1, generator) for one in c])
+    drawn = {
+        "not told": bench.draw(sizes, 0, c, 0.0),
+        "told the property": bench.draw(sizes, 0, c, 1.0),
+        "drawn of a formula near it": bench.isomers(counts, 0, next(iter(bench.ways.values()))),
+    }
+    figure = Figure(figsize=(10, 3.7), layout="constrained")
+    for axes, (name, molecules) in zip(figure.subplots(1, 3), drawn.items(), strict=True):
+        found = bench.judge.predict(*molecules)[:, 0]
+        axes.plot([30, 110], [30, 110], color="0.7", linewidth=1)
+        axes.scatter(c[:, 0], found, s=9, alpha=0.6, linewidth=0, color="#2a6fbb")
+        error = float((found - c[:, 0]).abs().mean())
+        axes.set(title=f"{name}: mean error {error:.1f}", xlabel="asked for, bohr³")
+        axes.set(xlim=(30, 110), ylim=(30, 110), aspect="equal")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("predicted, bohr³")
+    figure.savefig(path, dpi=110)
+
+
 def pictures(bench: Bench, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     growths(bench, folder / "molecules_scaffold.png", largest_ring)
     growths(bench, folder / "molecules_link.png", two_ends)
+    if bench.judge is not None:
+        wanted(bench, folder / "molecules_property.png")
 
 
 def main() -> None:
