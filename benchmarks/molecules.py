@@ -435,7 +435,7 @@ def wanted(bench: Bench, path: Path) -> None:
     drawn = {
         "not told": bench.draw(sizes, 0, c, 0.0),
         "told the property": bench.draw(sizes, 0, c, 1.0),
-        "drawn of a formula near it": bench.isomers(counts, 0, next(iter(bench.ways.values()))),
+        "of a formula near it": bench.isomers(counts, 0, next(iter(bench.ways.values()))),
     }
     figure = Figure(figsize=(10, 3.7), layout="constrained")
     for axes, (name, molecules) in zip(figure.subplots(1, 3), drawn.items(), strict=True):

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,6 @@ from torch import Tensor, nn
 
 from anydiff import (
     Cosine,
-    Dense,
     DPMSolver,
     GaussianDiffusion,
     classifier,
@@ -49,8 +47,8 @@ from anydiff.data.vocabulary import Vocabulary
 from anydiff.denoisers import TextEncoder, Transformer, UNet, Worded
 from anydiff.editing import Stage, best_of, cascade
 from anydiff.guidance import thresholded
-from anydiff.images import Images, from_uint8, loader, to_uint8
-from anydiff.images.canvases import Canvases, canvases, judge
+from anydiff.images import from_uint8, to_uint8
+from anydiff.images.canvases import LENGTH, Canvases, OfCanvas, canvases, judge
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.metrics.tables import aligned
 from anydiff.training.module import DiffusionModule
@@ -70,24 +68,6 @@ def coarse(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2)
 
 
-class OfCanvas(nn.Module):
-    """The embedding of a canvas and its time, (B, 1, 16, 16) -> (B, embedding)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(2, 32, 3, padding=1)]
-        for inputs, outputs, stride in ((32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2)):
-            layers += [nn.GroupNorm(8, inputs), nn.SiLU()]
-            layers += [nn.Conv2d(inputs, outputs, 3, stride, 1)]
-        layers += [nn.GroupNorm(8, 128), nn.SiLU(), nn.Flatten(), nn.Linear(128 * 16, EMBEDDING)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x_t: Tensor, t: Tensor, *, space: Any = None) -> Tensor:
-        times = t[:, None, None, None].to(x_t.dtype).expand_as(x_t)
-        y: Tensor = self.layers(torch.cat([x_t, times], 1))
-        return y
-
-
 @dataclass(frozen=True)
 class Told:
     """Texts of a training set as numbers, and batches of them.
@@ -101,17 +81,7 @@ class Told:
     vocabulary: Vocabulary
 
     def words(self, captions: list[str]) -> Tensor:
-        return self.vocabulary(captions, length=16)
-
-    def unpack(self, make: Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Any]]]) -> Any:
-        """batch -> (x0, space, cond), by a function of pictures and words."""
-        every = self.words(self.data.captions)
-
-        def unpacked(batch: Any) -> Any:
-            x0, cond = make(from_uint8(batch.pixels), every[batch.labels])
-            return x0, Dense(), cond
-
-        return unpacked
+        return self.vocabulary(captions, length=LENGTH)
 
 
 class Systems:
@@ -128,13 +98,17 @@ class Systems:
         seed_everything(seed, verbose=False)
         words, width = len(told.vocabulary), {"tokens": WIDTH, "context": WIDTH}
         unet = partial(UNet, 1, (32, 64), attention=(0, 1) if args.attend else None)
-        reader = TextEncoder(words, WIDTH, length=16)
+        reader = TextEncoder(words, WIDTH, length=LENGTH)
         head = nn.Linear(WIDTH, EMBEDDING)
         self.clip = Contrastive(
-            OfCanvas(), lambda words: head(reader(words).pooled), Cosine(), reader=reader, head=head
+            OfCanvas(EMBEDDING),
+            lambda words: head(reader(words).pooled),
+            Cosine(),
+            reader=reader,
+            head=head,
         )
         self.glide = GaussianDiffusion(
-            Worded(unet(**width), TextEncoder(words, WIDTH, length=16)), Cosine(), "v",
+            Worded(unet(**width), TextEncoder(words, WIDTH, length=LENGTH)), Cosine(), "v",
             drop={"words": 0.1},
         )  # fmt: skip
         self.upsampler = GaussianDiffusion(
@@ -168,7 +142,7 @@ class Systems:
                 with torch.no_grad():
                     e = self.clip.embed(from_uint8(self.told.data.pixels[:4000]))
                 self.moments = e.mean(0), e.std(0)
-            self._fit(name, getattr(self, name), self.told.unpack(words[name]))
+            self._fit(name, getattr(self, name), words[name])
 
     def embed(self, x: Tensor) -> Tensor:
         """The embedding of canvases, standardised: a diffusion needs variance 1."""
@@ -176,17 +150,17 @@ class Systems:
         with torch.no_grad():
             return (self.clip.embed(x) - mean) / std
 
-    def _fit(self, name: str, objective: Any, unpack: Any) -> None:
+    def _fit(self, name: str, objective: Any, make: Any) -> None:
         folder = self.args.out / f"{name}-{self.seed}"
         file = folder / "weights.pt"
         if not file.exists():
-            data = self.told.data
-            images = Images(data.pixels, torch.arange(len(data.pixels)))
+            told = self.told
+            batches, unpack = told.data.batches(told.vocabulary, make, seed=self.seed)
             module = DiffusionModule(
                 objective, unpack, lr=3e-3, warmup=100, seed=self.seed, optimizer=Muon
             )
             fit(
-                module, folder, loader(images, 64, seed=self.seed, labels=True), ema=0.998,
+                module, folder, batches, ema=0.998,
                 epochs=1 if self.args.short else EPOCHS[name], accelerator="cpu", devices=1, title=name,
             )  # fmt: skip
             torch.save(objective.state_dict(), file)

@@ -77,3 +77,15 @@ def test_an_example_learns_what_the_command_learns(name, kind, tmp_path, monkeyp
     assert not (tmp_path / "example-2").exists()
     again = anydiff.load(tmp_path / "example/model.safetensors")[0].state_dict()
     assert all(torch.equal(weights[k], v) for k, v in again.items())
+
+
+def test_three_systems_draw_from_texts(tmp_path, capsys):
+    module = example("text_to_image")
+    assert len((ROOT / "examples/text_to_image.py").read_text().splitlines()) <= 120
+    module.main(text="two sevens above nothing", minutes=0.05, num=8, out=tmp_path)
+    rows = (tmp_path / "table.txt").read_text().splitlines()
+    assert [row.split("  ")[0] for row in rows[2:]] == ["GLIDE", "DALL·E 2", "Imagen", "real"]
+    assert all("%" in row for row in rows[2:]) and rows[-1].count("100.0 %") >= 1
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert picture.width > 2 * picture.height  # a row of nine for each system
+    assert "two sevens above nothing" in capsys.readouterr().out

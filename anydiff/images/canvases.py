@@ -7,22 +7,39 @@ left". The text says all of it, and a classifier of digits says which cells of a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anydiff.checks import check_choice, check_shape, check_whole
+from anydiff.data.vocabulary import Vocabulary
+from anydiff.images.batches import ImageBatch, loader
 from anydiff.images.digit_features import DigitFeatures
+from anydiff.images.images import Images, from_uint8
 from anydiff.images.named import load_images, split
+from anydiff.spaces import DENSE, Space
 
-__all__ = ["CanvasReport", "Canvases", "canvases", "caption", "cells_of", "judge", "unseen"]
+__all__ = [
+    "CanvasReport",
+    "Canvases",
+    "OfCanvas",
+    "canvases",
+    "caption",
+    "cells_of",
+    "judge",
+    "unseen",
+]
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MANY = tuple(f"{name}es" if name[-1] == "x" or name == "zero" else f"{name}s" for name in NAMES)
 EMPTY = -1
+LENGTH = 16
+"""Words of the longest text, and a few."""
+Make = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 FAINT = 16
 """The mean grey value, of 255, below which a cell is empty; digits have 50 and more."""
 
@@ -40,6 +57,27 @@ class Canvases(NamedTuple):
     cells: Tensor
     captions: list[str]
 
+    def batches(
+        self, vocabulary: Vocabulary, make: Make, batch_size: int = 64, seed: int = 0
+    ) -> tuple[Any, Callable[[Any], Any]]:
+        """A loader of canvases, and `unpack` of its batches, as a DiffusionModule takes it.
+
+        Arguments:
+            vocabulary: The words that are known.
+            make: Pictures in [-1, 1] and words -> what diffuses, and its conditions.
+            batch_size: Canvases of a batch.
+            seed: Of their order.
+        """
+        words = vocabulary(self.captions, LENGTH)
+        images = Images(self.pixels, torch.arange(len(self.pixels)))
+
+        def unpack(batch: ImageBatch) -> Any:
+            assert batch.labels is not None
+            x0, cond = make(from_uint8(batch.pixels), words[batch.labels])
+            return x0, DENSE, cond
+
+        return loader(images, batch_size, seed=seed, labels=True), unpack
+
 
 @dataclass(frozen=True)
 class CanvasReport:
@@ -56,6 +94,28 @@ class CanvasReport:
     whole: float
     identity: float
     count: float
+
+
+class OfCanvas(nn.Module):
+    """The embedding of a canvas and its time, for contrastive training: (B, 1, 16, 16) -> (B, width).
+
+    Arguments:
+        width: Of the embedding.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(2, 32, 3, padding=1)]
+        for inputs, outputs, stride in ((32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2)):
+            layers += [nn.GroupNorm(8, inputs), nn.SiLU()]
+            layers += [nn.Conv2d(inputs, outputs, 3, stride, 1)]
+        layers += [nn.GroupNorm(8, 128), nn.SiLU(), nn.Flatten(), nn.Linear(128 * 16, width)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x_t: Tensor, t: Tensor, *, space: Space = DENSE) -> Tensor:
+        times = t[:, None, None, None].to(x_t.dtype).expand_as(x_t)
+        y: Tensor = self.layers(torch.cat([x_t, times], 1))
+        return y
 
 
 def caption(cells: Tensor) -> str:
