@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -19,7 +20,17 @@ from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, sp
 from anydiff.data.vocabulary import Vocabulary
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named, to_data, to_latents
+from anydiff.kinds import (
+    Batch,
+    How,
+    KindModel,
+    draw_all,
+    finite,
+    named,
+    read_or_shipped,
+    to_data,
+    to_latents,
+)
 from anydiff.latent import Latent
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
@@ -108,14 +119,16 @@ class SketchModel(KindModel):
         """What it was trained on, all parts of it.
 
         Arguments:
-            data: As :func:`~anydiff.sketches.named.load_sketches` takes them; the name that the
-                model has if None.
+            data: As :func:`~anydiff.sketches.named.load_sketches` takes them; the name that the model
+                has if None, or kanji where kanjivg is not installed.
 
         Raises:
             ValueError: If the model has no name of such data, or they are not there.
         """
-        data = named(self.data, self.names) if data is None else data
-        return load_sketches(data, skip_empty=self.skip_empty, normalise=self.normalise)
+        read = partial(load_sketches, skip_empty=self.skip_empty, normalise=self.normalise)
+        if data is not None:
+            return read(data)
+        return read_or_shipped(read, named(self.data, self.names), "kanji")
 
     def sample(
         self,
