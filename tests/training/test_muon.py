@@ -112,3 +112,19 @@ def test_half_precision_is_iterated_in_more():
         found = orthogonalize((low / low.norm()).to(dtype))
         assert found.dtype == dtype
         assert torch.linalg.svdvals(found.float()).max() < 1.3
+
+
+def test_what_is_far_too_small_counts_as_nothing():
+    generator = torch.Generator().manual_seed(0)
+    m = torch.randn(2, 40, 64, generator=generator)
+    whole = orthogonalize(m)
+    assert torch.equal(orthogonalize(m.clone()), whole)
+    dead = m.clone()
+    dead[:, 5:9] = 0
+    faint = dead.clone()  # the momentum of rows without a gradient halves every 14 steps
+    faint[:, 5:9] = 1e-30 * torch.randn(2, 4, 64, generator=generator)
+    faint[:, 6] *= 1e-10  # denormal
+    assert torch.equal(orthogonalize(faint), orthogonalize(dead))
+    assert torch.equal(orthogonalize(faint.mT), orthogonalize(dead.mT))
+    small = 1e-3 * m  # of all entries alike, nothing is small
+    torch.testing.assert_close(orthogonalize(small), whole, rtol=1e-3, atol=1e-4)
