@@ -85,7 +85,8 @@ class Contrastive(nn.Module):
         generator: Random = None,
         **cond: Any,
     ) -> Tensor:
-        """The loss of each item, (B,); 0 where embeddings tell all different conditions apart.
+        """The loss of each item, (B,); 0 where embeddings tell all different conditions apart, and for an
+        item whose condition is absent, its embedding NaN, such as that of a text without words.
 
         Arguments:
             x0: Data, in the space.
@@ -118,12 +119,15 @@ class Contrastive(nn.Module):
             eps = space.noise(x0, generator) if noise is None else noise
             alpha, sigma = (space.expand(c, x0) for c in self.schedule(t))
             x_t = (alpha * x0 + sigma * eps).to(x0.dtype)
-        cosines = self.embed(x_t, t, space) @ self._goal(cond).t()
-        logits = self.log_scale.clamp(max=HOTTEST).exp() * cosines
-        same = equal_rows(cond).to(logits.dtype)
-        wanted = same / same.sum(1, keepdim=True)
+        found = self.embed(x_t, t, space)
+        goal, there = self._goal(cond, found)
+        logits = self.log_scale.clamp(max=HOTTEST).exp() * found @ goal.t()
+        same = (equal_rows(cond) & there & there[:, None]).to(logits.dtype)
+        wanted = same / same.sum(1, keepdim=True).clamp(min=1)
         each = [
-            F.kl_div(F.log_softmax(rows, 1), wanted, reduction="none").sum(1)
+            F.kl_div(
+                F.log_softmax(rows.masked_fill(~there, -1e4), 1), wanted, reduction="none"
+            ).sum(1)
             for rows in (logits, logits.t())
         ]
         return (each[0] + each[1]) / 2
@@ -143,15 +147,17 @@ class Contrastive(nn.Module):
         check_shape((space.items(x_t), None), "give a vector for each item", of_data=y)
         return F.normalize(y, dim=1)
 
-    def _goal(self, cond: dict[str, Any]) -> Tensor:
+    def _goal(self, cond: dict[str, Any], found: Tensor) -> tuple[Tensor, Tensor]:
+        """The directions of conditions, 0 of those that are absent; and which are there, (B,)."""
         y = self.of_condition(**cond)
-        check_shape((None, None), "give a vector for each item", of_condition=y)
-        return F.normalize(y, dim=1)
+        check_shape(found.shape, "give a vector for each item, as of_data does", of_condition=y)
+        there = ~y.isnan().any(1)
+        return F.normalize(y.masked_fill(~there[:, None], 0), dim=1), there
 
     def similarity(
         self, x_t: Tensor, t: Tensor | float = 0.0, *, space: Space = DENSE, **cond: Any
     ) -> Tensor:
-        """The cosines of items and their conditions, (B,).
+        """The cosines of items and their conditions, (B,); 0 where the condition is absent.
 
         Arguments:
             x_t: States, in the space.
@@ -159,7 +165,8 @@ class Contrastive(nn.Module):
             space: The batch's space.
             cond: The conditions, of B rows.
         """
-        return (self.embed(x_t, t, space) * self._goal(cond)).sum(1)
+        found = self.embed(x_t, t, space)
+        return (found * self._goal(cond, found)[0]).sum(1)
 
 
 def equal_rows(cond: dict[str, Tensor]) -> Tensor:

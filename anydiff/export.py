@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.checks import check_kind, check_shape
+from anydiff.predictions import takes_space
 from anydiff.spaces import DENSE, Dense, Masked, Space
 
 __all__ = ["export"]
@@ -30,10 +31,13 @@ class _OfTensors(nn.Module):
     def __init__(self, denoiser: nn.Module, padded: bool, names: Iterable[str]) -> None:
         super().__init__()
         self.denoiser = denoiser
+        told = takes_space(denoiser)(DENSE)
 
         def forward(x_t: Tensor, t: Tensor, **cond: Any) -> Any:
             if padded:
                 cond["space"] = Masked(cond.pop("mask"))
+            elif told:
+                cond["space"] = DENSE
             return denoiser(x_t, t, **cond)
 
         # conditions that it names: what torch makes of **cond has no axis of any length
@@ -77,14 +81,19 @@ def export(
     check_shape((items,), "give a time for each item", t=t)
     if items < 2:
         raise ValueError("the example has one item, which a program would be made for; give two.")
+    if "mask" in cond:
+        raise ValueError("a condition is called mask, which is the mask of the space; rename it.")
     padded = isinstance(space, Masked)
     if isinstance(space, Masked):
         if space.observed is not None:
             raise ValueError("the space has unobserved values; export takes the mask of rows only.")
         cond |= {"mask": space.mask}
     for key, value in cond.items():
-        if len(value) != items:
-            raise ValueError(f"{key} has {len(value)} rows for {items} items; give one for each.")
+        check_kind(Tensor, "a tensor of a row for each item", **{key: value})
+        if value.ndim == 0 or len(value) != items:
+            raise ValueError(
+                f"{key} is {tuple(value.shape)} for {items} items; give a row for each."
+            )
     dim = torch.export.Dim("items", min=1)
     axes = {name: {0: dim} for name in ("x_t", "t", *cond)}
     function = _OfTensors(denoiser, padded, cond)

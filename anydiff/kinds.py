@@ -532,23 +532,6 @@ def named(data: str | None, names: Collection[str]) -> str:
     return data
 
 
-def read_or_shipped(read: Callable[[str], Data], name: str, shipped: str) -> Data:
-    """Data by name, or those that come with the package where their package is not installed.
-
-    Arguments:
-        read: name -> data.
-        name: What a model was trained on.
-        shipped: The name of a part of them that is always there; a warning says that it is taken.
-    """
-    import warnings
-
-    try:
-        return read(name)
-    except ImportError as error:
-        warnings.warn(f"{error} In place of {name}, {shipped} is taken.", stacklevel=3)
-        return read(shipped)
-
-
 def first(items: Data, num: int, skip: int = 0) -> Data:
     """The first items of a kind's data after `skip` others, as far as there are, as such data.
 

@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py                                    # all, one seed: an hour of one core
     python benchmarks/recipes.py --only eps Karras --seeds 0 1 2
-    python benchmarks/recipes.py --without-bonds --out runs/bare --only eps "Karras, distances"
+    python benchmarks/recipes.py --without-bonds --only "Karras, distances"
     python benchmarks/recipes.py --short --out runs/short            # to see that it runs
 
 Each network is that of `anydiff train molecules`, with bonds unless `--without-bonds` is given. `eps` is
@@ -101,7 +101,8 @@ FIGURES: dict[str, Callable[[Any], float]] = {
 
 def train(name: str, seed: int, args: argparse.Namespace) -> Path:
     """A model by a recipe; one that is there is taken."""
-    folder = args.out / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+    bare = "bare-" if args.without_bonds else ""
+    folder = args.out / f"{bare}{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
     path = folder / "model.safetensors"
     if path.exists():
         return path
@@ -110,8 +111,8 @@ def train(name: str, seed: int, args: argparse.Namespace) -> Path:
     learn = known.subset(parts.train)
     change = dict(RECIPES[name])
     atoms: Atoms | Bonded = Atoms(known.elements, charge_scale=None)
+    scale = change.pop("bond_scale", Bonded.bond_scale)
     if not args.without_bonds:
-        scale = change.pop("bond_scale", Bonded.bond_scale)
         atoms = replace(Bonded.fit(atoms, learn), bond_scale=scale)
     seed_everything(seed, verbose=False)
     network = PairNet(atoms.features - 3, 128, layers=6, pairs=0 if args.without_bonds else 2)

@@ -53,6 +53,7 @@ def main(
     """
     data = canvases(20_000)  # of 16 × 16, and what is on them
     vocabulary = Vocabulary.of(data.captions)
+    vocabulary([text or ""], LENGTH)  # too long a text is told before the training
     seed_everything(seed, verbose=False)
 
     # models: words in the denoiser; encoders that agree, a prior of embeddings; half the size first
@@ -70,7 +71,7 @@ def main(
     def learn(name: str, objective: nn.Module, share: float, make: Any) -> None:
         batches, unpack = data.batches(vocabulary, make, seed=seed)
         module = DiffusionModule(objective, unpack, lr=3e-3, seed=seed, optimizer=Muon)
-        how = {"minutes": share * minutes, "ema": 0.998, "devices": 1, "title": name}
+        how = {"minutes": share * minutes, "ema": 0.998, "accelerator": "cpu", "title": name}
         fit(module, out / name, batches, settings={"seed": seed}, **how)
 
     learn("clip", clip, 0.15, lambda x, w: (x, {"words": w}))
@@ -102,7 +103,6 @@ def main(
         x = sample(thresholded(strong), small, **how).clamp(-1, 1)
         return to_uint8(sample(upsampler.predictor(image=x), large, **how))
 
-    # pictures and figures
     asked = [canvases(num, "test", seed=9, held_out=held) for held in (False, True)]
     rows = [["cells right", "pairs in training", "others"]]
     systems = ("GLIDE", "DALL·E 2", "Imagen")

@@ -121,6 +121,19 @@ def test_encoders_learn_to_agree_in_a_space_of_rows(schedule):
         assert torch.equal(*again)
 
 
+def test_absent_conditions_say_nothing():
+    b = torch.eye(3, dtype=torch.float64)
+    b[1] = torch.nan
+    made = model(torch.eye(3, dtype=torch.float64), b)
+    loss = made.loss(torch.zeros(3, 1).double(), label=torch.arange(3))
+    expected = math.log(1 + math.exp(-5.0))  # of the two others
+    torch.testing.assert_close(loss, torch.tensor([expected, 0.0, expected]).double())
+    loss.sum().backward()
+    assert made.of_data.rows.grad.isfinite().all() and (made.of_data.rows.grad[1] == 0).all()
+    cosines = made.similarity(torch.zeros(3, 1).double(), label=torch.arange(3))
+    assert cosines.tolist() == [1, 0, 1]
+
+
 def test_arguments():
     made = model(torch.eye(2), torch.eye(2))
     x = torch.zeros(2, 1)
@@ -128,5 +141,8 @@ def test_arguments():
         made.loss(x)
     with pytest.raises(ValueError, match="t is given, and there is no schedule to noise by"):
         made.loss(x, 0.5, label=torch.arange(2))
+    narrow = Contrastive(Known(torch.eye(2)), lambda label: torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"of_condition is \(2, 3\).*as of_data does"):
+        narrow.loss(x, label=torch.arange(2))
     with pytest.raises(ValueError, match=r"of_data is \(2, 2\).*give a vector for each item"):
         made.loss(torch.zeros(3, 1), label=torch.arange(3))

@@ -75,8 +75,12 @@ def test_examples_that_do_not_fit():
         export(network, x_t[:1], t[:1])
     with pytest.raises(ValueError, match=r"t is \(1,\) of .*give a time for each item"):
         export(network, x_t, t[:1])
-    with pytest.raises(ValueError, match="label has 1 rows for 2 items; give one for each"):
+    with pytest.raises(ValueError, match=r"label is \(1,\) for 2 items; give a row for each"):
         export(network, x_t, t, label=cond["label"][:1])
+    with pytest.raises(
+        ValueError, match="a condition is called mask, which is the mask of the space"
+    ):
+        export(network, x_t, t, mask=torch.ones(2, 3))
     seen = Masked(torch.ones(2, 7, dtype=torch.bool), torch.ones(2, 7, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="the space has unobserved values; export takes the mask"):
         export(Transformer(4, 32, 1).eval(), torch.zeros(2, 7, 4), t, seen)

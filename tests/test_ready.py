@@ -1,7 +1,6 @@
 """Models that come with the package: by name, in Python and in the commands."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ from anydiff import ready
 from anydiff.cli.main import main
 from anydiff.cli.runs import beside, model_file, open_model
 from anydiff.cli.train import molecules
-from anydiff.molecules import models, qm9
-from anydiff.molecules.models import MoleculeModel
 from anydiff.ready import MODELS, model_path
 
 
@@ -36,27 +33,6 @@ def test_a_name_that_there_is_not():
         open_model("qm8")
 
 
-def test_data_that_are_not_installed_are_replaced_by_what_is_shipped(monkeypatch):
-    def absent(*args, **options):
-        raise ImportError("qm9pack is not installed.")
-
-    read, asked = qm9.load_qm9, []
-
-    def noted(data, root=None, **options):
-        asked.append(data)
-        return absent() if data == "full" else read(data, root, **options)
-
-    monkeypatch.setattr(models, "load_qm9", noted)
-    model = replace(MoleculeModel.load(model_path("qm9")), data="full")
-    with pytest.warns(
-        UserWarning, match=r"qm9pack is not installed\. In place of full, 5k is taken"
-    ):
-        assert len(model.read_data()) == 5000
-    with pytest.raises(ImportError):  # what is asked for is not replaced
-        model.read_data("full")
-    assert asked == ["full", "5k", "full"]
-
-
 def test_commands_take_names(tmp_path, monkeypatch, capsys):
     run = molecules("5k", hidden=8, layers=1, epochs=1, out=tmp_path / "run", accelerator="cpu")
     shutil.move(run, tmp_path / "tiny.safetensors")
@@ -75,6 +51,10 @@ def test_commands_take_names(tmp_path, monkeypatch, capsys):
     assert model_file(model_path("tiny").relative_to(tmp_path)) == model_path("tiny").relative_to(
         tmp_path
     )
+    (tmp_path / "tiny").mkdir()  # a folder of that name is none
+    assert model_file(tmp_path.relative_to(tmp_path) / "tiny") == model_path("tiny")
+    assert anydiff.load(tuned)[1]["made"]["finetuned"] == "tiny"
+    (tmp_path / "tiny").rmdir()
     shutil.copy(tuned, tmp_path / "tiny")
     here = tmp_path.relative_to(tmp_path) / "tiny"
     assert model_file(here) == here and beside(here, "sample") == here.parent / "sample"

@@ -19,6 +19,7 @@ from anydiff.cli.options import check_flags, check_packages
 from anydiff.cli.runs import (
     Run,
     beside,
+    called,
     kind_of,
     model_file,
     open_model,
@@ -120,6 +121,11 @@ def distill(
         batch_size=batch_size or usual["batch_size"], lr=lr or usual["lr"] / SLOWER, **run,
     )  # fmt: skip
     check_flags(known.kind, known, guidance=guidance)
+    if guidance is not None and known.kind == "sketches":
+        raise ValueError(
+            f"--guidance is {guidance:g}, and sketches are compared without texts, so that none is "
+            "folded in; leave it out."
+        )
     stages = recipe(known.inner, to, guidance, consistency)
     check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if measure else ()))
     check_packages("train", ["matplotlib"])
@@ -132,7 +138,7 @@ def distill(
     batches = kind.batches(known, items, name, asked.batch_size, asked.seed)
     if isinstance(latent := known.diffusion, Latent):
         batches = (*batches[:2], latent.unpack(batches[2]))
-    made = {"teacher": f"{model.absolute().parent.name}/{model.name}", "to": to}
+    made = {"teacher": called(model), "to": to}
     more = {"guidance": guidance, "consistency": consistency or None}
     made |= {k: v for k, v in more.items() if v is not None}
     content = model_file(model).read_bytes()
@@ -144,6 +150,8 @@ def distill(
         print(f"{title}: {stage}", flush=True)
         pupil = student(teacher, stage.rows).train()
         learned = known.around(stage.drawn(pupil))
+        if asked.compile:
+            pupil.denoiser.compile(dynamic=True)
         alone = learn(
             replace(asked, minutes=asked.minutes * stage.share / share),
             folder / stage.name,

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from anydiff.cli.options import check_packages
-from anydiff.cli.runs import Run, beside, kind_of, model_file, open_model, positive, run_folder
+from anydiff.cli.runs import (
+    Run,
+    beside,
+    called,
+    kind_of,
+    model_file,
+    open_model,
+    positive,
+    run_folder,
+)
 from anydiff.cli.train import fit_model
 
 __all__ = ["finetune"]
@@ -95,7 +104,7 @@ def finetune(
             merge(network)
 
     print(f"going on from {model}, with {len(items):,} {known.kind}", flush=True)
-    made = {"finetuned": f"{model.absolute().parent.name}/{model.name}"}
+    made = {"finetuned": called(model)}
     content = model_file(model).read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:12]  # to go on with the same only
     more = {"rank": rank} if rank else {}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
-    "Run", "beside", "kind_of", "model_file", "model_of", "open_model", "place", "positive", "printable",
-    "run_folder", "say_files", "writable",
+    "Run", "beside", "called", "kind_of", "model_file", "model_of", "open_model", "place", "positive",
+    "printable", "run_folder", "say_files", "writable",
 ]  # fmt: skip
 
 
@@ -32,8 +32,8 @@ class Run:
         devices: Number of devices, or which ones, as in Lightning.
         precision: Precision of training, bf16-mixed for instance.
         strategy: Strategy for several devices, ddp for instance.
-        compile: Compile the network first, which takes minutes and makes the steps of molecules a
-            quarter shorter.
+        compile: Compile the network first, which needs a C++ compiler, takes minutes and makes the steps
+            of molecules a quarter shorter.
     """
 
     out: Path
@@ -154,7 +154,7 @@ def model_file(model: Path) -> Path:
     """
     from anydiff.ready import MODELS, model_path
 
-    return model_path(str(model)) if str(model) in MODELS and not model.exists() else model
+    return model_path(str(model)) if str(model) in MODELS and not model.is_file() else model
 
 
 def beside(model: Path, command: str) -> Path:
@@ -165,6 +165,17 @@ def beside(model: Path, command: str) -> Path:
         command: What the folder is called.
     """
     return (Path("runs") / model.name if model_file(model) != model else model.parent) / command
+
+
+def called(model: Path) -> str:
+    """What notes call a model: its name, or its file with the folder.
+
+    Arguments:
+        model: As it was given.
+    """
+    if model_file(model) != model:
+        return str(model)
+    return f"{model.absolute().parent.name}/{model.name}"
 
 
 def open_model(path: str | os.PathLike[str]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -22,7 +21,11 @@ def words_of(text: str) -> list[str]:
     Arguments:
         text: Any.
     """
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+    text = unicodedata.normalize("NFKC", text).casefold()
+    # marks continue a word: in many scripts they are its vowels
+    return "".join(
+        c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text
+    ).split()
 
 
 class Vocabulary:
@@ -89,7 +92,7 @@ class Vocabulary:
         if length is not None and longest > length:
             text = next(t for t, words in zip(texts, each, strict=True) if len(words) == longest)
             raise ValueError(f"{text!r:.80} has {longest} words; give at most {length}.")
-        if unknown := sorted({word for words in each for word in words} - set(self.words)):
+        if unknown := sorted({word for words in each for word in words} - self._numbers.keys()):
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
             warnings.warn(
                 f"words that the model does not know are left out: {', '.join(unknown[:8])}{more}.",

@@ -61,7 +61,9 @@ def best_of(
     best: Tensor | None = None
     highest: Tensor | None = None
     for x in several(predictor, n, [like], draw, seed):
-        value = torch.as_tensor(score(x)).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        value = torch.as_tensor(score(x), device=x.device).nan_to_num(
+            -torch.inf, torch.inf, -torch.inf
+        )
         check_shape((space.items(x),), "give a number for each item", score=value)
         if best is None or highest is None:
             best, highest = x, value

@@ -73,7 +73,8 @@ class Canvases(NamedTuple):
 
         def unpack(batch: ImageBatch) -> Any:
             assert batch.labels is not None
-            x0, cond = make(from_uint8(batch.pixels), words[batch.labels])
+            own = words[batch.labels.cpu()].to(batch.pixels.device)
+            x0, cond = make(from_uint8(batch.pixels), own)
             return x0, DENSE, cond
 
         return loader(images, batch_size, seed=seed, labels=True), unpack
@@ -237,6 +238,7 @@ def judge(pixels: Tensor, cells: Tensor, features: DigitFeatures | None = None) 
     """
     check_shape((None, 1, 16, 16), "give canvases", torch.uint8, pixels=pixels)
     check_shape((len(pixels), 2, 2), "give the digits of each canvas", cells=cells)
+    pixels, cells = pixels.cpu(), cells.cpu()
     each = pixels.view(-1, 2, 8, 2, 8).transpose(2, 3).reshape(-1, 1, 8, 8)
     found = (features or DigitFeatures.load()).logits(each).cpu().argmax(1)
     found = found.masked_fill(each.float().mean((1, 2, 3)) < FAINT, EMPTY).view(-1, 2, 2)

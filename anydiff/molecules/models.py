@@ -19,7 +19,7 @@ from anydiff.checkpoints.described import check, check_fields
 from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named, read_or_shipped
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
 from anydiff.latent import Latent
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.bond_metrics import evaluate_bonds, strict_bonds
@@ -121,23 +121,17 @@ class MoleculeModel(KindModel):
         """What it was trained on, all parts of it.
 
         Arguments:
-            data: As :func:`~anydiff.molecules.qm9.load_qm9` takes them; the name that the model has if
-                None, or 5k where full is not installed.
+            data: As :func:`~anydiff.molecules.qm9.load_qm9` takes them; the name that the
+                model has if None.
 
         Raises:
             ValueError: If the model has no name of such data, or they are not there.
         """
         if data is not None and data not in self.names:
             return load_qm9(data)
-        bonds = isinstance(self.atoms, Bonded)
-        if data is not None:
-            return load_qm9(data, bonds=bonds)
-        name = named(self.data, self.names)
-
-        def read(name: str) -> Molecules:
-            return load_qm9(name, None if name == "5k" else self.root, bonds=bonds)
-
-        return read_or_shipped(read, name, "5k")
+        root = None if data is not None else self.root
+        name = named(self.data, self.names) if data is None else data
+        return load_qm9(name, root, bonds=isinstance(self.atoms, Bonded))
 
     def sample(
         self,

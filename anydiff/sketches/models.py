@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -16,21 +15,12 @@ import torch
 from torch import Tensor
 
 from anydiff.checkpoints.described import check, check_fields
+from anydiff.checks import check_shape
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
 from anydiff.data.vocabulary import Vocabulary
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
-from anydiff.kinds import (
-    Batch,
-    How,
-    KindModel,
-    draw_all,
-    finite,
-    named,
-    read_or_shipped,
-    to_data,
-    to_latents,
-)
+from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named, to_data, to_latents
 from anydiff.latent import Latent
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
@@ -102,6 +92,9 @@ class SketchModel(KindModel):
             check(extra["words"], list[str], "words")
             how |= {"vocabulary": Vocabulary(extra["words"])}
             how |= {"by_word": WordLengths(extra["by_word"])}
+            check_shape(
+                (len(extra["words"]), None), "a row for each word", by_word=extra["by_word"]
+            )
         made = cls(diffusion, rows, lengths, extra.get("data"), **how)
         made.fits(channels=rows.channels)
         return made
@@ -119,16 +112,14 @@ class SketchModel(KindModel):
         """What it was trained on, all parts of it.
 
         Arguments:
-            data: As :func:`~anydiff.sketches.named.load_sketches` takes them; the name that the model
-                has if None, or kanji where kanjivg is not installed.
+            data: As :func:`~anydiff.sketches.named.load_sketches` takes them; the name that the
+                model has if None.
 
         Raises:
             ValueError: If the model has no name of such data, or they are not there.
         """
-        read = partial(load_sketches, skip_empty=self.skip_empty, normalise=self.normalise)
-        if data is not None:
-            return read(data)
-        return read_or_shipped(read, named(self.data, self.names), "kanji")
+        data = named(self.data, self.names) if data is None else data
+        return load_sketches(data, skip_empty=self.skip_empty, normalise=self.normalise)
 
     def sample(
         self,
@@ -158,7 +149,9 @@ class SketchModel(KindModel):
         self.check(how, "texts", text=text)
         if self.vocabulary is not None and self.by_word is not None and text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            each = self.vocabulary(texts, length=LENGTH)
+            if not texts:
+                raise ValueError("text is an empty list; give one or more texts, or None.")
+            each = self.vocabulary(texts[:num], length=LENGTH)
             words = each[torch.arange(num) % len(each)]
             for k, row in enumerate(each):
                 of = self.by_word.sample(row, len(lengths[k :: len(each)]), generator)
@@ -261,6 +254,11 @@ class SketchModel(KindModel):
         **options: Any,
     ) -> Sketches:
         self.check(how, "texts")
+        if words is None and how.get("guidance", 1) != 1:
+            raise ValueError(
+                f"guidance is {how['guidance']:g}, and there is no text to be guided by; leave it out, "
+                "or sample with a text."
+            )
         device = self.device
         skip = how.get("skip", 0)
         masks: list[Tensor] = []

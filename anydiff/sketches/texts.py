@@ -35,7 +35,9 @@ def meanings_of(sketches: Sketches) -> list[list[str]]:
         ValueError: If they have none.
     """
     if sketches.labels is None:
-        raise ValueError(f"{sketches.name} has no labels, of which texts are made; leave text out.")
+        raise ValueError(
+            f"{sketches.name} has no labels, of which texts are made; give data with them."
+        )
     known = kanji_meanings()
     texts = (known.get(label, [label]) for label in sketches.labels)
     return [[text for text in each if words_of(text)] for each in texts]

@@ -41,8 +41,8 @@ def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
     # in half precision, small eigenvalues of the Gram matrix may become negative, and then grow
     x: Tensor = (m.mT if tall else m).to(torch.promote_types(m.dtype, torch.float32))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    # too small to grow in so few iterations, such as the momentum of a unit that is never active. Products
-    # of these would be denormal, which a processor takes a hundred times as long for
+    # too small to grow in so few iterations, such as the momentum of a unit that is never active;
+    # products of these would be denormal, which a processor takes a hundred times as long for
     x = x.masked_fill(x.abs() < 1e-9, 0)
     # x <- p(x xᵀ) x in each step; the p commute with x xᵀ, so the small matrix q collects their product
     gram = x @ x.mT

@@ -12,6 +12,7 @@ def test_words_have_no_case_and_nothing_between_them():
     assert words_of("  Two\tSEVENS, above-a three!") == ["two", "sevens", "above", "a", "three"]
     assert words_of("水 Straße ２") == ["水", "strasse", "2"]
     assert words_of("… !") == []
+    assert words_of("fire_horse") == ["fire", "horse"] and words_of("हिन्दी") == ["हिन्दी"]
 
 
 def test_there_and_back():

@@ -24,7 +24,7 @@ def test_the_texts_of_sketches():
     assert len(texts) == 50 and sum(map(bool, texts)) >= 49
     strokes = [[np.zeros((2, 2))], [np.ones((3, 2))]]
     assert meanings_of(Sketches.from_lists(strokes, ["cat", "…"])) == [["cat"], []]
-    with pytest.raises(ValueError, match="has no labels, of which texts are made; leave text out"):
+    with pytest.raises(ValueError, match="has no labels, of which texts are made; give data with"):
         meanings_of(Sketches.from_lists(strokes))
 
 
@@ -96,6 +96,11 @@ def test_a_model_knows_its_words_again(folder):
     assert abs(guided - told).max() > 1e-3
     with pytest.warns(UserWarning, match="are left out: circle"):
         model.sample(2, text="circle", **how)
+    assert len(model.sample(1, text=["line", "cross"], **how)) == 1  # more texts than sketches
+    with pytest.raises(ValueError, match="text is an empty list; give one or more texts"):
+        model.sample(2, text=[], **how)
+    with pytest.raises(ValueError, match="guidance is 3, and there is no text to be guided by"):
+        model.sample(2, guidance=3.0, **how)
     with pytest.raises(ValueError, match="has 13 words; give at most 12"):
         model.sample(2, text=" ".join(["line"] * 13), **how)
 
