@@ -228,8 +228,11 @@ def test_a_model_that_completes_repeats_no_step(tmp_path, capsys):
         assert re.search(r"drawn .* 3 +\S+\n", table)  # calls for each, and seconds
 
 
-OPTIONS = {"label": 3, "target": 75, "guidance": 2, "length": 3, "formula": "CH4"}
-OF_SAMPLE = {"length", "formula"}
+OPTIONS = {
+    "label": 3, "target": 75, "guidance": 2, "length": 3, "formula": "CH4", "text": "tree",
+}  # fmt: skip
+OF_SAMPLE = {"length", "formula", "text"}
+WITHOUT = {"guidance": "a condition", "text": "texts"}  # which the model of sketches was not told
 TAKEN = {
     "molecules": {"target", "guidance", "formula"},
     "images": {"label", "guidance"},
@@ -250,6 +253,11 @@ def test_a_flag_without_effect_is_refused(command, kind, option, models, tmp_pat
     err = capsys.readouterr().err
     if option in OF_SAMPLE and command != "sample":
         assert f"unrecognized arguments: --{option}" in err
+    elif kind == "sketches" and option in WITHOUT:
+        told = (
+            f"--{option} needs a model that was trained with {WITHOUT[option]}, which this one was"
+        )
+        assert err == f"error: {told} not; leave it out.\n"
     else:
         assert err == f"error: --{option} does not apply to {kind}; leave it out.\n"
     assert not (tmp_path / "out").exists()
