@@ -56,6 +56,7 @@ def test_the_core_depends_on_four_packages():
         "test",
         "qm9",
         "kanji",
+        "diffusers",
         "posebusters",
         "xtb",
     }
