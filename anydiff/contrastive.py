@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anydiff.checks import check_kind, check_shape
+from anydiff.diffusion import noised
 from anydiff.losses.times import Times, as_times
 from anydiff.predictions import given_times
 from anydiff.schedules import Schedule
@@ -102,21 +103,13 @@ class Contrastive(nn.Module):
         """
         if not cond:
             raise ValueError("there are no conditions; give what belongs to the data, by name.")
-        x0 = space.project(x0)
         if self.schedule is None:
             if t is not None:
                 raise ValueError("t is given, and there is no schedule to noise by; leave it out.")
-            t, x_t = torch.zeros_like(space.dim(x0)), x0
+            x_t = space.project(x0)
+            t = torch.zeros_like(space.dim(x_t))
         else:
-            items = space.items(x0)
-            if t is None:
-                if not (generator is None or isinstance(generator, torch.Generator)):
-                    raise ValueError(
-                        "one generator per item draws the noise only; give the times t as well."
-                    )
-                t = self.times.draw(items, self.schedule, like=x0, generator=generator)
-            t = given_times(x0, t, space)
-            eps = space.noise(x0, generator) if noise is None else noise
+            x0, t, eps = noised(x0, t, space, noise, generator, self.times, self.schedule)
             alpha, sigma = (space.expand(c, x0) for c in self.schedule(t))
             x_t = (alpha * x0 + sigma * eps).to(x0.dtype)
         found = self.embed(x_t, t, space)

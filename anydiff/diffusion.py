@@ -173,21 +173,7 @@ class GaussianDiffusion(nn.Module):
         Raises:
             ValueError: As :meth:`loss`.
         """
-        check_space(space=space)
-        check_floating(x0=x0)
-        check_generator(generator)
-        check_shape(x0.shape, "draw it with space.noise(x0)", x0.dtype, noise=noise)
-        x0 = x0.to(at_least_float32(x0))
-        if t is None:
-            if not (generator is None or isinstance(generator, torch.Generator)):
-                raise ValueError(
-                    "one generator per item draws the noise only; give the times t as well."
-                )
-            t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
-        else:
-            t = given_times(x0, t, space)
-        x0 = space.project(x0)
-        return x0, t, space.noise(x0, generator) if noise is None else noise.to(x0.dtype)
+        return noised(x0, t, space, noise, generator, self.times, self.schedule)
 
     def predictor(self, space: Space = DENSE, **cond: Any) -> Predictor:
         """The denoiser bound to a batch's space and conditions.
@@ -237,3 +223,46 @@ class GaussianDiffusion(nn.Module):
         """
         check_kind(Mapping | None, "conditions by name, as {'label': label}", cond=cond)
         return sample(self.predictor(space, **(cond or {})), shape, **options)
+
+
+def noised(
+    x0: Tensor,
+    t: Tensor | float | None,
+    space: Space,
+    noise: Tensor | None,
+    generator: Random,
+    times: Times,
+    schedule: Schedule,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a loss is of: the data in their space, the times and the noise, checked and drawn.
+
+    Arguments:
+        x0: As :meth:`GaussianDiffusion.loss` takes it.
+        t: Likewise.
+        space: Likewise.
+        noise: Likewise.
+        generator: Likewise.
+        times: From which t is drawn.
+        schedule: That of the times.
+
+    Returns:
+        x0 and eps in at least float32, and t, (B,).
+
+    Raises:
+        ValueError: As :meth:`GaussianDiffusion.loss`.
+    """
+    check_space(space=space)
+    check_floating(x0=x0)
+    check_generator(generator)
+    check_shape(x0.shape, "draw it with space.noise(x0)", x0.dtype, noise=noise)
+    x0 = x0.to(at_least_float32(x0))
+    if t is None:
+        if not (generator is None or isinstance(generator, torch.Generator)):
+            raise ValueError(
+                "one generator per item draws the noise only; give the times t as well."
+            )
+        t = times.draw(space.items(x0), schedule, like=x0, generator=generator)
+    else:
+        t = given_times(x0, t, space)
+    x0 = space.project(x0)
+    return x0, t, space.noise(x0, generator) if noise is None else noise.to(x0.dtype)

@@ -6,7 +6,6 @@ the end the teacher and its students draw from the same noise, see :mod:`anydiff
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,8 +19,8 @@ from anydiff.cli.runs import (
     Run,
     beside,
     called,
+    fingerprint,
     kind_of,
-    model_file,
     open_model,
     place,
     positive,
@@ -141,8 +140,7 @@ def distill(
     made = {"teacher": called(model), "to": to}
     more = {"guidance": guidance, "consistency": consistency or None}
     made |= {k: v for k, v in more.items() if v is not None}
-    content = model_file(model).read_bytes()
-    digest = hashlib.sha256(content).hexdigest()[:12]  # to go on with the same only
+    digest = fingerprint(model)  # to go on with the same only
     share = sum(stage.share for stage in stages)
     teacher, students, alone = known.inner, {}, True
     for k, stage in enumerate(stages):

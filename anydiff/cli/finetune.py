@@ -5,7 +5,6 @@ All weights learn, or adapters of low rank alone (:mod:`anydiff.lora`).
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from anydiff.cli.runs import (
     Run,
     beside,
     called,
+    fingerprint,
     kind_of,
-    model_file,
     open_model,
     positive,
     run_folder,
@@ -105,8 +104,7 @@ def finetune(
 
     print(f"going on from {model}, with {len(items):,} {known.kind}", flush=True)
     made = {"finetuned": called(model)}
-    content = model_file(model).read_bytes()
-    digest = hashlib.sha256(content).hexdigest()[:12]  # to go on with the same only
+    digest = fingerprint(model)  # to go on with the same only
     more = {"rank": rank} if rank else {}
     return fit_model(
         asked, folder, learned, batches, {**made, **more, "data": name, "finetuned": digest},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
-    "Run", "beside", "called", "kind_of", "model_file", "model_of", "open_model", "place", "positive",
-    "printable", "run_folder", "say_files", "writable",
+    "Run", "beside", "called", "fingerprint", "kind_of", "model_file", "model_of", "open_model",
+    "place", "positive", "printable", "run_folder", "say_files", "writable",
 ]  # fmt: skip
 
 
@@ -176,6 +177,15 @@ def called(model: Path) -> str:
     if model_file(model) != model:
         return str(model)
     return f"{model.absolute().parent.name}/{model.name}"
+
+
+def fingerprint(model: Path) -> str:
+    """What a run that goes on from a model is told apart by: the hash of its file.
+
+    Arguments:
+        model: As it was given.
+    """
+    return hashlib.sha256(model_file(model).read_bytes()).hexdigest()[:12]
 
 
 def open_model(path: str | os.PathLike[str]) -> Any:

@@ -20,10 +20,9 @@ def thresholded(predictor: Predictor, percentile: float = 0.995, limit: float = 
     .. math:: \hat x_0 \leftarrow \frac{l}{s} \operatorname{clip}(\hat x_0, -s, s), \qquad
               s = \max(l, q_p(|\hat x_0|))
 
-    with the quantile q over the valid entries of an item. Nothing lies beyond the limit l afterwards, and
-    where the largest values are all at it, as in static clipping, they would have been far beyond: s
-    shrinks the rest with them, which keeps contrast. The noise follows from the new x0, so that x_t stays
-    the same. It goes around a guidance::
+    with the quantile q over the valid entries of an item. Nothing lies beyond the limit l afterwards.
+    Clipping at l alone would leave many values at it; here s shrinks all of them, which keeps contrast.
+    The noise follows from the new x0, so that x_t stays the same. It goes around a guidance::
 
         strong = thresholded(classifier_free(with_text, without, 8.0))
 
