@@ -1,7 +1,9 @@
 """anydiff: Gaussian diffusion for any kind of data."""
 
+import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 if os.path.basename(sys.argv[0]) in (
     "anydiff",
@@ -12,14 +14,12 @@ if os.path.basename(sys.argv[0]) in (
     # torch reads this when it is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from anydiff.checkpoints import load, save
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, impute, inpaint, interpolate
 from anydiff.guidance import autoguidance, classifier, classifier_free, clip_guidance, dps, pigdm
 from anydiff.likelihood import bits_per_dim, continuous_bound, log_prob, variational_bound
 from anydiff.losses import LogitNormal, LogNormal, MinSNR
 from anydiff.predictions import Preconditioned, Prediction, Predictor
-from anydiff.ready import pretrained
 from anydiff.samplers import (
     DDIM,
     DDPM,
@@ -37,6 +37,10 @@ from anydiff.samplers import (
 from anydiff.schedules import VE, Cosine, Flow, Karras, Linear, Polynomial, Tabulated
 from anydiff.spaces import Dense, Masked, Packed, Ragged
 
+if TYPE_CHECKING:
+    from anydiff.checkpoints import load, save
+    from anydiff.ready import pretrained
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -48,3 +52,22 @@ __all__ = [
     "edit", "impute", "inpaint", "interpolate", "load", "log_prob", "pigdm", "pretrained", "sample",
     "save", "variational_bound",
 ]  # fmt: skip
+
+# files need every network that there is; these modules are imported when one is read or written
+_LATER = {
+    "load": "anydiff.checkpoints",
+    "save": "anydiff.checkpoints",
+    "pretrained": "anydiff.ready",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'anydiff' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -45,6 +45,8 @@ from anydiff.sketches.kanji import load_kanji
 from anydiff.sketches.sketches import Sketches
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+MOLECULES = 20_000
+"""How many molecules each finetuning sees, in as many passes as that takes."""
 
 
 def kana() -> Sketches:
@@ -70,7 +72,7 @@ def of_sketches(args: argparse.Namespace) -> None:
     real = kana()
     write_ndjson(data, real)
     base = open_model(args.model)
-    common = {"data": str(data), "epochs": args.epochs, "accelerator": "cpu"}
+    common = {"data": str(data), "epochs": args.epochs or 200, "accelerator": "cpu"}
 
     def tuned(**how: Any) -> Callable[[int, Path], Path]:
         return lambda seed, out: finetune(args.model, **common, seed=seed, out=out, **how)
@@ -162,8 +164,9 @@ def of_molecules(args: argparse.Namespace) -> None:
             folder = args.out / f"{name.replace(' ', '-')}-{rank or 'full'}"
             path = folder / "model.safetensors"
             if not path.exists():
+                epochs = args.epochs or -(-MOLECULES // len(some))
                 finetune(
-                    args.model, data=str(data), epochs=args.epochs, rank=rank, out=folder,
+                    args.model, data=str(data), epochs=epochs, rank=rank, out=folder,
                     accelerator="cpu", **(args.how if rank else {}),
                 )  # fmt: skip
             file = folder / "adapter.safetensors" if rank else path
@@ -199,7 +202,9 @@ def main() -> None:
     )
     parser.add_argument("kind", choices=["sketches", "molecules", "cost"])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument(
+        "--epochs", type=int, help="200 of sketches, and of 20,000 molecules in all"
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[4])
     parser.add_argument("--lr", type=float, help="of adapters; that of the command by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

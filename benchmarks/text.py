@@ -207,7 +207,7 @@ class Systems:
         return x
 
 
-EPOCHS = {"glide": 12, "clip": 5, "imagen": 8, "upsampler": 4, "prior": 5, "decoder": 8}
+EPOCHS = {"glide": 5, "clip": 3, "imagen": 6, "upsampler": 2, "prior": 4, "decoder": 6}
 NEEDS = {
     "glide": ["glide", "clip"],
     "imagen": ["clip", "imagen", "upsampler"],
