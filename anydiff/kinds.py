@@ -132,9 +132,14 @@ class KindModel(ABC):
         return next(self.diffusion.parameters()).device
 
     @property
+    def asks(self) -> Collection[str]:
+        """What it can be asked for: names of arguments of `sample`, such as "text"."""
+        return ()
+
+    @property
     def conditional(self) -> bool:
         """Whether it takes a condition, which guidance needs."""
-        return False
+        return bool(self.asks)
 
     @property
     def inner(self) -> GaussianDiffusion:
@@ -235,14 +240,15 @@ class KindModel(ABC):
             ValueError: If something needs a condition, and the model has none, or if a distilled model
                 is to be guided.
         """
-        given = [name for name, value in asked.items() if value is not None]
-        given += ["guidance"] * (how.get("guidance", 1) != 1)
-        if given and not self.conditional:
+        given = {name for name, value in asked.items() if value is not None} - {*self.asks}
+        guided = how.get("guidance", 1) != 1
+        if given or (guided and not self.conditional):
+            name = min(given, default="guidance")
             raise ValueError(
-                f"the model knows no {condition}, which {given[0]} is about; leave {given[0]} out, or "
-                f"train a model with {condition}."
+                f"the model knows no {condition}, which {name} is about; leave {name} out, or train a "
+                f"model with {condition}."
             )
-        if "guidance" in given and self.diffusion.times.run is not None:
+        if guided and self.diffusion.times.run is not None:
             raise ValueError(
                 f"guidance is {how['guidance']:g}, and the model was distilled: it knows its {condition} "
                 "with the guidance that was folded in, and nothing without; leave guidance out, or give "

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from anydiff.sketches.kanji import load_kanji
-from anydiff.sketches.meanings import FILE, kanji_meanings
+from anydiff.sketches.meanings import MEANINGS, kanji_meanings
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def main() -> None:
         np.savez_compressed(args.write, text=np.frombuffer(text.encode(), np.uint8))
         print(f"{args.write}: {len(made):,} characters, {Path(args.write).stat().st_size:,} bytes")
         return
-    same = FILE.exists() and kanji_meanings() == made
-    print(f"{len(made):,} characters; {FILE.name} {'is the same' if same else 'differs'}")
+    same = MEANINGS.exists() and kanji_meanings() == made
+    print(f"{len(made):,} characters; {MEANINGS.name} {'is the same' if same else 'differs'}")
     sys.exit(not same)
 
 

@@ -104,8 +104,8 @@ def sample(
         formula: For a model of molecules: formula of all of them, C7H10O2 for instance; or data, to take
             formulas from the training data, with --target of molecules whose property is near it.
         length: For a model of sketches: number of strokes (or points); by default as in the data.
-        text: For a model of sketches with texts: what they should show, bridge for instance; several
-            texts in turn with commas between them.
+        text: For a model with texts: what is asked for, bridge for instance, or seven carbons, ring of
+            five; several texts in turn with semicolons between them.
         strength: With --adapter: how much it changes the model, 0 not at all, 1, the default, as trained.
         drawing: See :class:`Drawing`.
 
@@ -123,7 +123,7 @@ def sample(
             "--strength is that of an adapter; give one by --adapter, or leave it out."
         )
     known = _open(model, asked, 1.0 if strength is None else strength)
-    texts = None if text is None else [part.strip() for part in text.split(",")]
+    texts = None if text is None else [part.strip() for part in text.split(";")]
     draw = _ready(known, asked, length=length, formula=formula, text=texts)
     _run(
         "sample", model, known, asked,

@@ -77,14 +77,15 @@ def _about(known: Any) -> dict[str, str]:
             asked = (
                 f"--target, {', '.join(known.properties.names)}, {low:g} to {high:g}; --guidance"
             )
+        if known.vocabulary is not None:
+            asked = f"{_words(known.vocabulary)}; --guidance"
     elif known.kind == "sketches":
         lengths = known.lengths.counts.nonzero()[:, 0].tolist()
         rows = known.rows.config
         about["draws"] = f"sketches of {lengths[0]} to {lengths[-1]} {rows['kind']}"
         asked = "none; --length says how many"
         if known.vocabulary is not None:
-            some = ", ".join(known.vocabulary.words[:6])
-            asked = f"--text, {len(known.vocabulary):,} words ({some}, …); --length; --guidance"
+            asked = f"{_words(known.vocabulary)}; --length; --guidance"
     else:
         about["draws"] = f"images of {' × '.join(map(str, known.shape))}"
         asked = f"--label, 0 to {known.classes - 1}; --guidance" if known.classes else "none"
@@ -93,6 +94,11 @@ def _about(known: Any) -> dict[str, str]:
     if known.diffusion.times.run is not None:
         asked = asked.removesuffix("; --guidance")  # which is in the model
     return about | {"conditions": asked}
+
+
+def _words(vocabulary: Any) -> str:
+    """Of texts: how many words there are, and some."""
+    return f"--text, {len(vocabulary):,} words ({', '.join(vocabulary.words[:6])}, …)"
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ from anydiff.kinds import first
 from anydiff.metrics.tables import Column, aligned
 from anydiff.molecules.batches import loader
 from anydiff.molecules.bonded import Bonded
+from anydiff.molecules.captions import captions, table_of, with_captions
 from anydiff.molecules.evaluate import evaluate, table, to_rdkit
 from anydiff.molecules.files import read_molecules, write_sdf, write_xyz
 from anydiff.molecules.fragments import first_with, largest_ring, two_ends
@@ -86,7 +87,7 @@ def batches(
     """The loaders of the training part and the validation part, and `unpack`.
 
     Arguments:
-        model: What learns; its property, if it knows one, is the condition.
+        model: What learns; its property or texts, if it knows any, are the condition.
         known: All parts of the data.
         data: Not needed; every kind takes the name or path of its data here.
         batch_size: The most molecules in a batch.
@@ -100,11 +101,13 @@ def batches(
     unpack: Callable[[Any], Any] = model.atoms.unpack
     if model.properties is not None:
         unpack = with_properties(unpack, model.properties, known.prop_names)
+    if model.vocabulary is not None:
+        unpack = with_captions(unpack, table_of(captions(known), model.vocabulary))
     if model.completes:
         unpack = with_known(unpack, molecule_parts(known.elements))
     return (
-        loader(known.subset(parts.train), batch_size, seed=seed),
-        loader(known.subset(parts.valid), batch_size, shuffle=False),
+        loader(known.subset(parts.train), batch_size, seed=seed, of=parts.train),
+        loader(known.subset(parts.valid), batch_size, shuffle=False, of=parts.valid),
         unpack,
     )
 

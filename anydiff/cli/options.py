@@ -19,7 +19,7 @@ _KINDS = {  # of the flags that not all kinds take
     "target": ("molecules",),
     "formula": ("molecules",),
     "keep": ("molecules",),
-    "text": ("sketches",),
+    "text": ("molecules", "sketches"),
     "length": ("sketches",),
     "root": ("images", "molecules"),
     "size": ("images",),
@@ -48,7 +48,8 @@ def check_flags(kind: str, model: Any = None, **given: Any) -> None:
             continue
         if kind not in _KINDS.get(name, kind):
             raise ValueError(f"--{name} does not apply to {kind}; leave it out.")
-        if name in _CONDITIONS and model is not None and not model.conditional:
+        asks = _CONDITIONS if model is None else model.asks
+        if name in _CONDITIONS and not (asks if name == "guidance" else name in asks):
             raise ValueError(
                 f"--{name} needs a model that was trained with {_CONDITIONS[name]}, which this one was "
                 "not; leave it out."

@@ -23,7 +23,7 @@ from anydiff.sketches.models import SketchModel, compare_parts, first_half, of_o
 from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.pictures import around, draw_grid, two_colors
 from anydiff.sketches.sketches import Sketches
-from anydiff.sketches.texts import meanings_of, numbered, with_words
+from anydiff.sketches.texts import numbered, texts_of, with_words
 
 NUM, STEPS, DRAWN, SHOWN = 360, 100, "samples.ndjson", 12
 PACKAGES: tuple[str, ...] = ("PIL",)
@@ -87,7 +87,7 @@ def batches(
     learn, check = (model.rows.encode(known.subset(part)) for part in parts[:2])
     opened: Any = unpack
     if model.vocabulary is not None:
-        opened = with_words(numbered(meanings_of(known), model.vocabulary))
+        opened = with_words(numbered(texts_of(known), model.vocabulary))
     return (
         loader(learn, batch_size, seed=seed, numbers=parts.train),
         loader(check, batch_size, shuffle=False, numbers=parts.valid),

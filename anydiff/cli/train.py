@@ -34,6 +34,7 @@ def molecules(
     hidden: int = 128,
     layers: int = 6,
     property: str | None = None,
+    text: bool = False,
     bonds: bool = False,
     parts: bool = False,
     latent: int | None = None,
@@ -52,6 +53,8 @@ def molecules(
         hidden: Width of the network.
         layers: Depth of the network.
         property: Property to condition on, alpha for instance.
+        text: Learn what molecules are like in words, seven carbons, ring of five for instance, so that
+            anydiff sample --text asks for it.
         bonds: Draw the bonds of molecules too, with their orders, instead of reading them off distances.
             The data need bonds, as an .sdf file has them, or SMILES.
         parts: Learn to complete known parts too, fragments and compositions for instance, which
@@ -74,11 +77,13 @@ def molecules(
     from anydiff.autoencoders import Rowwise
     from anydiff.cli.molecules import batches
     from anydiff.data.sizes import SizeDistribution
-    from anydiff.denoisers import Completing, PairNet
+    from anydiff.data.vocabulary import Vocabulary
+    from anydiff.denoisers import Completing, PairNet, TextEncoder, Worded
     from anydiff.latent import Latent
     from anydiff.losses import LogNormal, PairDistances, Power
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.bonded import Bonded
+    from anydiff.molecules.captions import LENGTH, Formulas, captions
     from anydiff.molecules.models import MoleculeModel, warn_without_hydrogens
     from anydiff.molecules.properties import Properties
     from anydiff.molecules.property_targets import PropertyDistribution
@@ -88,7 +93,11 @@ def molecules(
     check_packages("molecules", ["torch_geometric"])
     asked = Run(out=out, **run)
     positive(hidden=hidden, layers=layers, latent=latent)
-    no_parts(latent, bonds=bonds, parts=parts)
+    no_parts(latent, bonds=bonds, parts=parts, text=text)
+    if property and text:
+        raise ValueError(
+            "--text knows which properties are high and low; leave --property out, or --text."
+        )
     folder = run_folder(asked)
     known = load_qm9(data, root, skip=skip_faulty, bonds=bonds)
     warn_without_hydrogens(known)
@@ -107,9 +116,15 @@ def molecules(
     twice = 2 if parts else 1  # beside each number stands whether it is known
     width = twice * atoms.features - 3
     network: Any = PairNet(
-        width if latent is None else latent, hidden, layers=layers, context=int(bool(property)),
+        width if latent is None else latent, hidden, layers=layers,
+        context=WORDS if text else int(bool(property)), tokens=WORDS if text else 0,
         pairs=2 * twice if bonds else 0,
     )  # fmt: skip
+    vocabulary = formulas = None
+    if text:
+        vocabulary = Vocabulary.of(phrase for of in captions(learn) for phrase in of)
+        formulas = Formulas.of(learn, atoms.elements)
+        network = Worded(network, TextEncoder(len(vocabulary), WORDS, length=LENGTH))
     how: dict[str, Any] = {
         "prediction": Preconditioned(sigma_data=1.0),
         "times": LogNormal(-1.26, 1.41),
@@ -117,8 +132,8 @@ def molecules(
     }
     if latent is not None:  # between whose rows distances are none of atoms
         how = {"prediction": "eps", "times": Power(1.5)}
-    if property:  # which is heard at much noise, where the others have few times
-        how |= {"times": None, "drop": {"context": 0.1}}
+    if property or text:  # which is heard at much noise, where the others have few times
+        how |= {"times": None, "drop": {"words" if text else "context": 0.1}}
     diffusion: Any = GaussianDiffusion(
         Completing(network) if parts else network, Polynomial(), **how
     )
@@ -128,13 +143,16 @@ def molecules(
         )
         diffusion = Latent(Rowwise(one, two, atoms.features, latent, 3), diffusion)
     sizes = SizeDistribution.from_sizes(known.sizes[shares.train])
-    model = MoleculeModel(diffusion, atoms, sizes, properties, pairs, data, root)
+    model = MoleculeModel(
+        diffusion, atoms, sizes, properties, pairs, data, vocabulary, formulas, root
+    )
     say_size(model, len(shares.train), len(shares.valid))
     settings = {"data": data, "hidden": hidden, "layers": layers}
     return fit_model(
         asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
         settings
         | ({"property": property} if property else {})
+        | ({"text": True} if text else {})
         | ({"bonds": True} if bonds else {})
         | ({"parts": True} if parts else {})
         | ({"latent": latent} if latent else {})
@@ -202,7 +220,7 @@ def sketches(
     from anydiff.sketches.models import SketchModel
     from anydiff.sketches.named import load_sketches, split
     from anydiff.sketches.rows import PointRows, StrokeRows
-    from anydiff.sketches.texts import LENGTH, WordLengths, meanings_of, numbered
+    from anydiff.sketches.texts import LENGTH, WordLengths, numbered, texts_of
     from anydiff.training.muon import Muon
 
     asked = Run(out=out, batch_size=batch_size, **run)
@@ -227,7 +245,7 @@ def sketches(
     network: Any = BiRNN(width if latent is None else latent, hidden, layers, cell, **asks)
     vocabulary = by_word = None
     if text:
-        texts = meanings_of(learn)
+        texts = texts_of(learn)
         vocabulary = Vocabulary.of(words for each in texts for words in each)
         numbers = numbered(texts, vocabulary)
         by_word = WordLengths.of(numbers, as_tensor(sizes), len(vocabulary))

@@ -63,8 +63,8 @@ class ImageModel(KindModel):
         return int(getattr(self.diffusion.denoiser, "classes", 0))
 
     @property
-    def conditional(self) -> bool:
-        return self.classes > 0
+    def asks(self) -> set[str]:
+        return {"label"} if self.classes > 0 else set()
 
     def extra(self) -> dict[str, Any]:
         return {"shape": self.shape, "data": [self.data, None, self.size]}

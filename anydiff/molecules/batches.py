@@ -122,10 +122,12 @@ class MoleculeDataset(Dataset[Any]):
 
     Arguments:
         molecules: The molecules.
+        numbers: (M,), a number for each, of the data that they are a part of for instance; batches then
+            have `number` (B,), those of their molecules.
     """
 
-    def __init__(self, molecules: Molecules) -> None:
-        self.molecules = molecules
+    def __init__(self, molecules: Molecules, numbers: np.ndarray | None = None) -> None:
+        self.molecules, self.numbers = molecules, numbers
 
     def __len__(self) -> int:
         return len(self.molecules)
@@ -157,6 +159,9 @@ class MoleculeDataset(Dataset[Any]):
             edges = torch.from_numpy(np.concatenate([[0], 2 * np.cumsum(counts)]))
             slices |= {"edge_index": edges, "edge_attr": edges}
             shifts["edge_index"] = ptr[:-1]
+        if self.numbers is not None:
+            fields["number"] = self.numbers[numbers].astype(np.int64)
+            slices["number"] = torch.arange(len(numbers) + 1)
         tensors = {key: torch.from_numpy(array) for key, array in fields.items()}
         batch = Batch(batch=torch.from_numpy(index), ptr=ptr, **tensors)
 
@@ -174,6 +179,7 @@ def loader(
     budget: float | None = None,
     shuffle: bool = True,
     seed: int = 0,
+    of: np.ndarray | None = None,
     **kwargs: Any,
 ) -> ResumableLoader:
     """A torch `DataLoader` of PyG batches, ready for :meth:`Atoms.unpack`.
@@ -187,6 +193,7 @@ def loader(
         budget: The most Σn² in a batch, used instead of `batch_size`; see :class:`SizeBatchSampler`.
         shuffle: Whether to deal the molecules at random in each epoch.
         seed: Of the order.
+        of: (M,), a number for each molecule, as :class:`MoleculeDataset` takes them.
         **kwargs: Passed on to `DataLoader`.
 
     Raises:
@@ -194,5 +201,5 @@ def loader(
     """
     size = None if budget is not None else batch_size
     sampler = SizeBatchSampler(molecules.sizes, size, budget, seed=seed, shuffle=shuffle)
-    dataset = MoleculeDataset(molecules)
+    dataset = MoleculeDataset(molecules, of)
     return ResumableLoader(dataset, batch_sampler=sampler, collate_fn=as_made, **kwargs)

@@ -7,7 +7,7 @@ properties their units and the pairs of size and property that occur. One file k
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
@@ -18,12 +18,14 @@ from torch import Tensor
 from anydiff.checkpoints.described import check, check_fields
 from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
+from anydiff.data.vocabulary import Vocabulary
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
 from anydiff.latent import Latent
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.bond_metrics import evaluate_bonds, strict_bonds
 from anydiff.molecules.bonded import Bonded
+from anydiff.molecules.captions import LENGTH, Formulas, counts_in, plain
 from anydiff.molecules.compositions import counts_of
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
@@ -52,6 +54,8 @@ class MoleculeModel(KindModel):
         properties: Which properties it knows, and their units; None of a model that knows none.
         pairs: Sizes, formulas and properties as they occur together, where there are properties.
         data: What it was trained on, by name or path.
+        vocabulary: The words of a model that knows texts (:mod:`anydiff.molecules.captions`).
+        formulas: The formulas that occur, there if the vocabulary is.
         root: As :func:`~anydiff.molecules.qm9.load_qm9` takes it; not kept in a file.
     """
 
@@ -60,6 +64,8 @@ class MoleculeModel(KindModel):
     properties: Properties | None = None
     pairs: PropertyDistribution | None = None
     data: str | None = None
+    vocabulary: Vocabulary | None = None
+    formulas: Formulas | None = None
     root: str | None = None
 
     kind: ClassVar[str] = "molecules"
@@ -67,8 +73,9 @@ class MoleculeModel(KindModel):
     names: ClassVar[set[str]] = {"5k", "full"}
 
     @property
-    def conditional(self) -> bool:
-        return self.properties is not None
+    def asks(self) -> set[str]:
+        asks = {"target": self.properties, "text": self.vocabulary}
+        return {name for name, known in asks.items() if known is not None}
 
     def extra(self) -> dict[str, Any]:
         extra: dict[str, Any] = {"sizes": self.sizes.counts, "data": self.data}
@@ -82,6 +89,9 @@ class MoleculeModel(KindModel):
             extra |= {"values": self.pairs.values, "of_size": self.pairs.sizes}
             if self.pairs.formulas is not None:
                 extra |= {"formulas": self._columns(self.pairs.formulas)}
+        if self.vocabulary is not None and self.formulas is not None:
+            extra |= {"words": self.vocabulary.words, "counts": self.formulas.counts}
+            extra |= {"with_counts": self.formulas.molecules}
         return extra
 
     @classmethod
@@ -103,7 +113,14 @@ class MoleculeModel(KindModel):
             pairs = PropertyDistribution(extra["of_size"], extra["values"], formulas, known)
         sizes = SizeDistribution(extra["sizes"])
         check(extra.get("data"), str | None, "data")
-        made = cls(diffusion, atoms, sizes, properties, pairs, extra.get("data"))
+        how: dict[str, Any] = {}
+        if "words" in extra:
+            check(extra["words"], list[str], "words")
+            how = {"vocabulary": Vocabulary(extra["words"])}
+            how |= {"formulas": Formulas(extra["counts"], extra["with_counts"])}
+            hint = "a column for each element"
+            check_shape((None, len(atoms.elements)), hint, counts=extra["counts"])
+        made = cls(diffusion, atoms, sizes, properties, pairs, extra.get("data"), **how)
         made.fits(features=atoms.features - 3, pairs=2 if isinstance(atoms, Bonded) else 0)
         if properties is not None:
             made.fits(context=len(properties.names))
@@ -115,7 +132,8 @@ class MoleculeModel(KindModel):
         if self.properties is not None:
             pairs = PropertyDistribution.from_molecules(learn, self.properties.names)
         sizes = SizeDistribution.from_sizes(learn.sizes)
-        return replace(self, sizes=sizes, pairs=pairs, data=name)
+        formulas = None if self.vocabulary is None else Formulas.of(learn, self.atoms.elements)
+        return replace(self, sizes=sizes, pairs=pairs, data=name, formulas=formulas)
 
     def read_data(self, data: str | None = None) -> Molecules:
         """What it was trained on, all parts of it.
@@ -139,6 +157,7 @@ class MoleculeModel(KindModel):
         *,
         target: float | None = None,
         formula: str | None = None,
+        text: str | Sequence[str] | None = None,
         watch: Watch | None = None,
         **how: Unpack[How],
     ) -> Molecules:
@@ -151,15 +170,28 @@ class MoleculeModel(KindModel):
             formula: The formula of all of them, such as "C7H10O2"; or "data", where each molecule gets a
                 formula of the training molecules: of those whose property is near the target, if there
                 is one. The elements are then known from the start, and only the positions drawn.
+            text: What they should be like, "seven carbons, ring of five" for instance; one text or
+                several in turn, None or "" is no text. How many atoms they have follows from the
+                molecules of the data that have the numbers of atoms that are asked for.
             watch: Called with the first molecule after each step.
             how: See :class:`~anydiff.kinds.How`.
 
         Raises:
-            ValueError: If a property or guidance is asked for that the model does not know, the target
-                is not finite, or the formula is none, or has elements that the model does not know.
+            ValueError: If a property, text or guidance is asked for that the model does not know, the
+                target is not finite, a text is too long, or the formula is none, or has elements that the
+                model does not know.
         """
         generator = torch.Generator().manual_seed(how.get("seed", 0))
         self._check_target(target, how)
+        self.check(how, "texts", text=text)
+        if self.vocabulary is not None:
+            if formula is not None:
+                raise ValueError(
+                    "the model knows texts, which say the formula too; leave formula out, and give a "
+                    "text such as 'seven carbons, ten hydrogens, two oxygens'."
+                )
+            sizes, words = self._of_text(text, num, generator)
+            return self._draw(sizes, {"words": words}, watch=watch, how=how)
         if formula is not None:
             counts, values = self._of_formula(formula, target, num, generator)
             return self._isomers(counts, values, watch, how)
@@ -173,6 +205,30 @@ class MoleculeModel(KindModel):
             values = value.expand(num, 1)
         cond = {"context": self.properties.encode(values, sizes)}
         return self._draw(sizes, cond, watch=watch, how=how)
+
+    def _of_text(
+        self, text: str | Sequence[str] | None, num: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Numbers of atoms (num,) and words (num, L)."""
+        assert self.vocabulary is not None and self.formulas is not None
+        texts = [text or ""] if isinstance(text, str | None) else list(text)
+        if not texts:
+            raise ValueError("text is an empty list; give one or more texts, or None.")
+        sizes, own = self.sizes.sample(num, generator), [plain(of) for of in texts[:num]]
+        each = self.vocabulary(own, length=LENGTH)
+        for k, of in enumerate(own):
+            asked = counts_in(of, self.atoms.elements)
+            found = self.formulas.sizes(asked, len(sizes[k :: len(own)]), generator)
+            if found is None:
+                warnings.warn(
+                    f"no molecule of the data has the numbers of atoms of {of!r:.80}, so that sizes are "
+                    "drawn as in the data; say how many atoms there are of each element.",
+                    stacklevel=3,
+                )
+            else:
+                sizes[k :: len(own)] = found
+        self._check_size("what is asked for", int(sizes.max()))
+        return sizes, each[torch.arange(num) % len(each)]
 
     def _of_formula(
         self, formula: str, target: float | None, num: int, generator: torch.Generator

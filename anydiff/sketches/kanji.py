@@ -26,7 +26,7 @@ from anydiff.sketches.sketches import SketchError, Sketches
 from anydiff.sketches.svg_commands import MOST_POINTS
 from anydiff.sketches.svg_paths import Paths, flatten
 
-__all__ = ["load_kanji", "read_kanjivg"]
+__all__ = ["kanjivg_folder", "load_kanji", "read_kanjivg"]
 
 _PATH = re.compile(r'<path\b[^<>]*?\sd="([^"]*)"')
 _FILE = re.compile(r"((?:10|0?[0-9a-f])?[0-9a-f]{4})(-.+)?")  # up to Unicode's last, 10ffff
@@ -72,7 +72,7 @@ def read_kanjivg(
         SketchError: The folder has no such files, or a faulty one, which the message names.
         ImportError: `folder` is None, and the package is not installed.
     """
-    folder = _kanjivg() if folder is None else Path(folder)
+    folder = kanjivg_folder() if folder is None else Path(folder)
     files = []
     for path in sorted(folder.glob("*.svg")):
         match = _FILE.fullmatch(path.stem)
@@ -105,8 +105,12 @@ def read_kanjivg(
     return Sketches(points, strokes, np.cumsum([0, *sizes]), labels, name="kanjivg")
 
 
-def _kanjivg() -> Path:
-    """The folder of the package's files, without importing anything."""
+def kanjivg_folder() -> Path:
+    """The folder of the files of the package `kanjivg`, without importing anything.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
     with extra("kanji", "give the folder of KanjiVG's SVG files"):
         distribution = metadata.distribution("kanjivg")
     return Path(str(distribution.locate_file("kanji")))

@@ -27,7 +27,7 @@ from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
 from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.rows import PointRows, StrokeRows, rows_from_config
 from anydiff.sketches.sketches import Sketches
-from anydiff.sketches.texts import LENGTH, WordLengths, meanings_of, numbered
+from anydiff.sketches.texts import LENGTH, WordLengths, numbered, texts_of
 from anydiff.spaces import Masked
 
 __all__ = ["SketchModel", "compare_parts", "first_half", "of_one_length"]
@@ -65,8 +65,8 @@ class SketchModel(KindModel):
     names: ClassVar[set[str]] = {"kanji", "kanjivg"}
 
     @property
-    def conditional(self) -> bool:
-        return self.vocabulary is not None
+    def asks(self) -> set[str]:
+        return {"text"} if self.vocabulary is not None else set()
 
     def extra(self) -> dict[str, Any]:
         extra = {
@@ -105,7 +105,7 @@ class SketchModel(KindModel):
         found = replace(self, lengths=LengthDistribution.from_sizes(sizes), data=name)
         if self.vocabulary is None:
             return found
-        table, words = numbered(meanings_of(learn), self.vocabulary), len(self.vocabulary)
+        table, words = numbered(texts_of(learn), self.vocabulary), len(self.vocabulary)
         return replace(found, by_word=WordLengths.of(table, torch.as_tensor(sizes), words))
 
     def read_data(self, data: str | None = None) -> Sketches:

@@ -1,4 +1,4 @@
-"""Texts for sketches: what a character means, or what a drawing is called.
+"""Texts for sketches: what a character means, which parts it has, or what a drawing is called.
 
 A sketch has several texts, the meanings of a character for instance, and in each step of training it is
 told one of them. How many rows a sketch has that was asked for by words follows from the sketches that
@@ -7,7 +7,8 @@ have them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +17,20 @@ from torch import Tensor
 
 from anydiff.data.sequences import SequenceBatch, unpack
 from anydiff.data.vocabulary import Vocabulary, words_of
-from anydiff.sketches.meanings import kanji_meanings
+from anydiff.sketches.meanings import kanji_components, kanji_meanings
 from anydiff.sketches.sketches import Sketches
 
-__all__ = ["WordLengths", "meanings_of", "numbered", "with_words"]
+__all__ = ["WordLengths", "called", "numbered", "texts_of", "with_words"]
 
 LENGTH = 12
 """Words of a text; further ones are left out."""
 
 
-def meanings_of(sketches: Sketches) -> list[list[str]]:
-    """The texts of each sketch: the English meanings of a character, or else its label; [] for none.
+def texts_of(sketches: Sketches) -> list[list[str]]:
+    """The texts of each sketch: those of a character, or else its label; [] for none.
+
+    A character has its English meanings, and which parts it is made of, "water left, tree right" and
+    each of the two alone. A part is called by its first meaning.
 
     Arguments:
         sketches: With labels.
@@ -39,8 +43,27 @@ def meanings_of(sketches: Sketches) -> list[list[str]]:
             f"{sketches.name} has no labels, of which texts are made; give data with them."
         )
     known = kanji_meanings()
-    texts = (known.get(label, [label]) for label in sketches.labels)
+    made_of = {c: _parts(of, known) for c, of in kanji_components().items()}
+    texts = (
+        [*known.get(label, []), *made_of.get(label, [])] or [label] for label in sketches.labels
+    )
     return [[text for text in each if words_of(text)] for each in texts]
+
+
+def called(element: str, known: Mapping[str, Sequence[str]]) -> str | None:
+    """What a part of a character is called: its first meaning, without what is in brackets.
+
+    Arguments:
+        element: The part, a character.
+        known: Meanings by character.
+    """
+    return re.sub(r" ?\([^)]*\)", "", known[element][0]) if element in known else None
+
+
+def _parts(of: Sequence[tuple[str, str]], known: Mapping[str, Sequence[str]]) -> list[str]:
+    """Texts of the parts of a character: all of them, and each alone if there are several."""
+    each = [f"{name} {place}" for place, element in of if (name := called(element, known))]
+    return [", ".join(each), *each] if len(each) > 1 else each
 
 
 def numbered(texts: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Tensor:

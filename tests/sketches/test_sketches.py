@@ -871,7 +871,7 @@ def test_the_script_says_whether_the_shipped_file_is_the_same(
 @pytest.mark.filterwarnings("ignore:.*left out .* text")  # the numbers of the strokes
 def test_some_shipped_characters_are_those_of_the_package(characters):
     try:
-        folder = kanji._kanjivg()
+        folder = kanji.kanjivg_folder()
     except ImportError:
         pytest.skip("kanjivg isn't installed")
     for m in range(0, 3600, 600):

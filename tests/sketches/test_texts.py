@@ -13,19 +13,22 @@ from anydiff.sketches.kanji import load_kanji
 from anydiff.sketches.models import SketchModel
 from anydiff.sketches.named import split
 from anydiff.sketches.sketches import Sketches
-from anydiff.sketches.texts import WordLengths, meanings_of, numbered
+from anydiff.sketches.texts import WordLengths, numbered, texts_of
 
 SOME = [["river", "stream"], ["tree"], [], ["a rapid stream of water"]]
 
 
 def test_the_texts_of_sketches():
     kanji = load_kanji("3k").subset(range(50))
-    texts = meanings_of(kanji)
+    texts = texts_of(kanji)
     assert len(texts) == 50 and sum(map(bool, texts)) >= 49
+    chair = load_kanji("3k")
+    chair = chair.subset([chair.labels.index("椅")])
+    assert texts_of(chair) == [["chair", "tree left, strange right", "tree left", "strange right"]]
     strokes = [[np.zeros((2, 2))], [np.ones((3, 2))]]
-    assert meanings_of(Sketches.from_lists(strokes, ["cat", "…"])) == [["cat"], []]
+    assert texts_of(Sketches.from_lists(strokes, ["cat", "…"])) == [["cat"], []]
     with pytest.raises(ValueError, match="has no labels, of which texts are made; give data with"):
-        meanings_of(Sketches.from_lists(strokes))
+        texts_of(Sketches.from_lists(strokes))
 
 
 def test_texts_as_numbers():
@@ -123,7 +126,7 @@ def test_batches_have_the_texts_of_their_own_items(folder):
 def test_commands_ask_for_texts(folder, tmp_path, capsys):
     model = folder / "run/model.safetensors"
     few = ["--num", 4, "--steps", 3, "--measure", "false", "--accelerator", "cpu"]
-    call("sample", model, "--text", "line, cross", "--guidance", 2, *few, "--out", tmp_path / "a")
+    call("sample", model, "--text", "line; cross", "--guidance", 2, *few, "--out", tmp_path / "a")
     drawn = read_sketches(tmp_path / "a/samples.ndjson")
     assert drawn.counts.tolist() == [1, 2, 1, 2]
     data = ["--data", folder / "mine.ndjson", "--epochs", 1, "--accelerator", "cpu"]
