@@ -139,6 +139,7 @@ def of_molecules(args: argparse.Namespace) -> None:
     learn = known.subset(split(len(known)).train[:20000])
     base = open_model(args.model)
     wanted = {"fluorine": with_fluorine, "a ring of five": with_five}
+    wanted = {name: has for name, has in wanted.items() if name in args.wanted}
     rows = [["", "with it %", "atoms stable %", "mols stable %", "valid %", "file"]]
 
     def measured(name: str, model: Any, has: Callable[[Molecules], np.ndarray], file: Path) -> None:
@@ -161,7 +162,8 @@ def of_molecules(args: argparse.Namespace) -> None:
         write_npz(data, some)
         measured(f"{name}: the model of all", base, has, args.model)
         for rank in (*args.ranks, None):
-            folder = args.out / f"{name.replace(' ', '-')}-{rank or 'full'}"
+            more = f"-{args.epochs}" * bool(args.epochs) + f"-{args.lr}" * bool(args.lr)
+            folder = args.out / f"{name.replace(' ', '-')}-{rank or 'full'}{more}"
             path = folder / "model.safetensors"
             if not path.exists():
                 epochs = args.epochs or -(-MOLECULES // len(some))
@@ -208,6 +210,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[4])
     parser.add_argument("--lr", type=float, help="of adapters; that of the command by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--wanted", nargs="+", default=["fluorine", "a ring of five"])
     parser.add_argument("--num", type=int, default=200, help="molecules for each seed")
     parser.add_argument("--qm9", type=Path, help="whole QM9 as a file, to read it from there")
     parser.add_argument("--out", type=Path, default=Path("runs/lora"))

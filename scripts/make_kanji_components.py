@@ -37,9 +37,8 @@ def components(path: Path) -> list[tuple[str, str]]:
     for group in whole.findall(f"{SVG}g"):
         place = PLACES.get(group.get(f"{KVG}position", ""))
         element = group.get(f"{KVG}original") or group.get(f"{KVG}element")
-        if (
-            element and group.get(f"{KVG}part", "1") == "1"
-        ):  # the others are strokes that come later
+        # other parts are strokes that come later, and longer names no characters
+        if element and len(element) == 1 and group.get(f"{KVG}part", "1") == "1":
             found.append((place, element))
     within = "inside" if "around" in dict(found) else None
     placed = ((place or within, element) for place, element in found)

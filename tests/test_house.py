@@ -28,6 +28,7 @@ CORE += [
     "latent",
     "lora",
     "contrastive",
+    "discrete",
     "export",
     "checkpoints",
 ]
@@ -48,7 +49,7 @@ LEAVES = {
     "images.pipelines",
     "denoisers.unet.adm",
 }
-LEAVES |= {"molecules.property_bounds", "molecules.property_model"}
+LEAVES |= {"discrete.joint", "molecules.property_bounds", "molecules.property_model"}
 
 
 class Package:

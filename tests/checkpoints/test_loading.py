@@ -45,7 +45,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def written(path, net, schedule=Flow(), prediction="v", options=None):  # noqa: B008
+def written(path, net, schedule=Flow(), prediction="v", options=None):
     """The config and the tensors of a saved model."""
     torch.manual_seed(0)
     save(path, GaussianDiffusion(net(), schedule, prediction, **options or {}), {"a": 1})

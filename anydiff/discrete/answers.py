@@ -1,0 +1,219 @@
+"""What a network says of tokens: bound to a batch, guided, and drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anydiff.checks import check_kind, check_range
+from anydiff.discrete.kernels import Kernel
+from anydiff.precision import weights_dtype
+from anydiff.predictions import modules_in, takes_space
+from anydiff.schedules import Schedule
+from anydiff.spaces import Dense, Random, Space, check_space
+
+__all__ = ["Answer", "CategoricalPredictor", "Guided", "drawn", "guided", "one_hot", "tokens_in"]
+
+
+def one_hot(
+    tokens: Tensor, kernel: Kernel, axis: int = -1, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Tokens as one-hot states of a kernel; zeros where a token is negative.
+
+    Arguments:
+        tokens: Whole numbers below the kernel's states; -1 for padding.
+        kernel: The kernel.
+        axis: Where the axis of the states is put.
+        dtype: Of the states.
+
+    Raises:
+        ValueError: If they are no such numbers.
+    """
+    check_kind(Tensor, "whole numbers", tokens=tokens)
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(f"the tokens are of {tokens.dtype}; give whole numbers.")
+    if tokens.numel() and int(tokens.max()) >= kernel.states:
+        raise ValueError(
+            f"a token is {int(tokens.max())}, and {kernel} has {kernel.states} states; give smaller "
+            "ones."
+        )
+    states = torch.arange(kernel.states, device=tokens.device)
+    return (tokens[..., None] == states).to(dtype).movedim(-1, axis)
+
+
+def tokens_in(x: Tensor, space: Space, kernel: Kernel) -> Tensor:
+    """The number of tokens of each item, (B,), at least 1.
+
+    Arguments:
+        x: A state.
+        space: The batch's space.
+        kernel: The kernel.
+    """
+    return (space.dim(x) / kernel.states).clamp(min=1)
+
+
+def drawn(logits: Tensor, space: Space, like: Tensor, noise: Random | Tensor, axis: int) -> Tensor:
+    """One-hot draws from the distributions of some logits, shaped like a state.
+
+    The largest of logits with Gumbel noise is such a draw. The noise is made of the space's own Gaussian
+    noise in float64, so that an item's draws do not depend on its batch, and padding draws nothing; in
+    float32 its tail would be cut off, and rare values drawn too seldom.
+
+    Arguments:
+        logits: Shaped like the state; -inf is never drawn.
+        space: The batch's space.
+        like: Gives the shape, dtype and device of the state.
+        noise: The source of noise, or the Gaussian noise itself.
+        axis: That of the states.
+
+    References:
+        Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit Inaccurate
+        Categorical Sampling (Zheng et al., 2024). https://arxiv.org/abs/2409.02908
+    """
+    z = noise.double() if isinstance(noise, Tensor) else space.noise(like.double(), noise)
+    gumbel = -torch.log(-torch.special.log_ndtr(z))
+    picked = (logits.double() + gumbel).argmax(axis, keepdim=True)
+    return space.project(torch.zeros_like(like).scatter_(axis, picked, 1))
+
+
+class Answer:
+    """The base class of predictors: (x_t, t) -> log π, shaped like x_t.
+
+    Attributes:
+        kernel: How tokens forget.
+        schedule: When.
+        axis: That of the states.
+        space: The batch's space.
+        models: The modules whose mode a run sets.
+    """
+
+    kernel: Kernel
+    schedule: Schedule
+    axis: int
+    space: Space
+    models: tuple[nn.Module, ...]
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The log-probabilities of π; -inf for a state that is of no datum.
+
+        Arguments:
+            x_t: The state.
+            t: (B,), the times.
+        """
+        raise NotImplementedError
+
+
+class CategoricalPredictor(Answer):
+    """A network bound to a batch's space and conditions.
+
+    Arguments:
+        model: The module that holds the network.
+        denoiser: The network.
+        kernel: How tokens forget.
+        schedule: When.
+        axis: That of the states.
+        space: The batch's space.
+        cond: Conditions, passed to the network by their names.
+
+    Raises:
+        ValueError: If the space mixes entries, as that of a zero centre does, or if it is not Dense and
+            the network has no parameter `space`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        denoiser: Callable[..., Any],
+        kernel: Kernel,
+        schedule: Schedule,
+        axis: int,
+        space: Space,
+        cond: Mapping[str, Any],
+    ) -> None:
+        check_space(space=space)
+        if not space.free:
+            raise ValueError(
+                f"{type(space).__name__} mixes the entries of an item, and tokens are one-hot; give a "
+                "space without a centre."
+            )
+        told = takes_space(denoiser)(space)
+        if not (told or isinstance(space, Dense)):
+            raise ValueError(
+                f"the batch is in {type(space).__name__} and the denoiser does not take its space; give "
+                "its forward a parameter `space`, used or not."
+            )
+        self.kernel, self.schedule, self.axis, self.space = kernel, schedule, axis, space
+        self.models = (model,)
+        self._denoiser = denoiser
+        self._given = {**cond, "space": space} if told else dict(cond)
+        self._dtype = weights_dtype(*modules_in(denoiser))
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The log-probabilities of π; -inf for a state that is of no datum.
+
+        Arguments:
+            x_t: The state.
+            t: (B,), the times.
+
+        Raises:
+            ValueError: If the network does not give logits of this shape.
+        """
+        kind = self._dtype or x_t.dtype
+        logits = self._denoiser(x_t.to(kind), t, **self._given)
+        if not isinstance(logits, Tensor) or logits.shape != x_t.shape:
+            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"x_t is {tuple(x_t.shape)} and the denoiser gives {what}; let it give logits of that "
+                "shape."
+            )
+        values = self.kernel.values
+        known = logits.to(x_t.dtype).narrow(self.axis, 0, values).log_softmax(self.axis)
+        none = logits.narrow(self.axis, values, self.kernel.states - values)
+        return torch.cat([known, torch.full_like(none, -torch.inf).to(known.dtype)], self.axis)
+
+
+class Guided(Answer):
+    """Two predictors as one: see :func:`guided`.
+
+    Arguments:
+        conditional: The predictor with its condition.
+        unconditional: The same without.
+        scale: The scale.
+
+    Raises:
+        ValueError: If the scale is not finite.
+    """
+
+    def __init__(self, conditional: Answer, unconditional: Answer, scale: float) -> None:
+        check_range("(-inf, inf)", scale=scale)
+        self.kernel, self.schedule = conditional.kernel, conditional.schedule
+        self.axis, self.space = conditional.axis, conditional.space
+        self.models = (*conditional.models, *unconditional.models)
+        self._pair, self._scale = (conditional, unconditional), scale
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        told, free = (answer(x_t, t) for answer in self._pair)
+        mixed = free + self._scale * (told - free)
+        # -inf - -inf is of states that neither allows
+        return mixed.masked_fill(told.isneginf(), -torch.inf).log_softmax(self.axis)
+
+
+def guided(conditional: Answer, unconditional: Answer, scale: float) -> Guided:
+    r"""Classifier-free guidance of tokens: :math:`\pi \propto \pi_u^{1 - s} \pi_c^s`, for each token.
+
+    Arguments:
+        conditional: The predictor with its condition.
+        unconditional: The predictor without, or of a weaker model.
+        scale: s; 1 is conditional, 0 unconditional, above 1 stronger.
+
+    Raises:
+        ValueError: If the scale is not finite.
+
+    References:
+        Simple Guidance Mechanisms for Discrete Diffusion Models (Schiff et al., 2024), section 3.1.
+        https://arxiv.org/abs/2412.10193
+    """
+    return Guided(conditional, unconditional, scale)

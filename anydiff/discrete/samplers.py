@@ -1,0 +1,338 @@
+r"""Samplers of tokens: from the kernel's stationary distribution to data.
+
+- :class:`Ancestral`: a step draws x_s from :math:`p(x_s | x_t)`, for every kernel.
+- :class:`Unmask`: masked diffusion by as many tokens a step, at random or the surest first.
+- :class:`FirstHitting`: masked diffusion token by token at the random times at which they are uncovered,
+  the limit of ancestral sampling for many steps, in as many calls as there are tokens.
+
+In masked diffusion a token that is not masked stays what it is. So an x_T that has some tokens is filled
+in, exactly as the model would:
+
+    x_T = one_hot(torch.where(known, tokens, kernel.values), kernel)
+    filled = sample(diffusion.predictor(), x_T)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from anydiff.checks import check_choice, check_kind, check_whole, frozen, number, shown
+from anydiff.discrete.answers import Answer, drawn, tokens_in
+from anydiff.discrete.kernels import AbsorbingKernel
+from anydiff.precision import at_least_float32
+from anydiff.samplers.loop import evaluating
+from anydiff.schedules import Schedule
+from anydiff.spaces import Random, Seed, Space, generators
+from anydiff.spaces.draws import check_count
+
+__all__ = ["Ancestral", "CategoricalSampler", "FirstHitting", "Unmask", "sample"]
+
+Callback = Callable[[int, int, Tensor], None]
+"""(steps done, steps in all, state)."""
+
+
+class CategoricalSampler(ABC):
+    """The base class of samplers of tokens."""
+
+    steps: int = 64
+    """The usual number of steps."""
+
+    def check(self, predictor: Answer) -> None:  # noqa: B027
+        """Raise an error if it cannot run.
+
+        Arguments:
+            predictor: The model.
+
+        Raises:
+            ValueError: If it is for another kernel.
+        """
+
+    def run(
+        self, predictor: Answer, x: Tensor, times: Tensor, generator: Random, done: Callback
+    ) -> Tensor:
+        """All steps from the first time to the last.
+
+        Arguments:
+            predictor: The model.
+            x: The state at the first time.
+            times: Falling, (steps + 1,), float64.
+            generator: The source of noise.
+            done: Called after each step.
+        """
+        alphas = _alphas(predictor.schedule, times)
+        items = predictor.space.items(x)
+        for k, (t, alpha) in enumerate(zip(times.tolist(), pairwise(alphas), strict=False)):
+            log_pi = predictor(x, torch.full((items,), t, dtype=x.dtype, device=x.device))
+            x = self.step(predictor, log_pi, x, *alpha, generator)
+            done(k + 1, len(times) - 1, x)
+        return x
+
+    @abstractmethod
+    def step(
+        self,
+        predictor: Answer,
+        log_pi: Tensor,
+        x: Tensor,
+        alpha_t: float,
+        alpha_s: float,
+        generator: Random,
+    ) -> Tensor:
+        """The state after one step.
+
+        Arguments:
+            predictor: The model.
+            log_pi: What it says of x.
+            x: The state, one-hot.
+            alpha_t: How likely a token has survived at the step's start.
+            alpha_s: Likewise, at its end.
+            generator: The source of noise.
+        """
+
+
+@frozen()
+class Ancestral(CategoricalSampler):
+    r"""Draws from :math:`p(x_s | x_t) \propto (\pi Q_s)(x_s)\, Q_{t|s}(x_s, x_t)`, for every kernel."""
+
+    def step(
+        self,
+        predictor: Answer,
+        log_pi: Tensor,
+        x: Tensor,
+        alpha_t: float,
+        alpha_s: float,
+        generator: Random,
+    ) -> Tensor:
+        axis, kernel = predictor.axis, predictor.kernel
+        before = kernel.forward(log_pi.exp().movedim(axis, -1), alpha_s)
+        seen = kernel.backward(x.movedim(axis, -1), alpha_t / alpha_s)
+        logits = (before.log() + seen.log()).movedim(-1, axis)
+        return drawn(logits, predictor.space, x, generator, axis)
+
+
+class _OfMasks(CategoricalSampler):
+    """Samplers of masked diffusion alone."""
+
+    def check(self, predictor: Answer) -> None:
+        if not isinstance(predictor.kernel, AbsorbingKernel):
+            raise ValueError(
+                f"{type(self).__name__} uncovers masked tokens, and the kernel is {predictor.kernel}; "
+                "take Ancestral()."
+            )
+
+
+@frozen()
+class Unmask(_OfMasks):
+    """Uncovers as many tokens in each step as the schedule says of their mean.
+
+    Arguments:
+        order: ``"random"``, or ``"confident"``: those whose drawn value is the likeliest, as MaskGIT
+            does, which needs few steps and favours what is common.
+
+    Raises:
+        ValueError: If the order is another word.
+
+    References:
+        MaskGIT: Masked Generative Image Transformer (Chang et al., 2022), section 3.2.
+        https://arxiv.org/abs/2202.04200
+    """
+
+    order: Literal["random", "confident"] = "random"
+
+    def __post_init__(self) -> None:
+        check_choice(("random", "confident"), order=self.order)
+
+    def step(
+        self,
+        predictor: Answer,
+        log_pi: Tensor,
+        x: Tensor,
+        alpha_t: float,
+        alpha_s: float,
+        generator: Random,
+    ) -> Tensor:
+        axis, space, kernel = predictor.axis, predictor.space, predictor.kernel
+        value = drawn(log_pi, space, x, generator, axis)
+        masked = x.select(axis, -1) > 0
+        if self.order == "random":
+            score = space.noise(x.double(), generator).select(axis, 0)
+        else:
+            score = torch.where(value > 0, log_pi, 0).sum(axis)
+        left = (tokens_in(x, space, kernel) * (1 - alpha_s)).round()
+        count = space.sum(torch.where(_last(x, axis), x, 0))
+        chosen = _first(score, masked, (count - left).clamp(min=0), x, space, axis)
+        return torch.where(chosen.unsqueeze(axis), value, x)
+
+
+@frozen()
+class FirstHitting(_OfMasks):
+    """Uncovers one token at a time, at the time at which it happens: exact, in as many calls as tokens.
+
+    The steps are as many as there are masked tokens, so that none are given.
+
+    References:
+        Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit Inaccurate
+        Categorical Sampling (Zheng et al., 2024), section 4.1. https://arxiv.org/abs/2409.02908
+    """
+
+    def run(
+        self, predictor: Answer, x: Tensor, times: Tensor, generator: Random, done: Callback
+    ) -> Tensor:
+        axis, space, schedule = predictor.axis, predictor.space, predictor.schedule
+        count = space.sum(torch.where(_last(x, axis), x, 0)).double()
+        level = torch.ones_like(count)  # 1 - alpha
+        steps = int(count.max())
+        for k in range(steps):
+            # the largest of n uniform numbers below the level is the next to be uncovered
+            z = space.noise(x.double(), generator)
+            u = torch.special.ndtr(space.sum(z) / space.dim(x).clamp(min=1).sqrt())
+            level = level * u ** (1 / count.clamp(min=1))
+            t = _time(schedule, 1 - level)
+            value = drawn(predictor(x, t.to(x.dtype)), space, x, generator, axis)
+            score = space.noise(x.double(), generator).select(axis, 0)
+            masked = x.select(axis, -1) > 0
+            chosen = _first(score, masked, (count > 0).to(x.dtype), x, space, axis)
+            x = torch.where(chosen.unsqueeze(axis), value, x)
+            count = (count - 1).clamp(min=0)
+            done(k + 1, steps, x)
+        return x
+
+    def step(self, *_: object) -> Tensor:
+        raise NotImplementedError("its steps are not those of a plan")
+
+
+def sample(
+    predictor: Answer,
+    x_T: Tensor | Sequence[int],
+    sampler: CategoricalSampler = Ancestral(),
+    steps: int | None = None,
+    *,
+    seed: Seed = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Generate tokens with a predictor.
+
+    Arguments:
+        predictor: The model, bound to its batch, with or without guidance.
+        x_T: The shape of the states, batch included; or the one-hot state to begin from, of which masked
+            diffusion keeps all tokens that are not masked.
+        sampler: The rule for one step.
+        steps: The number of steps, from t = 1 to 0 at equal distances; None takes the sampler's own.
+        seed: An int makes the samples reproducible; a list with one seed per item makes each sample
+            independent of its batch.
+        callback: Called after each step with the number of steps done, that of all, and the state.
+        progress: Show a progress bar.
+
+    Returns:
+        One-hot states, none of which is of the mask.
+
+    Raises:
+        ValueError: If an argument is not of its kind, or the sampler is for another kernel.
+    """
+    check_kind(Answer, "diffusion.predictor()", predictor=predictor)
+    check_kind(CategoricalSampler, "a sampler, such as Ancestral()", sampler=sampler)
+    check_kind(Callable | None, "a function of steps and a state", callback=callback)
+    sampler.check(predictor)
+    if steps is not None and isinstance(sampler, FirstHitting):
+        raise ValueError("FirstHitting takes a step for each token; leave steps out.")
+    steps = sampler.steps if steps is None else steps
+    check_whole("[1, inf)", steps=steps)
+    space, kernel, axis = predictor.space, predictor.kernel, predictor.axis
+    given = isinstance(x_T, Tensor)
+    like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
+    if like.ndim < 2 or like.shape[axis] != kernel.states:
+        raise ValueError(
+            f"x_T is {tuple(like.shape)}, and {kernel} has {kernel.states} states, which have axis "
+            f"{axis}; give such a shape, or one_hot(tokens, kernel, axis)."
+        )
+    generator = generators(seed, like.device)
+    if isinstance(generator, Sequence):
+        check_count(generator, space.items(like))
+    x = like.to(at_least_float32(like))
+    with torch.inference_mode(False), torch.no_grad(), evaluating(predictor):  # type: ignore[arg-type]
+        if given:
+            x = space.project(x.clone())
+        else:
+            logits = kernel.stationary(x).log()
+            shape = [1] * x.ndim
+            shape[axis] = kernel.states
+            x = drawn(logits.reshape(shape).expand(x.shape), space, x, generator, axis)
+        times = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
+        with _bar(progress, callback) as done:
+            return sampler.run(predictor, x, times, generator, done).to(like.dtype)
+
+
+def _alphas(schedule: Schedule, times: Tensor) -> list[float]:
+    """How likely a token has survived at each time; 1 at t = 0."""
+    alphas = schedule._levels(times)[0]
+    return [float(a) for a in torch.where(times > 0, alphas, 1.0)]
+
+
+def _time(schedule: Schedule, alpha: Tensor) -> Tensor:
+    """The times at which alpha has some values, by bisection."""
+    low, high = torch.zeros_like(alpha), torch.ones_like(alpha)
+    for _ in range(50):
+        middle = (low + high) / 2
+        early = schedule._levels(middle)[0] > alpha
+        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+    return high
+
+
+def _last(x: Tensor, axis: int) -> Tensor:
+    """Booleans that broadcast with x: True for the last state, the mask."""
+    shape = [1] * x.ndim
+    shape[axis] = x.shape[axis]
+    states = torch.arange(x.shape[axis], device=x.device)
+    return (states == len(states) - 1).reshape(shape)
+
+
+def _first(
+    score: Tensor, masked: Tensor, count: Tensor, x: Tensor, space: Space, axis: int
+) -> Tensor:
+    """Booleans by token: the `count` masked ones of each item with the largest scores."""
+    items = torch.arange(len(count), device=x.device)
+    of = space.expand(items, x).expand(x.shape).select(axis, 0).flatten()
+    order = score.masked_fill(~masked, -torch.inf).flatten().argsort(descending=True)
+    order = order[of[order].argsort(stable=True)]  # by item, and within it by score
+    sizes = torch.zeros_like(items).index_add_(0, of, torch.ones_like(of))
+    rank = torch.empty_like(of)
+    rank[order] = torch.arange(len(of), device=x.device) - (sizes.cumsum(0) - sizes)[of[order]]
+    return (rank < count[of]).reshape(masked.shape) & masked
+
+
+def _blank(predictor: Answer, shape: Sequence[int]) -> Tensor:
+    """An uninitialised state with the dtype and device of the predictor's weights."""
+    sizes = [number(n) for n in shape] if isinstance(shape, Sequence) else []
+    if not sizes or not all(isinstance(n, int) and n >= 0 for n in sizes):
+        raise ValueError(
+            f"the shape, or state x_T, is {shown(shape)}; give the shape of the states, batch included, "
+            "or a tensor."
+        )
+    weights = next((p for m in predictor.models for p in m.parameters()), torch.empty(0))
+    return weights.new_empty(sizes)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _bar(progress: bool, callback: Callback | None) -> Iterator[Callback]:
+    """A context manager that gives the function to call after each step."""
+    if not progress:
+        yield callback or (lambda step, steps, x: None)
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(desc="sampling", unit="step", leave=False) as bar:
+
+        def done(step: int, steps: int, x: Tensor) -> None:
+            bar.total = steps
+            bar.update()
+            if callback is not None:
+                callback(step, steps, x)
+
+        yield done

@@ -1,0 +1,157 @@
+"""What models draw that are asked for by words: characters by their parts, molecules by what they are.
+
+    python benchmarks/by_words.py sketches runs/kanji/model.safetensors --picture kanji_words.png
+    python benchmarks/by_words.py molecules runs/texts/model.safetensors
+
+`sketches` asks a model of `anydiff train sketches --data kanjivg --text` for the most frequent parts of
+characters in their places, "water left" for instance. A classifier of radicals, the parts under which
+dictionaries list characters, says of each drawing which one it sees; nothing of the model was trained
+with it. Beside stand real characters with that part, and drawings that no text was told of.
+
+`molecules` asks a model of `anydiff train molecules --text` for all that is said of held-out molecules.
+RDKit says which of it is true of those that are drawn (`anydiff.molecules.captions`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import torch
+
+from anydiff import DPMSolver
+from anydiff.cli.runs import open_model
+from anydiff.cli.sketches import draw_runs
+from anydiff.metrics.tables import aligned
+from anydiff.molecules.captions import GROUPS, captions
+from anydiff.molecules.qm9 import split as split_molecules
+from anydiff.sketches.features import SketchFeatures
+from anydiff.sketches.kanji import load_kanji
+from anydiff.sketches.meanings import kanji_components, kanji_meanings
+from anydiff.sketches.pictures import rasterize
+from anydiff.sketches.sketches import Sketches
+from anydiff.sketches.texts import called
+
+SHOWN = [
+    "bridge", "forest", "fire", "fish", "heart", "mountain", "cat", "telephone", "robot", "dragon castle",
+]  # fmt: skip
+"""Of the picture. No character means telephone or robot, or a castle of dragons."""
+
+
+def seen(sketches: Sketches, features: SketchFeatures) -> list[str]:
+    """The radical, or the disturbance, that the classifier sees in each sketch."""
+    with torch.no_grad():
+        logits = features.logits(rasterize(sketches, features.side))
+    return [features.classes[k] for k in logits.argmax(1).tolist()]
+
+
+def of_sketches(args: argparse.Namespace) -> None:
+    """Parts that are asked for, in their places."""
+    model, features = open_model(args.model), SketchFeatures.load()
+    made_of, meanings = kanji_components(), kanji_meanings()
+    real = load_kanji("full")
+    where = Counter(part for of in made_of.values() for part in of)
+    # parts that are mostly the radical of their characters, which is what the classifier knows
+    common = [(p, e) for (p, e), _ in where.most_common(200) if e in features.classes][: args.parts]
+    rows = {"real characters": [], "no text": []} | {f"guidance {g:g}": [] for g in args.guidance}
+    for place, element in common:
+        having = [k for k, c in enumerate(real.labels) if (place, element) in made_of.get(c, ())]
+        share = np.mean([r == element for r in seen(real.subset(having), features)])
+        if share < 0.5:
+            continue
+        rows["real characters"].append(float(share))
+        text = f"{called(element, meanings)} {place}"
+        for name in list(rows)[1:]:
+            scale = 0.0 if name == "no text" else float(name.split()[1])
+            drawn = model.sample(
+                args.num, text=text, guidance=scale, sampler=DPMSolver(), steps=args.steps,
+                seed=1000 + args.seed,
+            )  # fmt: skip
+            rows[name].append(float(np.mean([r == element for r in seen(drawn, features)])))
+        print(text, element, *(f"{of[-1]:.2f}" for of in rows.values()), flush=True)
+    print(f"{len(rows['no text'])} parts, {args.num} drawings of each, {args.steps} calls")
+    cells = [["", "recognised %"], *([k, f"{100 * np.mean(v):.1f}"] for k, v in rows.items())]
+    print(aligned(cells, "markdown"))
+    if args.picture:
+        runs: dict[str, Sketches] = {}
+        for text in SHOWN:
+            meant = [k for k, c in enumerate(real.labels) if text in meanings.get(c, ())][:1]
+            drawn = model.sample(
+                4, text=text, guidance=2.0, sampler=DPMSolver(), steps=args.steps, seed=args.seed
+            )
+            strokes = [drawn[m] for m in range(4)] + [real[k] for k in meant]
+            runs[text] = Sketches.from_lists(strokes)
+        draw_words(args.picture, runs)
+        print(args.picture)
+
+
+def draw_words(path: Path, runs: dict[str, Sketches]) -> None:
+    """Four drawings for each word, and beside them the character that means it, if there is one."""
+    blank = [np.zeros((1, 2))]
+    full = {
+        text: Sketches.from_lists([*(of[m] for m in range(len(of))), *[blank] * (5 - len(of))])
+        for text, of in runs.items()
+    }
+    draw_runs(path, full)
+
+
+def of_molecules(args: argparse.Namespace) -> None:
+    """Texts of held-out molecules, and what is true of the molecules that are drawn for them."""
+    model = open_model(args.model)
+    known = model.read_data()
+    part = split_molecules(len(known)).test[: args.num]
+    asked = known.subset(part)
+    texts = [", ".join(of) for of in captions(asked)]
+    kinds: dict[str, Any] = {
+        "rings": lambda phrase: (
+            "ring" in phrase.split()[0] or "ring" in phrase.split()[-1] or " rings " in phrase
+        ),
+        "groups": lambda phrase: phrase in GROUPS,
+    }
+    counted = {"hydrogen", "carbon", "nitrogen", "oxygen", "fluorine"}
+    rows = [["", "formula exact %", "rings %", "groups %"]]
+    for scale in (0.0, *args.guidance):
+        drawn = model.sample(
+            len(part), text=texts, guidance=scale, steps=args.steps, seed=1000 + args.seed
+        )
+        said = captions(drawn)
+        exact, true = [], {name: [] for name in kinds}
+        for of, text in zip(said, texts, strict=True):
+            wanted = text.split(", ")
+            atoms = [p for p in wanted if p.split()[-1].rstrip("s") in counted]
+            exact.append(set(atoms) <= set(of))
+            for name, picks in kinds.items():
+                true[name] += [phrase in of for phrase in wanted if picks(phrase)]
+        cells = [100 * np.mean(v) for v in (exact, *true.values())]
+        rows.append([f"guidance {scale:g}" if scale else "no text", *(f"{c:.1f}" for c in cells)])
+        print(*rows[-1], flush=True)
+    print(aligned(rows, "markdown"))
+
+
+def main() -> None:
+    """Draw and judge, as the flags say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kind", choices=["sketches", "molecules"])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
+    parser.add_argument("--parts", type=int, default=40, help="the most parts that are asked for")
+    parser.add_argument("--num", type=int, default=32, help="drawings of a part; molecules")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    {"sketches": of_sketches, "molecules": of_molecules}[args.kind](args)
+
+
+if __name__ == "__main__":
+    main()
