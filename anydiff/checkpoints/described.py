@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import numpy as np
 from torch import Tensor, nn
 
-from anydiff import autoencoders, denoisers, likelihood, losses, samplers, schedules
+from anydiff import autoencoders, denoisers, discrete, likelihood, losses, samplers, schedules
 from anydiff.denoisers.configured import planned
 from anydiff.predictions import TARGETS, Preconditioned, Target
 
@@ -40,6 +40,7 @@ def known() -> dict[str, type[Any]]:
     rooms = (schedules, samplers, losses, likelihood, denoisers, autoencoders)
     found = {name: getattr(room, name) for room in rooms for name in room.__all__}
     found |= {"Preconditioned": Preconditioned}
+    found |= {name: getattr(discrete, name) for name in discrete.__all__ if name.endswith("Kernel")}
     return {k: v for k, v in found.items() if isinstance(v, type) and not inspect.isabstract(v)}
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from anydiff.autoencoders.autoencoder import QUICK
 from anydiff.checkpoints.described import Unknown, build, build_target, check, check_shapes, within
 from anydiff.checkpoints.saving import FORMAT, clean, parts, state
 from anydiff.diffusion import GaussianDiffusion
+from anydiff.discrete import CategoricalDiffusion, Kernel
 from anydiff.files import PathLike
 from anydiff.latent import Latent
 from anydiff.losses import SquaredError, Times, Weighting
@@ -85,8 +86,8 @@ def load(
         prediction: The prediction target, if it is your own.
 
     Returns:
-        The diffusion, :class:`~anydiff.GaussianDiffusion` or :class:`~anydiff.latent.Latent`, and the
-        dict `extra`.
+        The diffusion, :class:`~anydiff.GaussianDiffusion`, :class:`~anydiff.latent.Latent` or
+        :class:`~anydiff.discrete.CategoricalDiffusion`, and the dict `extra`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -115,8 +116,10 @@ def load(
             f"pass it as load(path, {part}=...)."
         )
     with reading(path, "prediction"):
+        target = None
         try:
-            target = prediction or build_target(config["prediction"])
+            if "tokens" not in config:
+                target = prediction or build_target(config["prediction"])
         except Unknown as name:
             raise CheckpointError(
                 f"{path} has the prediction '{name}', which is not one of {', '.join(TARGETS)}; pass it "
@@ -131,12 +134,20 @@ def load(
             stacklevel=2,
         )
     with reading(path, "objective"):
-        hints = get_type_hints(GaussianDiffusion.__init__)
-        shares = {k: described.get(k) for k in ("drop", "augment")}
+        kind: Any = CategoricalDiffusion if "tokens" in config else GaussianDiffusion
+        hints = get_type_hints(kind.__init__)
+        shares = {k: described.get(k) for k in ("drop", "augment") if k in hints}
         for k, value in shares.items():
             check(value, hints[k], k)
     with reading(path, "diffusion"):
-        diffusion: Any = GaussianDiffusion(**built, prediction=target, **shares)
+        diffusion: Any
+        if target is None:
+            tokens, wanted = config["tokens"], cast(Any, Kernel)
+            check(tokens["axis"], int, "axis")
+            kernel = build(tokens["kernel"], wanted, {})
+            diffusion = CategoricalDiffusion(**built, kernel=kernel, axis=tokens["axis"], **shares)
+        else:
+            diffusion = GaussianDiffusion(**built, prediction=target, **shares)
     if "latent" in config:
         with reading(path, "latent"):
             diffusion = _latent(diffusion, config["latent"], tensors)

@@ -24,6 +24,7 @@ from anydiff.checkpoints.described import (
 from anydiff.checks import check_kind
 from anydiff.denoisers.configured import as_json, planned
 from anydiff.diffusion import GaussianDiffusion
+from anydiff.discrete import CategoricalDiffusion
 from anydiff.files import PathLike, whole
 from anydiff.latent import Latent
 from anydiff.lora import adapted
@@ -31,13 +32,12 @@ from anydiff.predictions import wrapped
 
 __all__ = ["FORMAT", "OBJECTIVE", "clean", "parts", "save", "state"]
 
-FORMAT = 4  # 4 has latents, 2 no objective, 1 only the prediction's name
+FORMAT = 5  # 5 has tokens, 4 latents, 2 no objective, 1 only the prediction's name
+Diffusion = GaussianDiffusion | Latent | CategoricalDiffusion
 OBJECTIVE = ("weighting", "times", "error")
 
 
-def save(
-    path: PathLike, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any] | None = None
-) -> None:
+def save(path: PathLike, diffusion: Diffusion, extra: Mapping[str, Any] | None = None) -> None:
     """Write a diffusion to a file, completely or not at all; a latent one with its autoencoder.
 
     Of the diffusion, everything that its constructor takes is kept, but functions and objects of your own
@@ -61,17 +61,20 @@ def save(
 
     while (inner := wrapped(diffusion)) is not None:
         diffusion = inner  # type: ignore[assignment]
-    check_kind(GaussianDiffusion | Latent, "a diffusion, after the path", diffusion=diffusion)
+    check_kind(Diffusion, "a diffusion, after the path", diffusion=diffusion)
     if adapted(diffusion):
         raise ValueError(
             "the model has adapters, which no file of a model holds; merge them into it, or save them "
             "alone by anydiff.lora.save_adapter."
         )
-    model: GaussianDiffusion | Latent = diffusion
+    model: Diffusion = diffusion
     diffusion = model.diffusion if isinstance(model, Latent) else model
-    if type(diffusion) is not GaussianDiffusion:
+    kind = (
+        CategoricalDiffusion if isinstance(diffusion, CategoricalDiffusion) else GaussianDiffusion
+    )
+    if type(diffusion) is not kind:
         warnings.warn(
-            f"a {type(diffusion).__name__} is saved as the GaussianDiffusion that it is; what its class "
+            f"a {type(diffusion).__name__} is saved as the {kind.__name__} that it is; what its class "
             "adds is not kept.",
             stacklevel=2,
         )
@@ -87,18 +90,26 @@ def save(
     arrays = {f"extra.{k}": v for k, v in beside.items() if isinstance(v, Tensor | np.ndarray)}
     tensors = {k: v for k, v in (values | arrays).items() if isinstance(v, Tensor | np.ndarray)}
     config = {
-        "format": FORMAT if isinstance(model, Latent) else 3,
+        "format": 4 if isinstance(model, Latent) else 3,
         "denoiser": _describe_denoiser(diffusion),
         "schedule": describe(diffusion.schedule),
-        "prediction": describe_target(diffusion.target),
-        "objective": {k: describe(getattr(diffusion, k)) for k in OBJECTIVE}
-        | {k: plain(getattr(diffusion, k), k) for k in ("drop", "augment")},
+        "objective": {
+            k: describe(getattr(diffusion, k)) for k in OBJECTIVE if hasattr(diffusion, k)
+        }
+        | {
+            k: plain(getattr(diffusion, k), k) for k in ("drop", "augment") if hasattr(diffusion, k)
+        },
         "states": {k: plain(v, k) for k, v in values.items() if k not in tensors},
         "fixed": [] if all(fixed.values()) else [k for k, v in fixed.items() if v],
         "extra": {
             k: plain(v, f"extra[{k!r}]") for k, v in beside.items() if f"extra.{k}" not in arrays
         },
     }
+    if isinstance(diffusion, CategoricalDiffusion):
+        tokens = {"kernel": describe(diffusion.kernel), "axis": diffusion.axis}
+        config |= {"format": FORMAT, "tokens": tokens}
+    else:
+        config["prediction"] = describe_target(diffusion.target)
     if isinstance(model, Latent):
         config["latent"] = _describe_latent(model)
     contents = to_bytes(
@@ -109,7 +120,7 @@ def save(
         Path(partial).write_bytes(contents)
 
 
-def parts(diffusion: GaussianDiffusion | Latent) -> dict[str, nn.Module]:
+def parts(diffusion: Diffusion) -> dict[str, nn.Module]:
     """The modules whose weights a file keeps, by the names that they have in it.
 
     Arguments:
@@ -119,12 +130,12 @@ def parts(diffusion: GaussianDiffusion | Latent) -> dict[str, nn.Module]:
         beside = {"autoencoder": diffusion.autoencoder, "standard": diffusion.standard}
         return parts(diffusion.diffusion) | beside
     found = {"denoiser": bare(diffusion)} | {
-        k: getattr(diffusion, k) for k in ("schedule", *OBJECTIVE)
+        k: getattr(diffusion, k, None) for k in ("schedule", *OBJECTIVE)
     }
     return {k: v for k, v in found.items() if isinstance(v, nn.Module)}
 
 
-def bare(diffusion: GaussianDiffusion | Latent) -> Any:
+def bare(diffusion: Diffusion) -> Any:
     """The denoiser without what compiles, parallelises or averages it; the modules that a function holds.
 
     Arguments:
@@ -167,7 +178,7 @@ def _describe_latent(latent: Latent) -> dict[str, Any]:
     return described
 
 
-def _describe_denoiser(diffusion: GaussianDiffusion) -> dict[str, Any]:
+def _describe_denoiser(diffusion: GaussianDiffusion | CategoricalDiffusion) -> dict[str, Any]:
     """Its class and config; one that is not as its class builds it is described as one of the user's."""
     network, given = bare(diffusion), diffusion.denoiser
     if not isinstance(given, nn.Module):  # a function around networks

@@ -42,7 +42,7 @@ from anydiff.discrete.samplers import sample
 from anydiff.losses import conditions
 from anydiff.losses.times import Times, as_times
 from anydiff.precision import at_least_float32
-from anydiff.predictions import given_times
+from anydiff.predictions import given_times, modules_in
 from anydiff.schedules import Flow, Level, Schedule
 from anydiff.spaces import DENSE, Random, Space, check_space
 
@@ -89,6 +89,8 @@ class CategoricalDiffusion(nn.Module):
         check_kind(Kernel, "a kernel, such as AbsorbingKernel(20)", kernel=kernel)
         check_kind(Schedule, "a schedule, such as Flow()", schedule=schedule)
         self.denoiser: Any = denoiser
+        if not isinstance(denoiser, nn.Module):  # their parameters belong to the model
+            self.held = nn.ModuleList(modules_in(denoiser))
         self.kernel, self.schedule, self.axis = kernel, schedule, axis
         self.times = as_times(times)
         self.drop = conditions.shares(drop, "drop")
