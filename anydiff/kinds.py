@@ -34,8 +34,8 @@ from anydiff.samplers import DDPM, Progress, Sampler, sample
 from anydiff.spaces import Space, child
 
 __all__ = [
-    "Batch", "How", "KindModel", "Stopped", "calls", "draw_all", "latent_shape", "steps_of", "to_data",
-    "to_latents",
+    "Batch", "How", "KindModel", "Stopped", "calls", "draw_all", "in_batches", "latent_shape",
+    "steps_of", "to_data", "to_latents",
 ]  # fmt: skip
 
 Data = TypeVar("Data")
@@ -333,60 +333,86 @@ def draw_all(
         ValueError: If `skip` leaves no items to sample, the guidance is not finite, a batch is empty, or
             a distilled model is not for such a run.
     """
+    check_range("(-inf, inf)", guidance=guidance)
+    if strength:
+        strength = _first_time(diffusion, strength)
+    completes = _completes(diffusion)
+
+    def draw(some: slice, seeds: list[int]) -> Tensor:
+        made = make(some)
+
+        def see(p: Progress) -> None:
+            if watch is not None and some.start == skip:
+                watch(to_data(diffusion, p.x_s, made.space).cpu())
+
+        shape = latent_shape(diffusion, made.shape)
+        begun = None if made.x is None else to_latents(diffusion, made.x, made.space)
+        if made.known is not None and isinstance(diffusion, Latent):
+            raise ValueError(
+                "the model draws latents, of which a known part of the data is no part; edit instead, or "
+                "take a model without latents."
+            )
+        guided = partial(_guided, diffusion, made.cond, guidance)
+        predictor, repeated = guided(made.space), made.known is not None and not completes
+        options: dict[str, Any] = {
+            "sampler": sampler, "steps": steps, "seed": seeds, "progress": progress, "callback": see,
+        }  # fmt: skip
+        if predictor.run is None:  # a distilled model takes its own where none is given
+            # the smaller variance is slightly too small, which adds up over repeated steps
+            options["sampler"] = sampler or (DDPM("large") if repeated else DDPM())
+            options["steps"] = 100 if steps is None else steps
+        if begun is not None and made.known is not None and completes:
+            x = complete(guided, begun, known=made.known, space=made.space, **options)[0]
+        elif begun is not None and made.known is not None:
+            x = inpaint(predictor, begun, made.known, resamples=resamples, **options)
+        elif begun is not None and strength == 0 and isinstance(diffusion, Latent):
+            x = begun
+        elif begun is not None and strength is not None:
+            x = edit(predictor, begun, strength, **options)
+        else:
+            x = sample(predictor, shape, **options)
+        return to_data(diffusion, x, made.space).cpu()
+
+    return in_batches(num, draw, finish, seed=seed, skip=skip, batch=batch)
+
+
+def in_batches(
+    num: int,
+    draw: Callable[[slice, list[int]], Tensor],
+    finish: Callable[[list[Tensor]], Data],
+    *,
+    seed: int = 0,
+    skip: int = 0,
+    batch: int = 100,
+) -> Data:
+    """Sample items batch by batch, until all are done or Ctrl-C is pressed.
+
+    Arguments:
+        num: The number of items in all, including those that are skipped.
+        draw: A slice of the items and a seed for each, which does not depend on its batch -> the batch.
+        finish: The batches -> data of the kind.
+        seed: See :class:`How`.
+        skip: See :class:`How`.
+        batch: See :class:`How`.
+
+    Returns:
+        What `finish` returns.
+
+    Raises:
+        Stopped: As :func:`draw_all`.
+        ValueError: If `skip` leaves no items to sample, or a batch is empty.
+    """
     if not 0 <= skip < num:
         raise ValueError(
             f"skip is {skip} of {num} items; give less, so that some are left to draw."
         )
-    check_range("(-inf, inf)", guidance=guidance)
     check_range("[1, inf)", batch=batch)
-    if strength:
-        strength = _first_time(diffusion, strength)
     drawn: list[Tensor] = []
-    completes = _completes(diffusion)
-
-    made: Batch | None = None
-
-    def see(p: Progress) -> None:
-        if watch is not None and not drawn and made is not None:
-            watch(to_data(diffusion, p.x_s, made.space).cpu())
-
     start = skip
     try:
         for start in range(skip, num, batch):
             some = slice(start, min(start + batch, num))
-            made = make(some)
-            shape = latent_shape(diffusion, made.shape)
-            begun = None if made.x is None else to_latents(diffusion, made.x, made.space)
-            if made.known is not None and isinstance(diffusion, Latent):
-                raise ValueError(
-                    "the model draws latents, of which a known part of the data is no part; edit "
-                    "instead, or take a model without latents."
-                )
-            guided = partial(_guided, diffusion, made.cond, guidance)
-            predictor, repeated = guided(made.space), made.known is not None and not completes
-            if predictor.run is None:  # a distilled model takes its own where none is given
-                # the smaller variance is slightly too small, which adds up over repeated steps
-                sampler = sampler or (DDPM("large") if repeated else DDPM())
-                steps = 100 if steps is None else steps
-            options: dict[str, Any] = {
-                "sampler": sampler,
-                "steps": steps,
-                # an item's seed does not depend on its batch
-                "seed": [child(seed, k) for k in range(some.start, some.stop)],
-                "progress": progress,
-                "callback": see,
-            }
-            if begun is not None and made.known is not None and completes:
-                x = complete(guided, begun, known=made.known, space=made.space, **options)[0]
-            elif begun is not None and made.known is not None:
-                x = inpaint(predictor, begun, made.known, resamples=resamples, **options)
-            elif begun is not None and strength == 0 and isinstance(diffusion, Latent):
-                x = begun
-            elif begun is not None and strength is not None:
-                x = edit(predictor, begun, strength, **options)
-            else:
-                x = sample(predictor, shape, **options)
-            drawn.append(to_data(diffusion, x, made.space).cpu())
+            drawn.append(draw(some, [child(seed, k) for k in range(some.start, some.stop)]))
     except KeyboardInterrupt as stop:
         if not drawn:
             raise

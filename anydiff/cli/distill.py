@@ -113,6 +113,11 @@ def distill(
     positive(1000, to=to)
     positive(num=num, lr=lr, batch_size=batch_size)
     known = open_model(model)
+    if known.kind == "smiles":
+        raise ValueError(
+            f"{model} draws tokens, and distillation is of paths that are smooth; give a model of "
+            "molecules, sketches or images."
+        )
     kind = kind_of(known.kind)
     usual = kind.habits(known)
     asked = Run(

@@ -92,6 +92,7 @@ def sample(
     formula: str | None = None,
     length: int | None = None,
     text: str | None = None,
+    pattern: str | None = None,
     strength: float | None = None,
     **drawing: Any,
 ) -> None:
@@ -106,6 +107,8 @@ def sample(
         length: For a model of sketches: number of strokes (or points); by default as in the data.
         text: For a model with texts: what is asked for, bridge for instance, or seven carbons, ring of
             five; several texts in turn with semicolons between them.
+        pattern: For a model of SMILES: what is known of them, ????c1ccccc1??? for instance, where ? is
+            any token; the model fills it in.
         strength: With --adapter: how much it changes the model, 0 not at all, 1, the default, as trained.
         drawing: See :class:`Drawing`.
 
@@ -124,7 +127,7 @@ def sample(
         )
     known = _open(model, asked, 1.0 if strength is None else strength)
     texts = None if text is None else [part.strip() for part in text.split(";")]
-    draw = _ready(known, asked, length=length, formula=formula, text=texts)
+    draw = _ready(known, asked, length=length, formula=formula, text=texts, pattern=pattern)
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
@@ -331,6 +334,7 @@ def _ready(
     length: int | None = None,
     formula: str | None = None,
     text: list[str] | None = None,
+    pattern: str | None = None,
     strength: float = 1.0,
 ) -> dict[str, Any]:
     """Check flags and packages; the flags that only one kind knows, as its methods take them."""
@@ -338,7 +342,7 @@ def _ready(
 
     label = None if asked.label is None else list(asked.label)
     given: dict[str, Any] = {"label": label, "target": asked.target, "length": length}
-    given |= {"formula": formula, "text": text}
+    given |= {"formula": formula, "text": text, "pattern": pattern}
     check_flags(known.kind, known, guidance=asked.guidance, **given)
     if asked.steps:
         own = steps_of(known.diffusion, asked.steps, strength)
@@ -397,7 +401,9 @@ def _run(
     }  # fmt: skip
     if asked.sampler not in (None, "ddpm"):
         # the ancestral variance that suits is known better where it is used
-        how["sampler"] = _sampler(asked.sampler)
+        how["sampler"] = (
+            kind.sampler(asked.sampler) if hasattr(kind, "sampler") else _sampler(asked.sampler)
+        )
     if asked.batch_size:
         how["batch"] = asked.batch_size
     start, stopped = time.perf_counter(), None

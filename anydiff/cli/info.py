@@ -36,15 +36,18 @@ def info(model: Path) -> None:
     print(f"network      {type(network).__name__}, {weights:,} parameters")
     print(f"             {config}")
     print(f"schedule     {diffusion.schedule}")
-    print(f"prediction   {diffusion.target.name}")
+    if hasattr(diffusion, "kernel"):
+        print(f"tokens       {diffusion.kernel}")
+    else:
+        print(f"prediction   {diffusion.target.name}")
     usual = {"weighting": Plain(), "times": Mapped(), "error": SquaredError()}
     if isinstance(rows := diffusion.times, Rows):
         num, times = len(rows.times) - 1, ", ".join(f"{t:.4g}" for t in rows.times)
         run = f"{num} step{'s' * (num > 1)} of {type(rows.sampler).__name__}"
         print(f"distilled    for {run}, t = {times}")
-        usual = {name: getattr(diffusion, name) for name in usual}
+        usual = {name: getattr(diffusion, name, None) for name in usual}
     for name in (*usual, "drop", "augment"):
-        if (value := getattr(diffusion, name)) and value != usual.get(name):
+        if (value := getattr(diffusion, name, None)) and value != usual.get(name):
             print(f"{name:12} {_short(value)}")
     if known is None:
         names = [
@@ -86,6 +89,11 @@ def _about(known: Any) -> dict[str, str]:
         asked = "none; --length says how many"
         if known.vocabulary is not None:
             asked = f"{_words(known.vocabulary)}; --length; --guidance"
+    elif known.kind == "smiles":
+        lengths = known.lengths.counts.nonzero()[:, 0].tolist()
+        tokens = " ".join(known.alphabet.tokens)
+        about["draws"] = f"SMILES of {lengths[0]} to {lengths[-1]} tokens: {tokens}"
+        asked = "none; --pattern says what is known"
     else:
         about["draws"] = f"images of {' × '.join(map(str, known.shape))}"
         asked = f"--label, 0 to {known.classes - 1}; --guidance" if known.classes else "none"

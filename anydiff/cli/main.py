@@ -111,7 +111,12 @@ def commands() -> dict[str, Any]:
     return {
         "train": (
             "Train a model.",
-            {"molecules": train.molecules, "sketches": train.sketches, "images": train.images},
+            {
+                "molecules": train.molecules,
+                "sketches": train.sketches,
+                "images": train.images,
+                "smiles": train.smiles,
+            },
         ),
         "finetune": finetune.finetune,
         "distill": distill.distill,

@@ -20,6 +20,7 @@ _KINDS = {  # of the flags that not all kinds take
     "formula": ("molecules",),
     "keep": ("molecules",),
     "text": ("molecules", "sketches"),
+    "pattern": ("smiles",),
     "length": ("sketches",),
     "root": ("images", "molecules"),
     "size": ("images",),

@@ -204,8 +204,8 @@ def open_model(path: str | os.PathLike[str]) -> Any:
     if (model := model_of(path, *checkpoints.load(path))) is not None:
         return model
     raise ValueError(
-        f"{path} holds a diffusion, but not what it takes to draw molecules, sketches or images with "
-        "it; open it with anydiff.load."
+        f"{path} holds a diffusion, but not what it takes to draw molecules, sketches, images or "
+        "SMILES with it; open it with anydiff.load."
     )
 
 
@@ -219,9 +219,10 @@ def model_of(path: str | os.PathLike[str], diffusion: Any, extra: Mapping[str, A
     """
     from anydiff.images.models import ImageModel
     from anydiff.molecules.models import MoleculeModel
+    from anydiff.molecules.string_models import SmilesModel
     from anydiff.sketches.models import SketchModel
 
-    models: list[Any] = [MoleculeModel, SketchModel, ImageModel]
+    models: list[Any] = [MoleculeModel, SketchModel, ImageModel, SmilesModel]
     return next((m.opened(path, diffusion, extra) for m in models if m.made(extra)), None)
 
 
@@ -229,7 +230,7 @@ def kind_of(kind: str) -> Any:
     """The module that reads, writes and measures items of a kind.
 
     Arguments:
-        kind: "molecules", "sketches" or "images".
+        kind: "molecules", "sketches", "images" or "smiles".
     """
     if kind == "molecules":
         from anydiff.cli import molecules
@@ -239,6 +240,10 @@ def kind_of(kind: str) -> Any:
         from anydiff.cli import sketches
 
         return sketches
+    if kind == "smiles":
+        from anydiff.cli import smiles
+
+        return smiles
     from anydiff.cli import images
 
     return images

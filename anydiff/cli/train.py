@@ -396,6 +396,71 @@ def images(
     )  # fmt: skip
 
 
+def smiles(
+    data: str = "5k",
+    *,
+    hidden: int = 128,
+    layers: int = 4,
+    batch_size: int = 128,
+    lr: float = 4e-3,
+    out: Path = Path("runs/smiles"),
+    **run: Any,
+) -> Path:
+    """Train a model of SMILES, molecules as text, by masked diffusion.
+
+    The shipped data are 5,000 molecules of QM9.
+
+    Arguments:
+        data: 5k (shipped), full (all of QM9), a .smi or .txt file, the first word of each line, or a file
+            of molecules.
+        hidden: Width of the network, a multiple of 4.
+        layers: Depth of the network.
+        batch_size: Batch size.
+        lr: Peak learning rate.
+        out: Folder for all files. A number is appended if it holds a model already.
+        run: See :class:`~anydiff.cli.runs.Run`.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        ValueError: If the data cannot be learned from.
+    """
+    with extra("train"):
+        from pytorch_lightning import seed_everything
+
+    from anydiff.cli.smiles import batches, habits
+    from anydiff.data.sequences import LengthDistribution
+    from anydiff.denoisers import Transformer
+    from anydiff.discrete import AbsorbingKernel, CategoricalDiffusion
+    from anydiff.molecules.qm9 import split
+    from anydiff.molecules.string_models import SmilesModel
+    from anydiff.molecules.strings import Alphabet, load_strings
+    from anydiff.training.muon import Muon
+
+    asked = Run(out=out, batch_size=batch_size, lr=lr, **run)
+    positive(hidden=hidden, layers=layers)
+    check_packages("molecules", ["rdkit"])
+    folder = run_folder(asked)
+    known = load_strings(data)
+    shares = split(len(known))
+    if not min(map(len, shares)):
+        raise ValueError(f"{data} holds {len(known)} strings; give at least 10.")
+    seed_everything(asked.seed, verbose=False)
+    alphabet = Alphabet.of(known.texts)
+    kernel = AbsorbingKernel(len(alphabet.tokens))
+    diffusion = CategoricalDiffusion(Transformer(kernel.states, hidden, layers), kernel)
+    sizes = alphabet.sequences(known.subset(shares.train)).sizes
+    model = SmilesModel(diffusion, alphabet, LengthDistribution.from_sizes(sizes), data)
+    say_size(model, len(shares.train), len(shares.valid))
+    return fit_model(
+        asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
+        {"data": data, "hidden": hidden, "layers": layers},
+        {"warmup": 100, "optimizer": Muon},
+        {"ema": habits(model)["ema"], "val_check_interval": 500},
+    )  # fmt: skip
+
+
 def no_parts(latent: int | None, **flags: bool) -> None:
     """Check that nothing is asked of latents that they do not have.
 

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_kind, check_whole, frozen, number, shown
+from anydiff.checks import check_choice, check_kind, check_range, check_whole, frozen, number, shown
 from anydiff.discrete.answers import Answer, drawn, tokens_in
 from anydiff.discrete.kernels import AbsorbingKernel
 from anydiff.precision import at_least_float32
@@ -33,6 +33,9 @@ from anydiff.spaces import Random, Seed, Space, generators
 from anydiff.spaces.draws import check_count
 
 __all__ = ["Ancestral", "CategoricalSampler", "FirstHitting", "Unmask", "sample"]
+
+LEAST = 1e-30
+"""The least share of tokens that are kept, so that there is a quotient of any two."""
 
 Callback = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, state)."""
@@ -111,7 +114,8 @@ class Ancestral(CategoricalSampler):
     ) -> Tensor:
         axis, kernel = predictor.axis, predictor.kernel
         before = kernel.forward(log_pi.exp().movedim(axis, -1), alpha_s)
-        seen = kernel.backward(x.movedim(axis, -1), alpha_t / alpha_s)
+        # a token of x_T that is given was kept, though alpha is 0 there
+        seen = kernel.backward(x.movedim(axis, -1), max(alpha_t / alpha_s, LEAST))
         logits = (before.log() + seen.log()).movedim(-1, axis)
         return drawn(logits, predictor.space, x, generator, axis)
 
@@ -213,6 +217,7 @@ def sample(
     sampler: CategoricalSampler = Ancestral(),
     steps: int | None = None,
     *,
+    start: float = 1.0,
     seed: Seed = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -224,7 +229,9 @@ def sample(
         x_T: The shape of the states, batch included; or the one-hot state to begin from, of which masked
             diffusion keeps all tokens that are not masked.
         sampler: The rule for one step.
-        steps: The number of steps, from t = 1 to 0 at equal distances; None takes the sampler's own.
+        steps: The number of steps, from the start to t = 0 at equal distances; None takes the sampler's
+            own.
+        start: The first time, in (0, 1]; below 1, of a state x_T that was forgotten so far.
         seed: An int makes the samples reproducible; a list with one seed per item makes each sample
             independent of its batch.
         callback: Called after each step with the number of steps done, that of all, and the state.
@@ -244,8 +251,11 @@ def sample(
         raise ValueError("FirstHitting takes a step for each token; leave steps out.")
     steps = sampler.steps if steps is None else steps
     check_whole("[1, inf)", steps=steps)
+    check_range("(0, 1]", start=start)
     space, kernel, axis = predictor.space, predictor.kernel, predictor.axis
     given = isinstance(x_T, Tensor)
+    if not given and start != 1:
+        raise ValueError(f"the start is {start:g}, at which there is data left; give a state x_T.")
     like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
     if like.ndim < 2 or like.shape[axis] != kernel.states:
         raise ValueError(
@@ -264,7 +274,7 @@ def sample(
             shape = [1] * x.ndim
             shape[axis] = kernel.states
             x = drawn(logits.reshape(shape).expand(x.shape), space, x, generator, axis)
-        times = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
+        times = torch.linspace(float(start), 0, int(steps) + 1, dtype=torch.float64)
         with _bar(progress, callback) as done:
             return sampler.run(predictor, x, times, generator, done).to(like.dtype)
 

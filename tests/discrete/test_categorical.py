@@ -265,17 +265,21 @@ def test_the_surest_come_first():
     assert (uncovered.sum(1) == 1).all() and uncovered[:, 1].double().mean() > 0.75
 
 
-def test_what_is_known_is_kept_and_the_rest_is_conditional(table):
+@pytest.mark.parametrize(
+    "sampler, steps", [(FirstHitting(), None), (Unmask(), 3), (Ancestral(), 80)], ids=str
+)
+def test_what_is_known_is_kept_and_the_rest_is_conditional(sampler, steps, table):
     num, kernel = 40_000, AbsorbingKernel(3)
     tokens = torch.full((num, 3), 3)
     tokens[:, 1] = 2
     x = exact(table, kernel).sample(
-        one_hot(tokens, kernel, dtype=DOUBLE), sampler=FirstHitting(), seed=0
+        one_hot(tokens, kernel, dtype=DOUBLE), sampler=sampler, steps=steps, seed=0
     )
     assert (x[:, 1, 2] == 1).all()
     p = table[:, 2] / table[:, 2].sum()
     found = shares(x[:, [0, 2], :3], 3, 2)
-    assert ((found - p.flatten()).abs() < 4.5 * (p.flatten() / num).sqrt()).all()
+    off = 0.004 if isinstance(sampler, Ancestral) else 0  # by its 80 steps
+    assert ((found - p.flatten()).abs() < 4.5 * (p.flatten() / num).sqrt() + off).all()
 
 
 def test_draws_are_right_for_rare_values():
