@@ -14,6 +14,7 @@ __all__ = ["evaluate"]
 
 _KINDS = {
     "molecules": (".sdf", ".sd", ".mol", ".xyz", ".extxyz"),
+    "smiles": (".smi", ".smiles"),
     "sketches": (".ndjson", ".svg", ".inkml"),
     "images": (".npz",),
 }
@@ -26,7 +27,7 @@ def evaluate(
     file: Path,
     *,
     against: str,
-    kind: Literal["molecules", "sketches", "images"] | None = None,
+    kind: Literal["molecules", "sketches", "images", "smiles"] | None = None,
     root: str | None = None,
     size: int | None = None,
     inception: str | None = None,
@@ -37,8 +38,8 @@ def evaluate(
     """Compute metrics of a file of samples against held-out data.
 
     Arguments:
-        file: Samples: an .sdf or .xyz file of molecules, .ndjson of sketches, .npz of images; or another
-            file or folder, with --kind.
+        file: Samples: an .sdf or .xyz file of molecules, .ndjson of sketches, .npz of images, .smi of
+            SMILES; or another file or folder, with --kind.
         against: Data, by name (5k, full; kanji, kanjivg; digits, cifar10) or path. Samples are compared
             with the held-out part of the split that training uses.
         kind: What the file holds; by default derived from its extension.
