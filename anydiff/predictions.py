@@ -340,6 +340,23 @@ class Predictor:
             self.run.check(t.t)
         return self.answer(x_t, t)
 
+    def given(self, **cond: Any) -> Predictor:
+        """The same with further conditions of its network.
+
+        Arguments:
+            cond: Conditions, by name.
+
+        Raises:
+            ValueError: If it is one of several networks, as guidance makes it.
+        """
+        if not isinstance(self.answer, Network):
+            raise ValueError(
+                "the predictor is guided, so that it has no one network to give conditions to; give them "
+                "to the predictors that it is made of."
+            )
+        answer = replace(self.answer, cond={**self.answer.cond, **cond})
+        return replace(self, answer=answer, copies=_no_copies)
+
     @property
     def like(self) -> Tensor:
         """An empty tensor on the device of the models, of the dtype of most of their weights."""

@@ -29,6 +29,7 @@ CORE += [
     "lora",
     "contrastive",
     "discrete",
+    "adversarial",
     "export",
     "checkpoints",
 ]
@@ -49,7 +50,13 @@ LEAVES = {
     "images.pipelines",
     "denoisers.unet.adm",
 }
-LEAVES |= {"discrete.joint", "molecules.property_bounds", "molecules.property_model"}
+LEAVES |= {
+    "adversarial",
+    "training.critics",
+    "discrete.joint",
+    "molecules.property_bounds",
+    "molecules.property_model",
+}
 
 
 class Package:

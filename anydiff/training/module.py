@@ -172,7 +172,10 @@ class DiffusionModule(LightningModule):
         self.log("val_loss", loss.mean(), batch_size=len(loss), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = (self.optimizer or adam)(self.objective.parameters(), self.lr)
+        return self._scheduled((self.optimizer or adam)(self.objective.parameters(), self.lr))
+
+    def _scheduled(self, optimizer: Optimizer) -> dict[str, Any]:
+        """An optimiser with the schedule of its learning rate, as Lightning takes both."""
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / max(self.warmup, 1))

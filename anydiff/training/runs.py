@@ -172,7 +172,12 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     # these share out the batches themselves
     own = isinstance(getattr(train, "batch_sampler", None), EpochBatches)
-    run = trainer(folder, **{"use_distributed_sampler": not own} | options)
+    usual: dict[str, Any] = {"use_distributed_sampler": not own}
+    if (
+        not module.automatic_optimization
+    ):  # of several optimisers, for which Lightning does not clip
+        usual["gradient_clip_val"] = None
+    run = trainer(folder, **usual | options)
     last = folder / "last.ckpt"
     handler = signal.getsignal(signal.SIGINT)
     with _alone(folder) if run.is_global_zero else nullcontext():

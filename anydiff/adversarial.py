@@ -1,0 +1,314 @@
+r"""Adversarial training: large steps that are drawn from a distribution, and sharper denoisers.
+
+**Denoising diffusion GAN.** A step of a few-step run is not Gaussian. A generator draws it: the denoiser
+gets random numbers z as its `context`, and with its :math:`\hat x_0(x_t, z)` ancestral sampling draws
+x_s. A critic tells such pairs (x_s, x_t) from real ones. If :math:`\hat x_0` has the distribution of x0
+given x_t, the pairs have that of real ones, and any number of steps draws from the data.
+
+    times = Rows((1, 0.75, 0.5, 0.25, 0), DrawnContext(columns=16))
+    diffusion = GaussianDiffusion(UNet(1, context=16), Linear(), "x0", times=times)
+    gan = DenoisingGAN(diffusion, Critic(UNet(2)))
+    module = AdversarialModule(gan, unpack)         # anydiff.training.critics
+    x = diffusion.sample(shape)                     # four calls
+
+**Adversarial score matching.** The loss of a diffusion, and beside it a critic of the denoised mean,
+which squared errors make blurred: :class:`AdversarialScoreMatching`.
+
+References:
+    Tackling the Generative Learning Trilemma with Denoising Diffusion GANs (Xiao et al., 2022).
+    https://arxiv.org/abs/2112.07804
+    Adversarial Score Matching and Improved Sampling for Image Generation (Jolicoeur-Martineau et al.,
+    2021). https://arxiv.org/abs/2009.05475
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from anydiff.checks import check_kind, check_range
+from anydiff.diffusion import GaussianDiffusion
+from anydiff.losses import Rows, SquaredError
+from anydiff.predictions import Prediction, takes_space
+from anydiff.schedules import Level
+from anydiff.spaces import DENSE, Random, Space
+
+__all__ = ["AdversarialScoreMatching", "Critic", "DenoisingGAN", "pair", "slope"]
+
+
+class Critic(nn.Module):
+    r"""A number for each item from any denoiser: :math:`D(x) = x \cdot F(x, t) / \dim x`.
+
+    It is invariant where the denoiser is equivariant, and ignores padding where the space does.
+
+    Arguments:
+        network: A denoiser of x; or, of pairs, of x_s and x_t side by side, with twice the columns.
+        axis: Along which pairs are joined: 1 of grids, -1 of rows.
+
+    Raises:
+        ValueError: If the network is no module.
+    """
+
+    def __init__(self, network: nn.Module, axis: int = 1) -> None:
+        super().__init__()
+        check_kind(nn.Module, "a network, such as a UNet", network=network)
+        self.network, self.axis = network, axis
+        self._told = takes_space(network)
+
+    def forward(
+        self, x: Tensor, t: Tensor, beside: Tensor | None = None, *, space: Space = DENSE
+    ) -> Tensor:
+        """The numbers, (B,): positive for what is taken for real.
+
+        Arguments:
+            x: A state.
+            t: (B,), times.
+            beside: The state that x was drawn from, shaped like x; None if x is judged alone.
+            space: The batch's space.
+        """
+        both = x if beside is None else torch.cat([x, beside], self.axis)
+        given = {"space": space} if self._told(space) else {}
+        return space.mean(both * self.network(both, t, **given))
+
+
+def pair(
+    x0: Tensor, t: Level, s: Level, space: Space = DENSE, generator: Random = None
+) -> tuple[Tensor, Tensor]:
+    """Noisy states of the same items at two times, (x_s, x_t), as the forward process has them.
+
+    Arguments:
+        x0: Data.
+        t: The level of x_t.
+        s: That of x_s, which is less noisy.
+        space: The batch's space.
+        generator: The source of noise.
+    """
+    alpha_ts = t.alpha / s.alpha
+    sigma_ts = max(t.sigma**2 - alpha_ts**2 * s.sigma**2, 0.0) ** 0.5
+    x_s = s.alpha * x0 + s.sigma * space.noise(x0, generator)
+    return x_s, alpha_ts * x_s + sigma_ts * space.noise(x0, generator)
+
+
+def slope(
+    critic: Critic,
+    x: Tensor,
+    t: Tensor,
+    beside: Tensor | None = None,
+    *,
+    space: Space = DENSE,
+    delta: float = 0.01,
+    generator: Random = None,
+) -> Tensor:
+    r"""The squared slope of a critic at x, :math:`\lVert \nabla D \rVert^2` in the mean, (B,).
+
+    It is that of a difference in a random direction n, :math:`((D(x + \delta n) - D(x)) / \delta)^2`,
+    which is off by O(δ²). No second derivative is needed, which many layers do not have.
+
+    Arguments:
+        critic: The critic.
+        x: A state.
+        t: (B,), times.
+        beside: As :class:`Critic` takes it.
+        space: The batch's space.
+        delta: The length of the step, for each entry.
+        generator: The source of the direction.
+    """
+    n = space.noise(x, generator)
+    near, far = (critic(of, t, beside, space=space) for of in (x, x + delta * n))
+    squared: Tensor = ((far - near) / delta).square()
+    return squared
+
+
+class DenoisingGAN(nn.Module):
+    """A generator of large steps and its critic.
+
+    Arguments:
+        diffusion: The generator, whose `times` are the :class:`~anydiff.losses.Rows` of its run, with a
+            sampler that draws what its denoiser needs, such as
+            :class:`~anydiff.samplers.DrawnContext`.
+        critic: Of pairs.
+        penalty: The weight of half the squared slope of the critic at real pairs.
+        delta: As of :func:`slope`.
+
+    Raises:
+        ValueError: If the times of the diffusion are not those of one run, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        diffusion: GaussianDiffusion,
+        critic: Critic,
+        penalty: float = 0.05,
+        delta: float = 0.01,
+    ) -> None:
+        super().__init__()
+        check_kind(GaussianDiffusion, "a diffusion", diffusion=diffusion)
+        check_kind(Critic, "Critic(network)", critic=critic)
+        check_range("[0, inf)", penalty=penalty)
+        check_range("(0, inf)", delta=delta)
+        if not isinstance(diffusion.times, Rows):
+            raise ValueError(
+                "the diffusion is of all times; give it those of a run, times=Rows((1, 0.75, 0.5, 0.25, "
+                "0), DrawnContext(columns=16)) for instance."
+            )
+        self.diffusion, self.critic = diffusion, critic
+        self.penalty, self.delta = penalty, delta
+        self._levels = diffusion.schedule.levels(diffusion.times.times)
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor | None = None,
+        *,
+        space: Space = DENSE,
+        noise: Tensor | None = None,
+        generator: Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """How little the critic is deceived by steps of the generator, (B,).
+
+        Arguments:
+            x0: Data.
+            t: Not needed: a row of the run is drawn for the batch.
+            space: The batch's space.
+            noise: Not needed: several are drawn.
+            generator: The source of noise and of the row.
+            cond: Conditions, by name.
+        """
+        _, x_t, times, drawn = self._steps(x0, space, generator, cond)
+        return F.softplus(-self.critic(drawn, times, x_t, space=space))
+
+    def critic_loss(
+        self, x0: Tensor, *, space: Space = DENSE, generator: Generator | None = None, **cond: Any
+    ) -> Tensor:
+        """How badly the critic tells real pairs from drawn ones, and its slope, (B,).
+
+        Arguments:
+            x0: Data.
+            space: The batch's space.
+            generator: The source of noise and of the row.
+            cond: Conditions, by name.
+        """
+        with torch.no_grad():
+            x_s, x_t, times, drawn = self._steps(x0, space, generator, cond)
+        real, false = (self.critic(x, times, x_t, space=space) for x in (x_s, drawn))
+        loss = F.softplus(-real) + F.softplus(false)
+        if self.penalty:
+            how: dict[str, Any] = {"space": space, "delta": self.delta, "generator": generator}
+            loss = loss + self.penalty / 2 * slope(self.critic, x_s, times, x_t, **how)
+        return loss
+
+    def _steps(
+        self, x0: Tensor, space: Space, generator: Generator | None, cond: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A real pair, (x_s, x_t), the time of x_t (B,), and an x_s that the generator draws."""
+        x0 = space.project(x0)
+        device = x0.device if generator is None else generator.device
+        rows = len(self._levels) - 1
+        k = int(torch.randint(rows, (), generator=generator, device=device))
+        t, s = self._levels[k], self._levels[k + 1]
+        x_s, x_t = pair(x0, t, s, space, generator)
+        predictor = self.diffusion.predictor(space, **cond)
+        rule: Any = self.diffusion.times
+        drawn, _ = rule.sampler.step(predictor, x_t, t, s, (), generator)
+        return x_s, x_t, x0.new_full((space.items(x0),), t.t), drawn
+
+
+class _Deceiving(SquaredError):
+    """The squared error, and what a critic says of the denoised mean."""
+
+    def __init__(self, critic: Critic, weight: float) -> None:
+        self.critic, self.weight = critic, weight
+
+    def term(
+        self,
+        p: Prediction,
+        x0: Tensor,
+        eps: Tensor,
+        at: Level,
+        space: Space,
+        cond: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        said = self.critic(p.x0, torch.zeros_like(at.t), space=space)
+        return cast(Tensor, self.weight * (said - 1).square())
+
+
+class AdversarialScoreMatching(nn.Module):
+    r"""A diffusion with a critic of its denoised means, of least squares: real is 1, denoised is -1.
+
+    .. math:: L = L_{diffusion} + \lambda\, (D(\hat x_0) - 1)^2
+
+    The critic sees data and means at time 0. After training, the diffusion is one as any other:
+    :meth:`released` is that without the critic.
+
+    Arguments:
+        diffusion: The diffusion.
+        critic: Of single states.
+        weight: λ.
+
+    Raises:
+        ValueError: If an argument is not of its kind, or the weight is negative.
+    """
+
+    def __init__(self, diffusion: GaussianDiffusion, critic: Critic, weight: float = 1.0) -> None:
+        super().__init__()
+        check_kind(GaussianDiffusion, "a diffusion", diffusion=diffusion)
+        check_kind(Critic, "Critic(network)", critic=critic)
+        check_range("[0, inf)", weight=weight)
+        self.diffusion, self.critic, self.weight = diffusion, critic, weight
+        self._error = diffusion.error
+        diffusion.error = _Deceiving(critic, weight)
+
+    def released(self) -> GaussianDiffusion:
+        """The diffusion, with the error that it had."""
+        self.diffusion.error = self._error
+        return self.diffusion
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor | None = None,
+        *,
+        space: Space = DENSE,
+        noise: Tensor | None = None,
+        generator: Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """The loss of the diffusion and the critic's term, (B,).
+
+        Arguments:
+            x0: Data.
+            t: Times, (B,); drawn if None.
+            space: The batch's space.
+            noise: The eps to use; drawn if None.
+            generator: The source of noise and times.
+            cond: Conditions, by name.
+        """
+        how: dict[str, Any] = {"space": space, "noise": noise, "generator": generator}
+        return self.diffusion.loss(x0, t, **how, **cond)
+
+    def critic_loss(
+        self, x0: Tensor, *, space: Space = DENSE, generator: Generator | None = None, **cond: Any
+    ) -> Tensor:
+        """How badly the critic tells data from denoised means, (B,).
+
+        Arguments:
+            x0: Data.
+            space: The batch's space.
+            generator: The source of noise and times.
+            cond: Conditions, by name.
+        """
+        with torch.no_grad():
+            x0, t, eps = self.diffusion.noised(x0, None, space, None, generator)
+            at = self.diffusion.schedule._at(t)
+            alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
+            denoised = (
+                self.diffusion.predictor(space, **cond).predict(alpha * x0 + sigma * eps, at).x0
+            )
+        zero = torch.zeros_like(t)
+        real, false = (self.critic(x, zero, space=space) for x in (x0, denoised))
+        return cast(Tensor, (real - 1).square() + (false + 1).square())
