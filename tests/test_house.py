@@ -30,6 +30,7 @@ CORE += [
     "contrastive",
     "discrete",
     "adversarial",
+    "energy",
     "export",
     "checkpoints",
 ]

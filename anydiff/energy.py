@@ -1,0 +1,218 @@
+r"""Energy-based diffusion: a scalar whose gradient is the score, and training by recovery likelihoods.
+
+:class:`Energy` makes of any denoiser a function :math:`f(x, t)` of states, up to a constant the
+log-density of :math:`x_t`, and is itself a denoiser, of the target ``"score"``:
+
+    diffusion = GaussianDiffusion(Energy(network), schedule, "score")
+
+trains it as any other, if the network has second derivatives. Then f of two states can be compared, and
+energies of several models can be added.
+
+:class:`RecoveryLikelihood` needs first derivatives only. Given a noisier state, the cleaner one has the
+density
+
+.. math:: p(x_s | x_t) \propto \exp\left(f(x_s, s) -
+    \frac{\lVert x_t - \alpha_{ts} x_s \rVert^2}{2 \sigma_{ts}^2}\right)
+
+which is easier to draw from by Langevin steps than :math:`e^f` is. Its likelihood rises with f at real
+states and falls with f at drawn ones.
+
+References:
+    Learning Energy-Based Models by Diffusion Recovery Likelihood (Gao et al., 2021).
+    https://arxiv.org/abs/2012.08125
+    Reduce, Reuse, Recycle: Compositional Generation with Energy-Based Diffusion Models (Du et al., 2023).
+    https://arxiv.org/abs/2302.11552
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from anydiff.adversarial import pair
+from anydiff.checks import check_kind, check_range, check_whole
+from anydiff.losses import Rows
+from anydiff.predictions import takes_space
+from anydiff.schedules import Level, Linear, Schedule
+from anydiff.spaces import DENSE, Random, Seed, Space, generators
+
+__all__ = ["Energy", "RecoveryLikelihood"]
+
+
+class Energy(nn.Module):
+    r"""A denoiser that is a gradient: :math:`f(x, t) = x \cdot F(x, t)` of any network F.
+
+    It is invariant where the network is equivariant.
+
+    Arguments:
+        network: A denoiser, with smooth activations.
+
+    Raises:
+        ValueError: If it is no module.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        check_kind(nn.Module, "a network, such as a UNet", network=network)
+        self.network = network
+        self._told = takes_space(network)
+
+    def value(self, x: Tensor, t: Tensor, *, space: Space = DENSE, **cond: Any) -> Tensor:
+        """f, (B,): larger where x is likelier.
+
+        Arguments:
+            x: A state.
+            t: (B,), times.
+            space: The batch's space.
+            cond: Conditions of the network, by name.
+        """
+        given = {"space": space} if self._told(space) else {}
+        return space.sum(x * self.network(x, t, **given, **cond))
+
+    def forward(self, x: Tensor, t: Tensor, *, space: Space = DENSE, **cond: Any) -> Tensor:
+        """The gradient of f by x, in the space, shaped like x.
+
+        With gradients enabled it can be differentiated again, if the network can.
+
+        Arguments:
+            x: A state.
+            t: (B,), times.
+            space: The batch's space.
+            cond: Conditions of the network, by name.
+        """
+        wanted = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        with torch.enable_grad():
+            own = x if x.requires_grad else x.detach().requires_grad_()
+            total = self.value(own, t, space=space, **cond).sum()
+            (gradient,) = torch.autograd.grad(total, own, create_graph=wanted)
+        return space.project(gradient)
+
+
+class RecoveryLikelihood(nn.Module):
+    r"""An energy, trained by the likelihood of cleaner states given noisier ones.
+
+    A step of Langevin dynamics has b times the deviation that :math:`x_s` would have given :math:`x_t` if
+    it were standard normal: :math:`\delta = b / \sqrt{1 / (\alpha_s^2 + \sigma_s^2) + \alpha_{ts}^2 /
+    \sigma_{ts}^2}`.
+
+    Arguments:
+        energy: The energy.
+        schedule: The schedule.
+        times: From the noisiest time to 0, falling; at t = 1 hardly any data may be left.
+        steps: Langevin steps for each state, in training and in sampling.
+        step_size: b.
+
+    Raises:
+        ValueError: If an argument is not of its kind, or the times do not fall.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        schedule: Schedule = Linear(),
+        times: Sequence[float] = (1.0, 0.6, 0.4, 0.25, 0.15, 0.07, 0.0),
+        steps: int = 30,
+        step_size: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_kind(Energy, "Energy(network)", energy=energy)
+        check_kind(Schedule, "a schedule, such as Linear()", schedule=schedule)
+        check_whole("[1, inf)", steps=steps)
+        check_range("(0, 2]", step_size=step_size)
+        self.energy, self.schedule = energy, schedule
+        self.times = Rows(times).times
+        self.steps, self.step_size = steps, step_size
+        self._levels = schedule.levels(self.times)
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor | None = None,
+        *,
+        space: Space = DENSE,
+        noise: Tensor | None = None,
+        generator: Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """How much more likely drawn states are than real ones, by dimension, (B,).
+
+        Its gradient is that of the negative log-likelihood; its value is not.
+
+        Arguments:
+            x0: Data.
+            t: Not needed: a level is drawn for the batch.
+            space: The batch's space.
+            noise: Not needed: several are drawn.
+            generator: The source of noise and of the level.
+            cond: Conditions of the network, by name.
+        """
+        x0 = space.project(x0)
+        device = x0.device if generator is None else generator.device
+        k = int(torch.randint(len(self._levels) - 1, (), generator=generator, device=device))
+        t_at, s_at = self._levels[k], self._levels[k + 1]
+        real, x_t = pair(x0, t_at, s_at, space, generator)
+        drawn = self.recover(x_t, t_at, s_at, space, generator, **cond)
+        s = x0.new_full((space.items(x0),), s_at.t)
+        likely = (self.energy.value(x, s, space=space, **cond) for x in (drawn, real))
+        low, high = likely
+        return (low - high) / space.dim(x0).clamp(min=1)
+
+    def recover(
+        self, x_t: Tensor, t: Level, s: Level, space: Space, generator: Random, **cond: Any
+    ) -> Tensor:
+        """Langevin steps from x_t to a state at s.
+
+        Arguments:
+            x_t: The noisier state.
+            t: Its level.
+            s: The level of the state that is drawn.
+            space: The batch's space.
+            generator: The source of noise.
+            cond: Conditions of the network, by name.
+        """
+        alpha = t.alpha / s.alpha
+        variance = max(t.sigma**2 - alpha**2 * s.sigma**2, 1e-12)
+        precision = 1 / (s.alpha**2 + s.sigma**2) + alpha**2 / variance
+        step = self.step_size / math.sqrt(precision)
+        at = x_t.new_full((space.items(x_t),), s.t)
+        x = x_t.detach()
+        with torch.no_grad():
+            for _ in range(self.steps):
+                pull = alpha * (x_t - alpha * x) / variance
+                slope = self.energy(x, at, space=space, **cond) + pull
+                x = x + step**2 / 2 * slope + step * space.noise(x, generator)
+        return x
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        space: Space = DENSE,
+        cond: dict[str, Any] | None = None,
+        seed: Seed = None,
+    ) -> Tensor:
+        """Draw samples: Langevin steps at each level, from noise to data.
+
+        Arguments:
+            shape: The shape of the samples, batch included.
+            space: The batch's space.
+            cond: Conditions of the network, by name.
+            seed: An int, or a list with one seed per item.
+        """
+        like = next(self.energy.parameters()).new_empty(tuple(shape))
+        generator = generators(seed, like.device)
+        first = self._levels[0]
+        x = space.noise(like, generator) * math.hypot(first.alpha, first.sigma)
+        training = self.training
+        self.eval()
+        try:
+            for t, s in pairwise(self._levels):
+                x = self.recover(x, t, s, space, generator, **(cond or {}))
+        finally:
+            self.train(training)
+        return x
