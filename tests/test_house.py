@@ -51,13 +51,8 @@ LEAVES = {
     "images.pipelines",
     "denoisers.unet.adm",
 }
-LEAVES |= {
-    "adversarial",
-    "training.critics",
-    "discrete.joint",
-    "molecules.property_bounds",
-    "molecules.property_model",
-}
+LEAVES |= {"energy", "training.critics", "discrete.joint"}
+LEAVES |= {"molecules.property_bounds", "molecules.property_model"}
 
 
 class Package:
