@@ -167,7 +167,9 @@ class Systems:
         objective.load_state_dict(torch.load(file, weights_only=True))
         objective.eval()
 
-    def draw(self, name: str, captions: list[str], scale: float, threshold: bool) -> Tensor:
+    def draw(
+        self, name: str, captions: list[str], scale: float, percentile: float | None
+    ) -> Tensor:
         """Canvases for texts, (B, 1, 16, 16), before they are cut to their range."""
         words, items = self.told.words(captions), len(captions)
         how: dict[str, Any] = {"sampler": DPMSolver(), "steps": CALLS, "seed": 1000 + self.seed}
@@ -175,7 +177,7 @@ class Systems:
         def guided(diffusion: GaussianDiffusion, **cond: Tensor) -> Any:
             with_text = diffusion.predictor(**cond)
             found = classifier_free(with_text, diffusion.predictor(), scale)
-            return thresholded(found) if threshold else found
+            return found if percentile is None else thresholded(found, percentile)
 
         if name == "glide":
             return sample(guided(self.glide, words=words), (items, 1, PIXELS, PIXELS), **how)
@@ -213,15 +215,20 @@ NEEDS = {
     "imagen": ["clip", "imagen", "upsampler"],
     "unclip": ["clip", "prior", "decoder", "upsampler"],
 }
-ROWS: dict[str, list[tuple[str, float, bool]]] = {
+DYNAMIC, STATIC = 0.995, 0.0
+"""Percentiles of thresholding: Imagen's, and of clipping alone."""
+
+ROWS: dict[str, list[tuple[str, float, float | None]]] = {
     "glide": [
-        ("glide", 0.0, False), ("glide", 1.0, False), ("glide", 2.0, False), ("glide", 8.0, False),
-        ("glide", 8.0, True), ("glide, by a contrastive encoder", 30.0, False),
+        ("glide", 0.0, None), ("glide", 1.0, None), ("glide", 2.0, None), ("glide", 8.0, None),
+        ("glide", 8.0, STATIC), ("glide", 8.0, DYNAMIC),
+        ("glide, by a contrastive encoder", 30.0, None),
     ],
     "imagen": [
-        ("imagen", 1.0, True), ("imagen", 2.0, True), ("imagen", 8.0, False), ("imagen", 8.0, True),
+        ("imagen", 0.0, None), ("imagen", 1.0, None), ("imagen", 2.0, None), ("imagen", 8.0, None),
+        ("imagen", 8.0, STATIC), ("imagen", 8.0, DYNAMIC),
     ],
-    "unclip": [("unclip", 1.0, False), ("unclip", 2.0, False)],
+    "unclip": [("unclip", 1.0, None), ("unclip", 2.0, None)],
 }  # fmt: skip
 
 
@@ -280,10 +287,11 @@ def main() -> None:
                 row = figures(x, asked.cells, features)
                 found.setdefault(("real, of 8 × 8, enlarged", held), []).append(row)
         for system in args.only:
-            for name, scale, threshold in ROWS[system]:
-                label = f"{name}, scale {scale:g}{', thresholded' if threshold else ''}"
+            for name, scale, percentile in ROWS[system]:
+                held_in = {None: "", STATIC: ", clipped", DYNAMIC: ", thresholded"}[percentile]
+                label = f"{name}, scale {scale:g}{held_in}"
                 for held, asked in (("seen", seen), ("unseen", unseen)):
-                    x = systems.draw(name, asked.captions, scale, threshold)
+                    x = systems.draw(name, asked.captions, scale, percentile)
                     row = figures(x, asked.cells, features)
                     found.setdefault((label, held), []).append(row)
                     print(label, held, " ".join(f"{v:.1f}" for v in row), flush=True)

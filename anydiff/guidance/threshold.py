@@ -28,8 +28,9 @@ def thresholded(predictor: Predictor, percentile: float = 0.995, limit: float = 
 
     Arguments:
         predictor: A model or a guidance, for data within ±limit.
-        percentile: p in (0, 1], the share of an item's entries that are not clipped; at 1 x0 is only
-            scaled, where it is out of range.
+        percentile: p in [0, 1], the share of an item's entries that are not clipped; at 1 x0 is only
+            scaled, where it is out of range, and at 0 only clipped, which suits data most of whose values
+            are at a limit, such as paper and ink.
         limit: l, the largest absolute value of the data.
 
     Raises:
@@ -41,7 +42,7 @@ def thresholded(predictor: Predictor, percentile: float = 0.995, limit: float = 
         2022), Imagen, section 2.3. https://arxiv.org/abs/2205.11487
     """
     check_predictor(predictor=predictor)
-    check_range("(0, 1]", percentile=percentile)
+    check_range("[0, 1]", percentile=percentile)
     check_range("(0, inf)", limit=limit)
     space = predictor.space
     if not space.free:
@@ -52,6 +53,8 @@ def thresholded(predictor: Predictor, percentile: float = 0.995, limit: float = 
 
     def answer(x_t: Tensor, at: Level) -> Prediction:
         p = predictor.predict(x_t, at)
+        if percentile == 0:
+            return p.with_x0(p.x0.clamp(-limit, limit))
         s = space.expand(quantile(p.x0.abs(), space, percentile).clamp(min=limit), p.x0)
         s = s.to(p.x0.dtype) if isinstance(s, Tensor) else s
         return p.with_x0(p.x0.clamp(-s, s) * (limit / s))

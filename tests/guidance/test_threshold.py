@@ -127,11 +127,18 @@ def test_copies_of_a_batch_are_thresholded_too():
 
 def test_arguments():
     x = torch.zeros(4, 3)
-    with pytest.raises(ValueError, match=r"percentile is 0; give a number in \(0, 1\]"):
-        thresholded(bound(x, Dense()), 0)
+    with pytest.raises(ValueError, match=r"percentile is -0\.5; give a number in \[0, 1\]"):
+        thresholded(bound(x, Dense()), -0.5)
     with pytest.raises(ValueError, match=r"limit is -1; give a number in \(0, inf\)"):
         thresholded(bound(x, Dense()), limit=-1)
     with pytest.raises(ValueError, match="the space Ragged has centred columns, whose values have"):
         thresholded(bound(x, Ragged.from_sizes([2, 2], centered=3)))
     with pytest.raises((TypeError, ValueError), match="predictor"):
         thresholded(lambda x, t: x)
+
+
+def test_at_0_values_are_clipped_alone():
+    x0 = 3 * torch.randn(4, 6, dtype=torch.float64)
+    plain, x = bound(x0, Dense()), torch.randn(4, 6, dtype=torch.float64)
+    found = thresholded(plain, 0, limit=1.5).predict(x, level_of(plain)).x0
+    torch.testing.assert_close(found, x0.clamp(-1.5, 1.5))
