@@ -161,6 +161,63 @@ def test_few_steps_are_learned_as_on_the_page(tmp_path, monkeypatch):
     assert names["loss"].isfinite()
 
 
+@pytest.mark.parametrize("page", ["latent", "lora", "text", "discrete", "adversarial"])
+def test_a_page_runs_from_its_first_line_to_its_last(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    found = blocks(f"docs/{page}.md")
+    assert found
+    for block in found:
+        exec(block, names)
+
+
+def family():
+    """The lines of the table of systems."""
+    text = (ROOT / "docs/family.md").read_text()
+    return re.findall(r"^\| \[([^\]]+)\].*?\| `([^`]+)` \|", text, re.M)
+
+
+def test_the_family_is_whole():
+    wanted = ["NCSN", "DDPM", "DDIM", "FastDPM", "UDM", "LSGM", "D3PM", "EDM", "DDGAN"]
+    assert {*wanted, "Recovery EBM", "DDPM distillation"} <= {name for name, _ in family()}
+
+
+@pytest.mark.parametrize("name, line", family(), ids=[name for name, _ in family()])
+def test_a_system_of_the_family_runs(name, line):
+    import anydiff
+    from anydiff import (
+        adversarial,
+        autoencoders,
+        discrete,
+        distillation,
+        energy,
+        losses,
+        samplers,
+        schedules,
+    )
+    from anydiff.denoisers import UNet
+    from anydiff.latent import Latent
+
+    def small(channels, **more):
+        return UNet(channels, (8, 16), groups=4, **more)
+
+    names = {}
+    for module in (autoencoders, losses, schedules, samplers, distillation, adversarial, energy):
+        names |= vars(module)
+    names |= vars(discrete) | vars(anydiff)
+    shape = (2, 3, 8, 8)
+    teacher = anydiff.GaussianDiffusion(small(3), anydiff.Cosine(), "v")
+    names |= {
+        "Latent": Latent, "sample": anydiff.sample, "shape": shape, "x0": torch.randn(shape),
+        "net": small(3), "two": small(3, out_channels=6), "drawing": small(3, context=16),
+        "pairs": small(6), "tokens": small(6), "values": torch.randint(6, (2, 8, 8)),
+        "autoencoder": autoencoders.Convolutional(3, 4, (8, 16), groups=4), "of_latents": small(4),
+        "teacher": teacher.predictor(), "times": samplers.Uniform()(teacher.schedule, 4),
+    }  # fmt: skip
+    result = eval(re.sub(r"steps=\d+", "steps=3", line), names)
+    assert result.isfinite().all() and result.shape in (shape, (2,))
+
+
 def commands():
     for page in [
         ROOT / "README.md",
