@@ -197,7 +197,7 @@ class KindModel(ABC):
     def opened(
         cls, path: PathLike, diffusion: GaussianDiffusion | Latent, extra: Mapping[str, Any]
     ) -> Self:
-        """The model in a file that was read.
+        """The model in a file that was read, in float32 at least: files may be of half precision.
 
         Arguments:
             path: The file, for errors.
@@ -208,6 +208,8 @@ class KindModel(ABC):
             ValueError: If something in the file is not as it should be; the error names it.
         """
         entries = Entries(extra)
+        if all(p.dtype.itemsize < 4 for p in diffusion.parameters()):
+            diffusion = diffusion.float()
         with reading(path, entries):
             return cls.restore(diffusion, entries)
 

@@ -42,9 +42,11 @@ def pretrained(name: str) -> tuple[Any, dict[str, Any]]:
             can do.
 
     Returns:
-        The diffusion in eval mode, and what its kind keeps beside it.
+        The diffusion in eval mode and in float32, whatever its file has, and what its kind keeps beside
+        it.
 
     Raises:
         ValueError: If there is none of this name.
     """
-    return load(model_path(name))
+    diffusion, extra = load(model_path(name))
+    return diffusion.float(), extra

@@ -58,3 +58,12 @@ def test_commands_take_names(tmp_path, monkeypatch, capsys):
     shutil.copy(tuned, tmp_path / "tiny")
     here = tmp_path.relative_to(tmp_path) / "tiny"
     assert model_file(here) == here and beside(here, "sample") == here.parent / "sample"
+
+
+def test_half_precision_is_of_the_file_alone(tmp_path):
+    diffusion, extra = anydiff.pretrained("qm9")
+    anydiff.save(tmp_path / "half.safetensors", diffusion.half(), extra)
+    assert (tmp_path / "half.safetensors").stat().st_size < 1.3e6
+    model = open_model(tmp_path / "half.safetensors")
+    assert {p.dtype for p in model.diffusion.parameters()} == {torch.float32}
+    assert len(model.sample(2, steps=2)) <= 2
