@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MethodType
@@ -360,9 +360,18 @@ class Predictor:
     @property
     def like(self) -> Tensor:
         """An empty tensor on the device of the models, of the dtype of most of their weights."""
-        parameters = (p for model in self.models for p in model.parameters())
-        device = next(parameters, torch.empty(0)).device
-        return torch.empty(0, dtype=weights_dtype(*self.models), device=device)
+        return like_of(self.models)
+
+
+def like_of(models: Sequence[nn.Module]) -> Tensor:
+    """An empty tensor on the device of some modules, of the dtype of most of their weights.
+
+    Arguments:
+        models: The modules.
+    """
+    parameters = (p for model in models for p in model.parameters())
+    device = next(parameters, torch.empty(0)).device
+    return torch.empty(0, dtype=weights_dtype(*models), device=device)
 
 
 def check_predictor(**predictors: Predictor) -> None:

@@ -452,7 +452,7 @@ def test_the_last_of_two_runs_restores_the_mode():
     from anydiff.samplers.loop import evaluating
 
     diffusion = GaussianDiffusion(nn.Identity(), prediction="v").train()
-    first, second = evaluating(diffusion.predictor()), evaluating(diffusion.predictor())
+    first, second = evaluating([diffusion]), evaluating([diffusion])
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -11,11 +11,23 @@ from torch import Tensor, nn
 from anydiff.checks import check_kind, check_range
 from anydiff.discrete.kernels import Kernel
 from anydiff.precision import weights_dtype
-from anydiff.predictions import modules_in, takes_space
+from anydiff.predictions import like_of, modules_in, takes_space
 from anydiff.schedules import Schedule
 from anydiff.spaces import Dense, Random, Space, check_space
 
-__all__ = ["Answer", "CategoricalPredictor", "Guided", "drawn", "guided", "one_hot", "tokens_in"]
+__all__ = [
+    "LEAST",
+    "Answer",
+    "CategoricalPredictor",
+    "Guided",
+    "drawn",
+    "guided",
+    "one_hot",
+    "tokens_in",
+]
+
+LEAST = 1e-30
+"""The least probability whose logarithm is taken, or by which something is divided."""
 
 
 def one_hot(
@@ -105,6 +117,11 @@ class Answer:
         """
         raise NotImplementedError
 
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor on the device of the models, of the dtype of most of their weights."""
+        return like_of(self.models)
+
 
 class CategoricalPredictor(Answer):
     """A network bound to a batch's space and conditions.
@@ -184,11 +201,24 @@ class Guided(Answer):
         scale: The scale.
 
     Raises:
-        ValueError: If the scale is not finite.
+        ValueError: If the two are not of one kernel, schedule and space, or the scale is not finite.
     """
 
     def __init__(self, conditional: Answer, unconditional: Answer, scale: float) -> None:
+        hint = "a predictor, as diffusion.predictor(space, **cond) makes it"
+        check_kind(Answer, hint, conditional=conditional, unconditional=unconditional)
         check_range("(-inf, inf)", scale=scale)
+        for name in ("kernel", "schedule", "axis"):
+            one, other = (getattr(of, name) for of in (conditional, unconditional))
+            if one != other:
+                raise ValueError(
+                    f"the two predictors have different values of {name}, {one} and {other}; guide a "
+                    "model by one of the same."
+                )
+        if unconditional.space is not conditional.space:
+            raise ValueError(
+                "the two predictors are bound to different spaces; bind both to the batch's own."
+            )
         self.kernel, self.schedule = conditional.kernel, conditional.schedule
         self.axis, self.space = conditional.axis, conditional.space
         self.models = (*conditional.models, *unconditional.models)
@@ -210,7 +240,7 @@ def guided(conditional: Answer, unconditional: Answer, scale: float) -> Guided:
         scale: s; 1 is conditional, 0 unconditional, above 1 stronger.
 
     Raises:
-        ValueError: If the scale is not finite.
+        ValueError: If the two are not of one kernel, schedule and space, or the scale is not finite.
 
     References:
         Simple Guidance Mechanisms for Discrete Diffusion Models (Schiff et al., 2024), section 3.1.

@@ -15,8 +15,10 @@ from torch import Tensor
 from anydiff.checks import check_whole
 from anydiff.discrete.answers import Answer, drawn, tokens_in
 from anydiff.discrete.categorical import CategoricalDiffusion
-from anydiff.discrete.samplers import _alphas
+from anydiff.discrete.samplers import alphas
+from anydiff.samplers.loop import evaluating
 from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces.draws import uniforms
 
 __all__ = ["bits_per_token", "chain_bound", "chain_terms", "continuous_bound", "prior_terms"]
 
@@ -29,7 +31,7 @@ def prior_terms(diffusion: CategoricalDiffusion, x0: Tensor, space: Space = DENS
         x0: One-hot data.
         space: The batch's space.
     """
-    alpha = _alphas(diffusion.schedule, torch.ones(1, dtype=torch.float64))[0]
+    alpha = alphas(diffusion.schedule, torch.ones(1, dtype=torch.float64))[0]
     q = diffusion.forgotten(x0, alpha, space)
     shape = [1] * x0.ndim
     shape[diffusion.axis] = diffusion.kernel.states
@@ -66,18 +68,13 @@ def continuous_bound(
         ValueError: If `draws` is below 1.
     """
     check_whole("[1, inf)", draws=draws)
-    was_training = diffusion.training
-    diffusion.eval()
-    try:
-        B = space.items(x0)
-        total = x0.new_zeros(B)
-        one = generator if isinstance(generator, torch.Generator) else None
-        order = torch.rand(B, generator=one, device=one.device if one else x0.device).to(x0)
+    B = space.items(x0)
+    total = x0.new_zeros(B)
+    order = uniforms(1, B, x0, generator)[0].to(x0)
+    with evaluating([diffusion]):
         for k in range(draws):
             t = (k + (order + k * 0.618033988749895) % 1) / draws  # one in each stratum
             total += diffusion.loss(x0, t, space=space, generator=generator, **cond)
-    finally:
-        diffusion.train(was_training)
     tokens = tokens_in(x0, space, diffusion.kernel)
     return total / draws * tokens + prior_terms(diffusion, x0, space)
 
@@ -108,7 +105,7 @@ def chain_terms(predictor: Answer, x0: Tensor, x_t: Tensor, t: float, s: float) 
         s: The time after the step.
     """
     axis, kernel = predictor.axis, predictor.kernel
-    alpha_t, alpha_s = _alphas(predictor.schedule, torch.tensor([t, s], dtype=torch.float64))
+    alpha_t, alpha_s = alphas(predictor.schedule, torch.tensor([t, s], dtype=torch.float64))
     times = torch.full((predictor.space.items(x0),), t, dtype=x_t.dtype, device=x_t.device)
     pi = predictor(x_t, times).exp().movedim(axis, -1)
     seen = kernel.backward(x_t.movedim(axis, -1), alpha_t / alpha_s)
@@ -144,12 +141,12 @@ def chain_bound(
     predictor = diffusion.predictor(space, **cond)
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     total = prior_terms(diffusion, x0, space)
-    for t, s, alpha in zip(
-        times.tolist(), times[1:].tolist(), _alphas(diffusion.schedule, times), strict=False
-    ):
-        q = diffusion.forgotten(x0, alpha, space)
-        x_t = drawn(q.log(), space, x0, generator, diffusion.axis)
-        total = total + chain_terms(predictor, x0, x_t, t, s)
+    survived = alphas(diffusion.schedule, times)
+    with evaluating(predictor.models):
+        for t, s, alpha in zip(times.tolist(), times[1:].tolist(), survived, strict=False):
+            q = diffusion.forgotten(x0, alpha, space)
+            x_t = drawn(q.log(), space, x0, generator, diffusion.axis)
+            total = total + chain_terms(predictor, x0, x_t, t, s)
     return total
 
 

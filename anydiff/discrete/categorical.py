@@ -35,8 +35,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_floating, check_kind, check_shape
-from anydiff.discrete.answers import CategoricalPredictor, drawn, tokens_in
+from anydiff.checks import check_floating, check_kind, check_shape, check_whole
+from anydiff.discrete.answers import LEAST, CategoricalPredictor, drawn, tokens_in
 from anydiff.discrete.kernels import Kernel
 from anydiff.discrete.samplers import sample
 from anydiff.losses import conditions
@@ -48,7 +48,9 @@ from anydiff.spaces import DENSE, Random, Space, check_space
 
 __all__ = ["CategoricalDiffusion"]
 
-_LEAST = 1e-30  # of probabilities whose logarithm is taken, or by which something is divided
+_SURVIVED = (
+    1e-12  # below it, alpha is as good as its limit, in which the rate and the loss are finite
+)
 
 
 class CategoricalDiffusion(nn.Module):
@@ -88,6 +90,7 @@ class CategoricalDiffusion(nn.Module):
         check_kind(Callable, "a network, such as a Transformer", denoiser=denoiser)
         check_kind(Kernel, "a kernel, such as AbsorbingKernel(20)", kernel=kernel)
         check_kind(Schedule, "a schedule, such as Flow()", schedule=schedule)
+        check_whole("[-inf, inf]", axis=axis)
         self.denoiser: Any = denoiser
         if not isinstance(denoiser, nn.Module):  # their parameters belong to the model
             self.held = nn.ModuleList(modules_in(denoiser))
@@ -126,7 +129,8 @@ class CategoricalDiffusion(nn.Module):
         check_space(space=space)
         check_floating(x0=x0)
         check_shape(x0.shape, "draw it with space.noise(x0.double())", noise=noise)
-        if x0.ndim < 2 or x0.shape[self.axis] != self.kernel.states:
+        known = -x0.ndim <= self.axis < x0.ndim and self.axis % x0.ndim > 0
+        if not known or x0.shape[self.axis] != self.kernel.states:
             raise ValueError(
                 f"x0 is {tuple(x0.shape)}, and {self.kernel} has {self.kernel.states} states, which have "
                 f"axis {self.axis}; give one_hot(tokens, kernel, axis)."
@@ -144,7 +148,7 @@ class CategoricalDiffusion(nn.Module):
         if self.training:
             cond = conditions.drop(cond, self.drop, x0, space, generator)
         at = self.schedule._at(t)
-        q = self.forgotten(x0, at.alpha, space)
+        q = self.forgotten(x0, at.alpha.clamp(min=_SURVIVED), space)
         x_t = drawn(q.log(), space, x0, generator if noise is None else noise, self.axis)
         log_pi = self.predictor(space, **cond)(x_t, t)
         loss = space.sum(self.integrand(log_pi, q, x_t, at, space)) / tokens_in(
@@ -174,14 +178,16 @@ class CategoricalDiffusion(nn.Module):
             at: The level, of (B,).
             space: The batch's space.
         """
-        axis, tiny = self.axis, _LEAST
-        m = self.forgotten(log_pi.exp(), at.alpha, space)
+        axis, tiny = self.axis, LEAST
+        # at alpha = 0 a quotient is taken of what is left just before
+        alpha = at.alpha.clamp(min=_SURVIVED)
+        m = self.forgotten(log_pi.exp(), alpha, space)
         into = self.kernel.into(x_t.movedim(axis, -1)).movedim(-1, axis)
         some = into > 0
         here = [(v * x_t).sum(axis, keepdim=True).clamp(min=tiny) for v in (m, q)]
         model = torch.where(some, m / here[0], 1).clamp(min=tiny)
         true = torch.where(some, q / here[1], 1)
-        rate = -at.rates[0] / at.alpha.clamp(min=tiny)
+        rate = -at.rates[0] / alpha
         # r - 1 - log r of the quotient r, times what is true: nothing is lost where both are near 1
         rest = torch.where(true > 0, model / true.clamp(min=tiny), 1)
         terms = torch.where(true > 0, true * (rest - 1 - rest.log()), model)

@@ -6,15 +6,15 @@ r"""Samplers of tokens: from the kernel's stationary distribution to data.
   the limit of ancestral sampling for many steps, in as many calls as there are tokens.
 
 In masked diffusion a token that is not masked stays what it is. So an x_T that has some tokens is filled
-in, exactly as the model would:
+in, exactly as the model would. Begin at the time at which as many tokens are masked, for which the network
+was trained:
 
     x_T = one_hot(torch.where(known, tokens, kernel.values), kernel)
-    filled = sample(diffusion.predictor(), x_T)
+    filled = sample(diffusion.predictor(), x_T, start=0.5)     # half of them, by the linear schedule
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -23,31 +23,37 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anydiff.checks import check_choice, check_kind, check_range, check_whole, frozen, number, shown
-from anydiff.discrete.answers import Answer, drawn, tokens_in
+from anydiff.checks import (
+    check_choice,
+    check_floating,
+    check_kind,
+    check_range,
+    check_whole,
+    frozen,
+)
+from anydiff.discrete.answers import LEAST, Answer, drawn
 from anydiff.discrete.kernels import AbsorbingKernel
 from anydiff.precision import at_least_float32
-from anydiff.samplers.loop import evaluating
+from anydiff.samplers.loop import blank, evaluating
 from anydiff.schedules import Schedule
 from anydiff.spaces import Random, Seed, Space, generators
 from anydiff.spaces.draws import check_count
 
-__all__ = ["Ancestral", "CategoricalSampler", "FirstHitting", "Unmask", "sample"]
-
-LEAST = 1e-30
-"""The least share of tokens that are kept, so that there is a quotient of any two."""
+__all__ = ["Ancestral", "CategoricalSampler", "FirstHitting", "Unmask", "alphas", "sample"]
 
 Callback = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, state)."""
 
 
-class CategoricalSampler(ABC):
+class CategoricalSampler:
     """The base class of samplers of tokens."""
 
     steps: int = 64
     """The usual number of steps."""
+    planned: bool = True
+    """Whether it takes the steps of a plan; one that does not takes as many as it needs."""
 
-    def check(self, predictor: Answer) -> None:  # noqa: B027
+    def check(self, predictor: Answer) -> None:
         """Raise an error if it cannot run.
 
         Arguments:
@@ -69,15 +75,14 @@ class CategoricalSampler(ABC):
             generator: The source of noise.
             done: Called after each step.
         """
-        alphas = _alphas(predictor.schedule, times)
+        survived = alphas(predictor.schedule, times)
         items = predictor.space.items(x)
-        for k, (t, alpha) in enumerate(zip(times.tolist(), pairwise(alphas), strict=False)):
+        for k, (t, alpha) in enumerate(zip(times.tolist(), pairwise(survived), strict=False)):
             log_pi = predictor(x, torch.full((items,), t, dtype=x.dtype, device=x.device))
             x = self.step(predictor, log_pi, x, *alpha, generator)
             done(k + 1, len(times) - 1, x)
         return x
 
-    @abstractmethod
     def step(
         self,
         predictor: Answer,
@@ -87,7 +92,7 @@ class CategoricalSampler(ABC):
         alpha_s: float,
         generator: Random,
     ) -> Tensor:
-        """The state after one step.
+        """The state after one step; a sampler defines this, or :meth:`run`.
 
         Arguments:
             predictor: The model.
@@ -97,6 +102,7 @@ class CategoricalSampler(ABC):
             alpha_s: Likewise, at its end.
             generator: The source of noise.
         """
+        raise NotImplementedError
 
 
 @frozen()
@@ -133,7 +139,7 @@ class _OfMasks(CategoricalSampler):
 
 @frozen()
 class Unmask(_OfMasks):
-    """Uncovers as many tokens in each step as the schedule says of their mean.
+    """Uncovers as many of the masked tokens in each step as ancestral sampling does in the mean.
 
     Arguments:
         order: ``"random"``, or ``"confident"``: those whose drawn value is the likeliest, as MaskGIT
@@ -161,15 +167,15 @@ class Unmask(_OfMasks):
         alpha_s: float,
         generator: Random,
     ) -> Tensor:
-        axis, space, kernel = predictor.axis, predictor.space, predictor.kernel
+        axis, space = predictor.axis, predictor.space
         value = drawn(log_pi, space, x, generator, axis)
         masked = x.select(axis, -1) > 0
         if self.order == "random":
             score = space.noise(x.double(), generator).select(axis, 0)
         else:
             score = torch.where(value > 0, log_pi, 0).sum(axis)
-        left = (tokens_in(x, space, kernel) * (1 - alpha_s)).round()
-        count = space.sum(torch.where(_last(x, axis), x, 0))
+        count = masked_in(x, space, axis)
+        left = (count * ((1 - alpha_s) / max(1 - alpha_t, LEAST))).round()
         chosen = _first(score, masked, (count - left).clamp(min=0), x, space, axis)
         return torch.where(chosen.unsqueeze(axis), value, x)
 
@@ -185,13 +191,15 @@ class FirstHitting(_OfMasks):
         Categorical Sampling (Zheng et al., 2024), section 4.1. https://arxiv.org/abs/2409.02908
     """
 
+    planned = False
+
     def run(
         self, predictor: Answer, x: Tensor, times: Tensor, generator: Random, done: Callback
     ) -> Tensor:
         axis, space, schedule = predictor.axis, predictor.space, predictor.schedule
-        count = space.sum(torch.where(_last(x, axis), x, 0)).double()
-        level = torch.ones_like(count)  # 1 - alpha
-        steps = int(count.max())
+        count = masked_in(x, space, axis).double()
+        level = torch.full_like(count, 1 - alphas(schedule, times[:1])[0])
+        steps = int(count.max()) if len(count) else 0
         for k in range(steps):
             # the largest of n uniform numbers below the level is the next to be uncovered
             z = space.noise(x.double(), generator)
@@ -206,9 +214,6 @@ class FirstHitting(_OfMasks):
             count = (count - 1).clamp(min=0)
             done(k + 1, steps, x)
         return x
-
-    def step(self, *_: object) -> Tensor:
-        raise NotImplementedError("its steps are not those of a plan")
 
 
 def sample(
@@ -231,7 +236,7 @@ def sample(
         sampler: The rule for one step.
         steps: The number of steps, from the start to t = 0 at equal distances; None takes the sampler's
             own.
-        start: The first time, in (0, 1]; below 1, of a state x_T that was forgotten so far.
+        start: The first time, in (0, 1]; below 1, of a state x_T of which something is known.
         seed: An int makes the samples reproducible; a list with one seed per item makes each sample
             independent of its batch.
         callback: Called after each step with the number of steps done, that of all, and the state.
@@ -247,8 +252,10 @@ def sample(
     check_kind(CategoricalSampler, "a sampler, such as Ancestral()", sampler=sampler)
     check_kind(Callable | None, "a function of steps and a state", callback=callback)
     sampler.check(predictor)
-    if steps is not None and isinstance(sampler, FirstHitting):
-        raise ValueError("FirstHitting takes a step for each token; leave steps out.")
+    if steps is not None and not sampler.planned:
+        raise ValueError(
+            f"{type(sampler).__name__} takes as many steps as it needs; leave steps out."
+        )
     steps = sampler.steps if steps is None else steps
     check_whole("[1, inf)", steps=steps)
     check_range("(0, 1]", start=start)
@@ -256,7 +263,8 @@ def sample(
     given = isinstance(x_T, Tensor)
     if not given and start != 1:
         raise ValueError(f"the start is {start:g}, at which there is data left; give a state x_T.")
-    like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
+    like = x_T if isinstance(x_T, Tensor) else blank(predictor.like, x_T)
+    check_floating(x_T=like)
     if like.ndim < 2 or like.shape[axis] != kernel.states:
         raise ValueError(
             f"x_T is {tuple(like.shape)}, and {kernel} has {kernel.states} states, which have axis "
@@ -266,7 +274,7 @@ def sample(
     if isinstance(generator, Sequence):
         check_count(generator, space.items(like))
     x = like.to(at_least_float32(like))
-    with torch.inference_mode(False), torch.no_grad(), evaluating(predictor):  # type: ignore[arg-type]
+    with torch.inference_mode(False), torch.no_grad(), evaluating(predictor.models):
         if given:
             x = space.project(x.clone())
         else:
@@ -279,10 +287,15 @@ def sample(
             return sampler.run(predictor, x, times, generator, done).to(like.dtype)
 
 
-def _alphas(schedule: Schedule, times: Tensor) -> list[float]:
-    """How likely a token has survived at each time; 1 at t = 0."""
-    alphas = schedule._levels(times)[0]
-    return [float(a) for a in torch.where(times > 0, alphas, 1.0)]
+def alphas(schedule: Schedule, times: Tensor) -> list[float]:
+    """How likely a token has survived at each time; 1 at t = 0.
+
+    Arguments:
+        schedule: The schedule.
+        times: (n,), float64.
+    """
+    alpha = schedule._levels(times)[0]
+    return list(torch.where(times > 0, alpha, 1.0).tolist())
 
 
 def _time(schedule: Schedule, alpha: Tensor) -> Tensor:
@@ -295,12 +308,19 @@ def _time(schedule: Schedule, alpha: Tensor) -> Tensor:
     return high
 
 
-def _last(x: Tensor, axis: int) -> Tensor:
-    """Booleans that broadcast with x: True for the last state, the mask."""
+def masked_in(x: Tensor, space: Space, axis: int) -> Tensor:
+    """The number of masked tokens of each item, (B,).
+
+    Arguments:
+        x: A state of masked diffusion.
+        space: The batch's space.
+        axis: That of the states.
+    """
     shape = [1] * x.ndim
     shape[axis] = x.shape[axis]
     states = torch.arange(x.shape[axis], device=x.device)
-    return (states == len(states) - 1).reshape(shape)
+    last = (states == len(states) - 1).reshape(shape)
+    return space.sum(torch.where(last, x, 0))
 
 
 def _first(
@@ -315,18 +335,6 @@ def _first(
     rank = torch.empty_like(of)
     rank[order] = torch.arange(len(of), device=x.device) - (sizes.cumsum(0) - sizes)[of[order]]
     return (rank < count[of]).reshape(masked.shape) & masked
-
-
-def _blank(predictor: Answer, shape: Sequence[int]) -> Tensor:
-    """An uninitialised state with the dtype and device of the predictor's weights."""
-    sizes = [number(n) for n in shape] if isinstance(shape, Sequence) else []
-    if not sizes or not all(isinstance(n, int) and n >= 0 for n in sizes):
-        raise ValueError(
-            f"the shape, or state x_T, is {shown(shape)}; give the shape of the states, batch included, "
-            "or a tensor."
-        )
-    weights = next((p for m in predictor.models for p in m.parameters()), torch.empty(0))
-    return weights.new_empty(sizes)  # type: ignore[arg-type]
 
 
 @contextmanager

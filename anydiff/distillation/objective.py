@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -161,5 +160,5 @@ def _teaching(target: Predictor, student: nn.Module, device: torch.device) -> It
     for model in teachers:
         if any(p.device != device for p in model.parameters()):
             model.to(device)
-    with undrawn(device), evaluating(replace(target, models=teachers)):
+    with undrawn(device), evaluating(teachers):
         yield

@@ -108,7 +108,7 @@ def log_prob(
 
     log_alpha = -0.5 * math.log1p(math.exp(-clean))
     span = torch.tensor([clean, noisy], dtype=torch.float64, device=x0.device)
-    with evaluating(predictor), nullcontext() if graph else torch.no_grad():
+    with evaluating(predictor.models), nullcontext() if graph else torch.no_grad():
         start = (math.exp(log_alpha) * x0, torch.zeros_like(dim))
         try:
             u, volume = solve(

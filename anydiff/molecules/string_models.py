@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anydiff.checkpoints.described import check
+from anydiff.checks import check_range
 from anydiff.data.sequences import LengthDistribution, SequenceBatch
 from anydiff.discrete import Ancestral, CategoricalDiffusion, one_hot, sample
 from anydiff.discrete.answers import drawn as draw_from
@@ -120,7 +121,7 @@ class SmilesModel(KindModel):
         generator = torch.Generator().manual_seed(how.get("seed", 0))
         if pattern is None:
             sizes = self.lengths.sample(num, generator).tolist()
-            return self._draw([[len(self.alphabet.tokens)] * n for n in sizes], watch, how)
+            return self._draw([[self._mask] * n for n in sizes], watch, how)
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
         if not patterns:
             raise ValueError("pattern is an empty list; give one or more, or None.")
@@ -131,7 +132,10 @@ class SmilesModel(KindModel):
                 f"a pattern has {longest} tokens, and the strings of the data have at most {most}; give "
                 "a shorter one."
             )
-        return self._draw([rows[k % len(rows)] for k in range(num)], watch, how)
+        # at the time at which as much is masked: the network was trained for that
+        share = max(sum(k == self._mask for k in row) / len(row) for row in rows)
+        start = self._time(min(max(share, 0.01), 1.0))
+        return self._draw([rows[k % len(rows)] for k in range(num)], watch, how, start)
 
     def inpaint(
         self,
@@ -157,10 +161,7 @@ class SmilesModel(KindModel):
     def first_half(self, strings: Strings) -> Strings:
         """Strings of which the second half is not known."""
         rows = [row.tolist() for row in self.alphabet.numbers(strings.texts)]
-        mask = len(self.alphabet.tokens)
-        halves = [
-            row[: (len(row) + 1) // 2] + [mask] * (len(row) - (len(row) + 1) // 2) for row in rows
-        ]
+        halves = [row[: (n := (len(row) + 1) // 2)] + [self._mask] * (len(row) - n) for row in rows]
         return replace(strings, texts=tuple(map(self.alphabet.text, halves)))
 
     def edit(
@@ -173,12 +174,35 @@ class SmilesModel(KindModel):
             strength: The time in (0, 1]; of the linear schedule it is the share of the tokens.
             watch: Called with the first 24 strings after each step.
             how: See :class:`~anydiff.kinds.How`.
+
+        Raises:
+            ValueError: If the strength is out of its range.
         """
+        check_range("(0, 1]", strength=strength)
         rows = [row.tolist() for row in self.alphabet.numbers(strings.texts)]
-        return self._draw(rows, watch, how, strength)
+        return self._draw(rows, watch, how, strength, forget=True)
+
+    @property
+    def _mask(self) -> int:
+        """The number of the mask."""
+        return len(self.alphabet.tokens)
+
+    def _time(self, masked: float) -> float:
+        """The time at which a share of the tokens is masked."""
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            alpha = self.diffusion.schedule(torch.tensor([middle], dtype=torch.float64))[0].item()
+            low, high = (middle, high) if 1 - alpha < masked else (low, middle)
+        return high
 
     def _draw(
-        self, rows: list[list[int]], watch: Watch | None, how: How, strength: float = 1.0
+        self,
+        rows: list[list[int]],
+        watch: Watch | None,
+        how: How,
+        start: float = 1.0,
+        forget: bool = False,
     ) -> Strings:
         """Strings that begin as some rows of numbers, of which masks are filled in."""
         if how.get("guidance", 1) != 1:
@@ -196,8 +220,8 @@ class SmilesModel(KindModel):
             space = Masked((tokens >= 0).to(device))
             x = one_hot(tokens, diffusion.kernel).to(device)
             noise = generators(seeds, device)
-            if strength < 1:
-                alpha = diffusion.schedule(torch.tensor([strength]))[0].item()
+            if forget:
+                alpha = diffusion.schedule(torch.tensor([start]))[0].item()
                 q = diffusion.forgotten(x, alpha, space)
                 x = draw_from(q.log(), space, x, noise, diffusion.axis)
 
@@ -206,7 +230,7 @@ class SmilesModel(KindModel):
                     watch(self._texts(state[:24].cpu(), mine))
 
             x = sample(
-                diffusion.predictor(space), x, sampler, steps, start=strength, seed=noise, callback=see,
+                diffusion.predictor(space), x, sampler, steps, start=start, seed=noise, callback=see,
                 progress=how.get("progress", False),
             )  # fmt: skip
             return x.cpu()

@@ -37,8 +37,8 @@ from anydiff.spaces import Random, Seed, generators
 from anydiff.spaces.draws import check_count
 
 __all__ = [
-    "Callback", "Progress", "Steps", "check_steps", "chosen", "evaluating", "first_noise", "follow",
-    "plan", "sample", "watched",
+    "Callback", "Progress", "Steps", "blank", "check_steps", "chosen", "evaluating", "first_noise",
+    "follow", "plan", "sample", "watched",
 ]  # fmt: skip
 
 Steps = int | Sequence[float] | Tensor
@@ -114,7 +114,7 @@ def sample(
     check_predictor(predictor=predictor)
     sampler, steps, start = chosen(predictor, sampler, steps, start)
     levels = plan(predictor.schedule, steps, sampler, grid, start)
-    like = x_T if isinstance(x_T, Tensor) else _blank(predictor, x_T)
+    like = x_T if isinstance(x_T, Tensor) else blank(predictor.like, x_T)
     check_floating(x_T=like)
     generator = generators(seed, like.device)
     if isinstance(generator, Sequence):
@@ -258,7 +258,7 @@ def follow(
     kind, x = x.dtype, x.to(at_least_float32(x))
     # not inference mode: its tensors keep no count of changes, by which a network is found out that
     # changes the state in place
-    with torch.inference_mode(False), torch.set_grad_enabled(grad), evaluating(predictor):
+    with torch.inference_mode(False), torch.set_grad_enabled(grad), evaluating(predictor.models):
         x = x.clone() if x.is_inference() else x
         if grad and not x.requires_grad:  # guidance keeps the graph of states that require it
             x = x.detach().requires_grad_()
@@ -311,16 +311,16 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def evaluating(predictor: Predictor) -> Iterator[None]:
-    """A context in which the predictor's models are in eval mode, and restored to their mode after it.
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """A context in which modules are in eval mode, and restored to their mode after it.
 
     Of several threads that draw from one model, the last restores the mode. A thread that trains the same
     model sees it in eval mode meanwhile: draw from a copy then, such as the averaged weights.
 
     Arguments:
-        predictor: The predictor.
+        models: The modules, such as those of a predictor.
     """
-    modules = dict.fromkeys(m for model in predictor.models for m in model.modules())
+    modules = dict.fromkeys(m for model in models for m in model.modules())
     with _lock:
         switched = [m for m in modules if m.training or m in _runs]
         for module in switched:
@@ -349,12 +349,20 @@ def first_noise(at: Level, like: Tensor, predictor: Predictor, generator: Random
     return predictor.space.noise(like, generator) * math.hypot(at.alpha, at.sigma)
 
 
-def _blank(predictor: Predictor, shape: Sequence[int]) -> Tensor:
-    """An uninitialised tensor with the dtype and device of the predictor's models."""
+def blank(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """An uninitialised tensor of a shape that was given.
+
+    Arguments:
+        like: Gives the dtype and the device.
+        shape: The shape.
+
+    Raises:
+        ValueError: If it is none.
+    """
     sizes = [number(n) for n in shape] if isinstance(shape, Sequence | np.ndarray) else []
     if not sizes or not all(isinstance(n, int) and n >= 0 for n in sizes):
         raise ValueError(
             f"the shape, or state x_T, is {shown(shape)}; give the shape of the samples, batch included, "
             "or a tensor."
         )
-    return predictor.like.new_empty(sizes)  # type: ignore[arg-type]
+    return like.new_empty(sizes)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from anydiff.discrete.answers import drawn
 from anydiff.discrete.bits import chain_terms, prior_terms
 from anydiff.discrete.joint import Joint
 from anydiff.spaces import DENSE, Masked, Ragged
+from tests.helpers.count import Reads
 
 KERNELS = [AbsorbingKernel(3), UniformKernel(3), OrdinalKernel(3)]
 SCHEDULES = [Flow(), Cosine(), Linear()]
@@ -266,14 +267,14 @@ def test_the_surest_come_first():
 
 
 @pytest.mark.parametrize(
-    "sampler, steps", [(FirstHitting(), None), (Unmask(), 3), (Ancestral(), 80)], ids=str
+    "sampler, steps", [(FirstHitting(), None), (Unmask(), 2), (Ancestral(), 80)], ids=str
 )
 def test_what_is_known_is_kept_and_the_rest_is_conditional(sampler, steps, table):
     num, kernel = 40_000, AbsorbingKernel(3)
     tokens = torch.full((num, 3), 3)
     tokens[:, 1] = 2
     x = exact(table, kernel).sample(
-        one_hot(tokens, kernel, dtype=DOUBLE), sampler=sampler, steps=steps, seed=0
+        one_hot(tokens, kernel, dtype=DOUBLE), sampler=sampler, steps=steps, start=2 / 3, seed=0
     )
     assert (x[:, 1, 2] == 1).all()
     p = table[:, 2] / table[:, 2].sum()
@@ -386,17 +387,99 @@ def test_guidance_weighs_two_predictors(table):
         guided(told, free, math.nan)
 
 
-def test_a_run_reads_nothing_from_the_device_in_its_steps(monkeypatch, table):
-    diffusion = exact(table, AbsorbingKernel(3))
-    calls = []
-    real = torch.Tensor.item
-    monkeypatch.setattr(torch.Tensor, "item", lambda self: calls.append(1) or real(self))
+@pytest.mark.parametrize("sampler", [Ancestral(), Unmask(), Unmask("confident")], ids=str)
+def test_a_run_reads_nothing_from_the_device_in_its_steps(sampler):
+    kernel = AbsorbingKernel(3)
+    diffusion = CategoricalDiffusion(lambda x, t: x, kernel)
+    reads = []
     for steps in (4, 40):
-        calls.clear()
-        diffusion.sample((2, 3, 4), steps=steps, seed=0)
-        if steps == 4:
-            few = len(calls)
-    assert len(calls) == few
+        with Reads() as counted:
+            diffusion.sample((2, 3, 4), sampler=sampler, steps=steps, seed=0)
+        reads.append(counted.count)
+    assert reads[0] == reads[1]  # the times of a run are read once
+
+
+def test_a_run_that_starts_later_asks_no_earlier_times():
+    asked = []
+
+    def net(x, t):
+        asked.append(t)
+        return x
+
+    kernel = AbsorbingKernel(3)
+    x = one_hot(torch.tensor([[3, 1, 3, 3]] * 50), kernel)
+    for sampler, steps in ((Ancestral(), 5), (Unmask(), 5), (FirstHitting(), None)):
+        asked.clear()
+        predictor = CategoricalDiffusion(net, kernel).predictor()
+        done = sample(predictor, x, sampler, steps, start=0.2, seed=0)
+        assert max(float(t.max()) for t in asked) <= 0.2 + 1e-6
+        assert (done[:, 1, 1] == 1).all() and done[..., 3].sum() == 0
+    assert torch.cat(asked).mean().item() == pytest.approx(0.1, abs=0.02)
+
+
+def test_what_is_known_does_not_crowd_the_rest():
+    kernel, left = AbsorbingKernel(3), []
+    tokens = torch.tensor([[1, 1, 1, 1, 1, 1, 3, 3, 3, 3]])
+    CategoricalDiffusion(lambda x, t: x, kernel).sample(
+        one_hot(tokens, kernel), sampler=Unmask(), steps=4, seed=0,
+        callback=lambda step, steps, x: left.append(int(x[..., 3].sum())),
+    )  # fmt: skip
+    assert left == [3, 2, 1, 0]
+
+
+def test_the_loss_at_the_last_time_is_its_limit():
+    torch.manual_seed(0)
+    for kernel in (AbsorbingKernel(4), UniformKernel(4), OrdinalKernel(4)):
+        logits = torch.randn(kernel.states, dtype=DOUBLE, requires_grad=True)
+        diffusion = CategoricalDiffusion(lambda x, t, of=logits: of.expand(x.shape), kernel)
+        x0 = one_hot(torch.tensor([[1, 2]]), kernel, dtype=DOUBLE)
+        noise = torch.randn(x0.shape, dtype=DOUBLE)
+        found = []
+        for t in (1.0, 1 - 1e-9):
+            loss = diffusion.loss(x0, t, noise=noise).sum()
+            found.append((loss.detach(), torch.autograd.grad(loss, logits)[0]))
+        torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    log_pi = logits.detach()[:4].log_softmax(0)
+    diffusion = CategoricalDiffusion(lambda x, t: logits.new_zeros(x.shape), AbsorbingKernel(4))
+    x0 = one_hot(torch.tensor([[1, 2]]), AbsorbingKernel(4), dtype=DOUBLE)
+    assert diffusion.loss(x0, 1.0).item() == pytest.approx(math.log(4)) and len(log_pi) == 4
+
+
+def test_bounds_have_the_seeds_of_their_items(table):
+    kernel = AbsorbingKernel(3)
+    diffusion = exact(table, kernel)
+    x0 = one_hot(torch.tensor([[0, 1, 2], [2, 2, 0]]), kernel, dtype=DOUBLE)
+
+    def seeds(*of):
+        return [torch.Generator().manual_seed(k) for k in of]
+
+    both = continuous_bound(diffusion, x0, draws=4, generator=seeds(1, 2))
+    torch.testing.assert_close(
+        both, continuous_bound(diffusion, x0, draws=4, generator=seeds(1, 2))
+    )
+    one = continuous_bound(diffusion, x0[1:], draws=4, generator=seeds(2))
+    torch.testing.assert_close(both[1:], one)
+
+
+def test_bounds_are_of_a_network_without_dropout():
+    kernel = AbsorbingKernel(3)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 4))
+    diffusion = CategoricalDiffusion(Plain(net), kernel)
+    x0 = one_hot(torch.tensor([[0, 1, 2]] * 3), kernel)
+    for bound in (lambda **g: continuous_bound(diffusion, x0, draws=3, **g),
+                  lambda **g: chain_bound(diffusion, x0, 3, **g)):  # fmt: skip
+        one, two = (bound(generator=torch.Generator().manual_seed(0)) for _ in range(2))
+        torch.testing.assert_close(one, two)
+    assert net[1].training
+
+
+class Plain(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, t):
+        return self.net(x)
 
 
 @pytest.mark.parametrize(
@@ -405,9 +488,21 @@ def test_a_run_reads_nothing_from_the_device_in_its_steps(monkeypatch, table):
         (lambda d: d.loss(torch.zeros(2, 3, 3)), r"x0 is \(2, 3, 3\), and Absorbing"),
         (lambda d: d.sample((2, 3, 3)), r"x_T is \(2, 3, 3\), and Absorbing"),
         (lambda d: d.sample((2, 3, 4), steps=0), "steps is 0"),
-        (lambda d: d.sample((2, 3, 4), sampler=FirstHitting(), steps=4), "takes a step for each"),
+        (lambda d: d.sample((2, 3, 4), sampler=FirstHitting(), steps=4), "takes as many steps as i"),
         (lambda d: d.sample((2, 3, 4), seed=[1]), "1"),
         (lambda d: d.sample("much"), "the shape, or state x_T, is 'much'"),
+        (lambda d: d.sample(torch.zeros(2, 3, 4, dtype=torch.long)), "floating"),
+        (lambda d: guided(d, d, 2.0), "give a predictor"),
+        (
+            lambda d: guided(d.predictor(), exact(torch.rand(3, 3), UniformKernel(3)).predictor(), 2.0),
+            "the two predictors have different values of kernel",
+        ),
+        (
+            lambda d: guided(d.predictor(), d.predictor(Masked.from_lengths([3])), 2.0),
+            "the denoiser does not take its space|different spaces",
+        ),
+        (lambda d: CategoricalDiffusion(d.denoiser, d.kernel, axis=5).loss(torch.zeros(2, 4)), "axis 5"),
+        (lambda d: CategoricalDiffusion(d.denoiser, d.kernel, axis=0).loss(torch.zeros(4, 3)), "axis 0"),
         (lambda d: one_hot(torch.tensor([4]), d.kernel), "a token is 4, and AbsorbingKernel"),
         (lambda d: one_hot(torch.tensor([0.5]), d.kernel), "give whole numbers"),
         (lambda d: Unmask("best"), "order is 'best'"),

@@ -159,6 +159,11 @@ def test_edits_keep_a_share(model):
         for a, b in zip(many.texts, drawn.texts, strict=True)
     ]
     assert 0.65 < np.mean(same) < 0.85  # and some masked ones by chance
+    anew = model.edit(many, 1.0, steps=4)
+    same = [a == b for a, b in zip(many.texts, anew.texts, strict=True)]
+    assert np.mean(same) < 0.2  # nothing of them is kept but their lengths
+    with pytest.raises(ValueError, match="strength is 2"):
+        model.edit(many, 2.0)
 
 
 def test_a_run_that_is_stopped_has_what_is_drawn(model):
