@@ -23,6 +23,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -32,10 +33,11 @@ from torch import Generator, Tensor, nn
 
 from anydiff.checks import check_kind, check_range
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.losses import Rows, SquaredError
+from anydiff.losses import Rows, SquaredError, conditions
 from anydiff.predictions import Prediction, takes_space
 from anydiff.schedules import Level
 from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces.draws import undrawn
 
 __all__ = ["AdversarialScoreMatching", "Critic", "DenoisingGAN", "pair", "slope"]
 
@@ -60,7 +62,13 @@ class Critic(nn.Module):
         self._told = takes_space(network)
 
     def forward(
-        self, x: Tensor, t: Tensor, beside: Tensor | None = None, *, space: Space = DENSE
+        self,
+        x: Tensor,
+        t: Tensor,
+        beside: Tensor | None = None,
+        *,
+        space: Space = DENSE,
+        **cond: Any,
     ) -> Tensor:
         """The numbers, (B,): positive for what is taken for real.
 
@@ -69,10 +77,11 @@ class Critic(nn.Module):
             t: (B,), times.
             beside: The state that x was drawn from, shaped like x; None if x is judged alone.
             space: The batch's space.
+            cond: Conditions of the network, by name.
         """
         both = x if beside is None else torch.cat([x, beside], self.axis)
         given = {"space": space} if self._told(space) else {}
-        return space.mean(both * self.network(both, t, **given))
+        return space.mean(both * self.network(both, t, **given, **cond))
 
 
 def pair(
@@ -102,6 +111,7 @@ def slope(
     space: Space = DENSE,
     delta: float = 0.01,
     generator: Random = None,
+    **cond: Any,
 ) -> Tensor:
     r"""The squared slope of a critic at x, :math:`\lVert \nabla D \rVert^2` in the mean, (B,).
 
@@ -116,15 +126,20 @@ def slope(
         space: The batch's space.
         delta: The length of the step, for each entry.
         generator: The source of the direction.
+        cond: Conditions of the critic's network, by name.
     """
     n = space.noise(x, generator)
-    near, far = (critic(of, t, beside, space=space) for of in (x, x + delta * n))
+    with undrawn(x.device):  # what layers such as dropout draw is the same at both ends
+        near = critic(x, t, beside, space=space, **cond)
+    far = critic(x + delta * n, t, beside, space=space, **cond)
     squared: Tensor = ((far - near) / delta).square()
     return squared
 
 
 class DenoisingGAN(nn.Module):
     """A generator of large steps and its critic.
+
+    Conditions are given to both, so that the critic knows what was asked for: its network takes them too.
 
     Arguments:
         diffusion: The generator, whose `times` are the :class:`~anydiff.losses.Rows` of its run, with a
@@ -179,8 +194,8 @@ class DenoisingGAN(nn.Module):
             generator: The source of noise and of the row.
             cond: Conditions, by name.
         """
-        _, x_t, times, drawn = self._steps(x0, space, generator, cond)
-        return F.softplus(-self.critic(drawn, times, x_t, space=space))
+        _, x_t, times, drawn, cond = self._steps(x0, space, generator, cond)
+        return F.softplus(-self.critic(drawn, times, x_t, space=space, **cond))
 
     def critic_loss(
         self, x0: Tensor, *, space: Space = DENSE, generator: Generator | None = None, **cond: Any
@@ -194,19 +209,22 @@ class DenoisingGAN(nn.Module):
             cond: Conditions, by name.
         """
         with torch.no_grad():
-            x_s, x_t, times, drawn = self._steps(x0, space, generator, cond)
-        real, false = (self.critic(x, times, x_t, space=space) for x in (x_s, drawn))
+            x_s, x_t, times, drawn, cond = self._steps(x0, space, generator, cond)
+        real, false = (self.critic(x, times, x_t, space=space, **cond) for x in (x_s, drawn))
         loss = F.softplus(-real) + F.softplus(false)
         if self.penalty:
             how: dict[str, Any] = {"space": space, "delta": self.delta, "generator": generator}
-            loss = loss + self.penalty / 2 * slope(self.critic, x_s, times, x_t, **how)
+            loss = loss + self.penalty / 2 * slope(self.critic, x_s, times, x_t, **how, **cond)
         return loss
 
     def _steps(
         self, x0: Tensor, space: Space, generator: Generator | None, cond: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A real pair, (x_s, x_t), the time of x_t (B,), and an x_s that the generator draws."""
-        x0 = space.project(x0)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """A real pair (x_s, x_t), the time of x_t (B,), an x_s that the generator draws, conditions."""
+        x0, of = space.project(x0), self.diffusion
+        if self.training:
+            cond = conditions.drop(cond, of.drop, x0, space, generator)
+            cond = conditions.augment(cond, of.augment, of.schedule, x0, space, generator)
         device = x0.device if generator is None else generator.device
         rows = len(self._levels) - 1
         k = int(torch.randint(rows, (), generator=generator, device=device))
@@ -215,14 +233,17 @@ class DenoisingGAN(nn.Module):
         predictor = self.diffusion.predictor(space, **cond)
         rule: Any = self.diffusion.times
         drawn, _ = rule.sampler.step(predictor, x_t, t, s, (), generator)
-        return x_s, x_t, x0.new_full((space.items(x0),), t.t), drawn
+        return x_s, x_t, x0.new_full((space.items(x0),), t.t), drawn, dict(cond)
 
 
 class _Deceiving(SquaredError):
-    """The squared error, and what a critic says of the denoised mean."""
+    """An error, and what a critic says of the denoised mean."""
 
-    def __init__(self, critic: Critic, weight: float) -> None:
-        self.critic, self.weight = critic, weight
+    def __init__(self, error: SquaredError, critic: Critic, weight: float) -> None:
+        self.error, self.critic, self.weight = error, critic, weight
+
+    def times(self, t: Tensor) -> Tensor:
+        return self.error.times(t)
 
     def term(
         self,
@@ -232,9 +253,10 @@ class _Deceiving(SquaredError):
         at: Level,
         space: Space,
         cond: Mapping[str, Any] | None = None,
-    ) -> Tensor:
+    ) -> Any:
         said = self.critic(p.x0, torch.zeros_like(at.t), space=space)
-        return cast(Tensor, self.weight * (said - 1).square())
+        own = self.error.term(p, x0, eps, at, space, cond)
+        return own + self.weight * (said - 1).square()
 
 
 class AdversarialScoreMatching(nn.Module):
@@ -242,8 +264,8 @@ class AdversarialScoreMatching(nn.Module):
 
     .. math:: L = L_{diffusion} + \lambda\, (D(\hat x_0) - 1)^2
 
-    The critic sees data and means at time 0. After training, the diffusion is one as any other:
-    :meth:`released` is that without the critic.
+    The critic sees data and means at time 0, without conditions. The diffusion itself is as any other,
+    and knows nothing of it.
 
     Arguments:
         diffusion: The diffusion.
@@ -260,13 +282,6 @@ class AdversarialScoreMatching(nn.Module):
         check_kind(Critic, "Critic(network)", critic=critic)
         check_range("[0, inf)", weight=weight)
         self.diffusion, self.critic, self.weight = diffusion, critic, weight
-        self._error = diffusion.error
-        diffusion.error = _Deceiving(critic, weight)
-
-    def released(self) -> GaussianDiffusion:
-        """The diffusion, with the error that it had."""
-        self.diffusion.error = self._error
-        return self.diffusion
 
     def loss(
         self,
@@ -288,8 +303,10 @@ class AdversarialScoreMatching(nn.Module):
             generator: The source of noise and times.
             cond: Conditions, by name.
         """
+        judged = copy.copy(self.diffusion)  # with the same parts
+        judged.__dict__["error"] = _Deceiving(self.diffusion.error, self.critic, self.weight)
         how: dict[str, Any] = {"space": space, "noise": noise, "generator": generator}
-        return self.diffusion.loss(x0, t, **how, **cond)
+        return judged.loss(x0, t, **how, **cond)
 
     def critic_loss(
         self, x0: Tensor, *, space: Space = DENSE, generator: Generator | None = None, **cond: Any

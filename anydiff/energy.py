@@ -37,7 +37,8 @@ from torch import Generator, Tensor, nn
 from anydiff.adversarial import pair
 from anydiff.checks import check_kind, check_range, check_whole
 from anydiff.losses import Rows
-from anydiff.predictions import takes_space
+from anydiff.predictions import like_of, takes_space
+from anydiff.samplers.loop import blank, evaluating
 from anydiff.schedules import Level, Linear, Schedule
 from anydiff.spaces import DENSE, Random, Seed, Space, generators
 
@@ -85,8 +86,10 @@ class Energy(nn.Module):
             space: The batch's space.
             cond: Conditions of the network, by name.
         """
-        wanted = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        with torch.enable_grad():
+        learns = x.requires_grad or any(p.requires_grad for p in self.parameters())
+        wanted = torch.is_grad_enabled() and learns
+        with torch.inference_mode(False), torch.enable_grad():
+            x, t = (v.clone() if v.is_inference() else v for v in (x, t))
             own = x if x.requires_grad else x.detach().requires_grad_()
             total = self.value(own, t, space=space, **cond).sum()
             (gradient,) = torch.autograd.grad(total, own, create_graph=wanted)
@@ -203,16 +206,15 @@ class RecoveryLikelihood(nn.Module):
             space: The batch's space.
             cond: Conditions of the network, by name.
             seed: An int, or a list with one seed per item.
+
+        Raises:
+            ValueError: If the shape is none.
         """
-        like = next(self.energy.parameters()).new_empty(tuple(shape))
+        like = blank(like_of([self.energy]), shape)
         generator = generators(seed, like.device)
         first = self._levels[0]
         x = space.noise(like, generator) * math.hypot(first.alpha, first.sigma)
-        training = self.training
-        self.eval()
-        try:
+        with evaluating([self.energy]):
             for t, s in pairwise(self._levels):
                 x = self.recover(x, t, s, space, generator, **(cond or {}))
-        finally:
-            self.train(training)
         return x

@@ -203,7 +203,7 @@ def score(args: argparse.Namespace, seed: int) -> dict[str, list[float]]:
             args, f"score-{weight:g}-{seed}", both, loader(learn, 64, seed=seed), unpack, lr=8e-3,
             critic_lr=4e-4, warmup=100, optimizer=Muon, seed=seed,
         )  # fmt: skip
-        model = both.released()
+        model = both.diffusion
         grid_of = LogSNR(1.0, 8.0, -8.0)
         ratio = float(np.exp(-16 / (2 * 49)))
         for name, sampler, grid in (

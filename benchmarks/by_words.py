@@ -6,7 +6,8 @@
 `sketches` asks a model of `anydiff train sketches --data kanjivg --text` for the most frequent parts of
 characters in their places, "water left" for instance. A classifier of radicals, the parts under which
 dictionaries list characters, says of each drawing which one it sees; nothing of the model was trained
-with it. Beside stand real characters with that part, and drawings that no text was told of.
+with it. Beside stand real characters with that part, and drawings that have as many strokes as the text
+makes likely, and were told nothing else of it.
 
 `molecules` asks a model of `anydiff train molecules --text` for all that is said of held-out molecules.
 RDKit says which of it is true of those that are drawn (`anydiff.molecules.captions`).
@@ -59,7 +60,9 @@ def of_sketches(args: argparse.Namespace) -> None:
     where = Counter(part for of in made_of.values() for part in of)
     # parts that are mostly the radical of their characters, which is what the classifier knows
     common = [(p, e) for (p, e), _ in where.most_common(200) if e in features.classes][: args.parts]
-    rows = {"real characters": [], "no text": []} | {f"guidance {g:g}": [] for g in args.guidance}
+    rows = {"real characters": [], "as long, no text": []} | {
+        f"guidance {g:g}": [] for g in args.guidance
+    }
     for place, element in common:
         having = [k for k, c in enumerate(real.labels) if (place, element) in made_of.get(c, ())]
         share = np.mean([r == element for r in seen(real.subset(having), features)])
@@ -68,14 +71,14 @@ def of_sketches(args: argparse.Namespace) -> None:
         rows["real characters"].append(float(share))
         text = f"{called(element, meanings)} {place}"
         for name in list(rows)[1:]:
-            scale = 0.0 if name == "no text" else float(name.split()[1])
+            scale = 0.0 if name == "as long, no text" else float(name.split()[1])
             drawn = model.sample(
                 args.num, text=text, guidance=scale, sampler=DPMSolver(), steps=args.steps,
                 seed=1000 + args.seed,
             )  # fmt: skip
             rows[name].append(float(np.mean([r == element for r in seen(drawn, features)])))
         print(text, element, *(f"{of[-1]:.2f}" for of in rows.values()), flush=True)
-    print(f"{len(rows['no text'])} parts, {args.num} drawings of each, {args.steps} calls")
+    print(f"{len(rows['real characters'])} parts, {args.num} drawings of each, {args.steps} calls")
     cells = [["", "recognised %"], *([k, f"{100 * np.mean(v):.1f}"] for k, v in rows.items())]
     print(aligned(cells, "markdown"))
     if args.picture:
@@ -107,7 +110,8 @@ def of_molecules(args: argparse.Namespace) -> None:
     known = model.read_data()
     part = split_molecules(len(known)).test[: args.num]
     asked = known.subset(part)
-    texts = [", ".join(of) for of in captions(asked)]
+    elements = model.atoms.elements
+    texts = [", ".join(of) for of in captions(asked, elements)]
     kinds: dict[str, Any] = {
         "rings": lambda phrase: (
             "ring" in phrase.split()[0] or "ring" in phrase.split()[-1] or " rings " in phrase
@@ -120,7 +124,7 @@ def of_molecules(args: argparse.Namespace) -> None:
         drawn = model.sample(
             len(part), text=texts, guidance=scale, steps=args.steps, seed=1000 + args.seed
         )
-        said = captions(drawn)
+        said = captions(drawn, elements)
         exact, true = [], {name: [] for name in kinds}
         for of, text in zip(said, texts, strict=True):
             wanted = text.split(", ")
@@ -129,7 +133,12 @@ def of_molecules(args: argparse.Namespace) -> None:
             for name, picks in kinds.items():
                 true[name] += [phrase in of for phrase in wanted if picks(phrase)]
         cells = [100 * np.mean(v) for v in (exact, *true.values())]
-        rows.append([f"guidance {scale:g}" if scale else "no text", *(f"{c:.1f}" for c in cells)])
+        rows.append(
+            [
+                f"guidance {scale:g}" if scale else "as many atoms, no text",
+                *(f"{c:.1f}" for c in cells),
+            ]
+        )
         print(*rows[-1], flush=True)
     print(aligned(rows, "markdown"))
 

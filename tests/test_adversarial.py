@@ -10,8 +10,8 @@ import anydiff
 from anydiff import Cosine, GaussianDiffusion, Linear
 from anydiff.adversarial import AdversarialScoreMatching, Critic, DenoisingGAN, pair, slope
 from anydiff.denoisers import BiRNN, PairNet, Transformer, UNet
-from anydiff.losses import Rows
-from anydiff.samplers import DDIM, DDPM, DrawnContext
+from anydiff.losses import Hybrid, Rows
+from anydiff.samplers import DDIM, DrawnContext
 from anydiff.spaces import DENSE, Masked, Ragged
 from anydiff.training.critics import AdversarialModule
 from anydiff.training.runs import fit
@@ -92,7 +92,7 @@ def test_drawn_pairs_have_the_law_of_real_ones():
     gan = DenoisingGAN(exact(), Critic(Zero()))
     x0 = math.sqrt(V) * torch.randn(300_000, 1, dtype=DOUBLE)
     for seed in range(4):
-        x_s, x_t, _, drawn = gan._steps(x0, DENSE, torch.Generator().manual_seed(seed), {})
+        x_s, x_t, _, drawn, _ = gan._steps(x0, DENSE, torch.Generator().manual_seed(seed), {})
         real, false = (torch.cov(torch.cat([x, x_t], 1).T) for x in (x_s, drawn))
         torch.testing.assert_close(real, false, atol=8e-3, rtol=0)
 
@@ -111,20 +111,30 @@ def test_a_critic_without_an_opinion():
     assert grad == 0
 
 
-def test_the_best_critic_measures_the_divergence_of_jensen_and_shannon():
-    """Of two Gaussians: 2 log 2 − 2 JSD at D = log q / p, and more for any other critic."""
-    num, generator = 400_000, torch.Generator().manual_seed(0)
-    real = torch.randn(num, generator=generator, dtype=DOUBLE)
-    false = 2 * torch.randn(num, generator=generator, dtype=DOUBLE)
+class Ratio(torch.nn.Module):
+    """The best critic of N(0, 1) against N(0, 4), times a scale, as x · F(x) of pairs (x, beside)."""
 
-    def log_ratio(x):
-        return math.log(2) - x**2 / 2 + x**2 / 8
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, both, t):
+        x, beside = both.chunk(2, -1)
+        log_ratio = math.log(2) - x**2 / 2 + x**2 / 8
+        return torch.cat([2 * self.scale * log_ratio / x, torch.zeros_like(beside)], -1)
+
+
+def test_the_best_critic_measures_the_divergence_of_jensen_and_shannon(monkeypatch):
+    """Of two Gaussians: the loss is 2 log 2 − 2 JSD at D = log p / q, and more at any other."""
+    num, generator = 400_000, torch.Generator().manual_seed(0)
+    real = torch.randn(num, 1, generator=generator, dtype=DOUBLE)
+    false = 2 * torch.randn(num, 1, generator=generator, dtype=DOUBLE)
 
     def loss(scale):
-        softplus = torch.nn.functional.softplus
-        return (
-            (softplus(-scale * log_ratio(real)) + softplus(scale * log_ratio(false))).mean().item()
-        )
+        gan = DenoisingGAN(exact(), Critic(Ratio(scale), -1), penalty=0)
+        t = torch.zeros(num, dtype=DOUBLE)
+        monkeypatch.setattr(gan, "_steps", lambda *_: (real, real, t, false, {}))
+        return gan.critic_loss(real).mean().item()
 
     x = torch.linspace(-14, 14, 20_001, dtype=DOUBLE)
     p, q = ((-(x**2) / 2 / v).exp() / math.sqrt(2 * math.pi * v) for v in (1, 4))
@@ -286,8 +296,7 @@ def test_score_matching_with_a_critic():
     plain = GaussianDiffusion(Small(1), Cosine(), "v")
     x0, t = mixture(32), torch.rand(32)
     noise = torch.randn(32, 1)
-    without = plain.loss(x0, t, noise=noise)
-    usual = plain.error
+    without, usual = plain.loss(x0, t, noise=noise), plain.error
     both = AdversarialScoreMatching(plain, Critic(Small(1), -1), 0.5)
     p = plain.predictor()
     alpha, sigma = plain.schedule(t)
@@ -298,8 +307,17 @@ def test_score_matching_with_a_critic():
     loss.mean().backward()
     assert loss.shape == (32,)
     assert all(p.grad is None for p in plain.parameters())  # the critic's loss is of the critic
-    assert both.released() is plain and plain.error is usual
+    assert plain.error is usual  # nothing of it is changed
     torch.testing.assert_close(plain.loss(x0, t, noise=noise), without)
+
+
+def test_a_critic_adds_to_the_error_that_there_is():
+    torch.manual_seed(0)
+    net = UNet(1, (8, 16), groups=4, out_channels=2)
+    diffusion = GaussianDiffusion(net, Cosine(), "eps", error=Hybrid())
+    x0, noise, t = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8), torch.tensor([0.3, 0.6])
+    none = AdversarialScoreMatching(diffusion, Critic(UNet(1, (8, 16), groups=4)), 0.0)
+    torch.testing.assert_close(none.loss(x0, t, noise=noise), diffusion.loss(x0, t, noise=noise))
 
 
 @pytest.mark.parametrize(
@@ -310,6 +328,10 @@ def test_score_matching_with_a_critic():
         (lambda: DenoisingGAN(exact(), Critic(Zero()), penalty=-1), "penalty is -1"),
         (lambda: DenoisingGAN(exact(), Critic(Zero()), delta=0), "delta is 0"),
         (lambda: DrawnContext(0), "columns is 0"),
+        (
+            lambda: exact().sample((2, 1), cond={"context": torch.zeros(2, 1)}),
+            "the predictor has a context already",
+        ),
         (
             lambda: anydiff.sample(
                 anydiff.classifier_free(*[GaussianDiffusion(Zero()).predictor()] * 2, 2.0),
@@ -325,11 +347,79 @@ def test_what_cannot_be_is_an_error(make, error):
 
 
 def test_a_sampler_of_draws_is_that_of_means_without_noise():
-    mean = exact(0.0)
-    rows = [Rows(TIMES, s) for s in (DrawnContext(1, DDIM()), DrawnContext(1, DDPM()))]
+    """Of a network to which the context says nothing it is the sampler itself."""
     x = torch.randn(5, 1, dtype=DOUBLE)
-    drawn = []
-    for rule in rows:
-        mean.times = rule
-        drawn.append(anydiff.sample(mean.predictor(), x, seed=0))
-    assert abs(drawn[0] - drawn[1]).max() > 1e-3  # the second adds noise
+
+    class Mean(torch.nn.Module):
+        def forward(self, x, t, *, context=None):
+            return posterior(t[:, None])[0] * x
+
+    predictor = GaussianDiffusion(Mean(), Linear(), "x0").predictor()
+    found = anydiff.sample(predictor, x, DrawnContext(1, DDIM()), TIMES, seed=0)
+    torch.testing.assert_close(found, anydiff.sample(predictor, x, DDIM(), TIMES))
+
+
+def test_dropout_of_a_critic_is_no_slope():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 4))
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t):
+            return self.net(x)
+
+    x, t = torch.randn(64, 2), torch.zeros(64)
+    critic = Critic(Plain(), -1)
+    rough = slope(critic, x, t, x, generator=torch.Generator().manual_seed(0)).mean()
+    still = slope(critic.eval(), x, t, x, generator=torch.Generator().manual_seed(0)).mean()
+    assert rough < 10 * still  # and not a difference of masks, divided by delta
+
+
+class Told(torch.nn.Module):
+    """Keeps the labels that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.seen = torch.nn.Parameter(torch.ones(())), []
+
+    def forward(self, x, t, *, context=None, label=None):
+        self.seen.append(label)
+        return self.scale * x
+
+
+def test_conditions_are_given_to_both_and_dropped_for_both():
+    label, x0 = torch.arange(6), torch.randn(6, 1)
+    for share in (0.0, 1.0):
+        net, judge = Told(), Told()
+        diffusion = GaussianDiffusion(
+            net, Linear(), "x0", times=Rows(TIMES, DrawnContext(1)), drop={"label": share}
+        )
+        gan = DenoisingGAN(diffusion, Critic(judge, -1))
+        gan.loss(x0, label=label)
+        gan.critic_loss(x0, label=label)
+        for seen in (*net.seen, *judge.seen):
+            assert torch.equal(seen, torch.full_like(label, -1) if share else label)
+        assert len(judge.seen) == 5
+        net.seen.clear()
+        gan.eval().loss(x0, label=label)
+        assert torch.equal(net.seen[0], label)
+
+
+def test_rates_fall_over_the_whole_run_and_both_alike(tmp_path):
+    rates = []
+
+    class Watched(AdversarialModule):
+        def training_step(self, batch, batch_idx):
+            rates.append([o.param_groups[0]["lr"] for o in self.optimizers()])
+            return super().training_step(batch, batch_idx)
+
+    diffusion = GaussianDiffusion(Small(1, 2), Linear(), "x0", times=Rows(TIMES, DrawnContext(2)))
+    gan = DenoisingGAN(diffusion, Critic(Small(2), -1))
+    module = Watched(gan, lambda x: (x, DENSE, {}), lr=1e-3, warmup=1)
+    loading = torch.utils.data.DataLoader(mixture(64), batch_size=8)
+    fit(module, tmp_path, loading, epochs=3, accelerator="cpu", devices=1)
+    assert len(rates) == 24 and all(a == b for a, b in rates)
+    assert rates[12][0] == pytest.approx(5e-4, rel=0.15) and 0 < rates[-1][0] < 5e-5

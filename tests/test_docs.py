@@ -210,7 +210,7 @@ def test_a_system_of_the_family_runs(name, line):
     names |= {
         "Latent": Latent, "sample": anydiff.sample, "shape": shape, "x0": torch.randn(shape),
         "net": small(3), "two": small(3, out_channels=6), "drawing": small(3, context=16),
-        "pairs": small(6), "tokens": small(6), "values": torch.randint(6, (2, 8, 8)),
+        "pairs": small(6), "another": small(3), "tokens": small(6), "values": torch.randint(6, (2, 8, 8)),
         "autoencoder": autoencoders.Convolutional(3, 4, (8, 16), groups=4), "of_latents": small(4),
         "teacher": teacher.predictor(), "times": samplers.Uniform()(teacher.schedule, 4),
     }  # fmt: skip

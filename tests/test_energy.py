@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from anydiff import GaussianDiffusion, Linear, exact
+from anydiff import GaussianDiffusion, Linear, exact, log_prob
 from anydiff.denoisers import PairNet, UNet
 from anydiff.energy import Energy, RecoveryLikelihood
 from anydiff.spaces import DENSE, Masked, Ragged
@@ -157,6 +157,39 @@ def test_the_ordinary_loss_trains_an_energy_with_second_derivatives():
     assert diffusion.denoiser.network.log_scale.grad > 0  # its variance is too large
     x = diffusion.sample((2000, 1), steps=40, seed=0)  # and samplers, without gradients, take it
     assert x.isfinite().all() and not x.requires_grad
+
+
+def test_frozen_energies_have_derivatives_too():
+    """What asks for the divergence of the score gets it, whether the weights learn or not."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)
+    ).double()
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t):
+            return self.net(x) - x
+
+    diffusion = GaussianDiffusion(Energy(Plain()), Linear(), "score").eval()
+    x = torch.randn(3, 2, dtype=DOUBLE)
+    first = log_prob(diffusion.predictor(), x, method="rk4", steps=6)
+    diffusion.requires_grad_(False)
+    torch.testing.assert_close(log_prob(diffusion.predictor(), x, method="rk4", steps=6), first)
+
+
+def test_energies_work_in_inference_mode():
+    """In which a validation runs."""
+    model, x = recovery(steps=2), torch.randn(4, 1, dtype=DOUBLE)
+    with torch.inference_mode():
+        assert model.loss(x).isfinite().all()
+        assert model.sample((4, 1), seed=0).isfinite().all()
+        diffusion = GaussianDiffusion(Energy(Quadratic()), Linear(), "score")
+        assert diffusion.loss(x, 0.3).isfinite().all()
+        assert diffusion.sample((3, 1), steps=3, seed=0).isfinite().all()
 
 
 def test_first_derivatives_are_enough_for_recovery():

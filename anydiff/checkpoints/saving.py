@@ -106,7 +106,13 @@ def save(path: PathLike, diffusion: Diffusion, extra: Mapping[str, Any] | None =
         },
     }
     if isinstance(diffusion, CategoricalDiffusion):
-        tokens = {"kernel": describe(diffusion.kernel), "axis": diffusion.axis}
+        kernel = describe(diffusion.kernel)
+        if kernel["config"] is None:
+            raise ValueError(
+                f"the kernel {kernel['name']} is one of your own, which no file can store; keep the "
+                "weights alone, by safetensors."
+            )
+        tokens = {"kernel": kernel, "axis": diffusion.axis}
         config |= {"format": FORMAT, "tokens": tokens}
     else:
         config["prediction"] = describe_target(diffusion.target)

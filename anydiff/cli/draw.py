@@ -38,9 +38,9 @@ class Drawing:
     """How items are drawn, whatever they are.
 
     Arguments:
-        num: Number of samples; by default 100 molecules, 360 sketches or 400 images.
-        steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images, and of
-            a distilled model its own, which are the only ones.
+        num: Number of samples; by default 100 molecules or SMILES, 360 sketches or 400 images.
+        steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images, 64 for
+            SMILES, and of a distilled model its own, which are the only ones.
         sampler: Sampling method: ddpm, the default, is ancestral and needs the most steps; sde is
             DPM-Solver++ with noise, for which 50 are usually enough; ddim and dpm have no noise, and dpm
             needs the fewest. A distilled model has its own, which is the only one.
@@ -51,7 +51,8 @@ class Drawing:
         adapter: An adapter of the model, the adapter.safetensors that finetune --rank has written.
         seed: Random seed; each item gets a seed of its own, derived from it.
         skip: Skip the first N items, which an interrupted command has already sampled.
-        batch_size: Number of items sampled at once; by default 180 sketches, 100 molecules or 64 images.
+        batch_size: Number of items sampled at once; by default 180 sketches, 100 molecules, 64 images or
+            500 SMILES.
         out: Folder for the files; by default next to the model, with the name of the command. A number is
             appended if it holds samples already.
         measure: Compute metrics against held-out data.

@@ -102,7 +102,9 @@ def batches(
     if model.properties is not None:
         unpack = with_properties(unpack, model.properties, known.prop_names)
     if model.vocabulary is not None:
-        unpack = with_captions(unpack, table_of(captions(known), model.vocabulary))
+        unpack = with_captions(
+            unpack, table_of(captions(known, model.atoms.elements), model.vocabulary)
+        )
     if model.completes:
         unpack = with_known(unpack, molecule_parts(known.elements))
     return (

@@ -10,7 +10,12 @@ from anydiff.files import whole
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column
 from anydiff.molecules.qm9 import split
-from anydiff.molecules.string_metrics import compare_strings, evaluate_strings, string_table
+from anydiff.molecules.string_metrics import (
+    canonical,
+    compare_strings,
+    evaluate_strings,
+    string_table,
+)
 from anydiff.molecules.string_models import SmilesModel
 from anydiff.molecules.string_pictures import draw_strings
 from anydiff.molecules.strings import Strings, load_strings
@@ -84,8 +89,8 @@ def write(
     before: Strings | None = None,
     kept: None = None,
 ) -> None:
-    """All strings, a picture of the first 24 that are molecules and of what they were begun from, and the
-    way of the first strings from masks."""
+    """All strings, a picture of the first 24 and of what they were begun from, and the way of the first
+    four from masks."""
     with whole(folder / DRAWN) as partial:
         Path(partial).write_text("".join(f"{text}\n" for text in drawn.texts), encoding="utf-8")
     draw_strings(folder / "samples.png", drawn.texts)
@@ -98,10 +103,10 @@ def write(
 
 
 def sampler(name: str) -> Any:
-    """The sampler of a name; there is one.
+    """The sampler of a name, of which there is none beside the usual one.
 
     Raises:
-        ValueError: As the others are of Gaussian noise.
+        ValueError: Always: the names are those of samplers of Gaussian noise.
     """
     raise ValueError(
         f"--sampler is {name}, which is for numbers with noise, and smiles are tokens; leave it out."
@@ -132,7 +137,7 @@ def judge(known: Strings) -> tuple[Strings, Any, str]:
         known: All parts of the data.
     """
     parts = split(len(known))
-    learn = known.subset(parts.train)
+    learn = {text for text in canonical(known.subset(parts.train).texts) if text}
 
     def report(drawn: Strings, lost: int) -> Any:
         return evaluate_strings(drawn, learn)

@@ -122,7 +122,9 @@ def molecules(
     )  # fmt: skip
     vocabulary = formulas = None
     if text:
-        vocabulary = Vocabulary.of(phrase for of in captions(learn) for phrase in of)
+        vocabulary = Vocabulary.of(
+            phrase for of in captions(learn, atoms.elements) for phrase in of
+        )
         formulas = Formulas.of(learn, atoms.elements)
         network = Worded(network, TextEncoder(len(vocabulary), WORDS, length=LENGTH))
     how: dict[str, Any] = {

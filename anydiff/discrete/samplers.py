@@ -6,8 +6,8 @@ r"""Samplers of tokens: from the kernel's stationary distribution to data.
   the limit of ancestral sampling for many steps, in as many calls as there are tokens.
 
 In masked diffusion a token that is not masked stays what it is. So an x_T that has some tokens is filled
-in, exactly as the model would. Begin at the time at which as many tokens are masked, for which the network
-was trained:
+in, exactly as the model would. Begin at the time at which as many tokens are masked, for which the
+network was trained:
 
     x_T = one_hot(torch.where(known, tokens, kernel.values), kernel)
     filled = sample(diffusion.predictor(), x_T, start=0.5)     # half of them, by the linear schedule

@@ -9,9 +9,9 @@ nothing. :class:`Formulas` says how many atoms a molecule has that is asked for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from anydiff.data.vocabulary import Vocabulary, words_of
 from anydiff.extras import extra
 from anydiff.molecules.compositions import compositions
 from anydiff.molecules.elements import symbol
-from anydiff.molecules.evaluate import to_rdkit
+from anydiff.molecules.evaluate import graphs
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.properties import Properties
 
@@ -88,13 +88,14 @@ def plain(text: str) -> str:
     )
 
 
-def captions(molecules: Molecules) -> list[list[str]]:
+def captions(molecules: Molecules, elements: Sequence[int] | None = None) -> list[list[str]]:
     """The phrases of each molecule: its formula, rings, groups, and properties that are known.
 
     Rings and groups are those of RDKit, by the molecules' own bonds, or by distances if they have none.
 
     Arguments:
         molecules: The molecules.
+        elements: Atomic numbers of what is counted, also where there is none; those that occur if None.
 
     Raises:
         ImportError: RDKit is not installed.
@@ -102,13 +103,9 @@ def captions(molecules: Molecules) -> list[list[str]]:
     with extra("molecules"):
         from rdkit import Chem, rdBase
 
-    elements = molecules.elements
+    elements = molecules.elements if elements is None else elements
     counts = compositions(molecules, elements)
-    if molecules.bonds is not None:
-        bare = replace(molecules, ids=None, props=None, prop_names=())
-        mols = bare.to_rdkit()
-    else:
-        mols = to_rdkit(molecules.pos, molecules.z, molecules.index)
+    mols = graphs(molecules)
     patterns = {name: Chem.MolFromSmarts(smarts) for name, smarts in GROUPS.items()}
     said = _levels(molecules)
     found = []
@@ -195,14 +192,17 @@ def counts_in(text: str, elements: Sequence[int]) -> Tensor:
         text: Such as "seven carbons, no nitrogen".
         elements: E atomic numbers.
     """
-    words = plain(text).split()
-    value = {word: n for n, word in enumerate(NUMBERS)}
-    value |= {word: int(word) for word in words if word.isascii() and word.isdigit()}
     found = torch.full((len(elements),), -1)
-    for number, what in pairwise(words):
-        for k, z in enumerate(elements):
-            if number in value and what in (name := _element(z), f"{name}s"):
-                found[k] = value[number]
+    value = {word: n for n, word in enumerate(NUMBERS)}
+    for phrase in re.split("[,;.]", text):
+        words = plain(phrase).split()
+        value |= {w: int(w) for w in words if w.isascii() and w.isdigit() and len(w) < 9}
+        for before, number, what in zip(["", *words], words, words[1:], strict=False):
+            for k, z in enumerate(elements):
+                named = what in (name := _element(z), f"{name}s")
+                size = before in ("ring", "rings") and number != "no"  # of the ring
+                if named and number in value and not size:
+                    found[k] = value[number]
     return found
 
 

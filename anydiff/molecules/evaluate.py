@@ -54,11 +54,12 @@ from anydiff.molecules.distributions import (
     wasserstein,
 )
 from anydiff.molecules.fragments import count_pieces
+from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.relaxation import Relaxed
 
 __all__ = [
-    "MoleculeReport", "bond_lengths_distance", "element_distance", "evaluate", "smiles", "strict",
-    "table", "to_rdkit", "wasserstein",
+    "MoleculeReport", "bond_lengths_distance", "element_distance", "evaluate", "graphs", "smiles",
+    "strict", "table", "to_rdkit", "wasserstein",
 ]  # fmt: skip
 
 # RDKit --------------------
@@ -131,6 +132,21 @@ def to_rdkit(
             if sanitize:
                 Chem.SanitizeMol(mol, catchErrors=True)
             mols.append(mol.GetMol())
+    return mols
+
+
+def graphs(molecules: Molecules) -> list[Any]:
+    """RDKit molecules with their own bonds, or those that follow from distances; not sanitised.
+
+    Arguments:
+        molecules: The molecules.
+
+    Raises:
+        ImportError: RDKit is not installed.
+    """
+    if molecules.bonds is None:
+        return to_rdkit(molecules.pos, molecules.z, molecules.index)
+    mols: list[Any] = replace(molecules, ids=None, props=None, prop_names=()).to_rdkit()
     return mols
 
 

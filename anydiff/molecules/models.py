@@ -216,7 +216,7 @@ class MoleculeModel(KindModel):
             raise ValueError("text is an empty list; give one or more texts, or None.")
         sizes, own = self.sizes.sample(num, generator), [plain(of) for of in texts[:num]]
         each = self.vocabulary(own, length=LENGTH)
-        for k, of in enumerate(own):
+        for k, of in enumerate(texts[:num]):
             asked = counts_in(of, self.atoms.elements)
             found = self.formulas.sizes(asked, len(sizes[k :: len(own)]), generator)
             if found is None:
@@ -352,6 +352,11 @@ class MoleculeModel(KindModel):
         **options: Any,
     ) -> Molecules:
         self._check_target(target, how)
+        if self.properties is None and how.get("guidance", 1) != 1:
+            raise ValueError(
+                f"guidance is {how['guidance']:g}, and there is no text to be guided by; leave it out, "
+                "or sample with a text."
+            )
         cond, sizes = {}, torch.from_numpy(molecules.sizes)
         if self.properties is not None:
             if target is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ class StringReport:
 
 def evaluate_strings(
     strings: Strings,
-    known: Strings,
+    known: Collection[str],
     reference: Strings | None = None,
     *,
     name: str = "drawn",
@@ -84,7 +84,7 @@ def evaluate_strings(
 
     Arguments:
         strings: What is judged.
-        known: The training part.
+        known: The canonical SMILES of the training part, as :func:`canonical` makes them.
         reference: Real strings to compare with, held out.
         name: What they are.
         nfe: Network calls for a string.
@@ -98,7 +98,7 @@ def evaluate_strings(
         raise ValueError("there are no strings; give one or more.")
     found = [text for text in canonical(strings.texts) if text is not None]
     different = set(found)
-    new = different - {text for text in canonical(known.texts) if text}
+    new = different.difference(known)
     distances = {}
     if reference is not None and found:
         drawn, real = (
@@ -144,10 +144,9 @@ def compare_strings(
         raise ValueError(
             f"{data.name} holds {len(data)} strings; give at least 10 to compare with."
         )
-    known, valid, test = (data.subset(part[:20_000]) for part in parts)
-    known = data.subset(parts.train)
-    test = test.subset(range(min(len(test), 2000)))
-    real = valid.subset(range(min(len(valid), len(drawn))))
+    known = {text for text in canonical(data.subset(parts.train).texts) if text}
+    test = data.subset(parts.test[:2000])
+    real = data.subset(parts.valid[: len(drawn)])
     return [
         evaluate_strings(real, known, test, name="real, held out"),
         evaluate_strings(drawn, known, test, nfe=nfe, seconds=seconds),

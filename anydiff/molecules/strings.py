@@ -22,7 +22,7 @@ import numpy as np
 from anydiff.data.sequences import Sequences
 from anydiff.extras import extra
 from anydiff.molecules.elements import LeftOut, MoleculeError
-from anydiff.molecules.evaluate import to_rdkit
+from anydiff.molecules.evaluate import graphs
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.qm9 import load_qm9
 
@@ -31,7 +31,7 @@ __all__ = ["MASK", "Alphabet", "Strings", "load_strings", "split_smiles", "strin
 MASK = "?"
 """What stands for a token that is not known, in patterns and pictures."""
 
-_TOKEN = re.compile(r"\[[^\[\]]+\]|Br|Cl|%\d\d|[A-Za-z*]|\d|[=#$/\\().:~+-]|\?")
+_TOKEN = re.compile(r"\[[^\[\]]+\]|Br|Cl|%\d\d|[BCNOPSFIbcnops*]|\d|[=#$/\\().:~-]|\?")
 _LONGEST = 1000
 
 
@@ -176,11 +176,8 @@ def strings_of(molecules: Molecules) -> Strings:
     with extra("molecules"):
         from rdkit import Chem, rdBase
 
-    if molecules.bonds is not None:
-        mols = replace(molecules, ids=None, props=None, prop_names=()).to_rdkit()
-    else:
-        mols = to_rdkit(molecules.pos, molecules.z, molecules.index)
-    texts = []
+    mols = graphs(molecules)
+    texts = list[str]()
     with rdBase.BlockLogs():
         for mol in mols:
             if Chem.SanitizeMol(mol, catchErrors=True) == Chem.SanitizeFlags.SANITIZE_NONE:
@@ -213,14 +210,19 @@ def load_strings(data: str) -> Strings:
         return strings_of(load_qm9(data, bonds=data in ("5k", "full")))
     if not path.is_file():
         raise MoleculeError(f"{data}: no such file; give 5k, full, or a file of SMILES.")
-    texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    texts = list[str]()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise MoleculeError(f"{data} is no text in UTF-8: {error}.") from error
+    for number, line in enumerate(lines, 1):
         if words := line.split():
             try:
                 if len(split_smiles(words[0])) > _LONGEST or MASK in words[0]:
                     raise MoleculeError(f"{words[0][:60]!r} is too long, or has a ?.")
             except MoleculeError as error:
-                raise MoleculeError(f"{data}, line {number}: {error}") from None
+                hint = "" if texts else " If it is a header, leave it out."
+                raise MoleculeError(f"{data}, line {number}: {error}{hint}") from None
             texts.append(words[0])
     if not texts:
         raise MoleculeError(f"{data} holds no SMILES.")

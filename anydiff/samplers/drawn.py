@@ -47,6 +47,11 @@ class DrawnContext(Sampler):
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
     ) -> Stepped:
+        if "context" in getattr(predictor.answer, "cond", ()):
+            raise ValueError(
+                "the predictor has a context already, which DrawnContext draws anew in each step; give "
+                "other conditions, a label or tokens."
+            )
         items = predictor.space.items(x_t)
         z = DENSE.noise(x_t.new_empty(items, self.columns), generator)
         return self.sampler.step(predictor.given(context=z), x_t, t, s, past, generator)

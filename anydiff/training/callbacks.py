@@ -33,8 +33,12 @@ def done(trainer: Trainer) -> float:
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
             elapsed = callback.time_elapsed()
             fractions.append(elapsed / (elapsed + left))
+    if trainer.max_steps > 0:
+        fractions.append(trainer.global_step / trainer.max_steps)
     if isfinite(total := trainer.estimated_stepping_batches):
-        fractions.append(trainer.global_step / max(total, 1))
+        # of batches, and each of several optimisers makes a step of global_step
+        several = max(len(trainer.optimizers), 1)
+        fractions.append(trainer.global_step / several / max(total, 1))
     return max(fractions)
 
 

@@ -16,7 +16,8 @@ class AdversarialModule(DiffusionModule):
     """The training of an objective with a critic, such as :class:`anydiff.adversarial.DenoisingGAN`.
 
     In each step the critic learns from a batch, and then the diffusion. Seeds, averages and resumption
-    are those of :class:`~anydiff.training.module.DiffusionModule`.
+    are those of :class:`~anydiff.training.module.DiffusionModule`. `max_steps` of a trainer counts the
+    steps of both.
 
     Arguments:
         objective: With the modules `diffusion` and `critic`, and the losses `loss` and `critic_loss`.
@@ -58,9 +59,10 @@ class AdversarialModule(DiffusionModule):
             optimizers[k].zero_grad()
             self.manual_backward(self._mean(loss))
             optimizers[k].step()
-            schedulers[k].step()
             self.untoggle_optimizer(optimizers[k])
             self.log(name, loss.mean(), batch_size=len(loss))
+        for scheduler in schedulers:  # both at one time of the run
+            scheduler.step()
 
     def configure_optimizers(self) -> Any:
         objective: Any = self.objective

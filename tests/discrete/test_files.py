@@ -67,6 +67,17 @@ def test_what_was_changed_in_a_file_is_an_error(tmp_path):
             anydiff.load(wrong)
 
 
+def test_a_kernel_of_ones_own_is_refused_before_it_is_lost(tmp_path):
+    class Mine(UniformKernel):
+        pass
+
+    with pytest.raises(
+        ValueError, match="the kernel Mine is one of your own, which no file can store"
+    ):
+        anydiff.save(tmp_path / "m.safetensors", CategoricalDiffusion(BiRNN(4, 16, 1), Mine(4)))
+    assert not (tmp_path / "m.safetensors").exists()
+
+
 def test_training_goes_on_where_it_was_broken_off(tmp_path):
     """The trainer, averages and resumption are those of Gaussian diffusion."""
     tokens = torch.randint(5, (40, 6), generator=torch.Generator().manual_seed(0))

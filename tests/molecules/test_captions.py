@@ -84,6 +84,11 @@ def test_words_of_users():
     ]  # fmt: skip
     assert counts_in("one carbon, 30 hydrogens", (1, 6)).tolist() == [30, 1]
     assert counts_in("a ring of six", (1, 6)).tolist() == [-1, -1]
+    assert counts_in("a ring of five, oxygen; two rings of six carbons", (6, 8)).tolist() == [
+        -1,
+        -1,
+    ]
+    assert counts_in(f"{'9' * 30} carbons", (6,)).tolist() == [-1]
 
 
 def test_some_phrases_are_told_in_any_order():
@@ -160,10 +165,19 @@ def test_a_model_knows_its_words_again(folder):
         ({"text": []}, "text is an empty list; give one or more texts"),
         ({"formula": "CH4"}, "the model knows texts, which say the formula too"),
         ({"target": 70.0}, "the model knows no property, which target is about"),
+        ({"guidance": float("inf")}, "guidance is inf"),
         ({"text": "six carbons " * 25}, "has 50 words; give at most 48"),
     ):
         with pytest.raises(ValueError, match=error):
             model.sample(2, **wrong, **how)
+
+
+def test_what_is_begun_from_molecules_has_no_text_to_be_guided_by(folder):
+    model = MoleculeModel.load(folder / "run/model.safetensors")
+    with pytest.raises(ValueError, match="there is no text to be guided by"):
+        model.edit(FEW, 0.3, guidance=2.0)
+    with pytest.raises(ValueError, match="there is no text to be guided by"):
+        model.inpaint(FEW, "elements", guidance=2.0)
 
 
 def test_batches_tell_each_molecule_its_own_words(folder):

@@ -41,7 +41,7 @@ def test_strings_are_cut_into_tokens(text, tokens):
     assert split_smiles(text) == tokens and "".join(tokens) == text
 
 
-@pytest.mark.parametrize("text", ["", "C C", "C[N", "C]", "Cé"])
+@pytest.mark.parametrize("text", ["", "C C", "C[N", "C]", "Cé", "smiles", "Hello"])
 def test_what_is_no_smiles(text):
     with pytest.raises(MoleculeError, match="is no SMILES at"):
         split_smiles(text)
@@ -77,17 +77,24 @@ def test_files_of_strings(tmp_path):
     for text, error in (
         ("CCO\nC C é\nxyz$$!\n", "mine.smi, line 3: 'xyz"),
         ("\n", "holds no SMILES"),
+        (
+            "smiles name\nCCO a\n",
+            "line 1: 'smiles' is no SMILES at 'miles'. If it is a header, leave it out",
+        ),
         ("C?C\n", "line 1: 'C.C' is too long, or has a"),
     ):
         path.write_text(text)
         with pytest.raises(MoleculeError, match=error):
             load_strings(str(path))
+    path.write_bytes("CCO caf\xe9\n".encode("latin-1"))
+    with pytest.raises(MoleculeError, match=r"mine\.smi is no text in UTF-8"):
+        load_strings(str(path))
     with pytest.raises(MoleculeError, match="no such file; give 5k, full, or a file of SMILES"):
         load_strings(str(tmp_path / "none.smi"))
 
 
 def test_figures_of_strings():
-    known = Strings(("CCO", "CC"))
+    known = {"CCO", "CC"}
     drawn = Strings(("OCC", "C1CC1", "C1CC1", "C1CC", "CC.CC", "C(C)(C)(C)(C)C"))
     report = evaluate_strings(drawn, known, FEW)
     assert report.validity == 0.5 and report.uniqueness == pytest.approx(2 / 3)
