@@ -110,7 +110,8 @@ def compare(name: str, args: argparse.Namespace) -> str:
             if which == "latents":
                 drawn["reconstructed"] = model.edit(first(held_out, num), 0.0)
             for row, items in drawn.items():
-                report = judge(items, num - len(items))
+                asked = min(num, len(held_out)) if row == "reconstructed" else num
+                report = judge(items, asked - len(items))
                 cells = {c.title: c.cell(report).rstrip("%") for c in kind.FIGURES}
                 for title, cell in cells.items():
                     if cell != "–":

@@ -78,8 +78,8 @@ def distill(
     two steps, which are kept as well. comparison.png and table.txt show teacher and students.
 
     Arguments:
-        model: Model file of the teacher, the model.safetensors that training has written; or qm9, which
-            is shipped.
+        model: Model file of the teacher, the model.safetensors that training has written; or a
+            name, qm9 or kanji.
         to: Number of steps of the student.
         guidance: For a teacher with a condition: fold guidance of this scale in; the student has it with
             one call a step.

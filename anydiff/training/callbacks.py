@@ -197,6 +197,7 @@ class RunBar(ProgressBar):
             total=100,
             desc=self.title,
             disable=not self._enabled,
+            initial=round(100 * min(1.0, done(trainer)), 1),  # of a run that goes on
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
 
