@@ -7,7 +7,7 @@ given x_t, the pairs have that of real ones, and any number of steps draws from 
 
     times = Rows((1, 0.75, 0.5, 0.25, 0), DrawnContext(columns=16))
     diffusion = GaussianDiffusion(UNet(1, context=16), Linear(), "x0", times=times)
-    gan = DenoisingGAN(diffusion, Critic(UNet(2)))
+    gan = DenoisingGAN(diffusion, Critic(UNet(2), axis=1))
     module = AdversarialModule(gan, unpack)         # anydiff.training.critics
     x = diffusion.sample(shape)                     # four calls
 
@@ -49,13 +49,13 @@ class Critic(nn.Module):
 
     Arguments:
         network: A denoiser of x; or, of pairs, of x_s and x_t side by side, with twice the columns.
-        axis: Along which pairs are joined: 1 of grids, -1 of rows.
+        axis: Along which pairs are joined: the last one of rows, 1 of grids.
 
     Raises:
         ValueError: If the network is no module.
     """
 
-    def __init__(self, network: nn.Module, axis: int = 1) -> None:
+    def __init__(self, network: nn.Module, axis: int = -1) -> None:
         super().__init__()
         check_kind(nn.Module, "a network, such as a UNet", network=network)
         self.network, self.axis = network, axis

@@ -253,8 +253,38 @@ def noised(
     """
     check_space(space=space)
     check_floating(x0=x0)
-    check_generator(generator)
     check_shape(x0.shape, "draw it with space.noise(x0)", x0.dtype, noise=noise)
+    x0, t = timed(x0, t, space, generator, times, schedule)
+    return x0, t, space.noise(x0, generator) if noise is None else noise.to(x0.dtype)
+
+
+def timed(
+    x0: Tensor,
+    t: Tensor | float | None,
+    space: Space,
+    generator: Random,
+    times: Times,
+    schedule: Schedule,
+) -> tuple[Tensor, Tensor]:
+    """Data in their space and their times, checked and drawn.
+
+    Arguments:
+        x0: As :meth:`GaussianDiffusion.loss` takes it.
+        t: Likewise.
+        space: Likewise.
+        generator: Likewise.
+        times: From which t is drawn.
+        schedule: That of the times.
+
+    Returns:
+        x0 in at least float32, and t, (B,).
+
+    Raises:
+        ValueError: As :meth:`GaussianDiffusion.loss`.
+    """
+    check_space(space=space)
+    check_floating(x0=x0)
+    check_generator(generator)
     x0 = x0.to(at_least_float32(x0))
     if t is None:
         if not (generator is None or isinstance(generator, torch.Generator)):
@@ -264,5 +294,4 @@ def noised(
         t = times.draw(space.items(x0), schedule, like=x0, generator=generator)
     else:
         t = given_times(x0, t, space)
-    x0 = space.project(x0)
-    return x0, t, space.noise(x0, generator) if noise is None else noise.to(x0.dtype)
+    return space.project(x0), t

@@ -103,7 +103,7 @@ def grid(args: argparse.Namespace, seed: int) -> dict[str, list[float]]:
     which = torch.randint(25, (20_000,))
     data = (centres[which] + std * torch.randn(20_000, 2)) / 1.42  # of variance 1
     diffusion = GaussianDiffusion(Plane(2, 2), Linear(), "x0", times=Rows(FOUR, DrawnContext(2)))
-    gan = DenoisingGAN(diffusion, Critic(Plane(4), -1))
+    gan = DenoisingGAN(diffusion, Critic(Plane(4)))
     loading = torch.utils.data.DataLoader(
         data, 512, shuffle=True, generator=torch.Generator().manual_seed(seed)
     )
@@ -140,7 +140,7 @@ def digits(args: argparse.Namespace, seed: int) -> dict[str, list[float]]:
     diffusion = GaussianDiffusion(
         UNet(1, (32, 64), groups=8, context=16), Linear(), "x0", times=Rows(FOUR, DrawnContext(16))
     )
-    gan = DenoisingGAN(diffusion, Critic(UNet(2, (24, 48), groups=8)))
+    gan = DenoisingGAN(diffusion, Critic(UNet(2, (24, 48), groups=8), axis=1))
     train(
         args, f"digits-gan-{seed}", gan, loader(learn, 64, seed=seed), unpack, lr=4e-4, critic_lr=4e-4,
         seed=seed,
@@ -172,7 +172,7 @@ def kanji(args: argparse.Namespace, seed: int) -> dict[str, list[float]]:
     diffusion = GaussianDiffusion(
         BiRNN(C, 128, 3, context=16), Linear(), "x0", times=Rows(FOUR, DrawnContext(16))
     )
-    gan = DenoisingGAN(diffusion, Critic(BiRNN(2 * C, 96, 2), -1))
+    gan = DenoisingGAN(diffusion, Critic(BiRNN(2 * C, 96, 2)))
     train(
         args, f"kanji-{seed}", gan, row_loader(items, 128, seed=seed), unpack_rows, lr=5e-4,
         critic_lr=5e-4, seed=seed,

@@ -131,7 +131,7 @@ def test_the_best_critic_measures_the_divergence_of_jensen_and_shannon(monkeypat
     false = 2 * torch.randn(num, 1, generator=generator, dtype=DOUBLE)
 
     def loss(scale):
-        gan = DenoisingGAN(exact(), Critic(Ratio(scale), -1), penalty=0)
+        gan = DenoisingGAN(exact(), Critic(Ratio(scale)), penalty=0)
         t = torch.zeros(num, dtype=DOUBLE)
         monkeypatch.setattr(gan, "_steps", lambda *_: (real, real, t, false, {}))
         return gan.critic_loss(real).mean().item()
@@ -161,7 +161,7 @@ def test_slopes_of_a_quadratic_critic():
     A, x, delta = (A + A.T) / 2, torch.randn(1, 3, dtype=DOUBLE), 0.5
     many = x.expand(400_000, -1)
     found = slope(
-        Critic(Quadratic(A), -1), many, torch.zeros(len(many)), delta=delta,
+        Critic(Quadratic(A)), many, torch.zeros(len(many)), delta=delta,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     g, B = 2 * (x @ A)[0] / 3, A / 3
@@ -172,13 +172,9 @@ def test_slopes_of_a_quadratic_critic():
 
 
 CRITICS = {
-    "unet": lambda: (Critic(UNet(2, (8, 16), groups=4)), (2, 1, 8, 8), DENSE),
-    "birnn": lambda: (Critic(BiRNN(6, 16, 1), -1), (2, 4, 3), Masked.from_lengths([4, 2])),
-    "transformer": lambda: (
-        Critic(Transformer(6, 16, 1), -1),
-        (2, 4, 3),
-        Masked.from_lengths([4, 2]),
-    ),
+    "unet": lambda: (Critic(UNet(2, (8, 16), groups=4), 1), (2, 1, 8, 8), DENSE),
+    "birnn": lambda: (Critic(BiRNN(6, 16, 1)), (2, 4, 3), Masked.from_lengths([4, 2])),
+    "transformer": lambda: (Critic(Transformer(6, 16, 1)), (2, 4, 3), Masked.from_lengths([4, 2])),
 }
 
 
@@ -273,7 +269,7 @@ def test_training_draws_both_of_two_modes_and_goes_on(tmp_path):
         diffusion = GaussianDiffusion(
             Small(1, 4), Linear(), "x0", times=Rows((1.0, 0.5, 0.0), DrawnContext(4))
         )
-        gan = DenoisingGAN(diffusion, Critic(Small(2), -1))
+        gan = DenoisingGAN(diffusion, Critic(Small(2)))
         module = AdversarialModule(
             gan, lambda x: (x, DENSE, {}), lr=2e-3, critic_lr=2e-3, warmup=1, decay=False
         )
@@ -297,7 +293,7 @@ def test_score_matching_with_a_critic():
     x0, t = mixture(32), torch.rand(32)
     noise = torch.randn(32, 1)
     without, usual = plain.loss(x0, t, noise=noise), plain.error
-    both = AdversarialScoreMatching(plain, Critic(Small(1), -1), 0.5)
+    both = AdversarialScoreMatching(plain, Critic(Small(1)), 0.5)
     p = plain.predictor()
     alpha, sigma = plain.schedule(t)
     denoised = p.predict(alpha[:, None] * x0 + sigma[:, None] * noise, t).x0
@@ -372,7 +368,7 @@ def test_dropout_of_a_critic_is_no_slope():
             return self.net(x)
 
     x, t = torch.randn(64, 2), torch.zeros(64)
-    critic = Critic(Plain(), -1)
+    critic = Critic(Plain())
     rough = slope(critic, x, t, x, generator=torch.Generator().manual_seed(0)).mean()
     still = slope(critic.eval(), x, t, x, generator=torch.Generator().manual_seed(0)).mean()
     assert rough < 10 * still  # and not a difference of masks, divided by delta
@@ -397,7 +393,7 @@ def test_conditions_are_given_to_both_and_dropped_for_both():
         diffusion = GaussianDiffusion(
             net, Linear(), "x0", times=Rows(TIMES, DrawnContext(1)), drop={"label": share}
         )
-        gan = DenoisingGAN(diffusion, Critic(judge, -1))
+        gan = DenoisingGAN(diffusion, Critic(judge))
         gan.loss(x0, label=label)
         gan.critic_loss(x0, label=label)
         for seen in (*net.seen, *judge.seen):
@@ -417,7 +413,7 @@ def test_rates_fall_over_the_whole_run_and_both_alike(tmp_path):
             return super().training_step(batch, batch_idx)
 
     diffusion = GaussianDiffusion(Small(1, 2), Linear(), "x0", times=Rows(TIMES, DrawnContext(2)))
-    gan = DenoisingGAN(diffusion, Critic(Small(2), -1))
+    gan = DenoisingGAN(diffusion, Critic(Small(2)))
     module = Watched(gan, lambda x: (x, DENSE, {}), lr=1e-3, warmup=1)
     loading = torch.utils.data.DataLoader(mixture(64), batch_size=8)
     fit(module, tmp_path, loading, epochs=3, accelerator="cpu", devices=1)

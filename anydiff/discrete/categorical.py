@@ -36,15 +36,15 @@ import torch
 from torch import Tensor, nn
 
 from anydiff.checks import check_floating, check_kind, check_shape, check_whole
+from anydiff.diffusion import timed
 from anydiff.discrete.answers import LEAST, CategoricalPredictor, drawn, tokens_in
 from anydiff.discrete.kernels import Kernel
 from anydiff.discrete.samplers import sample
 from anydiff.losses import conditions
 from anydiff.losses.times import Times, as_times
-from anydiff.precision import at_least_float32
-from anydiff.predictions import given_times, modules_in
+from anydiff.predictions import modules_in
 from anydiff.schedules import Flow, Level, Schedule
-from anydiff.spaces import DENSE, Random, Space, check_space
+from anydiff.spaces import DENSE, Random, Space
 
 __all__ = ["CategoricalDiffusion"]
 
@@ -126,7 +126,6 @@ class CategoricalDiffusion(nn.Module):
             ValueError: As :meth:`GaussianDiffusion.loss <anydiff.GaussianDiffusion.loss>`, or if x0 has
                 another number of states than the kernel.
         """
-        check_space(space=space)
         check_floating(x0=x0)
         check_shape(x0.shape, "draw it with space.noise(x0.double())", noise=noise)
         known = -x0.ndim <= self.axis < x0.ndim and self.axis % x0.ndim > 0
@@ -135,16 +134,8 @@ class CategoricalDiffusion(nn.Module):
                 f"x0 is {tuple(x0.shape)}, and {self.kernel} has {self.kernel.states} states, which have "
                 f"axis {self.axis}; give one_hot(tokens, kernel, axis)."
             )
-        x0 = space.project(x0.to(at_least_float32(x0)))
         was_drawn = t is None
-        if t is None:
-            if not (generator is None or isinstance(generator, torch.Generator)):
-                raise ValueError(
-                    "one generator per item draws the noise only; give the times t as well."
-                )
-            t = self.times.draw(space.items(x0), self.schedule, like=x0, generator=generator)
-        else:
-            t = given_times(x0, t, space)
+        x0, t = timed(x0, t, space, generator, self.times, self.schedule)
         if self.training:
             cond = conditions.drop(cond, self.drop, x0, space, generator)
         at = self.schedule._at(t)
