@@ -27,11 +27,12 @@ import torch
 from pytorch_lightning import seed_everything
 from torch import Tensor, nn
 
-from anydiff.energy import Energy, RecoveryLikelihood
+from anydiff.denoisers import Energy
 from anydiff.images import from_uint8, load_images, loader, split, to_uint8, unpack
 from anydiff.images.digit_features import DigitFeatures
 from anydiff.images.evaluate import evaluate
 from anydiff.metrics.tables import aligned
+from anydiff.recovery import RecoveryLikelihood
 from anydiff.spaces import DENSE
 from anydiff.training.module import DiffusionModule
 from anydiff.training.runs import fit

@@ -190,25 +190,26 @@ def test_a_system_of_the_family_runs(name, line):
         autoencoders,
         discrete,
         distillation,
-        energy,
         losses,
+        recovery,
         samplers,
         schedules,
     )
-    from anydiff.denoisers import UNet
+    from anydiff.denoisers import Energy, UNet
     from anydiff.latent import Latent
 
     def small(channels, **more):
         return UNet(channels, (8, 16), groups=4, **more)
 
     names = {}
-    for module in (autoencoders, losses, schedules, samplers, distillation, adversarial, energy):
+    for module in (autoencoders, losses, schedules, samplers, distillation, adversarial, recovery):
         names |= vars(module)
     names |= vars(discrete) | vars(anydiff)
     shape = (2, 3, 8, 8)
     teacher = anydiff.GaussianDiffusion(small(3), anydiff.Cosine(), "v")
     names |= {
-        "Latent": Latent, "sample": anydiff.sample, "shape": shape, "x0": torch.randn(shape),
+        "Latent": Latent, "Energy": Energy, "sample": anydiff.sample, "shape": shape,
+        "x0": torch.randn(shape),
         "net": small(3), "two": small(3, out_channels=6), "drawing": small(3, context=16),
         "pairs": small(6), "another": small(3), "tokens": small(6), "values": torch.randint(6, (2, 8, 8)),
         "autoencoder": autoencoders.Convolutional(3, 4, (8, 16), groups=4), "of_latents": small(4),

@@ -30,7 +30,7 @@ CORE += [
     "contrastive",
     "discrete",
     "adversarial",
-    "energy",
+    "recovery",
     "export",
     "checkpoints",
 ]
@@ -51,7 +51,7 @@ LEAVES = {
     "images.pipelines",
     "denoisers.unet.adm",
 }
-LEAVES |= {"energy", "training.critics", "discrete.joint"}
+LEAVES |= {"recovery", "training.critics", "discrete.joint"}
 LEAVES |= {"molecules.property_bounds", "molecules.property_model"}
 
 

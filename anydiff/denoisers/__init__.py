@@ -5,6 +5,7 @@
 
 from anydiff.denoisers.completing import Completing
 from anydiff.denoisers.configured import configured
+from anydiff.denoisers.energy import Energy
 from anydiff.denoisers.gated import Gated
 from anydiff.denoisers.points.egnn import EGNN
 from anydiff.denoisers.points.harmonic import Harmonic
@@ -18,6 +19,7 @@ __all__ = [
     "EGNN",
     "BiRNN",
     "Completing",
+    "Energy",
     "Gated",
     "Harmonic",
     "PairNet",

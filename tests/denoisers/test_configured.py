@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 from anydiff import denoisers
-from anydiff.denoisers import BiRNN, Completing, Gated, TextEncoder, UNet, Worded, configured
+from anydiff.denoisers import (
+    BiRNN,
+    Completing,
+    Energy,
+    Gated,
+    TextEncoder,
+    UNet,
+    Worded,
+    configured,
+)
 
 NETWORKS = [n for n in map(denoisers.__dict__.get, denoisers.__all__) if inspect.isclass(n)]
 
@@ -75,6 +84,11 @@ def test_every_denoiser_keeps_what_it_was_built_with(network):
     if network is Completing:
         inner = BiRNN(6, 8, 1)
         kept = {"net": {"name": "BiRNN", "config": inner.config}, "axis": -1}
+        assert network(inner).config == json.loads(json.dumps(kept))
+        return
+    if network is Energy:
+        inner = BiRNN(3, 8, 1)
+        kept = {"network": {"name": "BiRNN", "config": inner.config}}
         assert network(inner).config == json.loads(json.dumps(kept))
         return
     if network is Worded:

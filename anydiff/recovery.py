@@ -1,15 +1,12 @@
-r"""Energy-based diffusion: a scalar whose gradient is the score, and training by recovery likelihoods.
+r"""Recovery likelihoods: the training of an energy, a scalar whose gradient is the score.
 
-:class:`Energy` makes of any denoiser a function :math:`f(x, t)` of states, up to a constant the
-log-density of :math:`x_t`, and is itself a denoiser, of the target ``"score"``:
+:class:`anydiff.denoisers.Energy` makes of any denoiser a function :math:`f(x, t)` of states, up to a
+constant the log-density of :math:`x_t`, and is itself a denoiser, of the target ``"score"``:
 
     diffusion = GaussianDiffusion(Energy(network), schedule, "score")
 
-trains it as any other, if the network has second derivatives. Then f of two states can be compared, and
-energies of several models can be added.
-
-:class:`RecoveryLikelihood` needs first derivatives only. Given a noisier state, the cleaner one has the
-density
+trains it as any other, if the network has second derivatives. :class:`RecoveryLikelihood` needs first
+derivatives only. Given a noisier state, the cleaner one has the density
 
 .. math:: p(x_s | x_t) \propto \exp\left(f(x_s, s) -
     \frac{\lVert x_t - \alpha_{ts} x_s \rVert^2}{2 \sigma_{ts}^2}\right)
@@ -20,8 +17,6 @@ states and falls with f at drawn ones.
 References:
     Learning Energy-Based Models by Diffusion Recovery Likelihood (Gao et al., 2021).
     https://arxiv.org/abs/2012.08125
-    Reduce, Reuse, Recycle: Compositional Generation with Energy-Based Diffusion Models (Du et al., 2023).
-    https://arxiv.org/abs/2302.11552
 """
 
 from __future__ import annotations
@@ -36,64 +31,14 @@ from torch import Generator, Tensor, nn
 
 from anydiff.adversarial import pair
 from anydiff.checks import check_kind, check_range, check_whole
+from anydiff.diffusion import GaussianDiffusion
 from anydiff.losses import Rows
-from anydiff.predictions import like_of, takes_space
+from anydiff.predictions import like_of
 from anydiff.samplers.loop import blank, evaluating
 from anydiff.schedules import Level, Linear, Schedule
 from anydiff.spaces import DENSE, Random, Seed, Space, generators
 
-__all__ = ["Energy", "RecoveryLikelihood"]
-
-
-class Energy(nn.Module):
-    r"""A denoiser that is a gradient: :math:`f(x, t) = x \cdot F(x, t)` of any network F.
-
-    It is invariant where the network is equivariant.
-
-    Arguments:
-        network: A denoiser, with smooth activations.
-
-    Raises:
-        ValueError: If it is no module.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        check_kind(nn.Module, "a network, such as a UNet", network=network)
-        self.network = network
-        self._told = takes_space(network)
-
-    def value(self, x: Tensor, t: Tensor, *, space: Space = DENSE, **cond: Any) -> Tensor:
-        """f, (B,): larger where x is likelier.
-
-        Arguments:
-            x: A state.
-            t: (B,), times.
-            space: The batch's space.
-            cond: Conditions of the network, by name.
-        """
-        given = {"space": space} if self._told(space) else {}
-        return space.sum(x * self.network(x, t, **given, **cond))
-
-    def forward(self, x: Tensor, t: Tensor, *, space: Space = DENSE, **cond: Any) -> Tensor:
-        """The gradient of f by x, in the space, shaped like x.
-
-        With gradients enabled it can be differentiated again, if the network can.
-
-        Arguments:
-            x: A state.
-            t: (B,), times.
-            space: The batch's space.
-            cond: Conditions of the network, by name.
-        """
-        learns = x.requires_grad or any(p.requires_grad for p in self.parameters())
-        wanted = torch.is_grad_enabled() and learns
-        with torch.inference_mode(False), torch.enable_grad():
-            x, t = (v.clone() if v.is_inference() else v for v in (x, t))
-            own = x if x.requires_grad else x.detach().requires_grad_()
-            total = self.value(own, t, space=space, **cond).sum()
-            (gradient,) = torch.autograd.grad(total, own, create_graph=wanted)
-        return space.project(gradient)
+__all__ = ["RecoveryLikelihood"]
 
 
 class RecoveryLikelihood(nn.Module):
@@ -104,7 +49,7 @@ class RecoveryLikelihood(nn.Module):
     \sigma_{ts}^2}`.
 
     Arguments:
-        energy: The energy.
+        energy: A denoiser that is the gradient of its `value`, as :class:`anydiff.denoisers.Energy`.
         schedule: The schedule.
         times: From the noisiest time to 0, falling; at t = 1 hardly any data may be left.
         steps: Langevin steps for each state, in training and in sampling.
@@ -116,21 +61,29 @@ class RecoveryLikelihood(nn.Module):
 
     def __init__(
         self,
-        energy: Energy,
+        energy: nn.Module,
         schedule: Schedule = Linear(),
         times: Sequence[float] = (1.0, 0.6, 0.4, 0.25, 0.15, 0.07, 0.0),
         steps: int = 30,
         step_size: float = 0.1,
     ) -> None:
         super().__init__()
-        check_kind(Energy, "Energy(network)", energy=energy)
+        check_kind(nn.Module, "Energy(network)", energy=energy)
+        if not hasattr(energy, "value"):
+            raise ValueError(f"energy is a {type(energy).__name__}; give Energy(network).")
         check_kind(Schedule, "a schedule, such as Linear()", schedule=schedule)
         check_whole("[1, inf)", steps=steps)
         check_range("(0, 2]", step_size=step_size)
-        self.energy, self.schedule = energy, schedule
+        self.energy: Any = energy
+        self.schedule = schedule
         self.times = Rows(times).times
         self.steps, self.step_size = steps, step_size
         self._levels = schedule.levels(self.times)
+
+    @property
+    def diffusion(self) -> GaussianDiffusion:
+        """The energy as a diffusion, with which it is saved, guided and drawn from by all samplers."""
+        return GaussianDiffusion(self.energy, self.schedule, "score")
 
     def loss(
         self,
@@ -163,7 +116,8 @@ class RecoveryLikelihood(nn.Module):
         s = x0.new_full((space.items(x0),), s_at.t)
         likely = (self.energy.value(x, s, space=space, **cond) for x in (drawn, real))
         low, high = likely
-        return (low - high) / space.dim(x0).clamp(min=1)
+        worse: Tensor = (low - high) / space.dim(x0).clamp(min=1)
+        return worse
 
     def recover(
         self, x_t: Tensor, t: Level, s: Level, space: Space, generator: Random, **cond: Any

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+import anydiff
 from anydiff import GaussianDiffusion, Linear, exact, log_prob
-from anydiff.denoisers import PairNet, UNet
-from anydiff.energy import Energy, RecoveryLikelihood
+from anydiff.denoisers import Energy, PairNet, UNet
+from anydiff.recovery import RecoveryLikelihood
 from anydiff.spaces import DENSE, Masked, Ragged
 
 DOUBLE = torch.float64
@@ -200,11 +201,21 @@ def test_first_derivatives_are_enough_for_recovery():
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+def test_an_energy_in_a_file(tmp_path):
+    torch.manual_seed(0)
+    model = RecoveryLikelihood(Energy(UNet(1, (8, 16), groups=4)), steps=2)
+    anydiff.save(tmp_path / "m.safetensors", model.diffusion)
+    again, _ = anydiff.load(tmp_path / "m.safetensors")
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.5])
+    torch.testing.assert_close(again.denoiser.value(x, t), model.energy.eval().value(x, t))
+    assert again.sample((2, 1, 8, 8), steps=2).isfinite().all()
+
+
 @pytest.mark.parametrize(
     "make, error",
     [
         (lambda: Energy(3), "give a network"),
-        (lambda: RecoveryLikelihood(Quadratic()), "give Energy"),
+        (lambda: RecoveryLikelihood(Quadratic()), "energy is a Quadratic; give Energy"),
         (lambda: recovery(steps=0), "steps is 0"),
         (lambda: recovery(step_size=3), "step_size is 3"),
         (lambda: RecoveryLikelihood(Energy(Quadratic()), times=(0.0, 1.0)), "give falling times"),
