@@ -113,11 +113,11 @@ def evaluate_strings(
 
 def _sizes(texts: Sequence[str]) -> dict[str, np.ndarray]:
     """The weight and the number of rings of valid strings."""
-    from rdkit import Chem
-    from rdkit.Chem import Descriptors
+    with extra("molecules"):
+        from rdkit import Chem
+        from rdkit.Chem import Descriptors
 
     weight: Any = Descriptors
-
     mols = [Chem.MolFromSmiles(text) for text in texts]
     return {
         "weight": np.array([weight.MolWt(mol) for mol in mols]),

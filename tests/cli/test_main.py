@@ -50,7 +50,7 @@ def test_help_explains_every_flag(command, capsys):
     "words,line",
     [
         ("dance", "dance is unknown; give one of train, finetune, distill, sample, inpaint"),
-        ("train", "give one of molecules, sketches, images (see anydiff train --help)"),
+        ("train", "give one of molecules, sketches, images, smiles (see anydiff train --help)"),
         ("train cats", "cats is unknown; give one of molecules, sketches, images"),
         ("train molecules --lr x", "--lr is x; give a number (see anydiff train molecules --help)"),
         ("train images --widths 8,a", "--widths is 8,a; give numbers such as 3,8"),

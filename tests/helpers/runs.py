@@ -31,6 +31,7 @@ from anydiff.samplers import (
     Sampler,
     UniPC,
 )
+from anydiff.samplers.drawn import DrawnContext
 from anydiff.schedules import (
     Cosine,
     Flow,
@@ -63,7 +64,8 @@ def exported(module, kind, given):
     return [given[c]() if c in given else c() for c in classes if c not in ABSTRACT]
 
 
-ABSTRACT = (Sampler, Schedule, VariancePreserving)
+# and one that only a network with a context can be drawn from by
+ABSTRACT = (Sampler, Schedule, VariancePreserving, DrawnContext)
 GIVEN = {
     Tabulated: Tabulated.linear,
     Learned: learned,
