@@ -221,10 +221,9 @@ class DenoisingGAN(nn.Module):
         self, x0: Tensor, space: Space, generator: Generator | None, cond: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """A real pair (x_s, x_t), the time of x_t (B,), an x_s that the generator draws, conditions."""
-        x0, of = space.project(x0), self.diffusion
+        x0 = space.project(x0)
         if self.training:
-            cond = conditions.drop(cond, of.drop, x0, space, generator)
-            cond = conditions.augment(cond, of.augment, of.schedule, x0, space, generator)
+            cond = _as_trained(self.diffusion, cond, x0, space, generator)
         device = x0.device if generator is None else generator.device
         rows = len(self._levels) - 1
         k = int(torch.randint(rows, (), generator=generator, device=device))
@@ -234,6 +233,14 @@ class DenoisingGAN(nn.Module):
         rule: Any = self.diffusion.times
         drawn, _ = rule.sampler.step(predictor, x_t, t, s, (), generator)
         return x_s, x_t, x0.new_full((space.items(x0),), t.t), drawn, dict(cond)
+
+
+def _as_trained(
+    of: GaussianDiffusion, cond: Mapping[str, Any], x0: Tensor, space: Space, generator: Random
+) -> dict[str, Any]:
+    """Conditions dropped and noised, as the loss of the diffusion does."""
+    cond = conditions.drop(cond, of.drop, x0, space, generator)
+    return conditions.augment(cond, of.augment, of.schedule, x0, space, generator)
 
 
 class _Deceiving(SquaredError):
@@ -321,6 +328,8 @@ class AdversarialScoreMatching(nn.Module):
         """
         with torch.no_grad():
             x0, t, eps = self.diffusion.noised(x0, None, space, None, generator)
+            if self.training:
+                cond = _as_trained(self.diffusion, cond, x0, space, generator)
             at = self.diffusion.schedule._at(t)
             alpha, sigma = (space.expand(c, x0) for c in (at.alpha, at.sigma))
             denoised = (

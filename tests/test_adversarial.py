@@ -404,6 +404,17 @@ def test_conditions_are_given_to_both_and_dropped_for_both():
         assert torch.equal(net.seen[0], label)
 
 
+def test_the_critic_of_means_sees_what_the_loss_sees():
+    net, label = Told(), torch.arange(6)
+    both = AdversarialScoreMatching(
+        GaussianDiffusion(net, Cosine(), "x0", drop={"label": 1.0}), Critic(Told())
+    )
+    both.critic_loss(torch.randn(6, 1), label=label)
+    assert torch.equal(net.seen[0], torch.full_like(label, -1))
+    both.eval().critic_loss(torch.randn(6, 1), label=label)
+    assert torch.equal(net.seen[1], label)
+
+
 def test_rates_fall_over_the_whole_run_and_both_alike(tmp_path):
     rates = []
 
