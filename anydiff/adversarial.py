@@ -24,7 +24,7 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -39,7 +39,7 @@ from anydiff.schedules import Level
 from anydiff.spaces import DENSE, Random, Space
 from anydiff.spaces.draws import undrawn
 
-__all__ = ["AdversarialScoreMatching", "Critic", "DenoisingGAN", "pair", "slope"]
+__all__ = ["AdversarialScoreMatching", "Critic", "DenoisingGAN", "pair", "slope", "transition"]
 
 
 class Critic(nn.Module):
@@ -100,6 +100,28 @@ def pair(
     sigma_ts = max(t.sigma**2 - alpha_ts**2 * s.sigma**2, 0.0) ** 0.5
     x_s = s.alpha * x0 + s.sigma * space.noise(x0, generator)
     return x_s, alpha_ts * x_s + sigma_ts * space.noise(x0, generator)
+
+
+def transition(
+    x0: Tensor,
+    levels: Sequence[Level],
+    space: Space = DENSE,
+    generator: Generator | None = None,
+) -> tuple[Level, Level, Tensor, Tensor]:
+    """One step of a run, chosen for the whole batch, and the states at its ends: (t, s, x_s, x_t).
+
+    The step is chosen on the host, which then waits for no device, unless the generator is one's.
+
+    Arguments:
+        x0: Data.
+        levels: Those of the run, n + 1 of them.
+        space: The batch's space.
+        generator: The source of the choice and of noise.
+    """
+    device = "cpu" if generator is None else generator.device
+    k = int(torch.randint(len(levels) - 1, (), generator=generator, device=device))
+    t, s = levels[k], levels[k + 1]
+    return t, s, *pair(space.project(x0), t, s, space, generator)
 
 
 def slope(
@@ -221,14 +243,9 @@ class DenoisingGAN(nn.Module):
         self, x0: Tensor, space: Space, generator: Generator | None, cond: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """A real pair (x_s, x_t), the time of x_t (B,), an x_s that the generator draws, conditions."""
-        x0 = space.project(x0)
         if self.training:
             cond = _as_trained(self.diffusion, cond, x0, space, generator)
-        device = x0.device if generator is None else generator.device
-        rows = len(self._levels) - 1
-        k = int(torch.randint(rows, (), generator=generator, device=device))
-        t, s = self._levels[k], self._levels[k + 1]
-        x_s, x_t = pair(x0, t, s, space, generator)
+        t, s, x_s, x_t = transition(x0, self._levels, space, generator)
         predictor = self.diffusion.predictor(space, **cond)
         rule: Any = self.diffusion.times
         drawn, _ = rule.sampler.step(predictor, x_t, t, s, (), generator)

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from anydiff.adversarial import pair
+from anydiff.adversarial import transition
 from anydiff.checks import check_kind, check_range, check_whole
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.losses import Rows
@@ -107,11 +107,7 @@ class RecoveryLikelihood(nn.Module):
             generator: The source of noise and of the level.
             cond: Conditions of the network, by name.
         """
-        x0 = space.project(x0)
-        device = x0.device if generator is None else generator.device
-        k = int(torch.randint(len(self._levels) - 1, (), generator=generator, device=device))
-        t_at, s_at = self._levels[k], self._levels[k + 1]
-        real, x_t = pair(x0, t_at, s_at, space, generator)
+        t_at, s_at, real, x_t = transition(x0, self._levels, space, generator)
         drawn = self.recover(x_t, t_at, s_at, space, generator, **cond)
         s = x0.new_full((space.items(x0),), s_at.t)
         likely = (self.energy.value(x, s, space=space, **cond) for x in (drawn, real))
