@@ -103,10 +103,7 @@ def pair(
 
 
 def transition(
-    x0: Tensor,
-    levels: Sequence[Level],
-    space: Space = DENSE,
-    generator: Generator | None = None,
+    x0: Tensor, levels: Sequence[Level], space: Space = DENSE, generator: Generator | None = None
 ) -> tuple[Level, Level, Tensor, Tensor]:
     """One step of a run, chosen for the whole batch, and the states at its ends: (t, s, x_s, x_t).
 

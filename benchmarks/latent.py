@@ -8,9 +8,9 @@
     python benchmarks/latent.py --short --out runs/short          # to see that it runs
 
 A latent model gets a third of its passes for the autoencoder (`anydiff train ... --latent`). Items are
-drawn by `DPMSolver()` with 10 and 50 calls and, but for CIFAR-10, by ancestral sampling; *reconstructed* is what the
-autoencoder makes of held-out data, the best that a latent model can draw. What is in the folder already
-is kept.
+drawn by `DPMSolver()` with 10 and 50 calls and, but for CIFAR-10, by ancestral sampling; *reconstructed*
+is what the autoencoder makes of held-out data, the best that a latent model can draw. What is in the
+folder already is kept.
 
 `lsgm` trains an autoencoder of digits twice, from the same weights: with the standard normal as the prior
 of its latents, and with a diffusion of them (`Latent.loss`), for the same number of passes. Its figures

@@ -240,7 +240,7 @@ def figures(x: Tensor, cells: Tensor, features: DigitFeatures) -> list[float]:
 
 
 def nearest(canvas: Tensor, cells: Tensor) -> float:
-    """Percent of the cells of canvases of 8 × 8, (M, 1, 8, 8), that the digits of training, as small, tell.
+    """Percent of the cells of small canvases, (M, 1, 8, 8), that the digits of training tell, as small.
 
     A digit is what most of the nine nearest ones are: what can be seen of it before anything is enlarged.
     """
@@ -301,7 +301,10 @@ def main() -> None:
             for held, asked in (("seen", seen), ("unseen", unseen)):
                 small = coarse(from_uint8(asked.pixels))
                 told_by = nearest(small, asked.cells)
-                print(f"{held}: nearest neighbours tell {told_by:.1f} % of the small cells", flush=True)
+                print(
+                    f"{held}: nearest neighbours tell {told_by:.1f} % of the small cells",
+                    flush=True,
+                )
                 x = systems.enlarge(small, how)
                 row = figures(x, asked.cells, features)
                 found.setdefault(("real, of 8 × 8, enlarged", held), []).append(row)

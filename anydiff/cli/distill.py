@@ -105,7 +105,7 @@ def distill(
         ValueError: If the model cannot be distilled in this way, or its data are not there.
     """
     from anydiff.cli.comparison import CALLS, compare
-    from anydiff.cli.train import learn
+    from anydiff.cli.fitting import learn
     from anydiff.distillation import Distillation, student
     from anydiff.files import whole
     from anydiff.training.muon import Muon

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from anydiff.cli.fitting import fit_model
 from anydiff.cli.options import check_packages
 from anydiff.cli.runs import (
     Run,
@@ -19,7 +20,6 @@ from anydiff.cli.runs import (
     positive,
     run_folder,
 )
-from anydiff.cli.train import fit_model
 
 __all__ = ["finetune"]
 

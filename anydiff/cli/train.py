@@ -1,4 +1,4 @@
-"""`anydiff train`: a model of molecules, sketches or images, with everything in one folder.
+"""`anydiff train`: a model of molecules, sketches, images or SMILES, with everything in one folder.
 
 What the examples do step by step, with all choices as flags. The folder gets the model, the training
 curve, logs and a checkpoint to go on from.
@@ -6,21 +6,16 @@ curve, logs and a checkpoint to go on from.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from anydiff.cli.latents import first_stage
+from anydiff.cli.fitting import fit_model, no_parts, say_size
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_packages
-from anydiff.cli.runs import Run, positive, run_folder, say_files
+from anydiff.cli.runs import Run, positive, run_folder
 from anydiff.extras import extra
 
-__all__ = ["images", "learn", "molecules", "sketches"]
-
-Batches = tuple[Any, Any, Callable[[Any], Any]]
-"""The loader of training batches, that of validation batches, and batch -> (x0, space, cond)."""
+__all__ = ["images", "molecules", "sketches", "smiles"]
 
 WORDS = 64
 """The width of the rows that texts become."""
@@ -461,137 +456,3 @@ def smiles(
         {"warmup": 100, "optimizer": Muon},
         {"ema": habits(model)["ema"], "val_check_interval": 500},
     )  # fmt: skip
-
-
-def no_parts(latent: int | None, **flags: bool) -> None:
-    """Check that nothing is asked of latents that they do not have.
-
-    Arguments:
-        latent: The number of their columns, or None.
-        flags: By name.
-
-    Raises:
-        ValueError: If one is.
-    """
-    for name, given in flags.items():
-        if latent is not None and given:
-            raise ValueError(f"--{name} does not apply to latents; leave it or --latent out.")
-
-
-def say_size(model: Any, learn: int, check: int) -> None:
-    """Print how much there is to learn from, and how large the network is.
-
-    Arguments:
-        model: A model of a kind.
-        learn: Items of the training part.
-        check: Items of the validation part.
-    """
-    parameters = sum(p.numel() for p in model.diffusion.denoiser.parameters())
-    print(
-        f"{learn:,} {model.kind} for training, {check:,} for validation; {parameters:,} parameters",
-        flush=True,
-    )
-
-
-def fit_model(
-    run: Run,
-    folder: Path,
-    model: Any,
-    batches: Batches,
-    settings: Mapping[str, Any],
-    module: Mapping[str, Any],
-    trainer: Mapping[str, Any],
-    made: Mapping[str, Any] | None = None,
-    finish: Callable[[], None] = lambda: None,
-    first: bool = True,
-) -> Path:
-    """Train a model, write it and its curve, and say so.
-
-    Arguments:
-        run: The flags of the run.
-        folder: Where everything goes.
-        model: A model of a kind.
-        batches: The loaders of training and of validation batches, and batch -> (x0, space, cond).
-        settings: What must be the same when the run goes on, beside the flags of the run.
-        module: Options of :class:`~anydiff.training.module.DiffusionModule`.
-        trainer: Options of :func:`~anydiff.training.runs.trainer`.
-        made: Notes that the file keeps beside the seed and the number of steps.
-        finish: Called after the training, before the model is written.
-        first: Whether the autoencoder of a latent model is trained first.
-
-    Returns:
-        The file of the model.
-
-    Raises:
-        ImportError: If a package is not installed.
-    """
-    result = folder / "model.safetensors"
-    from anydiff.latent import Latent
-
-    if isinstance(latent := model.diffusion, Latent):
-        if first:
-            run = first_stage(run, folder, latent, batches, settings, module, trainer)
-        batches = (*batches[:2], latent.unpack(batches[2]))
-    if run.compile:
-        model.inner.denoiser.compile(dynamic=True)  # in place; of all sizes of batches at once
-    if learn(run, folder, model, model.inner, batches, settings, module, trainer, made, finish):
-        say_files(folder)
-        print(f"To sample from it: anydiff sample {result}")
-    return result
-
-
-def learn(
-    run: Run,
-    folder: Path,
-    model: Any,
-    objective: Any,
-    batches: Batches,
-    settings: Mapping[str, Any],
-    module: Mapping[str, Any],
-    trainer: Mapping[str, Any],
-    made: Mapping[str, Any] | None = None,
-    finish: Callable[[], None] = lambda: None,
-) -> bool:
-    """Train an objective, and write a model and the curve.
-
-    Arguments:
-        run: As of :func:`fit_model`.
-        folder: Likewise.
-        model: Likewise; its diffusion is a part of the objective.
-        objective: What is trained.
-        batches: As of :func:`fit_model`.
-        settings: Likewise.
-        module: Likewise.
-        trainer: Likewise.
-        made: Likewise.
-        finish: Likewise.
-
-    Returns:
-        Whether this process is the one that writes, the first of several.
-
-    Raises:
-        ImportError: If a package is not installed.
-    """
-    from anydiff.training.curve import plot_curve
-    from anydiff.training.module import DiffusionModule
-    from anydiff.training.runs import fit
-
-    check_packages("train", ["matplotlib"])  # before the training, not after it
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its import sets it to INFO
-    train, valid, unpack = batches
-    trained = fit(
-        DiffusionModule(objective, unpack, lr=run.lr, seed=run.seed, **module),
-        folder, train, valid,
-        settings={**settings, "batch_size": run.batch_size, "lr": run.lr, "seed": run.seed},
-        **run.trainer(), **trainer,
-    )  # fmt: skip
-    if not trained.is_global_zero:  # the first of several processes does the rest
-        return False
-    notes = {"seed": run.seed, "steps": trained.global_step, **(made or {})}
-    finish()
-    model.save(folder / "model.safetensors", notes)
-    try:
-        plot_curve(folder, folder / "curve.png")
-    except ValueError as error:  # a run of a few steps, or one that diverged
-        print(f"no curve.png: {error}")
-    return True

@@ -315,7 +315,7 @@ def test_time_is_shared_and_guidance_is_folded_in_once(consistency, tmp_path, mo
         )
         return lambda x0, space, **cond: pupil.predictor(space)
 
-    monkeypatch.setattr("anydiff.cli.train.learn", learn)
+    monkeypatch.setattr("anydiff.cli.fitting.learn", learn)
     monkeypatch.setattr("anydiff.cli.comparison.compare", lambda *_: None)
     monkeypatch.setattr("anydiff.cli.distill.Lesson.target", target)
     out = tmp_path / "out"
