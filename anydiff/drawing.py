@@ -7,6 +7,7 @@ imported where it is used.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,7 +18,9 @@ from anydiff.checks import check_range
 from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 
-__all__ = ["beside", "moments", "pillow", "text_width", "tiled", "write_gif", "write_image"]
+__all__ = [
+    "beside", "moments", "pillow", "png", "text_width", "tiled", "write_gif", "write_image",
+]  # fmt: skip
 
 _LETTERS = 15  # the height of a caption in pixels
 
@@ -111,6 +114,22 @@ def write_image(path: PathLike, picture: Any, *, dpi: int | None = None) -> None
         picture = pillow()[0].fromarray(np.ascontiguousarray(picture))
     with whole(path, ".png") as temporary:
         picture.save(temporary, "PNG", optimize=True, **({"dpi": (dpi, dpi)} if dpi else {}))
+
+
+def png(picture: Any) -> bytes:
+    """A picture as the bytes of a PNG file.
+
+    Arguments:
+        picture: (H, W, 3) of uint8, or a Pillow image.
+
+    Raises:
+        ImportError: Pillow is not installed.
+    """
+    if isinstance(picture, np.ndarray):
+        picture = pillow()[0].fromarray(np.ascontiguousarray(picture))
+    with io.BytesIO() as out:
+        picture.save(out, "PNG", optimize=True)
+        return out.getvalue()
 
 
 def write_gif(

@@ -22,10 +22,11 @@ from pytorch_lightning import seed_everything
 
 from anydiff import DDPM, Cosine, GaussianDiffusion
 from anydiff.cli.main import run
+from anydiff.cli.report import write_report
 from anydiff.denoisers import UNet
 from anydiff.drawing import moments
 from anydiff.files import free_folder
-from anydiff.images import load_images, loader, split, to_uint8, unpack
+from anydiff.images import Images, load_images, loader, split, to_uint8, unpack
 from anydiff.images.evaluate import table
 from anydiff.images.models import ImageModel, compare_parts
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_strip
@@ -76,17 +77,10 @@ def main(
     # training
     fit(
         DiffusionModule(diffusion, unpack, lr=3e-3, warmup=100, seed=seed, optimizer=Muon),
-        out,
-        loader(learn, batch, seed=seed, flip=flip),
-        loader(check, batch, shuffle=False),
-        settings={"data": data, "seed": seed},
-        minutes=None if epochs else minutes,
-        epochs=epochs,
-        ema=0.998,
-        val_check_interval=500,
-        check_val_every_n_epoch=None,
-        devices=1,
-    )
+        out, loader(learn, batch, seed=seed, flip=flip), loader(check, batch, shuffle=False),
+        settings={"data": data, "seed": seed}, minutes=None if epochs else minutes, epochs=epochs,
+        ema=0.998, val_check_interval=500, check_val_every_n_epoch=None, devices=1,
+    )  # fmt: skip
     ImageModel(diffusion, images.shape, data).save(out / "model.safetensors")
 
     # drawing: noise in the shape of pictures, denoised step by step, 64 at once
@@ -109,6 +103,8 @@ def main(
     text = table(compare_parts(pixels, images, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")
+    asked = {"data": data, "seed": seed, "steps": steps, "seconds for each": f"{seconds:.2g}"}
+    write_report(out, "images", f"{num} images from noise", Images(pixels), asked=asked)
     print("", text, "", *sorted(out.glob("*.*")), sep="\n")
 
 

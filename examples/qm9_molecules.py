@@ -19,6 +19,7 @@ from pytorch_lightning import seed_everything
 
 from anydiff import DPMSolver, GaussianDiffusion, LogNormal, Polynomial, Preconditioned, Ragged
 from anydiff.cli.main import run
+from anydiff.cli.report import write_report
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import PairNet
 from anydiff.files import free_folder
@@ -81,9 +82,8 @@ def main(
     fit(
         DiffusionModule(diffusion, atoms.unpack, lr=8e-3, warmup=200, seed=seed, optimizer=Muon),
         out, loader(learn, 64, seed=seed), loader(check, 64, shuffle=False),
-        settings={"data": data, "seed": seed},
-        minutes=None if epochs else minutes, epochs=epochs, ema=0.995, devices=1,
-        val_check_interval=500, check_val_every_n_epoch=None, limit_val_batches=20,
+        settings={"data": data, "seed": seed}, minutes=None if epochs else minutes, epochs=epochs,
+        ema=0.995, devices=1, val_check_interval=500, check_val_every_n_epoch=None, limit_val_batches=20,
     )  # fmt: skip
     sizes = SizeDistribution.from_sizes(learn.sizes)
     MoleculeModel(diffusion, atoms, sizes, data=data).save(out / "model.safetensors")
@@ -104,15 +104,15 @@ def main(
     # files, pictures, figures
     write_sdf(out / "samples.sdf", drawn)
     some = drawn.subset(range(min(24, num)))
-    draw_grid(
-        out / "samples.png", some.pos, some.z, some.index, columns=min(8, num),
-        bonds=some.bonds, orders=some.orders, charges=some.charges,
-    )  # fmt: skip
+    own = {"bonds": some.bonds, "orders": some.orders, "charges": some.charges}
+    draw_grid(out / "samples.png", some.pos, some.z, some.index, columns=min(8, num), **own)
     write_xyz(out / "path.xyz", path)
     animate(out / "path.gif", *zip(*path[:: max(1, steps // 125)], path[-1], strict=True))
     text = table(compare_parts(drawn, molecules, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")
+    asked = {"data": data, "seed": seed, "steps": steps, "seconds for each": f"{seconds:.2g}"}
+    write_report(out, "molecules", f"{num} molecules from noise", drawn, asked=asked)
     print("", text, "", *sorted(out.glob("*.*")), sep="\n")
 
 

@@ -20,6 +20,7 @@ from pytorch_lightning import seed_everything
 
 from anydiff import DDPM, Cosine, GaussianDiffusion, Masked
 from anydiff.cli.main import run
+from anydiff.cli.report import write_report
 from anydiff.data.sequences import LengthDistribution, loader, unpack
 from anydiff.denoisers import BiRNN
 from anydiff.drawing import moments
@@ -77,17 +78,10 @@ def main(
     # training
     fit(
         DiffusionModule(diffusion, unpack, lr=8e-3, warmup=100, seed=seed, optimizer=Muon),
-        out,
-        loader(learn, 128, seed=seed),
-        loader(check, 128, shuffle=False),
-        settings={"data": data, "seed": seed},
-        minutes=None if epochs else minutes,
-        epochs=epochs,
-        ema=0.995,
-        val_check_interval=200,
-        check_val_every_n_epoch=None,
-        devices=1,
-    )
+        out, loader(learn, 128, seed=seed), loader(check, 128, shuffle=False),
+        settings={"data": data, "seed": seed}, minutes=None if epochs else minutes, epochs=epochs,
+        ema=0.995, val_check_interval=200, check_val_every_n_epoch=None, devices=1,
+    )  # fmt: skip
     lengths = LengthDistribution.from_sizes(learn.sizes)
     SketchModel(diffusion, rows, lengths, data).save(out / "model.safetensors")
 
@@ -112,6 +106,8 @@ def main(
     text = table(compare_parts(drawn, sketches, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")
+    asked = {"data": data, "seed": seed, "steps": steps, "seconds for each": f"{seconds:.2g}"}
+    write_report(out, "sketches", f"{num} sketches from noise", drawn, asked=asked)
     print("", text, "", *sorted(out.glob("*.*")), sep="\n")
 
 

@@ -14,7 +14,17 @@ import pytest
 from tests.helpers.paths import ROOT
 
 # Each room of the core takes from those before it; checkpoints and training also from BESIDE.
-CORE = ["checks", "extras", "files", "drawing", "precision", "spaces", "schedules", "predictions"]
+CORE = [
+    "checks",
+    "extras",
+    "files",
+    "drawing",
+    "pages",
+    "precision",
+    "spaces",
+    "schedules",
+    "predictions",
+]
 CORE += [
     "samplers",
     "likelihood",

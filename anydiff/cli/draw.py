@@ -8,7 +8,7 @@ Ctrl-C there are the files of what was drawn until then.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Any, Literal
 from anydiff.checks import check_range
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_flags, check_packages
+from anydiff.cli.report import write_report
 from anydiff.cli.runs import (
     beside,
+    called,
     kind_of,
     open_model,
     place,
@@ -132,7 +134,7 @@ def sample(
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
-        data=data, repeats=1 if formula is None else _repeats(known),
+        data=data, repeats=1 if formula is None else _repeats(known), wishes=draw,
     )  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def inpaint(
     _run(
         "inpaint", model, known, asked,
         lambda num, how: known.inpaint(before, kept(before), resamples=repeats, **draw, **how),
-        data=_other(known, data), before=before, kept=kept, repeats=repeats,
+        data=_other(known, data), before=before, kept=kept, repeats=repeats, wishes=draw | what,
     )  # fmt: skip
 
 
@@ -212,6 +214,7 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
         "edit", model, known, asked,
         lambda num, how: known.edit(before, strength, **draw, **how),
         data=_other(known, data), before=before, strength=strength,
+        wishes=draw | {"strength": strength},
     )  # fmt: skip
 
 
@@ -377,6 +380,7 @@ def _run(
     repeats: int = 1,
     strength: float = 1.0,
     num: int | None = None,
+    wishes: Mapping[str, Any] | None = None,
 ) -> None:
     """Draw, write, measure against data, by default those that the model was trained on."""
     from anydiff.files import free_folder, whole
@@ -418,7 +422,22 @@ def _run(
     if before is not None and len(before) == num:  # pairs stay whole
         before = first(before, len(drawn), asked.skip)
     kind.write(folder, drawn, frames, before, None if kept is None else kept(before))
+    wishes = wishes or {}
+    about = {
+        "model": called(path), **{name: _told(value) for name, value in wishes.items()},
+        "steps": asked.steps or usual or "those of the model", "sampler": asked.sampler,
+        "guidance": None if asked.guidance is None else f"{guidance:g}", "seed": asked.seed,
+        "seconds for each": f"{seconds:.3g}",
+    }  # fmt: skip
+    in_turn: Any = next((wishes[k] for k in ("text", "pattern") if k in wishes), [])
+    in_turn = [in_turn] if isinstance(in_turn, str) else in_turn
+    captions = [in_turn[(asked.skip + k) % len(in_turn)] for k in range(len(drawn)) if in_turn]
+    report = partial(
+        write_report, folder, known.kind, f"{len(drawn):,} {known.kind}: {command}", drawn,
+        before=before, asked=about, captions=captions,
+    )  # fmt: skip
     if stopped:
+        report()
         say_files(folder)
         raise KeyboardInterrupt(
             f"{stopped.num} of {num} {known.kind} are written; the same command with "
@@ -436,7 +455,13 @@ def _run(
                 Path(temporary).write_text(text + "\n", encoding="utf-8")
         except (ValueError, OSError, ImportError) as error:  # as of too few data to compare with
             print(f"no metrics: {printable(str(error))}")
+    report()
     say_files(folder)
+
+
+def _told(value: Any) -> str:
+    """A wish in words."""
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _real(known: Any, data: str | None) -> Any:

@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.runs import kind_of, positive, printable, writable
+from anydiff.cli.runs import kind_of, kind_of_file, positive, printable, writable
 from anydiff.files import whole
 
 __all__ = ["evaluate"]
-
-_KINDS = {
-    "molecules": (".sdf", ".sd", ".mol", ".xyz", ".extxyz"),
-    "smiles": (".smi", ".smiles"),
-    "sketches": (".ndjson", ".svg", ".inkml"),
-    "images": (".npz",),
-}
-
 
 _USES = ("root", "size"), ("inception", "relax", "posebusters")  # by reading, by measuring
 
@@ -56,11 +48,7 @@ def evaluate(
     """
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file; give a file of samples.")
-    ending = Path(file.name.lower().removesuffix(".gz")).suffix
-    found = [name for name, ends in _KINDS.items() if ending in ends]
-    name = kind or (found[0] if found else None)
-    if name is None:
-        raise ValueError(f"{file}: its name does not tell what it holds; give --kind.")
+    name = kind or kind_of_file(file)
     given: dict[str, Any] = {"root": root, "size": size, "inception": inception}
     given |= {"relax": relax, "posebusters": posebusters}
     positive(relax=relax, posebusters=posebusters)

@@ -9,6 +9,7 @@ from typing import Any
 
 from anydiff.cli.latents import first_stage
 from anydiff.cli.options import check_packages
+from anydiff.cli.report import write_report
 from anydiff.cli.runs import Run, say_files
 
 __all__ = ["Batches", "fit_model", "learn", "no_parts", "say_size"]
@@ -148,4 +149,20 @@ def learn(
         plot_curve(folder, folder / "curve.png")
     except ValueError as error:  # a run of a few steps, or one that diverged
         print(f"no curve.png: {error}")
+    write_report(
+        folder, model.kind, f"A model of {model.kind}", asked=_about(model, notes, settings)
+    )
     return True
+
+
+def _about(model: Any, notes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a page says of a training: what it learned from and for how long, and what was chosen."""
+    inner, size = model.inner, sum(p.numel() for p in model.diffusion.parameters())
+    chosen = {
+        name: value for name, value in settings.items()
+        if name != "data" and value is not None and value is not False
+    }  # fmt: skip
+    return {
+        "data": model.data, "network": type(inner.denoiser).__name__, "parameters": f"{size:,}",
+        "schedule": inner.schedule, **notes, **chosen,
+    }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from anydiff.images.batches import loader, unpack
 from anydiff.images.evaluate import Classifier, evaluate, table
 from anydiff.images.features import InceptionFeatures
 from anydiff.images.files import is_mnist
+from anydiff.images.gallery import show_images
 from anydiff.images.images import ImageError, Images
 from anydiff.images.models import ImageModel, compare_parts, left_half, usual_features
 from anydiff.images.named import load_images, split
 from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column
+from anydiff.pages import Page, film, frames_of
 
 NUM, STEPS, DRAWN, SHOWN = 400, 100, "samples.npz", 12
 PACKAGES: tuple[str, ...] = ("PIL",)
@@ -161,6 +163,29 @@ def write(
         path = torch.stack([frame.pixels for frame in frames])
         draw_strip(folder / "strip.png", path)
         animate_denoising(folder / "denoising.gif", path[moments(len(path))])
+
+
+def show(
+    page: Page,
+    folder: Path | None,
+    drawn: Images,
+    before: Images | None = None,
+    captions: Sequence[str] = (),
+) -> None:
+    """Images on a page.
+
+    Arguments:
+        page: Where to.
+        folder: That of a run, which may have a film of some on their way from noise.
+        drawn: The images.
+        before: What they were begun from.
+        captions: What each was asked to be.
+    """
+    if before is not None:
+        show_images(page, before, "Before")
+    show_images(page, drawn, "After" if before is not None else "Samples", captions=captions)
+    if folder is not None:
+        page.add("From noise", film(frames_of(folder / "denoising.gif"), "images, step by step"))
 
 
 def draw_runs(path: Path, runs: Mapping[str, Images]) -> None:

@@ -106,7 +106,7 @@ class Parser(ArgumentParser):
 
 def commands() -> dict[str, Any]:
     """The commands by name: functions, or a group of them with what it does."""
-    from anydiff.cli import distill, draw, evaluate, finetune, info, train
+    from anydiff.cli import distill, draw, evaluate, finetune, info, report, train
 
     return {
         "train": (
@@ -127,6 +127,7 @@ def commands() -> dict[str, Any]:
         "reconstruct": draw.reconstruct,
         "evaluate": evaluate.evaluate,
         "info": info.info,
+        "view": report.view,
     }
 
 

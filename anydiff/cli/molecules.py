@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from anydiff.molecules.plausibility import plausibility
 from anydiff.molecules.properties import with_properties
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.molecules.skeletons import molecule_parts
+from anydiff.molecules.viewers import show_molecules, show_path
+from anydiff.pages import Page
 
 NUM, STEPS, DRAWN, SHOWN = 100, 250, "samples.sdf", 6
 PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
@@ -139,6 +141,29 @@ def write(
     write_xyz(folder / "path.xyz", [(f.pos, f.z) for f in frames])
     some = [*frames[:: max(1, len(frames) // 125)], frames[-1]]
     animate(folder / "path.gif", [f.pos for f in some], [f.z for f in some])
+
+
+def show(
+    page: Page,
+    folder: Path | None,
+    drawn: Molecules,
+    before: Molecules | None = None,
+    captions: Sequence[str] = (),
+) -> None:
+    """Molecules on a page.
+
+    Arguments:
+        page: Where to.
+        folder: That of a run, which may have the path of one from noise.
+        drawn: The molecules.
+        before: What they were begun from.
+        captions: What each was asked to be.
+    """
+    if before is not None:
+        show_molecules(page, before, "Before")
+    show_molecules(page, drawn, "After" if before is not None else "Samples", captions=captions)
+    if folder is not None:
+        show_path(page, folder / "path.xyz")
 
 
 def draw_runs(path: Path, runs: Mapping[str, Molecules]) -> None:

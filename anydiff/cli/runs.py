@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
-    "Run", "beside", "called", "fingerprint", "kind_of", "model_file", "model_of", "open_model",
-    "place", "positive", "printable", "run_folder", "say_files", "writable",
+    "Run", "beside", "called", "fingerprint", "kind_of", "kind_of_file", "model_file", "model_of",
+    "open_model", "place", "positive", "printable", "run_folder", "say_files", "writable",
 ]  # fmt: skip
 
 
@@ -247,6 +247,30 @@ def kind_of(kind: str) -> Any:
     from anydiff.cli import images
 
     return images
+
+
+_ENDINGS = {
+    "molecules": (".sdf", ".sd", ".mol", ".xyz", ".extxyz"),
+    "smiles": (".smi", ".smiles"),
+    "sketches": (".ndjson", ".svg", ".inkml"),
+    "images": (".npz",),
+}
+
+
+def kind_of_file(file: Path) -> str:
+    """The kind of items that a file holds, by its ending.
+
+    Arguments:
+        file: Its name.
+
+    Raises:
+        ValueError: If the name does not tell.
+    """
+    ending = Path(file.name.lower().removesuffix(".gz")).suffix
+    for name, endings in _ENDINGS.items():
+        if ending in endings:
+            return name
+    raise ValueError(f"{file}: its name does not tell what it holds; give --kind.")
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from anydiff.data.sequences import loader, unpack
 from anydiff.drawing import moments
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column
+from anydiff.pages import Page, film, frames_of
 from anydiff.sketches.evaluate import evaluate, table
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.films import animate_denoising, write_animated_svg
 from anydiff.sketches.models import SketchModel, compare_parts, first_half, of_one_length
 from anydiff.sketches.named import load_sketches, split
 from anydiff.sketches.pictures import around, draw_grid, two_colors
+from anydiff.sketches.players import show_sketches
 from anydiff.sketches.sketches import Sketches
 from anydiff.sketches.texts import numbered, texts_of, with_words
 
@@ -117,6 +119,29 @@ def write(
     if frames:  # blends have none
         some = [frames[k] for k in moments(len(frames))]
         animate_denoising(folder / "denoising.gif", some, size=180, fps=15)
+
+
+def show(
+    page: Page,
+    folder: Path | None,
+    drawn: Sketches,
+    before: Sketches | None = None,
+    captions: Sequence[str] = (),
+) -> None:
+    """Sketches on a page.
+
+    Arguments:
+        page: Where to.
+        folder: That of a run, which may have a film of some on their way from noise.
+        drawn: The sketches.
+        before: What they were begun from.
+        captions: What each was asked to be.
+    """
+    if before is not None:
+        show_sketches(page, before, "Before")
+    show_sketches(page, drawn, "After" if before is not None else "Samples", captions=captions)
+    if folder is not None:
+        page.add("From noise", film(frames_of(folder / "denoising.gif"), "sketches, step by step"))
 
 
 def draw_runs(path: Path, runs: Mapping[str, Sketches]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from anydiff.molecules.string_metrics import (
 from anydiff.molecules.string_models import SmilesModel
 from anydiff.molecules.string_pictures import draw_strings
 from anydiff.molecules.strings import Strings, load_strings
+from anydiff.pages import Page, film, lines, picture
 
 NUM, STEPS, DRAWN, SHOWN = 100, 64, "samples.smi", 6
 PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
@@ -100,6 +102,37 @@ def write(
         lines = ["  ".join(frame.texts[:4]) for frame in frames]
         with whole(folder / "path.txt") as partial:
             Path(partial).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def show(
+    page: Page,
+    folder: Path | None,
+    drawn: Strings,
+    before: Strings | None = None,
+    captions: Sequence[str] = (),
+) -> None:
+    """SMILES on a page, and the formulas that they say.
+
+    Arguments:
+        page: Where to.
+        folder: That of a run, which may have pictures, and the way of some from masks.
+        drawn: The strings.
+        before: What they were begun from.
+        captions: What each was asked to be.
+    """
+    if before is not None:
+        page.add("Before", lines(before.texts[:24]))
+    formulas = picture(folder / "samples.png", "structural formulas") if folder else ""
+    strings = lines(_beside(drawn.texts[:200], captions))
+    page.add("After" if before is not None else "Samples", formulas + strings)
+    if folder is not None and (path := folder / "path.txt").is_file():
+        frames = [row.replace("  ", "\n") for row in path.read_text(encoding="utf-8").splitlines()]
+        page.add("From masks", film(frames, "four strings, step by step"))
+
+
+def _beside(texts: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """What was asked, and what came out."""
+    return [f"{asked[k]} → {text}" if k < len(asked) else text for k, text in enumerate(texts)]
 
 
 def sampler(name: str) -> Any:

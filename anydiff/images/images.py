@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.drawing import png, tiled
+
 __all__ = ["ImageError", "Images", "as_tensor", "check_size", "from_uint8", "to_uint8"]
 
 # bytes, and how many times those of the file: files of pictures never exceed both at once
@@ -101,6 +103,15 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the first images."""
+        if not len(self):
+            return None
+        pixels = self.pixels[:64].permute(0, 2, 3, 1).numpy()
+        scale = max(1, 48 // max(self.shape[1:]))
+        large = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+        return png(tiled(np.broadcast_to(large, (*large.shape[:3], 3)), min(16, len(large)), 2))
 
     def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> Images:
         """Some of the images, in the given order; the result has no test part.

@@ -15,7 +15,7 @@ import numpy as np
 from anydiff.molecules.elements import NUMBERS, MoleculeError, symbol
 from anydiff.molecules.molecules import Molecules
 
-__all__ = ["compositions", "counts_of", "formula_parts", "parse_formula"]
+__all__ = ["compositions", "counts_of", "parse_formula"]
 
 
 def parse_formula(formula: str) -> dict[int, int]:
@@ -65,20 +65,6 @@ def counts_of(formula: str, elements: Sequence[int]) -> np.ndarray:
             "the elements of the model; leave it out, or train a model of molecules that have it."
         )
     return np.array([found.get(z, 0) for z in elements])
-
-
-def formula_parts(z: np.ndarray) -> list[tuple[str, str]]:
-    """Symbols and counts of some atoms, in Hill's order; a count of 1 is empty.
-
-    Joined they are the formula: ``"".join(map("".join, formula_parts(z)))``.
-
-    Arguments:
-        z: (n,), atomic numbers.
-    """
-    found = zip(*np.unique(z, return_counts=True), strict=True)
-    counts = {symbol(int(n)): int(c) for n, c in found}
-    order = sorted(counts, key=lambda s: (s != "C", s != "H", s) if "C" in counts else (s,))
-    return [(s, "" if counts[s] == 1 else str(counts[s])) for s in order]
 
 
 def compositions(molecules: Molecules, elements: Sequence[int] | None = None) -> np.ndarray:

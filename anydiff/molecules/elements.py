@@ -1,6 +1,9 @@
 """The elements by number and symbol, and the error of molecules that cannot be right."""
 
-__all__ = ["NUMBERS", "SYMBOLS", "LeftOut", "MoleculeError", "symbol"]
+from collections import Counter
+from collections.abc import Iterable
+
+__all__ = ["NUMBERS", "SYMBOLS", "LeftOut", "MoleculeError", "formula_parts", "symbol"]
 
 _TABLE = """
     H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br
@@ -21,6 +24,19 @@ def symbol(z: int) -> str:
         z: An atomic number.
     """
     return SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"?({z})"
+
+
+def formula_parts(z: Iterable[int]) -> list[tuple[str, str]]:
+    """Symbols and counts of some atoms, in Hill's order; a count of 1 is empty.
+
+    Joined they are the formula: ``"".join(map("".join, formula_parts(z)))``.
+
+    Arguments:
+        z: (n,), atomic numbers.
+    """
+    counts = Counter(symbol(int(n)) for n in z)
+    order = sorted(counts, key=lambda s: (s != "C", s != "H", s) if "C" in counts else (s,))
+    return [(s, "" if counts[s] == 1 else str(counts[s])) for s in order]
 
 
 class MoleculeError(ValueError):

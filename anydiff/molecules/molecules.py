@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from anydiff.data.ranges import ranges
+from anydiff.drawing import png
 from anydiff.extras import extra
 from anydiff.molecules.convert import rdkit_mol, records_of_ase, records_of_pyg, records_of_rdkit
 from anydiff.molecules.elements import MoleculeError
@@ -37,6 +38,7 @@ from anydiff.molecules.fields import (
     numbers,
     place,
 )
+from anydiff.molecules.pictures import grid
 from anydiff.molecules.records import Record, from_lists, ragged
 
 __all__ = ["Molecules", "both_ways"]
@@ -298,6 +300,15 @@ class Molecules:
         if self.smiles is not None:
             data.smiles = self.smiles[m]
         return data
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the first molecules, with their own bonds if they have some."""
+        if not len(self):
+            return None
+        some = self.subset(range(min(24, len(self))))
+        bonds = {"bonds": some.bonds, "orders": some.orders, "charges": some.charges}
+        own: Any = {} if some.bonds is None else bonds
+        return png(grid(some.pos, some.z, some.index, columns=min(8, len(some)), size=200, **own))
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """The rows of some molecules, one molecule after the other.

@@ -18,12 +18,12 @@ import numpy as np
 
 from anydiff.drawing import beside, pillow, text_width, tiled, write_gif, write_image
 from anydiff.files import PathLike
-from anydiff.molecules.bond_metrics import stable_atoms
 from anydiff.molecules.bonds import Array, as_array, as_charges, bond_orders, stable
-from anydiff.molecules.compositions import formula_parts
+from anydiff.molecules.elements import formula_parts
 from anydiff.molecules.fields import AROMATIC
+from anydiff.molecules.valences import stable_atoms
 
-__all__ = ["animate", "draw_grid", "principal_axes"]
+__all__ = ["animate", "draw_grid", "grid", "principal_axes"]
 
 _COLORS = {
     1: (238, 240, 243), 5: (244, 170, 140), 6: (86, 92, 102), 7: (58, 104, 224), 8: (226, 54, 48),
@@ -232,8 +232,7 @@ def _caption(picture: Any, parts: list[tuple[str, str]], dot: bool) -> None:
         x += fonts[k].getlength(text)
 
 
-def draw_grid(
-    path: PathLike,
+def grid(
     pos: Array,
     z: Array,
     index: Array,
@@ -246,11 +245,10 @@ def draw_grid(
     bonds: Array | None = None,
     orders: Array | None = None,
     charges: Array | None = None,
-) -> None:
-    """A grid of molecules as a PNG of 200 dots per inch.
+) -> Any:
+    """A grid of molecules as a picture.
 
     Arguments:
-        path: The file.
         pos: (N, 3), positions in ångström.
         z: (N,), atomic numbers.
         index: (N,), the molecule of each row.
@@ -263,6 +261,9 @@ def draw_grid(
         bonds: (E, 2), the rows of the two atoms of each bond; by default they follow from distances.
         orders: (E,), their orders: 1, 2, 3, or 4 if aromatic.
         charges: (N,), formal charges, which with `bonds` determine what is stable.
+
+    Returns:
+        (H, W, 3) of uint8, or a Pillow image.
 
     Raises:
         ImportError: Pillow is not installed; or RDKit, which other elements than H, C, N, O and F need.
@@ -316,7 +317,24 @@ def draw_grid(
         sheet = beside(
             sheet, rows, heights, margin=margin, left=_ROOM, ink=(70, 74, 82), ground=255
         )
-    write_image(path, sheet, dpi=200)
+    return sheet
+
+
+def draw_grid(path: PathLike, pos: Array, z: Array, index: Array, **look: Any) -> None:
+    """The :func:`grid` of molecules as a PNG of 200 dots per inch.
+
+    Arguments:
+        path: The file.
+        pos: (N, 3), positions in ångström.
+        z: (N,), atomic numbers.
+        index: (N,), the molecule of each row.
+        look: As of :func:`grid`.
+
+    Raises:
+        ImportError: As :func:`grid`.
+        ValueError: As :func:`grid`.
+    """
+    write_image(path, grid(pos, z, index, **look), dpi=200)
 
 
 def _given(

@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
 from anydiff.drawing import pillow, write_gif
 from anydiff.files import PathLike, whole
+from anydiff.sketches.outlines import Strokes, length, pace, tidy
 from anydiff.sketches.pictures import (
     INK,
     Box,
-    Strokes,
     fitted,
     ordered_colors,
     pen_coverage,
@@ -26,7 +25,6 @@ from anydiff.sketches.pictures import (
     rasterize,
     segments,
     single,
-    tidy,
 )
 from anydiff.sketches.sketches import Sketches
 
@@ -93,12 +91,12 @@ def animate_denoising(
     pictures = [np.zeros(shape) for _ in frames]
     for m in range(num):
         box = _viewport([frame[m] for frame in shown], room=0.22)
-        least = _length(shown[-1][m])
+        least = length(shown[-1][m])
         y, x = (k * size for k in divmod(m, columns))
         for picture, frame in zip(pictures, shown, strict=True):
             if frame[m]:
                 # noise has many times as much ink as the sketch: a finer pen keeps it light
-                pen = width * min(max(math.sqrt(least / max(_length(frame[m]), 1e-12)), 0.4), 1)
+                pen = width * min(max(math.sqrt(least / max(length(frame[m]), 1e-12)), 0.4), 1)
                 ink = rasterize(Sketches.from_lists([frame[m]]), size, pen, box)[0]
                 picture[y : y + size, x : x + size] = ink / 255
     if progress:
@@ -120,19 +118,6 @@ def _viewport(frames: Sequence[Strokes], room: float) -> Box:
     (x, y), half = (low + high) / 2, float((high - low).max() / 2) or 1.0
     half *= 1 + 2 * room
     return x - half, y - half, x + half, y + half
-
-
-def _length(strokes: Strokes) -> float:
-    return sum(float(np.hypot(*np.diff(s, axis=0).T).sum()) for s in strokes)
-
-
-def _pace(strokes: Strokes) -> tuple[np.ndarray, np.ndarray]:
-    """When each stroke begins and ends, in [0, 1]: the pen has one speed, and a higher one in the air."""
-    drawn = np.array([_length([s]) for s in strokes])
-    air = [np.linalg.norm(b[0] - a[-1]) for a, b in pairwise(strokes)]
-    drawn = drawn + 0.02 * drawn.sum() + 1e-12  # a dot takes time too
-    ends = np.cumsum(drawn) + np.concatenate([[0], np.cumsum(air)]) * 0.35
-    return (ends - drawn) / ends[-1], ends / ends[-1]
 
 
 def animate_drawing(
@@ -168,7 +153,7 @@ def animate_drawing(
     a, b = (one.points[k] * scale + shift for k in (p, q))
 
     # when each line begins and ends: evenly along its stroke
-    begin, end = _pace(one[0])
+    begin, end = pace(one[0])
     length = np.hypot(*(b - a).T)
     total = np.maximum(np.bincount(stroke, length), 1e-12)
     before = np.cumsum(length) - length
@@ -228,7 +213,7 @@ def write_animated_svg(
     side, middle = size / scale, (points.min(0) + points.max(0)) / 2
     box = " ".join(repr(float(v)) for v in (*(middle - side / 2), side, side))
     total = seconds + hold
-    begin, end = (seconds / total * t for t in _pace(one[0]))
+    begin, end = (seconds / total * t for t in pace(one[0]))
 
     colors = ordered_colors(len(one[0])) if stroke_colors else np.tile(INK, (len(one[0]), 1))
     ink = ["#" + bytes(np.rint(color).astype(np.uint8)).hex() for color in colors]

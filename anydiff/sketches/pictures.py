@@ -19,11 +19,11 @@ import numpy as np
 
 from anydiff.drawing import beside, text_width, tiled, write_image
 from anydiff.files import PathLike
-from anydiff.sketches.sketches import Sketches, as_stroke
+from anydiff.sketches.outlines import Strokes, tidy
+from anydiff.sketches.sketches import Sketches
 
 __all__ = ["around", "draw_grid", "rasterize", "two_colors", "write_png"]
 
-Strokes = Sequence[np.ndarray]
 Box = tuple[float, float, float, float]
 
 _MARGIN = 1 / 16  # of the picture's side, on each side
@@ -185,12 +185,6 @@ def _clip(
 
 
 # pictures --------------------
-
-
-def tidy(strokes: Strokes) -> list[np.ndarray]:
-    """The strokes without points that are not finite, which samples may have; empty ones left out."""
-    arrays = [as_stroke(s, "a stroke") for s in strokes]
-    return [s for s in (s[np.isfinite(s).all(1)] for s in arrays) if len(s)]
 
 
 def single(sketch: Strokes) -> Sketches:

@@ -26,6 +26,7 @@ import numpy as np
 
 from anydiff.data.ranges import ranges
 from anydiff.sketches.fields import EmptySketch, SketchError, as_stroke, nested, plain, strings
+from anydiff.sketches.outlines import drawing
 
 __all__ = [
     "EmptySketch", "SketchError", "Sketches", "as_stroke", "check_some", "from_stroke3",
@@ -170,6 +171,15 @@ class Sketches:
         m %= len(self)
         cuts = self.strokes[self.offsets[m] : self.offsets[m + 1] + 1]
         return [self.points[a:b] for a, b in pairwise(cuts)]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first sketches."""
+        look = "width:84px;fill:none;stroke:currentColor;stroke-width:5.5;stroke-linecap:round"
+        shown = "".join(
+            drawing(self[m], m).replace("<svg ", f'<svg style="{look}" ', 1)
+            for m in range(min(24, len(self)))
+        )
+        return f"<div>{len(self):,} sketches</div><div>{shown}</div>"
 
     @cached_property
     def order(self) -> np.ndarray:

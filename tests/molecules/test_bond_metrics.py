@@ -9,7 +9,6 @@ from rdkit import Chem
 
 from anydiff.molecules import MoleculeError, Molecules, load_qm9
 from anydiff.molecules.bond_metrics import (
-    VALENCES,
     agreement,
     evaluate_bonds,
     lengths_distance,
@@ -19,6 +18,7 @@ from anydiff.molecules.bond_metrics import (
 from anydiff.molecules.evaluate import evaluate, table
 from anydiff.molecules.models import compare_parts
 from anydiff.molecules.qm9 import split
+from anydiff.molecules.valences import VALENCES
 from tests.helpers.molecules import embedded_rdkit, rows
 
 QM9 = load_qm9()

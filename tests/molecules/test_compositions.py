@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from anydiff.molecules import MoleculeError, Molecules, load_qm9
-from anydiff.molecules.compositions import compositions, counts_of, formula_parts, parse_formula
+from anydiff.molecules.compositions import compositions, counts_of, parse_formula
+from anydiff.molecules.elements import formula_parts
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,219 @@
+"""A page and what all kinds of data put on it: facts, tables of figures, pictures, films with a slider.
+
+A page is one file that can be mailed. It holds its pictures, its style and its scripts, and asks its
+reader's browser to fetch nothing. Kinds of data add parts of their own, with a script if they move.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anydiff.drawing import pillow, png
+from anydiff.files import PathLike, whole
+
+__all__ = ["Page", "facts", "figures", "film", "frames_of", "lines", "picture"]
+
+_HERE = Path(__file__).parent
+_ALLOWED = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+
+
+class Page:
+    """One HTML file.
+
+        page = Page("Molecules")
+        page.add("Figures", figures(table))
+        page.write("report.html")
+
+    Arguments:
+        title: Its heading, and what the browser's tab says.
+        about: A line below it.
+    """
+
+    def __init__(self, title: str, about: str = "") -> None:
+        self.title, self.about = title, about
+        self._parts: list[str] = []
+        self._scripts: dict[str, None] = {}
+
+    def add(self, heading: str, content: str, note: str = "", scripts: Sequence[Path] = ()) -> None:
+        """A part of the page; nothing, if it has no content.
+
+        Arguments:
+            heading: Above it.
+            content: HTML.
+            note: A line above the content.
+            scripts: Files of JavaScript that the content needs, in their order; each is there once. They
+                come after the page's own, which has `film`.
+        """
+        if not content:
+            return
+        self._scripts |= {path.read_text(encoding="utf-8"): None for path in scripts}
+        about = f'<p class="note">{html.escape(note)}</p>' if note else ""
+        self._parts.append(f"<section><h2>{html.escape(heading)}</h2>{about}{content}</section>")
+
+    def html(self) -> str:
+        """The file's text."""
+        style, own = (
+            (_HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
+        )
+        title, about = html.escape(self.title), html.escape(self.about)
+        scripts = "".join(f"<script>{_inside(s)}</script>\n" for s in (own, *self._scripts))
+        return (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">\n'
+            f'<meta name="generator" content="anydiff">\n<title>{title}</title>\n'
+            f"<style>{style}</style>\n</head>\n<body>\n<header><h1>{title}</h1>"
+            f"{f'<p>{about}</p>' if about else ''}</header>\n<main>\n"
+            + "\n".join(self._parts)
+            + f'\n</main>\n<dialog id="large"><img alt=""></dialog>\n{scripts}</body>\n</html>\n'
+        )
+
+    def write(self, path: PathLike) -> None:
+        """Write the file, which is complete or absent.
+
+        Arguments:
+            path: The file.
+        """
+        with whole(path, ".html") as temporary:
+            Path(temporary).write_text(self.html(), encoding="utf-8")
+
+
+def _inside(script: str) -> str:
+    """A script that nothing in it ends."""
+    return re.sub(r"</(?=script)", r"<\\/", script, flags=re.I)
+
+
+def data(values: Any) -> str:
+    """Values for a script, as the text of an element that is not shown.
+
+    Arguments:
+        values: What JSON can hold.
+    """
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json">{text}</script>'
+
+
+def facts(pairs: Mapping[str, Any]) -> str:
+    """Names and values, side by side.
+
+    Arguments:
+        pairs: Values by name; those that are None are left out.
+    """
+    rows = [
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
+        for name, value in pairs.items()
+        if value is not None
+    ]
+    return f'<dl class="facts">{"".join(rows)}</dl>' if rows else ""
+
+
+def figures(text: str) -> str:
+    """A table as :func:`anydiff.metrics.tables.aligned` writes it; several, and lines between them, too.
+
+    Arguments:
+        text: For a terminal: a header, a line of hyphens, and rows, whose cells stand two spaces apart.
+    """
+    shown = []
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
+        rows = block.split("\n")
+        if len(rows) < 2 or set(rows[1]) != {"-"}:
+            shown.append(f'<p class="note">{html.escape(block)}</p>')
+            continue
+        header, *body = (re.split(r" {2,}", row.strip()) for row in (rows[0], *rows[2:]))
+        width = max(map(len, (header, *body)))
+        heads = [""] * (width - len(header)) + header  # a first column without a title
+        cells = "".join(f"<th>{html.escape(c)}</th>" for c in heads)
+        lines = ["".join(f"<td>{html.escape(c)}</td>" for c in row) for row in body]
+        shown.append(
+            f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>'
+            + "".join(f"<tr>{line}</tr>" for line in lines)
+            + "</tbody></table></div>"
+        )
+    return "".join(shown)
+
+
+def lines(texts: Iterable[str]) -> str:
+    """Short texts, each in a box of its own.
+
+    Arguments:
+        texts: What they say.
+    """
+    each = "".join(f"<li><code>{html.escape(text)}</code></li>" for text in texts)
+    return f'<ul class="lines">{each}</ul>' if each else ""
+
+
+def address(content: bytes) -> str:
+    """A PNG file as the address of itself.
+
+    Arguments:
+        content: The bytes of the file.
+    """
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def picture(path: Path, alt: str) -> str:
+    """A PNG file, which a click enlarges; nothing, if it is not there.
+
+    Arguments:
+        path: The file.
+        alt: What it shows.
+    """
+    if not path.is_file():
+        return ""
+    return f'<img class="picture" alt="{html.escape(alt)}" src="{address(path.read_bytes())}">'
+
+
+def frames_of(path: Path) -> list[str]:
+    """The frames of a GIF, as addresses; none, if it is not there.
+
+    Arguments:
+        path: The file.
+    """
+    if not path.is_file():
+        return []
+    with pillow()[0].open(path) as film:
+        found = []
+        for k in range(getattr(film, "n_frames", 1)):
+            film.seek(k)
+            found.append(address(png(film.convert("RGB").quantize(32))))
+    return found
+
+
+def film(frames: Sequence[str], alt: str) -> str:
+    """Frames with a slider: pictures, or texts.
+
+    Arguments:
+        frames: From the first to the last: addresses of pictures, or texts; nothing is shown for none.
+        alt: What they show.
+    """
+    if not frames:
+        return ""
+    last, name = frames[-1], html.escape(alt)
+    shown = (
+        f'<img alt="{name}" src="{last}">'
+        if last.startswith("data:")
+        else f"<pre>{html.escape(last)}</pre>"
+    )
+    return f'<div class="film">{shown}{slider(len(frames), name)}{data(list(frames))}</div>'
+
+
+def slider(count: int, name: str) -> str:
+    """What moves through the frames of a film.
+
+    Arguments:
+        count: How many there are.
+        name: What they show.
+    """
+    return (
+        '<div class="control"><button type="button">Play</button>'
+        f'<input type="range" min="0" max="{count - 1}" value="{count - 1}" aria-label="{name}">'
+        "<output></output></div>"
+    )
