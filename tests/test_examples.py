@@ -68,7 +68,7 @@ def test_an_example_learns_what_the_command_learns(name, kind, tmp_path, monkeyp
     assert all(torch.equal(weights[k], v) for k, v in other.state_dict().items())
     assert extra["kind"] == also["kind"] == kind and extra.keys() == also.keys()
     files = {p.name for p in (tmp_path / "example").iterdir()}
-    assert {"model.safetensors", "samples.png", "table.txt"} <= files and written
+    assert {"model.safetensors", "samples.png", "table.txt", "report.html"} <= files and written
 
     # stopped before the last file, the same command draws again, and does not train anew
     before = (tmp_path / "example/last.ckpt").read_bytes()

@@ -104,10 +104,8 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_png_(self) -> bytes:
         """What a notebook shows: the first images."""
-        if not len(self):
-            return None
         pixels = self.pixels[:64].permute(0, 2, 3, 1).numpy()
         scale = max(1, 48 // max(self.shape[1:]))
         large = pixels.repeat(scale, axis=1).repeat(scale, axis=2)

@@ -301,10 +301,8 @@ class Molecules:
             data.smiles = self.smiles[m]
         return data
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_png_(self) -> bytes:
         """What a notebook shows: the first molecules, with their own bonds if they have some."""
-        if not len(self):
-            return None
         some = self.subset(range(min(24, len(self))))
         bonds = {"bonds": some.bonds, "orders": some.orders, "charges": some.charges}
         own: Any = {} if some.bonds is None else bonds

@@ -84,7 +84,7 @@ def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsy
     data = data_of(kind, models)
     call(how[0], models[kind], *how[1:], *flags(tmp_path, "--num", 7, "--data", data))
     files = {p.name for p in (tmp_path / "out").iterdir()}
-    wanted = {DRAWN[kind], "table.txt"} | PICTURES[kind]
+    wanted = {DRAWN[kind], "table.txt", "report.html"} | PICTURES[kind]
     assert files == (wanted if how[0] == "sample" else wanted | {"before.png"})
     out = capsys.readouterr().out
     assert "sampling 7" in out or kind == "molecules"  # fewer of them have a ring

@@ -58,7 +58,7 @@ def test_everything_works_with_them(how, folder, tmp_path, capsys):
     call(name, folder / "run/model.safetensors", *more, *some)
     out = capsys.readouterr().out
     assert "real, held out" in out and "no metrics" not in out
-    files = {"samples.sdf", "samples.png", "path.xyz", "path.gif", "table.txt"}
+    files = {"samples.sdf", "samples.png", "path.xyz", "path.gif", "table.txt", "report.html"}
     drawn = {p.name for p in tmp_path.iterdir()}
     assert drawn == (files if name == "sample" else files | {"before.png"})
     molecules = read_molecules(tmp_path / "samples.sdf")
