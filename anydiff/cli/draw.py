@@ -424,10 +424,9 @@ def _run(
     kind.write(folder, drawn, frames, before, None if kept is None else kept(before))
     wishes = wishes or {}
     about = {
-        "model": called(path), **{name: _told(value) for name, value in wishes.items()},
+        "model": called(path), **wishes,
         "steps": asked.steps or usual or "those of the model", "sampler": asked.sampler,
-        "guidance": None if asked.guidance is None else f"{guidance:g}", "seed": asked.seed,
-        "seconds for each": f"{seconds:.3g}",
+        "guidance": asked.guidance, "seed": asked.seed, "seconds for each": f"{seconds:.3g}",
     }  # fmt: skip
     in_turn: Any = next((wishes[k] for k in ("text", "pattern") if k in wishes), [])
     in_turn = [in_turn] if isinstance(in_turn, str) else in_turn
@@ -457,11 +456,6 @@ def _run(
             print(f"no metrics: {printable(str(error))}")
     report()
     say_files(folder)
-
-
-def _told(value: Any) -> str:
-    """A wish in words."""
-    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _real(known: Any, data: str | None) -> Any:

@@ -108,11 +108,20 @@ def facts(pairs: Mapping[str, Any]) -> str:
         pairs: Values by name; those that are None are left out.
     """
     rows = [
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(_told(value))}</dd></div>"
         for name, value in pairs.items()
         if value is not None
     ]
     return f'<dl class="facts">{"".join(rows)}</dl>' if rows else ""
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        words = any(isinstance(v, str) for v in value)
+        return ("; " if words else ", ").join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def figures(text: str) -> str:

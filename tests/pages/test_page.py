@@ -118,6 +118,12 @@ def test_the_films_frames_are_those_of_the_gif(tmp_path):
     assert film([], "shades") == ""
 
 
+def test_facts_are_said_as_one_writes_them():
+    told = {"a": True, "b": [16, 32], "c": ["fire", "water"], "d": 2.0, "e": 0.05, "f": False}
+    found = re.findall("<dd>(.*?)</dd>", facts(told))
+    assert found == ["yes", "16, 32", "fire; water", "2", "0.05", "no"]
+
+
 def test_what_is_not_there_is_left_out(tmp_path):
     assert picture(tmp_path / "a.png", "a") == ""
     assert frames_of(tmp_path / "a.gif") == []
