@@ -11,7 +11,10 @@ from anydiff.extras import extra
 from tests.helpers.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PACKAGES = {"PIL": "pillow"}  # where the name to import is another than that to install
+PACKAGES = {
+    "PIL": "pillow",
+    "huggingface_hub": "huggingface_hub",
+}  # where the name to import is another than that to install
 FILES = sorted((ROOT / "anydiff").rglob("*.py"))
 
 
@@ -57,6 +60,7 @@ def test_the_core_depends_on_four_packages():
         "qm9",
         "kanji",
         "diffusers",
+        "hub",
         "posebusters",
         "xtb",
     }

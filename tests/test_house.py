@@ -61,7 +61,7 @@ LEAVES = {
     "images.pipelines",
     "denoisers.unet.adm",
 }
-LEAVES |= {"recovery", "training.critics", "discrete.joint"}
+LEAVES |= {"recovery", "training.critics", "discrete.joint", "hub"}
 LEAVES |= {"molecules.property_bounds", "molecules.property_model"}
 
 
@@ -113,7 +113,9 @@ def allowed():
     takes |= {name: takes["spaces"] | {name} for name in BESIDE}
     for name in ("autoencoders", "checkpoints", "training"):
         takes[name] |= BESIDE
-    takes |= {name: set(CORE) | BESIDE | {"kinds", name} for name in ("kinds", "ready", *KINDS)}
+    takes |= {
+        name: set(CORE) | BESIDE | {"kinds", name} for name in ("kinds", "ready", "hub", *KINDS)
+    }
     everything = {*takes, "cli", ""}
     return takes | {"cli": everything, "__main__": everything, "": everything}
 
