@@ -8,17 +8,15 @@ columns, the positions of the masked rows relative to one another. Replacing Q x
 
 keeps the state in the space, with noise that is standard normal there.
 
-| | |
-|---|---|
-| :func:`inpaint` | keep the known part, generate the rest (replacement, or RePaint's resampling) |
-| :func:`impute` | several samples of missing values |
-| :func:`complete` | the same with a model that was trained for it, in as many calls as sampling |
-| :func:`edit`, :func:`variations` | add noise up to a time, then denoise (SDEdit) |
-| :func:`denoise` | remove noise of a known level from data |
-| :func:`ilvr` | keep what a low-pass operator passes |
-| :func:`encode`, :func:`decode`, :func:`interpolate` | the probability-flow ODE, deterministic |
-| :func:`cascade` | several models in turn, from coarse to fine |
-| :func:`best_of` | several samples, of which the one with the highest score is kept |
+- :func:`inpaint`: keep the known part, generate the rest (replacement, or RePaint's resampling)
+- :func:`impute`: several samples of missing values
+- :func:`complete`: the same with a model that was trained for it, in as many calls as sampling
+- :func:`edit`, :func:`variations`: add noise up to a time, then denoise (SDEdit)
+- :func:`denoise`: remove noise of a known level from data
+- :func:`ilvr`: keep what a low-pass operator passes
+- :func:`encode`, :func:`decode`, :func:`interpolate`: the probability-flow ODE, deterministic
+- :func:`cascade`: several models in turn, from coarse to fine
+- :func:`best_of`: several samples, of which the one with the highest score is kept
 
 Predictors may be guided. Seeds work as in :func:`anydiff.sample`: with one per item, the result for an
 item does not depend on its batch.

@@ -25,7 +25,7 @@ def several(
         predictor: The model, bound to its batch.
         n: The number of samples.
         states: The arguments of `draw` after the predictor, in the predictor's space.
-        draw: (predictor, *states, seed=...) -> a sample.
+        draw: ``(predictor, *states, seed=...)`` -> a sample.
         seed: One seed for all, or one for each item. In that case sample k of an item is seeded by the
             item's seed and k, and does not depend on the item's place in the batch.
 

@@ -173,11 +173,11 @@ class Properties:
         return cls(**config)
 
     def encode(self, values: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """(value − mean) / MAD; NaN, unknown, for values that are not finite.
+        r"""(value − mean) / MAD; NaN, unknown, for values that are not finite.
 
         Arguments:
-            values: (*, P), in the properties' own units.
-            sizes: (*), numbers of atoms, which properties by size need.
+            values: (\*, P), in the properties' own units.
+            sizes: (\*), numbers of atoms, which properties by size need.
 
         Raises:
             ValueError: The last axis is not of size P, or sizes are missing or of another shape.
@@ -187,10 +187,10 @@ class Properties:
         return c.where(c.isfinite(), torch.nan)
 
     def decode(self, c: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """The inverse of :meth:`encode`: c · MAD + mean.
+        r"""The inverse of :meth:`encode`: c · MAD + mean.
 
         Arguments:
-            c: (*, P).
+            c: (\*, P).
             sizes: As for :meth:`encode`.
 
         Raises:

@@ -42,10 +42,10 @@ class Packed(Space):
         samples = space.unpack(diffusion.sample(space.shape, space=space))["nodes"]
 
         def forward(self, x_t, t, space):                            # of the denoiser
-            fields = space.unpack(x_t)                               # "nodes": (N, 8), …
+            fields = space.unpack(x_t)                               # "nodes": (N, 8), ...
             graph = space["nodes"].edge_index
-            …
-            return space.pack({"nodes": …, "edges": …, "cell": …})
+            ...
+            return space.pack({"nodes": ..., "edges": ..., "cell": ...})
 
     The dimension of an item is the sum over its fields, so that entries of all fields have the same
     weight in a loss, unless `weights` says otherwise. With the weights w_f, the error of an item is
