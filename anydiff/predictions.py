@@ -412,8 +412,8 @@ class Network:
     the dtype of x_t, since the state of a run is more precise than a network in half precision.
 
     Arguments:
-        denoiser: ``(x_t, t, **cond) -> y``, where t is (B,) and y is shaped like x_t; or -> (y, extra), see
-            :class:`Prediction`.
+        denoiser: ``(x_t, t, **cond) -> y``, where t is (B,) and y is shaped like x_t; or -> (y, extra),
+            see :class:`Prediction`.
         target: What y predicts.
         space: The batch's space, passed as ``space`` to a denoiser that takes it.
         cond: Conditions, passed to the denoiser by their names.

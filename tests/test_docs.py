@@ -59,6 +59,47 @@ def test_the_readme_s_steering_runs():
     assert names["days"].shape == (24, 2, 24, 1) and (names["low"] < names["high"]).all()
 
 
+def test_the_ideas_are_true_and_the_lines_are_those_of_the_code():
+    text = (ROOT / "docs/ideas.md").read_text()
+    names = {}
+    for block in blocks("docs/ideas.md"):
+        exec(block, names)
+    rest = re.sub(r"```python\n.*?```", "", text, flags=re.S)
+    lines = re.findall(r"```\n(.*?)\n```", rest, re.S)
+    files = re.findall(r"\(`(anydiff/[\w/]+\.py)`", rest)
+    assert len(lines) == len(files) == 6
+    for line, file in zip(lines, files, strict=True):
+        assert line in (ROOT / file).read_text(), (line, file)
+
+
+def test_the_first_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("docs/start.md"):
+        exec(block, names)
+    assert len(names["mols"]) == 8 and names["x"].shape == (3, 30, 4)
+
+
+def test_what_other_libraries_do_is_done_as_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (first,) = blocks("docs/coming-from.md")
+    names = {}
+    exec(first, names)
+    rows = [line.split(" | ") for line in (ROOT / "docs/coming-from.md").read_text().splitlines()]
+    cells = [row[2] for row in rows if len(row) == 3 and row[0] != "| task"]
+    assert len(cells) == 40
+    for cell in cells:
+        exec(re.fullmatch(r"`(.*)` \|", cell)[1], names)
+
+
+def test_every_page_is_on_the_site():
+    listed = re.findall(r"^([\w/-]+)$", (ROOT / "docs/index.md").read_text(), re.M)
+    pages = {
+        str(p.relative_to(ROOT / "docs").with_suffix("")) for p in (ROOT / "docs").rglob("*.md")
+    }
+    assert set(listed) == pages - {"index"} | {"api/index"}
+
+
 def test_nothing_is_left_to_fill_in():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     assert not [p.name for p in pages if re.search(r"@[A-Z]+@", p.read_text())]

@@ -61,6 +61,7 @@ def test_the_core_depends_on_four_packages():
         "kanji",
         "diffusers",
         "hub",
+        "docs",
         "posebusters",
         "xtb",
     }

@@ -1,7 +1,7 @@
 r"""Vector quantisation: a latent each of whose places is one of a finite number of codes.
 
 .. math::
-    q(h) = e_k, \quad k = \arg\min_j \lVert h - e_j \rVert, \qquad
+    q(h) = e_k, \quad k = \operatorname{argmin}_j \lVert h - e_j \rVert, \qquad
     L_{codes} = \lVert \mathrm{sg}\, h - e_k \rVert^2, \quad
     L_{commit} = \beta_c \lVert h - \mathrm{sg}\, e_k \rVert^2
 

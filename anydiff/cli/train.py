@@ -75,7 +75,7 @@ def molecules(
     from anydiff.data.vocabulary import Vocabulary
     from anydiff.denoisers import Completing, PairNet, TextEncoder, Worded
     from anydiff.latent import Latent
-    from anydiff.losses import LogNormal, PairDistances, Power
+    from anydiff.losses import LogNormal, PairDistances
     from anydiff.molecules.atoms import Atoms
     from anydiff.molecules.bonded import Bonded
     from anydiff.molecules.captions import LENGTH, Formulas, captions
@@ -127,8 +127,6 @@ def molecules(
         "times": LogNormal(-1.26, 1.41),
         "error": PairDistances(),
     }
-    if latent is not None:  # between whose rows distances are none of atoms
-        how = {"prediction": "eps", "times": Power(1.5)}
     if property or text:  # which is heard at much noise, where the others have few times
         how |= {"times": None, "drop": {"words" if text else "context": 0.1}}
     diffusion: Any = GaussianDiffusion(

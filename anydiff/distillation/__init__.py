@@ -6,8 +6,8 @@ With x_t fixed, to name other data is to name other noise,
     \epsilon^* = (x_t - \alpha_t x_0^*) / \sigma_t,
 
 so that ``student.loss(x0*, t, noise=eps*)`` trains a student of any prediction, weighting and space
-towards any target :math:`x_0^*`. The methods differ in who names it, and that is a predictor made of predictors,
-as a guidance is::
+towards any target :math:`x_0^*`. The methods differ in who names it, and that is a predictor made of
+predictors, as a guidance is:
 
     known(x0)                               the data themselves: plain diffusion
     merged(teacher, times, n)               n steps of the teacher as one: progressive distillation

@@ -13,7 +13,7 @@ Kind = tuple[int, int, int]
 
 
 def element_distance(z: Array, reference: Array) -> float:
-    """The total variation distance between the elements of two samples: ½ Σ |p − q|, in [0, 1].
+    r"""The total variation distance between the elements of two samples: ½ Σ \|p − q\|, in [0, 1].
 
     Arguments:
         z: (N,), atomic numbers.

@@ -1,7 +1,7 @@
 r"""What the error of a property that was asked for is to be compared with.
 
 A generator is asked for a property c and draws molecules that have ĉ, by a judge such as
-:class:`~anydiff.molecules.property_model.PropertyModel`. The mean of |ĉ − c| alone says little: a
+:class:`~anydiff.molecules.property_model.PropertyModel`. The mean of \|ĉ − c\| alone says little: a
 generator that hears nothing but draws molecules of the right size has the error of two molecules of one
 size, which is not the distance from their median but about √2 times it; one that draws the right formula
 has that of two isomers. :func:`property_bounds` computes these from the data. :func:`gap_closure` is the

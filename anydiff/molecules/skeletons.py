@@ -1,18 +1,15 @@
 r"""Known parts of molecules, for training a model that completes them.
 
-Of each molecule of a batch one of these is known, at random, see :func:`molecule_parts`:
+Of each molecule of a batch one of these is known, at random, with the weight in brackets, see
+:func:`molecule_parts`:
 
-======  =========================================================================================
-weight  known
-======  =========================================================================================
-30      a connected fragment: a random number of heavy atoms, with their hydrogens
-7.5     the ring systems and what links them, without substituents (Bemis and Murcko's framework)
-7.5     two ends, without three to five heavy atoms between them
-10      all heavy atoms
-10      all elements and no position: the composition
-5       where bonds are drawn: all elements and bonds, the graph
-5       where bonds are drawn: all atoms, and no bond
-======  =========================================================================================
+- a connected fragment: a random number of heavy atoms, with their hydrogens (30)
+- the ring systems and what links them, without substituents (Bemis and Murcko's framework) (7.5)
+- two ends, without three to five heavy atoms between them (7.5)
+- all heavy atoms (10)
+- all elements and no position: the composition (10)
+- where bonds are drawn: all elements and bonds, the graph (5)
+- where bonds are drawn: all atoms, and no bond (5)
 
 and of three molecules in ten, by :func:`anydiff.data.parts.with_parts`, nothing. A molecule that has no
 such part has a fragment in its place. All of it are operations on the bonds of the whole batch.

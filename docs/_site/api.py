@@ -44,7 +44,11 @@ def page(room: str) -> str:
             lines += [name, "-" * len(name), ""]
         lines += [f".. automodule:: {name}", "   :no-members:", ""]
         if passed:
-            lines += ["From here: " + ", ".join(f":py:obj:`{n} <{_home(module, n)}.{n}>`" for n in passed), ""]
+            lines += [
+                "From here: "
+                + ", ".join(f":py:obj:`{n} <{_home(module, n)}.{n}>`" for n in passed),
+                "",
+            ]
         for n in own:
             what = getattr(module, n)
             if isinstance(what, type):
@@ -84,7 +88,7 @@ def write(app: Any) -> None:
 
 
 def own_words(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Leave out what a docstring has from another package: that of `dict`, or of a class of PyTorch.
+    """Mark code, and leave out what is from another package, as `dict` or a class of PyTorch says it.
 
     Arguments:
         app: Sphinx.
@@ -94,6 +98,16 @@ def own_words(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
         options: Of the directive.
         lines: Of the docstring, which are changed.
     """
+    for k in range(len(lines) - 2):  # a block after a colon is code
+        line, following = lines[k].rstrip(), lines[k + 2]
+        if (
+            line.endswith(":")
+            and not line.lstrip().startswith((":", ".. "))
+            and not line.endswith("::")
+        ):
+            indent = len(line) - len(line.lstrip())
+            if not lines[k + 1].strip() and following.startswith(" " * (indent + 4)):
+                lines[k] = f"{line}:"
     if what == "data" and lines and (type(obj).__doc__ or "").startswith(lines[0]):
         lines.clear()
     if what == "method" and "." in name:

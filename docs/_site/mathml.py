@@ -6,34 +6,46 @@ import re
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.util.logging import getLogger
 
 _LOG = getLogger(__name__)
 
 
-def _shown(node: nodes.Element, block: bool) -> str:
-    tex = re.sub(r"\\[bB]igg?[lrm]?(?=[^a-zA-Z])", "", node.astext().strip())  # fences grow of themselves
-    tex = tex.replace(r"\dots", r"\ldots").replace(r"\mathrel{+}", "+")
-    if "\\\\" in tex and "\\begin" not in tex:  # several lines
-        tex = f"\\begin{{align*}}{tex}\\end{{align*}}"
+def shown(tex: str, block: bool) -> str:
+    """A formula in MathML.
+
+    Arguments:
+        tex: As LaTeX has it.
+        block: Whether it stands alone.
+    """
+    tex = re.sub(r"\\[bB]igg?[lrm]?(?=\\[lr]Vert|\\?\|)", "", tex.strip())
+    if "\\\\" in tex and "\\begin" not in tex:
+        tex = rf"\begin{{align*}}{tex}\end{{align*}}"
+    text = convert(tex, display="block" if block else "inline")
+    if unknown := re.search(r">\\[a-zA-Z]+<", text):
+        raise ValueError(f"{unknown[0][1:-1]} is unknown")
+    # a name and what it is of stand apart
+    return re.sub(r"<mi>(log|exp|Var)</mi>(?!<mo)", r'<mi>\1</mi><mspace width="0.17em"/>', text)
+
+
+def _html(node: nodes.Element, block: bool) -> str:
     try:
-        return str(tex2mathml(tex, as_block=block))
-    except MathError as error:
-        _LOG.warning("%r is no formula that can be drawn: %s", tex, error, location=node)
-        return tex
+        return shown(node.astext(), block)
+    except Exception as error:  # whatever a converter cannot read
+        _LOG.warning("%r is no formula that can be drawn: %s", node.astext(), error, location=node)
+        return ""
 
 
 def inline(self: Any, node: nodes.Element) -> None:
     """A formula in a line."""
-    self.body.append(_shown(node, False))
+    self.body.append(_html(node, False))
     raise nodes.SkipNode
 
 
 def block(self: Any, node: nodes.Element) -> None:
     """A formula of its own."""
-    self.body.append(f'<div class="math">{_shown(node, True)}</div>')
+    self.body.append(f'<div class="math" style="overflow-x: auto">{_html(node, True)}</div>')
     raise nodes.SkipNode
 
 
