@@ -18,12 +18,12 @@ def blocks(page):
 def test_the_readme_s_lines_run():
     index = torch.tensor([0, 0, 0, 1, 1])
     names = {"x0": torch.randn(5, 8), "index": index, "num_items": 2}
-    block = blocks("README.md")[-1]
+    (block,) = blocks("README.md")
     exec(block.replace("steps=250", "steps=3"), names)
     assert names["x"].shape == (44, 8) and names["loss"].isfinite()
 
 
-def test_the_readme_s_steering_runs():
+def test_the_tour_s_steering_runs():
     """Each snippet with a network that has learnt nothing, on the data that it speaks of."""
     import anydiff
     from anydiff.data.sequences import pad
@@ -46,7 +46,7 @@ def test_the_readme_s_steering_runs():
         UNet(1, (8, 16), classes=10),
         BiRNN(1, hidden=8, layers=1),
     ]
-    snippets = blocks("README.md")[:-1]
+    snippets = blocks("docs/tour.md")
     assert len(snippets) == len(networks)
     for block, network in zip(snippets, networks, strict=True):
         assert len(block.strip().splitlines()) <= 5
