@@ -27,6 +27,7 @@ html_static_path: list[str] = []
 html_show_sphinx = False
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
