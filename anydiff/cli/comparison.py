@@ -85,9 +85,9 @@ def compare(
     """
     kind = kind_of(teacher.kind)
     scale = 1.0 if guidance is None else guidance
-    runs = [Compared("teacher", teacher, DPMSolver(), k, scale) for k in (kind.STEPS, *CALLS)]
+    runs = [Compared("teacher", teacher, DPMSolver(), k, scale) for k in (kind.LONG, *CALLS)]
     if items is not None:  # its own draws are others, which no picture compares
-        runs.insert(0, Compared("teacher", teacher, DDPM(), kind.STEPS, scale))
+        runs.insert(0, Compared("teacher", teacher, DDPM(), kind.LONG, scale))
     if (rows := teacher.diffusion.times).run is not None:
         runs = [Compared("teacher", teacher, rows.sampler, steps_of(teacher.diffusion, 0))]
     runs += [Compared("student", s, s.diffusion.times.sampler, k) for k, s in students.items()]

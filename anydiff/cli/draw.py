@@ -41,11 +41,12 @@ class Drawing:
 
     Arguments:
         num: Number of samples; by default 100 molecules or SMILES, 360 sketches or 400 images.
-        steps: Number of sampling steps; by default 250 for molecules, 100 for sketches and images, 64 for
+        steps: Number of sampling steps; by default 50 for molecules, 100 for sketches and images, 64 for
             SMILES, and of a distilled model its own, which are the only ones.
-        sampler: Sampling method: ddpm, the default, is ancestral and needs the most steps; sde is
-            DPM-Solver++ with noise, for which 50 are usually enough; ddim and dpm have no noise, and dpm
-            needs the fewest. A distilled model has its own, which is the only one.
+        sampler: Sampling method: sde, the default for molecules, is DPM-Solver++ with noise, for which 50
+            steps are usually enough; ddpm, the default for sketches and images, is ancestral and needs
+            the most; ddim and dpm have no noise, and dpm needs the fewest. A distilled model has its own,
+            which is the only one.
         guidance: For a model with a condition: 0 is unconditional, 1, the default, conditional, above 1
             stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
@@ -404,11 +405,10 @@ def _run(
         "steps": asked.steps or usual, "guidance": guidance, "seed": asked.seed, "skip": asked.skip,
         "progress": True, "watch": frames.append,
     }  # fmt: skip
-    if asked.sampler not in (None, "ddpm"):
+    method = asked.sampler or (None if own else kind.SAMPLER)
+    if method not in (None, "ddpm"):
         # the ancestral variance that suits is known better where it is used
-        how["sampler"] = (
-            kind.sampler(asked.sampler) if hasattr(kind, "sampler") else _sampler(asked.sampler)
-        )
+        how["sampler"] = kind.sampler(method) if hasattr(kind, "sampler") else _sampler(method)
     if asked.batch_size:
         how["batch"] = asked.batch_size
     start, stopped = time.perf_counter(), None
@@ -425,7 +425,7 @@ def _run(
     wishes = wishes or {}
     about = {
         "model": called(path), **wishes,
-        "steps": asked.steps or usual or "those of the model", "sampler": asked.sampler,
+        "steps": asked.steps or usual or "those of the model", "sampler": method,
         "guidance": asked.guidance, "seed": asked.seed, "seconds for each": f"{seconds:.3g}",
     }  # fmt: skip
     in_turn: Any = next((wishes[k] for k in ("text", "pattern") if k in wishes), [])

@@ -29,7 +29,8 @@ from anydiff.kinds import first
 from anydiff.metrics.tables import Column
 from anydiff.pages import Page, film, frames_of
 
-NUM, STEPS, DRAWN, SHOWN = 400, 100, "samples.npz", 12
+NUM, STEPS, LONG, DRAWN, SHOWN = 400, 100, 100, "samples.npz", 12
+SAMPLER = "ddpm"
 PACKAGES: tuple[str, ...] = ("PIL",)
 MEASURES: tuple[str, ...] = ("torchmetrics",)
 _GREY = 160

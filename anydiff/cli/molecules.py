@@ -27,7 +27,8 @@ from anydiff.molecules.skeletons import molecule_parts
 from anydiff.molecules.viewers import show_molecules, show_path
 from anydiff.pages import Page
 
-NUM, STEPS, DRAWN, SHOWN = 100, 250, "samples.sdf", 6
+NUM, STEPS, LONG, DRAWN, SHOWN = 100, 50, 250, "samples.sdf", 6
+SAMPLER = "sde"
 PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
 MEASURES: tuple[str, ...] = ("rdkit",)
 

@@ -27,7 +27,8 @@ from anydiff.sketches.players import show_sketches
 from anydiff.sketches.sketches import Sketches
 from anydiff.sketches.texts import numbered, texts_of, with_words
 
-NUM, STEPS, DRAWN, SHOWN = 360, 100, "samples.ndjson", 12
+NUM, STEPS, LONG, DRAWN, SHOWN = 360, 100, 100, "samples.ndjson", 12
+SAMPLER = "ddpm"
 PACKAGES: tuple[str, ...] = ("PIL",)
 MEASURES: tuple[str, ...] = ()
 

@@ -22,7 +22,8 @@ from anydiff.molecules.string_pictures import draw_strings
 from anydiff.molecules.strings import Strings, load_strings
 from anydiff.pages import Page, film, lines, picture
 
-NUM, STEPS, DRAWN, SHOWN = 100, 64, "samples.smi", 6
+NUM, STEPS, LONG, DRAWN, SHOWN = 100, 64, 64, "samples.smi", 6
+SAMPLER = None
 PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
 MEASURES: tuple[str, ...] = ("rdkit",)
 

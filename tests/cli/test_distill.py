@@ -94,7 +94,7 @@ one_parser = cache(parser)  # which takes longer to build than most of these com
 def few_calls(monkeypatch):
     monkeypatch.setattr("anydiff.cli.main.parser", one_parser)
     for kind in KINDS:
-        monkeypatch.setattr(f"anydiff.cli.{kind}.STEPS", 10)
+        monkeypatch.setattr(f"anydiff.cli.{kind}.LONG", 10)
         monkeypatch.setattr(f"anydiff.cli.{kind}.SHOWN", 2)  # molecules are drawn slowly
 
 
