@@ -100,6 +100,13 @@ def test_every_page_is_on_the_site():
     assert set(listed) == pages - {"index"} | {"api/index"}
 
 
+def test_the_citation_is_of_this_version():
+    from anydiff import __version__
+
+    text = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (\S+)$", text, re.M)[1] == __version__
+
+
 def test_nothing_is_left_to_fill_in():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     assert not [p.name for p in pages if re.search(r"@[A-Z]+@", p.read_text())]

@@ -10,7 +10,7 @@ from typing import Any
 from anydiff.cli.latents import first_stage
 from anydiff.cli.options import check_packages
 from anydiff.cli.report import write_report
-from anydiff.cli.runs import Run, say_files
+from anydiff.cli.runs import Run, kind_of, say_files
 
 __all__ = ["Batches", "fit_model", "learn", "no_parts", "say_size"]
 
@@ -85,7 +85,8 @@ def fit_model(
 
     if isinstance(latent := model.diffusion, Latent):
         if first:
-            run = first_stage(run, folder, latent, batches, settings, module, trainer)
+            beta = kind_of(model.kind).habits(model)["beta"]
+            run = first_stage(run, folder, latent, beta, batches, settings, module, trainer)
         batches = (*batches[:2], latent.unpack(batches[2]))
     if run.compile:
         model.inner.denoiser.compile(dynamic=True)  # in place; of all sizes of batches at once

@@ -102,7 +102,8 @@ def habits(model: ImageModel) -> dict[str, Any]:
     Arguments:
         model: Of small images or of larger ones.
     """
-    return {"lr": 3e-3, "batch_size": 64 if max(model.shape[1:]) <= 16 else 32, "ema": 0.998}
+    size = 64 if max(model.shape[1:]) <= 16 else 32
+    return {"lr": 3e-3, "batch_size": size, "ema": 0.998, "beta": 0.01}
 
 
 def batches(

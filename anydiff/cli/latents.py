@@ -19,14 +19,13 @@ __all__ = ["first_stage"]
 
 SHARE = 0.3
 """The share of the time, or of the passes, that trains the autoencoder."""
-BETA = 0.01
-"""The weight of its KL divergence: enough to keep latents together, and too little to blur them."""
 
 
 def first_stage(
     run: Run,
     folder: Path,
     latent: Any,
+    beta: float,
     batches: tuple[Any, Any, Any],
     settings: Mapping[str, Any],
     module: Mapping[str, Any],
@@ -38,6 +37,8 @@ def first_stage(
         run: The flags of the run.
         folder: That of the run.
         latent: What is trained; its autoencoder and its scale are changed in place.
+        beta: The weight of the autoencoder's KL divergence: enough to keep latents together, and too
+            little to blur them.
         batches: The loaders of training and of validation batches, and `unpack`, of data.
         settings: What must be the same when the run goes on, beside the flags of the run.
         module: Options of :class:`~anydiff.training.module.DiffusionModule`.
@@ -53,7 +54,7 @@ def first_stage(
     from anydiff.training.runs import fit
 
     train, valid, unpack = batches
-    objective = Autoencoding(latent.autoencoder, BETA)
+    objective = Autoencoding(latent.autoencoder, beta)
     epochs = None if run.epochs is None else max(1, round(SHARE * run.epochs))
     stage = replace(run, minutes=SHARE * run.minutes, epochs=epochs)
     where = folder / "autoencoder"

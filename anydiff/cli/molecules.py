@@ -81,7 +81,7 @@ def habits(model: MoleculeModel) -> dict[str, Any]:
     Arguments:
         model: Not needed; every kind takes its model here.
     """
-    return {"lr": 8e-3, "batch_size": 64, "ema": 0.995}
+    return {"lr": 8e-3, "batch_size": 64, "ema": 0.995, "beta": 1e-4}
 
 
 def batches(

@@ -71,7 +71,7 @@ def habits(model: SketchModel) -> dict[str, Any]:
     Arguments:
         model: Not needed; every kind takes its model here.
     """
-    return {"lr": 8e-3, "batch_size": 128, "ema": 0.995}
+    return {"lr": 8e-3, "batch_size": 128, "ema": 0.995, "beta": 0.01}
 
 
 def batches(

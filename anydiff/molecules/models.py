@@ -29,6 +29,7 @@ from anydiff.molecules.captions import LENGTH, Formulas, counts_in, plain
 from anydiff.molecules.compositions import counts_of
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.evaluate import MoleculeReport, evaluate, smiles
+from anydiff.molecules.kept_smiles import known_smiles
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.properties import Properties
 from anydiff.molecules.property_targets import PropertyDistribution
@@ -474,10 +475,7 @@ def compare_parts(
             f"{data.name} holds {len(data)} molecules; give at least 2 to compare with."
         )
     known, test = data.subset(parts.train), data.subset(parts.test[:1000])
-    train = smiles(known.pos, known.z, known.index)
-    if (charges := _charges_of_ions(known)) is not None:
-        train += smiles(known.pos, known.z, known.index, charges)
-    of: dict[str, Any] = {"train_smiles": train}
+    of: dict[str, Any] = {"train_smiles": known_smiles(known, _by_distance, "distance")}
     rows = (test.pos, test.z, test.index)
     real = evaluate(*rows, charges=_charges_of_ions(test), name="real, held out", **of)
     of["reference"] = rows
@@ -493,6 +491,13 @@ def compare_parts(
     ]
 
 
+def _by_distance(molecules: Molecules) -> list[str | None]:
+    """Their SMILES with bonds read off distances; of ions with their charges and without."""
+    rows = (molecules.pos, molecules.z, molecules.index)
+    charges = _charges_of_ions(molecules)
+    return smiles(*rows) + ([] if charges is None else smiles(*rows, charges))
+
+
 def _with_bonds(
     real: MoleculeReport,
     made: MoleculeReport,
@@ -504,7 +509,7 @@ def _with_bonds(
     """The reports with what the bonds are like that were drawn, and those of the data where known."""
     if test.bonds is None:
         return real, replace(made, drawn=evaluate_bonds(drawn, lost=lost))
-    train = strict_bonds(known)
+    train = known_smiles(known, strict_bonds, "strict")
     bonds = evaluate_bonds(drawn, train_smiles=train, reference=test, lost=lost)
     return (
         replace(real, drawn=evaluate_bonds(test, train_smiles=train)),
