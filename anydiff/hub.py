@@ -10,6 +10,7 @@ A pulled file is as safe to open as any other: :func:`anydiff.load` runs no code
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ def pull(
                 f"{where} is not there; the repository has no such file or revision."
             ) from error
         raise ValueError(f"{where} is not in the cache, and the server gives no answer.") from error
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"{repo} is gated: accept its terms on the Hub, and give a token."
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise ValueError(
             f"there is no repository {repo}, or it is private and the token does not open it."
@@ -87,10 +92,13 @@ def push(
 ) -> str:
     """Write a model and its card to a repository, which is made if there is none; both in one commit.
 
+    The file is sent as it is: it names the data that it was trained on, also by a path.
+
     Arguments:
         path: The file, which is opened first: what is no model is not sent.
         repo: Whose and which, ``"me/molecules"``.
-        card: The README of the repository, in Markdown; by default :func:`card_of` the file.
+        card: The README of the repository, in Markdown; by default :func:`card_of` the file, if the
+            repository has none.
         private: Whether a new repository is private.
         message: Of the commit.
         token: As huggingface_hub takes it: that of the user's login if None.
@@ -100,47 +108,63 @@ def push(
         The hash of the commit, a `revision` for :func:`pull`.
 
     Raises:
-        ValueError: If the file is no model, or the server refuses it.
+        ValueError: If the file is no model, or the server refuses it or does not answer.
         ImportError: If huggingface_hub is not installed.
     """
     with extra("hub"):
-        from huggingface_hub import CommitOperationAdd, HfApi, errors
+        from huggingface_hub import CommitOperationAdd, HfApi
 
     diffusion, kept = load(path)
-    text = card_of(repo.rpartition("/")[2], diffusion, kept) if card is None else card
     api = HfApi(endpoint=endpoint, token=token)
-    files = [
-        CommitOperationAdd(MODEL, Path(path).read_bytes()),
-        CommitOperationAdd("README.md", text.encode()),
-    ]
+    files = [CommitOperationAdd(MODEL, Path(path).read_bytes())]
     try:
         api.create_repo(repo, private=private, exist_ok=True)
+        if card is not None or not api.file_exists(repo, "README.md"):  # perhaps edited there
+            text = card_of(repo, diffusion, kept) if card is None else card
+            files.append(CommitOperationAdd("README.md", text.encode()))
         done = api.create_commit(repo, files, commit_message=message or "A model of anydiff")
-    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
+    except _failures() as error:
         said = " ".join(str(error).split())
         raise ValueError(f"{path} was not written to {repo}: {said}") from error
     return str(done.oid)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What the client raises if the server refuses, or is not there."""
+    with extra("hub"):
+        from huggingface_hub import errors
+
+    known: list[type[Exception]] = [errors.HfHubHTTPError, errors.HFValidationError, OSError]
+    for name in ("httpx2", "httpx", "requests"):  # the client's own transport, by its version
+        module = sys.modules.get(name)
+        found = getattr(module, "TransportError", None) or getattr(module, "RequestException", None)
+        known += [found] if isinstance(found, type) else []
+    return tuple(known)
 
 
 def card_of(name: str, diffusion: Any, kept: Mapping[str, Any]) -> str:
     """A card in Markdown: what a model is, how it was made, and how to draw with it.
 
     Arguments:
-        name: Of the model.
+        name: Whose and which, ``"me/molecules"``.
         diffusion: As :func:`anydiff.load` gives it.
         kept: What the file keeps beside it.
     """
     kind, made = kept.get("kind"), kept.get("made") or {}
     size = sum(p.numel() for p in diffusion.parameters())
-    rows = {"kind": kind, "trained on": kept.get("data"), "parameters": f"{size:,}", **made}
-    lines = [f"| {k} | {str(v).replace('|', '/')} |" for k, v in rows.items() if v is not None]
-    tags = "".join(f"- {tag}\n" for tag in ("anydiff", "diffusion", kind) if tag)
+    rows = {"kind": kind, "trained on": kept.get("data") and Path(kept["data"]).name}
+    rows |= {"parameters": f"{size:,}", **made}
+    cells = {
+        k: " ".join(str(v).replace("|", "/").split()) for k, v in rows.items() if v is not None
+    }
+    lines = [f"| {k} | {v} |" for k, v in cells.items()]
+    tags = "".join(f"- {tag}\n" for tag in ("anydiff", "diffusion", cells.get("kind")) if tag)
     draw = f"\n```bash\nanydiff sample {MODEL}\n```\n" if kind else ""
     return (
-        f"---\nlibrary_name: anydiff\ntags:\n{tags}---\n\n# {name}\n\n"
+        f"---\nlibrary_name: anydiff\ntags:\n{tags}---\n\n# {name.rpartition('/')[2]}\n\n"
         "A diffusion model of [anydiff](https://github.com/anydiff/anydiff).\n\n"
         "```python\nimport anydiff\nfrom anydiff.hub import pull\n\n"
-        f'diffusion, extra = anydiff.load(pull("OWNER/{name}"))\n```\n{draw}\n| | |\n|---|---|\n'
+        f'diffusion, extra = anydiff.load(pull("{name}"))\n```\n{draw}\n| | |\n|---|---|\n'
         + "\n".join(lines)
         + "\n"
     )

@@ -107,7 +107,10 @@ def main(
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")
     asked = {"data": data, "seed": seed, "steps": steps, "seconds for each": f"{seconds:.2g}"}
-    write_report(out, "sketches", f"{num} sketches from noise", drawn, asked=asked)
+    write_report(
+        out, "sketches", f"{num} sketches from noise", drawn, asked=asked, table=text,
+        pictures={"Training": "curve.png"},
+    )  # fmt: skip
     print("", text, "", *sorted(out.glob("*.*")), sep="\n")
 
 

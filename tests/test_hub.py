@@ -58,6 +58,7 @@ class Hub:
             lines = [json.loads(line)["value"] for line in body.decode().splitlines()]
             files = {v["path"]: base64.b64decode(v["content"]) for v in lines if "path" in v}
             oid = hashlib.sha1(body).hexdigest()
+            files = self.repos[match[1]].get("main", {}) | files
             self.repos[match[1]] |= {oid: files, "main": files, "message": lines[0]["summary"]}
             done = {"commitOid": oid, "commitUrl": f"{self.url}/{match[1]}/commit/{oid}"}
             return self.send(to, {"success": True, **done})
@@ -151,6 +152,12 @@ def test_what_is_not_there_is_named(how, error, hub):
         pull(*how, endpoint=hub.url)
 
 
+def test_a_card_that_was_edited_stays(hub):
+    push(model_path("qm9"), "me/m", card="mine", token="x", endpoint=hub.url)
+    push(model_path("qm9"), "me/m", token="x", endpoint=hub.url)
+    assert hub.repos["me/m"]["main"]["README.md"] == b"mine"
+
+
 def test_a_refusal_is_told(hub):
     with pytest.raises(ValueError, match=r"was not written to other/one: .*403"):
         push(model_path("qm9"), "other/one", token="x", endpoint=hub.url)
@@ -162,14 +169,19 @@ def test_without_a_server_the_cache_answers(hub):
     hub.server.shutdown()
     hub.server.server_close()
     assert pull("me/m", revision=oid, endpoint=hub.url) == kept
+    with pytest.raises(ValueError, match="was not written to me/m: "):
+        push(model_path("qm9"), "me/m", token="x", endpoint=hub.url)
     with pytest.raises(ValueError, match=r"me/other/model\.safetensors is not in the cache"):
         pull("me/other", endpoint=hub.url)
 
 
 def test_a_card_says_what_the_file_says():
     diffusion, extra = anydiff.load(model_path("kanji"))
-    card = card_of("kanji", diffusion, extra)
+    card = card_of("me/kanji", diffusion, extra)
     assert "- sketches\n" in card and "| parameters | 1,693,584 |" in card
     assert "| trained on | kanjivg |" in card and "anydiff sample model.safetensors" in card
-    bare = card_of("bare", diffusion, {})
+    assert 'pull("me/kanji")' in card and "# kanji\n" in card
+    mine = card_of("me/mine", diffusion, {"data": "/home/me/mine.sdf", "kind": "a\nb", "made": {}})
+    assert "| trained on | mine.sdf |" in mine and "- a b\n" in mine
+    bare = card_of("me/bare", diffusion, {})
     assert "anydiff sample" not in bare and "None" not in bare

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from anydiff.checks import check_range
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_flags, check_packages
-from anydiff.cli.report import write_report
+from anydiff.cli.report import NAME as REPORT
+from anydiff.cli.report import in_turn, write_report
 from anydiff.cli.runs import (
     beside,
     called,
@@ -41,12 +42,13 @@ class Drawing:
 
     Arguments:
         num: Number of samples; by default 100 molecules or SMILES, 360 sketches or 400 images.
-        steps: Number of sampling steps; by default 50 for molecules, 100 for sketches and images, 64 for
-            SMILES, and of a distilled model its own, which are the only ones.
+        steps: Number of sampling steps; by default 50 for molecules, or 250 where each step is repeated,
+            100 for sketches and images, 64 for SMILES, and of a distilled model its own, which are the
+            only ones.
         sampler: Sampling method: sde, the default for molecules, is DPM-Solver++ with noise, for which 50
-            steps are usually enough; ddpm, the default for sketches and images, is ancestral and needs
-            the most; ddim and dpm have no noise, and dpm needs the fewest. A distilled model has its own,
-            which is the only one.
+            steps are usually enough; ddpm, the default for all others and where each step is repeated, is
+            ancestral and needs the most; ddim and dpm have no noise, and dpm needs the fewest. A
+            distilled model has its own, which is the only one.
         guidance: For a model with a condition: 0 is unconditional, 1, the default, conditional, above 1
             stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.
@@ -135,7 +137,8 @@ def sample(
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
-        data=data, repeats=1 if formula is None else _repeats(known), wishes=draw,
+        data=data, repeats=1 if formula is None else _repeats(known),
+        wishes=draw | {"adapter": asked.adapter and asked.adapter.name, "strength": strength},
     )  # fmt: skip
 
 
@@ -183,7 +186,8 @@ def inpaint(
     _run(
         "inpaint", model, known, asked,
         lambda num, how: known.inpaint(before, kept(before), resamples=repeats, **draw, **how),
-        data=_other(known, data), before=before, kept=kept, repeats=repeats, wishes=draw | what,
+        data=_other(known, data), before=before, kept=kept, repeats=repeats,
+        wishes=draw | what | {"resamples": resamples},
     )  # fmt: skip
 
 
@@ -249,6 +253,7 @@ def reconstruct(model: Path, *, data: str | None = None, **drawing: Any) -> None
         "reconstruct", model, known, asked,
         lambda num, how: known.edit(before, 0.0, **draw, **how),
         data=_other(known, data), before=before, repeats=0,
+        wishes={"steps": None, "sampler": None, "seed": None},
     )  # fmt: skip
 
 
@@ -302,6 +307,7 @@ def interpolate(
             before, 8, sampler=_sampler(sampler), steps=asked.steps or kind.STEPS
         ),
         data=_other(known, data), before=before, num=len(before) // 2 * 8,
+        wishes={"sampler": sampler, "seed": None},
     )  # fmt: skip
 
 
@@ -395,8 +401,10 @@ def _run(
             f"skip is {asked.skip} of {num} {known.kind}; give less, so that some are left."
         )
     own = known.diffusion.times.run is not None
-    usual = None if own else kind.STEPS
-    folder = writable(free_folder(asked.out or beside(path, command), kind.DRAWN))
+    # repeated steps are of the ancestral kind, and as many as these need
+    usual = None if own else kind.LONG if repeats > 1 else kind.STEPS
+    method = asked.sampler or (None if own or repeats > 1 else kind.SAMPLER)
+    folder = writable(free_folder(asked.out or beside(path, command), kind.DRAWN, REPORT))
     known.diffusion.to(place(asked.accelerator))
     print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []
@@ -405,7 +413,6 @@ def _run(
         "steps": asked.steps or usual, "guidance": guidance, "seed": asked.seed, "skip": asked.skip,
         "progress": True, "watch": frames.append,
     }  # fmt: skip
-    method = asked.sampler or (None if own else kind.SAMPLER)
     if method not in (None, "ddpm"):
         # the ancestral variance that suits is known better where it is used
         how["sampler"] = kind.sampler(method) if hasattr(kind, "sampler") else _sampler(method)
@@ -422,18 +429,16 @@ def _run(
     if before is not None and len(before) == num:  # pairs stay whole
         before = first(before, len(drawn), asked.skip)
     kind.write(folder, drawn, frames, before, None if kept is None else kept(before))
-    wishes = wishes or {}
-    about = {
-        "model": called(path), **wishes,
-        "steps": asked.steps or usual or "those of the model", "sampler": method,
-        "guidance": asked.guidance, "seed": asked.seed, "seconds for each": f"{seconds:.3g}",
+    lost = (stopped.num if stopped else num) - asked.skip - len(drawn)
+    wishes = {
+        "model": called(path), "steps": asked.steps or usual or "those of the model", "sampler": method,
+        "guidance": asked.guidance, "seed": asked.seed, "skip": asked.skip or None, **(wishes or {}),
+        "seconds for each": f"{seconds:.3g}",
     }  # fmt: skip
-    in_turn: Any = next((wishes[k] for k in ("text", "pattern") if k in wishes), [])
-    in_turn = [in_turn] if isinstance(in_turn, str) else in_turn
-    captions = [in_turn[(asked.skip + k) % len(in_turn)] for k in range(len(drawn)) if in_turn]
     report = partial(
         write_report, folder, known.kind, f"{len(drawn):,} {known.kind}: {command}", drawn,
-        before=before, asked=about, captions=captions,
+        before=before, asked=wishes,
+        captions=[] if lost else in_turn(wishes, asked.skip, len(drawn)),  # which one is lost?
     )  # fmt: skip
     if stopped:
         report()
@@ -442,19 +447,19 @@ def _run(
             f"{stopped.num} of {num} {known.kind} are written; the same command with "
             f"--skip {stopped.num} samples the others."
         )
+    text = ""
     if real is not None:
         print("computing metrics ...", flush=True)
-        steps = steps_of(known.diffusion, asked.steps or kind.STEPS, strength)
+        steps = steps_of(known.diffusion, asked.steps or usual or kind.STEPS, strength)
         guided = calls(steps, guidance, known.conditional, repeats)
         try:
-            lost = num - asked.skip - len(drawn)
             text = kind.measure(drawn, real, nfe=guided, seconds=seconds, lost=lost)
             print("", text, "", sep="\n")
             with whole(folder / "table.txt") as temporary:
                 Path(temporary).write_text(text + "\n", encoding="utf-8")
         except (ValueError, OSError, ImportError) as error:  # as of too few data to compare with
             print(f"no metrics: {printable(str(error))}")
-    report()
+    report(table=text)
     say_files(folder)
 
 

@@ -150,9 +150,10 @@ def learn(
         plot_curve(folder, folder / "curve.png")
     except ValueError as error:  # a run of a few steps, or one that diverged
         print(f"no curve.png: {error}")
+    about = _about(model, notes, settings)
     write_report(
-        folder, model.kind, f"A model of {model.kind}", asked=_about(model, notes, settings)
-    )
+        folder, model.kind, f"A model of {model.kind}", asked=about, pictures={"Training": "curve.png"}
+    )  # fmt: skip
     return True
 
 
@@ -164,6 +165,6 @@ def _about(model: Any, notes: Mapping[str, Any], settings: Mapping[str, Any]) ->
         if name != "data" and value is not None and value is not False
     }  # fmt: skip
     return {
-        "data": model.data, "network": type(inner.denoiser).__name__, "parameters": f"{size:,}",
-        "schedule": inner.schedule, **notes, **chosen,
+        "data": model.data and Path(model.data).name, "network": type(inner.denoiser).__name__,
+        "parameters": f"{size:,}", "schedule": inner.schedule, **chosen, **notes,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,8 @@ def show(
         captions: What each was asked to be.
     """
     if before is not None:
-        show_molecules(page, before, "Before")
+        known = before if drawn.bonds is not None else replace(before, bonds=None, orders=None)
+        show_molecules(page, known, "Before")
     show_molecules(page, drawn, "After" if before is not None else "Samples", captions=captions)
     if folder is not None:
         show_path(page, folder / "path.xyz")

@@ -11,7 +11,7 @@ from anydiff.cli.options import check_packages
 from anydiff.cli.runs import kind_of, kind_of_file, printable, writable
 from anydiff.pages import Page, facts, figures, picture
 
-__all__ = ["view", "write_report"]
+__all__ = ["NAME", "in_turn", "view", "write_report"]
 
 NAME = "report.html"
 _MADE = b'<meta name="generator" content="anydiff">'
@@ -26,33 +26,48 @@ def write_report(
     before: Any = None,
     asked: Mapping[str, Any] | None = None,
     captions: Sequence[str] = (),
-) -> Path:
-    """The page of a folder: what was asked, the table and the curve that are there, and what was drawn.
+    table: str = "",
+    pictures: Mapping[str, str] | None = None,
+) -> None:
+    """The page of a run: what was asked, its figures, what was drawn, and pictures of its folder.
+
+    A run does not fail because its page does: what is wrong is printed.
 
     Arguments:
-        folder: With the files of a run.
+        folder: With the files of the run.
         kind: "molecules", "sketches", "images" or "smiles".
         title: Of the page.
         drawn: Items of the kind; None after a training.
         before: What they were begun from.
         asked: What was asked for, by name; what is None is left out.
         captions: What each item was asked to be.
-
-    Returns:
-        The file.
-
-    Raises:
-        ImportError: If a package that draws is not installed.
+        table: The figures, as they are printed.
+        pictures: The names of files in the folder, such as curve.png, by the headings above them.
     """
-    page, path = Page(title), folder / NAME
-    page.add("What was asked", facts(asked or {}))
-    if (table := folder / "table.txt").is_file():
-        page.add("Figures", figures(table.read_text(encoding="utf-8")))
-    if drawn is not None:
-        kind_of(kind).show(page, folder, drawn, before, captions)
-    page.add("Training", picture(folder / "curve.png", "the loss by training step"))
-    page.write(path)
-    return path
+    page = Page(title)
+    try:
+        page.add("What was asked", facts(asked or {}))
+        page.add("Figures", figures(table) if table else "")
+        if drawn is not None:
+            kind_of(kind).show(page, folder, drawn, before, captions)
+        for heading, name in (pictures or {}).items():
+            page.add(heading, picture(folder / name, heading.lower()))
+        page.write(folder / NAME)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"no {NAME}: {printable(str(error))}")
+
+
+def in_turn(wishes: Mapping[str, Any], skip: int, num: int) -> list[str]:
+    """What each item was asked to be, where several texts or patterns were asked for in turn.
+
+    Arguments:
+        wishes: What was asked for, by name.
+        skip: How many items were left out before.
+        num: How many there are.
+    """
+    asked: Any = next((wishes[name] for name in ("text", "pattern") if name in wishes), [])
+    texts = [asked] if isinstance(asked, str) else list(asked)
+    return [texts[(skip + k) % len(texts)] for k in range(num)] if texts else []
 
 
 def view(
@@ -60,20 +75,22 @@ def view(
     *,
     kind: Literal["molecules", "sketches", "images", "smiles"] | None = None,
     out: Path | None = None,
-    open: bool = True,
+    browser: bool = True,
 ) -> None:
     """Look at a file of molecules, sketches, images or SMILES, or at the folder of a run, in a browser.
 
     Arguments:
         file: An .sdf or .xyz file of molecules, .ndjson or .svg of sketches, .npz of images, .smi of
-            SMILES, another one with --kind; or a folder with a report.html.
+            SMILES, another one or a folder with --kind; or the folder of a run, which has a report.html.
         kind: What the file holds; by default derived from its extension.
         out: The page to write; by default next to the file, with .html after its name.
-        open: Open the page in the browser.
+        browser: Open the page.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the kind is not plain, a file cannot be read, or another one would be replaced.
     """
+    file = file.absolute()
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file; give a file of samples, or a folder.")
     if (path := file / NAME).is_file() and kind is None:
@@ -91,13 +108,15 @@ def view(
         module.show(page, None, items)
         page.write(path)
     print(path)
-    if open and not webbrowser.open(path.absolute().as_uri()):
+    if browser and not webbrowser.open(path.absolute().as_uri()):
         print("no browser was found here; open the file in one.")
 
 
 def _place(file: Path, out: Path | None) -> Path:
     """Where the page goes: of what is there, only an older page is replaced."""
-    path = file.absolute().with_name(f"{file.name}.html") if out is None else out
+    if out is None and not file.name:
+        raise ValueError(f"{file} has no name for the page to have; give one by --out.")
+    path = file.with_name(f"{file.name}.html") if out is None else out
     if path.exists() and not (path.is_file() and _MADE in path.read_bytes()[:2000]):
         raise ValueError(f"{path} is there, and no page of anydiff's; give another file by --out.")
     writable(path.parent)

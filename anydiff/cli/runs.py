@@ -141,7 +141,7 @@ def run_folder(run: Run, checkpoint: str = "last.ckpt") -> Path:
     from anydiff.files import free_folder
 
     if not run.resume:
-        return writable(free_folder(run.out, "model.safetensors"))
+        return writable(free_folder(run.out, "model.safetensors", "report.html"))
     if not (run.out / checkpoint).exists():
         raise ValueError(f"{run.out} holds no {checkpoint} to continue from; leave resume out.")
     return writable(run.out)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import html
+import math
 from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
 
 from anydiff.drawing import png
 from anydiff.images.images import Images
 from anydiff.images.pictures import sheet
-from anydiff.pages import Page
-from anydiff.pages.page import address
+from anydiff.pages import Page, address, of_many, tiles
 
 __all__ = ["show_images"]
+
+_LARGE = 256
+"""Pixels of the longer side: every n-th is shown of larger images."""
 
 
 def show_images(
@@ -36,16 +41,21 @@ def show_images(
     if not len(some):
         return
     if some.labels is not None and not captions:
-        captions = [str(label) for label in some.labels.tolist()]
-    tiles = []
-    for m, pixels in enumerate(some.pixels):
-        words = f"<figcaption>{html.escape(captions[m])}</figcaption>" if m < len(captions) else ""
-        drawn, (height, width) = sheet(pixels[None], 1, 1), images.shape[1:]
-        gap = (len(drawn) - height) // 2
-        one = address(png(drawn[gap : gap + height, gap : gap + width]))
-        tiles.append(f'<figure><img alt="image {m + 1}" src="{one}">{words}</figure>')
-    side = 56 if max(images.shape[1:]) <= 16 else 84
+        names = some.classes or [str(k) for k in range(int(some.labels.max()) + 1)]
+        captions = [names[label] for label in some.labels.tolist()]
+    shown = [
+        f'<img alt="image {m + 1}" src="{address(png(_tile(pixels)))}">'
+        for m, pixels in enumerate(some.pixels)
+    ]
     page.add(
-        heading, f'<div class="tiles" style="--side: {side}px">{"".join(tiles)}</div>',
-        note or "Click one to see it larger.",
+        heading, tiles(shown, captions, 56 if max(images.shape[1:]) <= 16 else 84),
+        note or f"{of_many(len(some), len(images))}Click one to see it larger.",
     )  # fmt: skip
+
+
+def _tile(pixels: Tensor) -> np.ndarray:
+    """An image without the gaps of a sheet, of at most 256 pixels a side, (H, W, 3)."""
+    height, width = pixels.shape[1:]
+    drawn = sheet(pixels[None], 1, 1)
+    gap, every = (len(drawn) - height) // 2, math.ceil(max(height, width) / _LARGE)
+    return drawn[gap : gap + height : every, gap : gap + width : every]

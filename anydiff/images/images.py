@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def _repr_png_(self) -> bytes:
-        """What a notebook shows: the first images."""
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the first images, if they have colours and Pillow is there."""
+        if self.shape[0] not in (1, 3) or find_spec("PIL") is None:
+            return None
         pixels = self.pixels[:64].permute(0, 2, 3, 1).numpy()
         scale = max(1, 48 // max(self.shape[1:]))
         large = pixels.repeat(scale, axis=1).repeat(scale, axis=2)

@@ -44,11 +44,13 @@ def known_smiles(
 
 
 def _fingerprint(molecules: Molecules) -> str:
-    """What the SMILES follow from: atoms, positions, bonds and charges, and the version of RDKit."""
+    """What the SMILES follow from: atoms, positions, bonds, charges, RDKit, and the rules themselves."""
     with extra("molecules"):
         import rdkit
 
     digest = hashlib.sha256(rdkit.__version__.encode())
+    for rules in ("bonds", "bond_metrics", "evaluate", "valences"):
+        digest.update(Path(__file__).with_name(f"{rules}.py").read_bytes())
     fields = "z", "pos", "offsets", "charges", "bonds", "orders"
     for name, array in ((name, getattr(molecules, name)) for name in fields):
         digest.update(name.encode())

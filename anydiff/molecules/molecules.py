@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -301,8 +302,10 @@ class Molecules:
             data.smiles = self.smiles[m]
         return data
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the first molecules, with their own bonds if they have some."""
+        if find_spec("PIL") is None:
+            return None
         some = self.subset(range(min(24, len(self))))
         bonds = {"bonds": some.bonds, "orders": some.orders, "charges": some.charges}
         own: Any = {} if some.bonds is None else bonds

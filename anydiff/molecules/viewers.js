@@ -6,22 +6,17 @@
   const options = { backgroundAlpha: 0, antialias: true, disableFog: true };
 
   function place(viewer, item) {
-    if (!item.b) {
-      const rows = item.e.map((e, k) => [e, ...item.p[k]].join(" "));
-      viewer.addModel([rows.length, "", ...rows].join("\n"), "xyz");
-    } else {
-      const atoms = item.e.map((elem, k) => {
-        const [x, y, z] = item.p[k];
-        return { elem, x, y, z, serial: k, bonds: [], bondOrder: [] };
-      });
-      for (const [a, b, order] of item.b) {
-        for (const [one, other] of [[a, b], [b, a]]) {
-          atoms[one].bonds.push(other);
-          atoms[one].bondOrder.push(order === 4 ? 1.5 : order);
-        }
+    const atoms = item.e.map((elem, k) => {
+      const [x, y, z] = item.p[k];
+      return { elem, x, y, z, serial: k, bonds: [], bondOrder: [] };
+    });
+    for (const [a, b, order] of item.b) {
+      for (const [one, other] of [[a, b], [b, a]]) {
+        atoms[one].bonds.push(other);
+        atoms[one].bondOrder.push(order === 4 ? 1.5 : order);
       }
-      viewer.addModel().addAtoms(atoms);
     }
+    viewer.addModel().addAtoms(atoms);
     viewer.setStyle({}, look);
   }
 

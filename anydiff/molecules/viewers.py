@@ -10,18 +10,18 @@ References:
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anydiff.drawing import moments
+from anydiff.molecules.bonds import bond_orders
 from anydiff.molecules.elements import NUMBERS, formula_parts, symbol
 from anydiff.molecules.molecules import Molecules
 from anydiff.molecules.pictures import principal_axes
-from anydiff.pages import Page
-from anydiff.pages.page import data, slider
+from anydiff.pages import Page, data, of_many, slider
 
 __all__ = ["show_molecules", "show_path"]
 
@@ -62,24 +62,31 @@ def show_molecules(
         heading,
         '<div class="molecules"><div class="stage"></div>'
         f'<div class="names">{names}</div>{data(items)}</div>',
-        note or HOW,
+        note or of_many(len(items), len(molecules)) + HOW,
         SCRIPTS,
     )
 
 
 def _item(one: Molecules) -> dict[str, Any]:
-    item = _atoms([symbol(int(z)) for z in one.z], one.pos, one.pos)
-    if one.bonds is not None and one.orders is not None:
-        pairs = zip(one.bonds.tolist(), one.orders.tolist(), strict=True)
-        item["b"] = [[*pair, order] for pair, order in pairs]
-    return item
+    own = None if one.bonds is None or one.orders is None else (one.bonds, one.orders)
+    return _atoms(one.z, one.pos, one.pos, own)
 
 
-def _atoms(elements: list[str], pos: np.ndarray, like: np.ndarray) -> dict[str, Any]:
-    """Elements and positions, with the widest side of `like` towards the reader."""
+def _atoms(
+    z: np.ndarray,
+    pos: np.ndarray,
+    like: np.ndarray,
+    bonds: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Elements, positions with the widest side of `like` towards the reader, and bonds with orders."""
     axes = principal_axes(like.astype(np.float64))
     turned = (pos.astype(np.float64) - like.mean(0)) @ axes.T
-    return {"e": elements, "p": np.round(turned, 3).tolist()}
+    pairs, orders = bond_orders(pos, z, np.zeros(len(z), np.int64)) if bonds is None else bonds
+    return {
+        "e": [symbol(int(n)) for n in z],
+        "p": np.round(turned, 3).tolist(),
+        "b": np.column_stack([pairs, orders]).tolist(),
+    }
 
 
 def _formula(elements: list[str]) -> str:
@@ -97,18 +104,11 @@ def show_path(page: Page, path: Path, most: int = 60) -> None:
     """
     if not path.is_file():
         return
-    rows, frames = path.read_text(encoding="utf-8").splitlines(), list[list[list[str]]]()
-    while rows and rows[0].strip().isdigit():
-        size = int(rows[0]) + 2
-        frames.append([row.split() for row in rows[2:size]])
-        rows = rows[size:]
+    frames = list(_frames(path.read_text(encoding="utf-8", errors="replace").splitlines()))
     if not frames:
         return
-    places = [np.array([row[1:4] for row in frame], dtype=np.float64) for frame in frames]
-    shown = [
-        _atoms([row[0] for row in frames[k]], places[k], places[-1])
-        for k in moments(len(frames), most)
-    ]
+    last = frames[-1][1]
+    shown = [_atoms(*frames[k], last) for k in moments(len(frames), most)]
     page.add(
         "From noise",
         '<div class="film molecule"><div class="stage"></div>'
@@ -116,3 +116,20 @@ def show_path(page: Page, path: Path, most: int = 60) -> None:
         "The first sample, step by step.",
         SCRIPTS,
     )
+
+
+def _frames(rows: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Elements and positions of each moment of an XYZ file, up to the first that is broken."""
+    start = 0
+    while start < len(rows):
+        try:
+            stop = start + 2 + int(rows[start])
+            words = [row.split() for row in rows[start + 2 : stop]]
+            z = np.array([NUMBERS[row[0]] for row in words])
+            pos = np.array([[float(v) for v in row[1:4]] for row in words])
+        except (ValueError, KeyError, IndexError):
+            return
+        if not len(z) or pos.shape != (stop - start - 2, 3) or not np.isfinite(pos).all():
+            return
+        yield z, pos
+        start = stop

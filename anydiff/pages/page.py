@@ -17,9 +17,13 @@ from typing import Any
 from anydiff.drawing import pillow, png
 from anydiff.files import PathLike, whole
 
-__all__ = ["Page", "facts", "figures", "film", "frames_of", "lines", "picture"]
+__all__ = [
+    "Page", "address", "data", "facts", "figures", "film", "frames_of", "lines", "of_many", "picture",
+    "slider", "tiles",
+]  # fmt: skip
 
 _HERE = Path(__file__).parent
+_PNG = "data:image/png;base64,"
 _ALLOWED = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
@@ -83,7 +87,8 @@ class Page:
             path: The file.
         """
         with whole(path, ".html") as temporary:
-            Path(temporary).write_text(self.html(), encoding="utf-8")
+            text = self.html().encode("utf-8", "xmlcharrefreplace")  # half of a pair of surrogates
+            Path(temporary).write_bytes(text)
 
 
 def _inside(script: str) -> str:
@@ -99,6 +104,16 @@ def data(values: Any) -> str:
     """
     text = json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json">{text}</script>'
+
+
+def of_many(shown: int, there: int) -> str:
+    """What a note begins with, if not all things are shown.
+
+    Arguments:
+        shown: How many are.
+        there: How many there are.
+    """
+    return f"The first {shown:,} of {there:,}. " if shown < there else ""
 
 
 def facts(pairs: Mapping[str, Any]) -> str:
@@ -140,10 +155,10 @@ def figures(text: str) -> str:
         width = max(map(len, (header, *body)))
         heads = [""] * (width - len(header)) + header  # a first column without a title
         cells = "".join(f"<th>{html.escape(c)}</th>" for c in heads)
-        lines = ["".join(f"<td>{html.escape(c)}</td>" for c in row) for row in body]
+        filled = ["".join(f"<td>{html.escape(c)}</td>" for c in row) for row in body]
         shown.append(
             f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>'
-            + "".join(f"<tr>{line}</tr>" for line in lines)
+            + "".join(f"<tr>{row}</tr>" for row in filled)
             + "</tbody></table></div>"
         )
     return "".join(shown)
@@ -159,13 +174,32 @@ def lines(texts: Iterable[str]) -> str:
     return f'<ul class="lines">{each}</ul>' if each else ""
 
 
+def tiles(
+    contents: Sequence[str], captions: Sequence[str] = (), side: int = 84, kind: str = ""
+) -> str:
+    """Many things in equal places, row after row, as many in a row as there is room for.
+
+    Arguments:
+        contents: The HTML of each.
+        captions: Below each, or below the first ones.
+        side: The least width of a place in pixels.
+        kind: Of what they are, for style sheets and scripts.
+    """
+    each = []
+    for m, content in enumerate(contents):
+        words = f"<figcaption>{html.escape(captions[m])}</figcaption>" if m < len(captions) else ""
+        each.append(f"<figure>{content}{words}</figure>")
+    look = f'class="tiles {kind}" style="--side: {side}px"'
+    return f"<div {look}>{''.join(each)}</div>" if each else ""
+
+
 def address(content: bytes) -> str:
     """A PNG file as the address of itself.
 
     Arguments:
         content: The bytes of the file.
     """
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return f"{_PNG}{base64.b64encode(content).decode()}"
 
 
 def picture(path: Path, alt: str) -> str:
@@ -188,11 +222,11 @@ def frames_of(path: Path) -> list[str]:
     """
     if not path.is_file():
         return []
-    with pillow()[0].open(path) as film:
+    with pillow()[0].open(path) as images:
         found = []
-        for k in range(getattr(film, "n_frames", 1)):
-            film.seek(k)
-            found.append(address(png(film.convert("RGB").quantize(32))))
+        for k in range(getattr(images, "n_frames", 1)):
+            images.seek(k)
+            found.append(address(png(images.convert("RGB").quantize(32))))
     return found
 
 
@@ -205,12 +239,9 @@ def film(frames: Sequence[str], alt: str) -> str:
     """
     if not frames:
         return ""
-    last, name = frames[-1], html.escape(alt)
-    shown = (
-        f'<img alt="{name}" src="{last}">'
-        if last.startswith("data:")
-        else f"<pre>{html.escape(last)}</pre>"
-    )
+    last, name = html.escape(frames[-1]), html.escape(alt)
+    is_image = last.startswith(_PNG)
+    shown = f'<img alt="{name}" src="{last}">' if is_image else f"<pre>{last}</pre>"
     return f'<div class="film">{shown}{slider(len(frames), name)}{data(list(frames))}</div>'
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from anydiff.pages import Page
+from anydiff.pages import Page, of_many, tiles
 from anydiff.sketches.outlines import drawing
 from anydiff.sketches.sketches import Sketches
 
@@ -33,14 +32,10 @@ def show_sketches(
         captions: Below each, or below the first ones.
         most: How many are shown.
     """
-    tiles = []
-    for m in range(min(most, len(sketches))):
-        words = f"<figcaption>{html.escape(captions[m])}</figcaption>" if m < len(captions) else ""
-        tiles.append(f"<figure>{drawing(sketches[m], m)}{words}</figure>")
-    if tiles:
-        page.add(
-            heading,
-            f'<div class="tiles sketches" style="--side: 84px">{"".join(tiles)}</div>',
-            note or "Click one to see it drawn, stroke by stroke.",
-            SCRIPTS,
-        )
+    shown = [drawing(sketches[m], m) for m in range(min(most, len(sketches)))]
+    page.add(
+        heading,
+        tiles(shown, captions, kind="sketches"),
+        note or f"{of_many(len(shown), len(sketches))}Click one to see it drawn, stroke by stroke.",
+        SCRIPTS,
+    )

@@ -81,6 +81,9 @@ def write(app: Any) -> None:
         f"API\n===\n\nAt the top, from ``anydiff`` itself: {names}.\n\n"
         f".. toctree::\n   :maxdepth: 2\n\n{tree}\n"
     )
+    for path in folder.glob("*.rst"):
+        if path.stem not in (*rooms, "index"):  # of a room that is gone
+            path.unlink()
     for name, text in {"index": index, **{room: page(room) for room in rooms}}.items():
         path = folder / f"{name}.rst"
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,16 +47,22 @@ addEventListener("load", async () => {
 </script></head>"""
 
 
-def ask(page, question, tmp_path, *flags):
-    """What a script finds on a page, after all that the browser says of it was nothing."""
+def load(text, tmp_path, *flags):
+    """What the browser makes of a page, and what it says in its console."""
     path = tmp_path / "page.html"
-    text = page.html().replace("</head>", ASK.replace("QUESTION", question), 1)
     path.write_text(text, encoding="utf-8")
     command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, "--dump-dom"]
     done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert [line for line in console if "GPU stall" not in line] == []
-    told = json.loads(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1])
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, [line for line in said if "GPU stall" not in line]
+
+
+def ask(page, question, tmp_path, *flags):
+    """What a script finds on a page, after all that the browser says of it was nothing."""
+    text = page.html().replace("</head>", ASK.replace("QUESTION", question), 1)
+    shown, console = load(text, tmp_path, *flags)
+    assert console == []
+    told = json.loads(re.search(r"<title>(.*?)</title>", shown, re.S)[1])
     assert told["said"] == []
     return told["found"]
 
@@ -105,15 +110,15 @@ def test_sketches_are_drawn_and_films_play(tmp_path):
       await wait(500);
       const before = svg.classList.contains("drawn");
       svg.dispatchEvent(new MouseEvent("click"));
-      const path = [...svg.querySelectorAll("path")].at(-1);
-      await wait(50);
-      const early = Number(getComputedStyle(path).opacity);
-      await wait(5000);
+      const path = [...svg.querySelectorAll("path")].at(-1), [pen] = path.getAnimations();
+      const seen = (ms) => { pen.currentTime = ms; return Number(getComputedStyle(path).opacity); };
+      pen.pause();
+      const early = seen(50), late = seen(pen.effect.getComputedTiming().endTime);
       const text = document.querySelector(".film pre"), shown = [text.textContent];
       document.querySelector(".film button").click();
       for (let k = 0; k < 8; k++) { await wait(400); shown.push(text.textContent); }
       return {
-        before, early, late: Number(getComputedStyle(path).opacity), shown,
+        before, early, late, shown,
         button: document.querySelector(".film button").textContent,
       };
     """
@@ -156,21 +161,6 @@ def test_nothing_is_wider_than_the_screen(width, tmp_path):
 def test_a_page_without_webgl_says_so(tmp_path):
     page = Page("Molecules")
     show_molecules(page, load_qm9("5k").subset(range(3)))
-    question = """
-      HTMLCanvasElement.prototype.getContext = () => null;
-      return 0;
-    """
-    text = page.html().replace(
-        "<body>", f"<body><script>{question.replace('return 0;', '')}</script>", 1
-    )
-    path = Path(tmp_path / "page.html")
-    path.write_text(text, encoding="utf-8")
-    command = [
-        BROWSER,
-        *FLAGS,
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--dump-dom",
-        path.as_uri(),
-    ]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    without = "<body><script>HTMLCanvasElement.prototype.getContext = () => null;</script>"
+    shown, _ = load(page.html().replace("<body>", without, 1), tmp_path)
     assert "need WebGL" in re.sub(r"<script.*?</script>", "", shown, flags=re.S)

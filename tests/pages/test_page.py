@@ -1,6 +1,8 @@
 """Pages: whole, closed to the outside, and true to what they were given."""
 
+import base64
 import html.parser
+import io
 import json
 import re
 
@@ -10,8 +12,7 @@ from PIL import Image
 
 from anydiff.drawing import write_gif
 from anydiff.metrics.tables import aligned
-from anydiff.pages import Page, facts, figures, film, frames_of, lines, picture
-from anydiff.pages.page import data
+from anydiff.pages import Page, data, facts, figures, film, frames_of, lines, picture, tiles
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 NASTY = "</script><script>alert(1)</script> & \"quoted\" 'too'"
@@ -23,6 +24,7 @@ class Reader(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.cells, self.scripts, self.links = [], [], [], [], []
+        self.handlers = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -30,6 +32,7 @@ class Reader(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [v for k, v in attrs if k in ("src", "href")]
+        self.handlers += [k for k, _ in attrs if k.startswith("on")]
         if tag in ("td", "th"):
             self.cells.append("")
         if tag not in VOID:
@@ -67,9 +70,11 @@ def test_what_it_is_told_stays_text():
     page = Page(NASTY, NASTY)
     page.add(NASTY, facts({NASTY: NASTY}) + lines([NASTY]) + film([NASTY, "b"], NASTY), NASTY)
     page.add("Figures", figures(aligned([["", "a"], [NASTY, "1"]])))
+    page.add("Film", film(["a", 'data:" onerror="alert(2)'], NASTY) + tiles(["x"], [NASTY]))
     read = Reader(page.html())
-    kept = [script for script in read.scripts if "alert" in script]
-    assert [json.loads(script) for script in kept] == [[NASTY, "b"]]
+    kept = [json.loads(script) for script in read.scripts if "alert" in script]
+    assert kept == [[NASTY, "b"], ["a", 'data:" onerror="alert(2)']]
+    assert not read.handlers
     assert read.cells[-2:] == [NASTY, "1"]
 
 
@@ -110,7 +115,12 @@ def test_the_films_frames_are_those_of_the_gif(tmp_path):
     images = [Image.fromarray(shade).convert("P") for shade in shades]
     write_gif(tmp_path / "a.gif", images, fps=10, hold=1)
     frames = frames_of(tmp_path / "a.gif")
-    assert len(frames) == 3 and len(set(frames)) == 3
+    back = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(f.partition(",")[2]))).convert("L"))
+        for f in frames
+    ]
+    for shade, frame in zip(shades, back, strict=True):
+        assert np.array_equal(shade, frame)
     shown = film(frames, "shades")
     (script,) = Reader(shown).scripts
     assert json.loads(script) == frames
@@ -128,6 +138,12 @@ def test_what_is_not_there_is_left_out(tmp_path):
     assert picture(tmp_path / "a.png", "a") == ""
     assert frames_of(tmp_path / "a.gif") == []
     assert facts({"a": None}) == lines([]) == ""
+
+
+def test_what_utf8_does_not_have_is_written_all_the_same(tmp_path):
+    page = Page("half \ud83d of a pair")
+    page.write(tmp_path / "a.html")
+    assert "half &#55357; of a pair" in (tmp_path / "a.html").read_text()
 
 
 def test_a_page_replaces_nothing_where_it_cannot_be_written(tmp_path):
