@@ -4,8 +4,8 @@
     python benchmarks/smiles.py --qm9 qm9.npz --minutes 15      # all of QM9, from a file
 
 Drawn are 1,000 strings by ancestral sampling with several numbers of steps, the surest tokens first, and
-token by token, which is exact; then strings around a phenyl ring. RDKit says which are molecules, and of
-how many of them the ring is a part. What is in the folder already is kept.
+token by token, which is exact, at several temperatures; then strings around a phenyl ring. RDKit says
+which are molecules, and of how many of them the ring is a part. What is in the folder already is kept.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from anydiff.molecules.string_models import SmilesModel
 from anydiff.molecules.strings import load_strings, strings_of
 
 FRAGMENT = "c1ccccc1"
+TEMPERATURES = (1.0, 0.8, 0.6, 0.5)
 
 
 def main() -> None:
@@ -73,10 +74,13 @@ def main() -> None:
     print(f"bound of held-out strings: {sum(bits) / tokens:.3f} bits for a token")
     runs = {f"Ancestral, {k}": (Ancestral(), k) for k in (8, 16, 64)}
     runs |= {f"Unmask confident, {k}": (Unmask("confident"), k) for k in (8, 16)}
-    runs |= {"FirstHitting": (FirstHitting(), None)}
+    runs |= {f"FirstHitting, T {k:g}": (FirstHitting(), None) for k in TEMPERATURES}
     for name, (sampler, steps) in runs.items():
+        cold = float(name.rpartition("T ")[2]) if "T " in name else 1.0
         start = time.perf_counter()
-        drawn = model.sample(args.num, sampler=sampler, steps=steps, seed=1000 + args.seed)
+        drawn = model.sample(
+            args.num, sampler=sampler, steps=steps, seed=1000 + args.seed, temperature=cold
+        )
         seconds = (time.perf_counter() - start) / args.num
         real, made = compare_strings(drawn, known, nfe=steps, seconds=seconds)
         rows += [real] * (not rows) + [made.__class__(**{**made.__dict__, "name": name})]

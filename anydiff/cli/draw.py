@@ -99,6 +99,7 @@ def sample(
     length: int | None = None,
     text: str | None = None,
     pattern: str | None = None,
+    temperature: float | None = None,
     strength: float | None = None,
     **drawing: Any,
 ) -> None:
@@ -115,6 +116,8 @@ def sample(
             five; several texts in turn with semicolons between them.
         pattern: For a model of SMILES: what is known of them, ????c1ccccc1??? for instance, where ? is
             any token; the model fills it in.
+        temperature: For a model of SMILES: below 1, 0.6 for instance, more of them are molecules, and
+            fewer are different.
         strength: With --adapter: how much it changes the model, 0 not at all, 1, the default, as trained.
         drawing: See :class:`Drawing`.
 
@@ -122,7 +125,7 @@ def sample(
         ValueError: If the model is asked for what it does not know.
     """
     asked = Drawing(**drawing)
-    positive(length=length)
+    positive(length=length, temperature=temperature)
     if data is not None and not asked.measure:
         raise ValueError(
             "--data are compared with, which --measure false leaves out; leave one out."
@@ -133,7 +136,10 @@ def sample(
         )
     known = _open(model, asked, 1.0 if strength is None else strength)
     texts = None if text is None else [part.strip() for part in text.split(";")]
-    draw = _ready(known, asked, length=length, formula=formula, text=texts, pattern=pattern)
+    draw = _ready(
+        known, asked, length=length, formula=formula, text=texts, pattern=pattern,
+        temperature=temperature,
+    )  # fmt: skip
     _run(
         "sample", model, known, asked,
         lambda num, how: known.sample(num, **draw, **how),
@@ -346,6 +352,7 @@ def _ready(
     formula: str | None = None,
     text: list[str] | None = None,
     pattern: str | None = None,
+    temperature: float | None = None,
     strength: float = 1.0,
 ) -> dict[str, Any]:
     """Check flags and packages; the flags that only one kind knows, as its methods take them."""
@@ -353,7 +360,7 @@ def _ready(
 
     label = None if asked.label is None else list(asked.label)
     given: dict[str, Any] = {"label": label, "target": asked.target, "length": length}
-    given |= {"formula": formula, "text": text, "pattern": pattern}
+    given |= {"formula": formula, "text": text, "pattern": pattern, "temperature": temperature}
     check_flags(known.kind, known, guidance=asked.guidance, **given)
     if asked.steps:
         own = steps_of(known.diffusion, asked.steps, strength)

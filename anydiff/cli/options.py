@@ -21,6 +21,7 @@ _KINDS = {  # of the flags that not all kinds take
     "keep": ("molecules",),
     "text": ("molecules", "sketches"),
     "pattern": ("smiles",),
+    "temperature": ("smiles",),
     "length": ("sketches",),
     "root": ("images", "molecules"),
     "size": ("images",),

@@ -9,7 +9,7 @@
 The networks, spaces, schedules and trainers are those of Gaussian diffusion.
 """
 
-from anydiff.discrete.answers import Answer, guided, one_hot
+from anydiff.discrete.answers import Answer, guided, one_hot, tempered
 from anydiff.discrete.bits import bits_per_token, chain_bound, continuous_bound
 from anydiff.discrete.categorical import CategoricalDiffusion
 from anydiff.discrete.kernels import AbsorbingKernel, Kernel, OrdinalKernel, UniformKernel
@@ -18,5 +18,5 @@ from anydiff.discrete.samplers import Ancestral, CategoricalSampler, FirstHittin
 __all__ = [
     "AbsorbingKernel", "Ancestral", "Answer", "CategoricalDiffusion", "CategoricalSampler",
     "FirstHitting", "Kernel", "OrdinalKernel", "UniformKernel", "Unmask", "bits_per_token",
-    "chain_bound", "continuous_bound", "guided", "one_hot", "sample",
+    "chain_bound", "continuous_bound", "guided", "one_hot", "sample", "tempered",
 ]  # fmt: skip

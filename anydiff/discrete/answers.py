@@ -16,15 +16,9 @@ from anydiff.schedules import Schedule
 from anydiff.spaces import Dense, Random, Space, check_space
 
 __all__ = [
-    "LEAST",
-    "Answer",
-    "CategoricalPredictor",
-    "Guided",
-    "drawn",
-    "guided",
-    "one_hot",
-    "tokens_in",
-]
+    "LEAST", "Answer", "CategoricalPredictor", "Guided", "Tempered", "drawn", "guided", "one_hot",
+    "tempered", "tokens_in",
+]  # fmt: skip
 
 LEAST = 1e-30
 """The least probability whose logarithm is taken, or by which something is divided."""
@@ -229,6 +223,44 @@ class Guided(Answer):
         mixed = free + self._scale * (told - free)
         # -inf - -inf is of states that neither allows
         return mixed.masked_fill(told.isneginf(), -torch.inf).log_softmax(self.axis)
+
+
+class Tempered(Answer):
+    """A predictor whose tokens are surer: see :func:`tempered`.
+
+    Arguments:
+        predictor: The predictor.
+        temperature: The temperature.
+
+    Raises:
+        ValueError: If the predictor is none of tokens, or the temperature not positive.
+    """
+
+    def __init__(self, predictor: Answer, temperature: float) -> None:
+        check_kind(Answer, "a predictor of tokens, diffusion.predictor(space)", predictor=predictor)
+        check_range("(0, inf)", temperature=temperature)
+        self.kernel, self.schedule = predictor.kernel, predictor.schedule
+        self.axis, self.space, self.models = predictor.axis, predictor.space, predictor.models
+        self._predictor, self._temperature = predictor, temperature
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return (self._predictor(x_t, t) / self._temperature).log_softmax(self.axis)
+
+
+def tempered(predictor: Answer, temperature: float) -> Tempered:
+    r"""A predictor at a temperature T: :math:`\pi \propto \pi^{1 / T}`, for each token.
+
+    Below 1 likely tokens are likelier. More samples are then sound, and fewer are different; they are no
+    longer draws from the model.
+
+    Arguments:
+        predictor: The predictor.
+        temperature: T; 1 changes nothing.
+
+    Raises:
+        ValueError: If the predictor is none of tokens, or the temperature not positive.
+    """
+    return Tempered(predictor, temperature)
 
 
 def guided(conditional: Answer, unconditional: Answer, scale: float) -> Guided:

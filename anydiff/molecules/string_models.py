@@ -12,7 +12,7 @@ from torch import Tensor
 from anydiff.checkpoints.described import check
 from anydiff.checks import check_range
 from anydiff.data.sequences import LengthDistribution, SequenceBatch
-from anydiff.discrete import Ancestral, CategoricalDiffusion, one_hot, sample
+from anydiff.discrete import Ancestral, CategoricalDiffusion, one_hot, sample, tempered
 from anydiff.discrete.answers import drawn as draw_from
 from anydiff.kinds import How, KindModel, in_batches, named
 from anydiff.molecules.elements import MoleculeError
@@ -102,6 +102,7 @@ class SmilesModel(KindModel):
         num: int,
         *,
         pattern: str | Sequence[str] | None = None,
+        temperature: float = 1.0,
         watch: Watch | None = None,
         **how: Unpack[How],
     ) -> Strings:
@@ -111,6 +112,8 @@ class SmilesModel(KindModel):
             num: How many.
             pattern: What is known of them, ``"????c1ccccc1???"`` for instance, where ? is any token; one
                 or several in turn. The model fills in what is not.
+            temperature: Below 1, surer tokens: more strings are molecules, fewer are different, and they
+                are no longer draws from the model (:func:`~anydiff.discrete.tempered`).
             watch: Called with the first 24 strings after each step, ? where a token is masked.
             how: See :class:`~anydiff.kinds.How`; the samplers are those of :mod:`anydiff.discrete`.
 
@@ -121,7 +124,8 @@ class SmilesModel(KindModel):
         generator = torch.Generator().manual_seed(how.get("seed", 0))
         if pattern is None:
             sizes = self.lengths.sample(num, generator).tolist()
-            return self._draw([[self._mask] * n for n in sizes], watch, how)
+            rows = [[self._mask] * n for n in sizes]
+            return self._draw(rows, watch, how, temperature=temperature)
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
         if not patterns:
             raise ValueError("pattern is an empty list; give one or more, or None.")
@@ -135,7 +139,8 @@ class SmilesModel(KindModel):
         # at the time at which as much is masked: the network was trained for that
         share = max(sum(k == self._mask for k in row) / len(row) for row in rows)
         start = self._time(min(max(share, 0.01), 1.0))
-        return self._draw([rows[k % len(rows)] for k in range(num)], watch, how, start)
+        rows = [rows[k % len(rows)] for k in range(num)]
+        return self._draw(rows, watch, how, start, temperature=temperature)
 
     def inpaint(
         self,
@@ -203,6 +208,7 @@ class SmilesModel(KindModel):
         how: How,
         start: float = 1.0,
         forget: bool = False,
+        temperature: float = 1.0,
     ) -> Strings:
         """Strings that begin as some rows of numbers, of which masks are filled in."""
         if how.get("guidance", 1) != 1:
@@ -229,8 +235,9 @@ class SmilesModel(KindModel):
                 if watch is not None and some.start == skip:
                     watch(self._texts(state[:24].cpu(), mine))
 
+            predictor = tempered(diffusion.predictor(space), temperature)
             x = sample(
-                diffusion.predictor(space), x, sampler, steps, start=start, seed=noise, callback=see,
+                predictor, x, sampler, steps, start=start, seed=noise, callback=see,
                 progress=how.get("progress", False),
             )  # fmt: skip
             return x.cpu()

@@ -23,6 +23,7 @@ from anydiff.discrete import (
     guided,
     one_hot,
     sample,
+    tempered,
 )
 from anydiff.discrete.answers import drawn
 from anydiff.discrete.bits import chain_terms, prior_terms
@@ -385,6 +386,25 @@ def test_guidance_weighs_two_predictors(table):
     assert sample(guided(told, free, 3.0), (5, 3, 4), steps=4, seed=0).sum() == 15
     with pytest.raises(ValueError, match="scale"):
         guided(told, free, math.nan)
+
+
+def test_a_temperature_sharpens_each_token(table):
+    """To the power 1 / T and to one again; 1 changes nothing, and towards 0 the likeliest is left."""
+    kernel = AbsorbingKernel(3)
+    plain = exact(table, kernel).predictor()
+    x_t = one_hot(torch.tensor([[3, 1, 3], [3, 3, 3]]), kernel, dtype=DOUBLE)
+    t = torch.full((2,), 0.5, dtype=DOUBLE)
+    p = plain(x_t, t)[..., :3].exp()
+    for temperature in (1.0, 0.5, 2.0):
+        found = tempered(plain, temperature)(x_t, t)
+        power = p ** (1 / temperature)
+        torch.testing.assert_close(found[..., :3].exp(), power / power.sum(-1, keepdim=True))
+        assert found[..., 3].isneginf().all()
+    cold = tempered(plain, 1e-3)(x_t, t)
+    assert torch.equal(cold.argmax(-1), p.argmax(-1)) and (cold.exp().amax(-1) > 0.99).all()
+    assert sample(tempered(plain, 0.5), (5, 3, 4), steps=4, seed=0).sum() == 15
+    with pytest.raises(ValueError, match="temperature is 0"):
+        tempered(plain, 0)
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(), Unmask(), Unmask("confident")], ids=str)

@@ -232,6 +232,10 @@ def test_the_commands(tmp_path, capsys):
     few = ["--num", 3, "--steps", 2, "--measure", "false", *run]
     call("sample", path, "--pattern", "??c1ccccc1", *few, "--out", tmp_path / "p")
     assert all("c1ccccc1" in t for t in (tmp_path / "p/samples.smi").read_text().splitlines())
+    call("sample", path, "--temperature", 0.01, *few, "--out", tmp_path / "cold")
+    cold = SmilesModel.load(path).sample(3, steps=2, temperature=0.01).texts
+    assert tuple((tmp_path / "cold/samples.smi").read_text().split()) == cold
+    assert cold != SmilesModel.load(path).sample(3, steps=2).texts
     for command in ("inpaint", "edit"):
         call(command, path, *few)
         assert (tmp_path / "run" / command / "before.png").exists()
@@ -261,6 +265,8 @@ def test_the_commands(tmp_path, capsys):
         (["sample", path, "--label", 3, *few], "--label does not apply to smiles"),
         (["sample", path, "--guidance", 2, *few], "--guidance needs a model that was trained with"),
         (["sample", path, "--pattern", "C C", *few], "'C C' is no SMILES at ' C'"),
+        (["sample", path, "--temperature", 0, *few], "temperature is 0.0; it must be positive"),
+        (["sample", "qm9", "--temperature", 1, *few], "--temperature does not apply to molecules"),
         (["distill", path], "distillation is of paths that are smooth"),
         (["interpolate", path], "which cannot be interpolated"),
         (["train", "smiles", "--data", tmp_path / "x.smi"], "no such file; give 5k, full"),
