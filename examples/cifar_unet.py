@@ -103,11 +103,8 @@ def main(
     text = table(compare_parts(pixels, images, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")
-    asked = {"data": data, "seed": seed, "steps": steps, "seconds for each": f"{seconds:.2g}"}
-    write_report(
-        out, "images", f"{num} images from noise", Images(pixels), asked=asked, table=text,
-        pictures={"Training": "curve.png"},
-    )  # fmt: skip
+    write_report(out, "images", f"{num} images from noise", Images(pixels), table=text,
+                 pictures={"Training": "curve.png"}, asked={"data": data, "steps": steps})  # fmt: skip
     print("", text, "", *sorted(out.glob("*.*")), sep="\n")
 
 

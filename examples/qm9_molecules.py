@@ -111,11 +111,8 @@ def main(
     text = table(compare_parts(drawn, molecules, nfe=steps, seconds=seconds))
     (out / "table.txt").write_text(text + "\n")
     plot_curve(out, out / "curve.png")
-    asked = {"data": data, "seed": seed, "steps": steps, "seconds for each": f"{seconds:.2g}"}
-    write_report(
-        out, "molecules", f"{num} molecules from noise", drawn, asked=asked, table=text,
-        pictures={"Training": "curve.png"},
-    )  # fmt: skip
+    write_report(out, "molecules", f"{num} molecules from noise", drawn, table=text,
+                 pictures={"Training": "curve.png"}, asked={"data": data, "steps": steps})  # fmt: skip
     print("", text, "", *sorted(out.glob("*.*")), sep="\n")
 
 

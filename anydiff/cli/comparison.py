@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anydiff.cli.report import write_report
 from anydiff.cli.runs import kind_of, printable
 from anydiff.files import whole
 from anydiff.kinds import calls, first, steps_of
@@ -72,7 +73,7 @@ def compare(
     guidance: float | None,
     seed: int,
 ) -> None:
-    """Draw from a teacher and its students, and write comparison.png and table.txt.
+    """Draw from a teacher and its students, and write comparison.png, table.txt and report.html.
 
     Arguments:
         folder: Where to.
@@ -120,15 +121,25 @@ def compare(
         cells.append([name, str(run.steps), str(run.calls), *figures, f"{1000 * seconds:.3g}"])
     if shown:
         kind.draw_runs(folder / "comparison.png", shown)
-    if judge is None:
-        return
+    text = ""
+    if judge is not None:
+        text = _table(cells, num, teacher.kind, what, guidance)
+        print("", text, "", sep="\n")
+        with whole(folder / "table.txt") as temporary:
+            Path(temporary).write_text(text + "\n", encoding="utf-8")
+    write_report(
+        folder, teacher.kind, f"Few steps: {teacher.kind}", table=text,
+        pictures={"From the same noise": "comparison.png", "Training": "curve.png"},
+        asked={"steps": [*students], "guidance": guidance, "seed": seed},
+    )  # fmt: skip
+
+
+def _table(cells: list[list[str]], num: int, kind: str, what: str, guidance: float | None) -> str:
+    """The figures of all runs, without columns that have none, and what they are of."""
     guided = f"The teacher is guided by {guidance:g}. " if guidance is not None else ""
     caption = (
-        f"{num:,} {teacher.kind} in each row, from the same noise. {guided}Calls of the network and\n"
+        f"{num:,} {kind} in each row, from the same noise. {guided}Calls of the network and\n"
         f"milliseconds are for one of them. {what};\n↓ lower is better, ↑ higher."
     )
     rows = zip(*(c for c in zip(*cells, strict=True) if set(c[2:]) != {"–"}), strict=True)
-    text = f"{aligned([*rows])}\n\n{caption}"
-    print("", text, "", sep="\n")
-    with whole(folder / "table.txt") as temporary:
-        Path(temporary).write_text(text + "\n", encoding="utf-8")
+    return f"{aligned([*rows])}\n\n{caption}"

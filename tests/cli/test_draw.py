@@ -170,17 +170,17 @@ def test_what_is_asked_for_is_drawn(models, tmp_path):
     with np.load(tmp_path / "out/samples.npz") as file:
         assert file["labels"].tolist() == [3, 8, 3, 8, 3]
     call("sample", models["sketches"], *flags(tmp_path, *some, "--length", 3))
-    drawn = read_sketches(tmp_path / "out/samples.ndjson")
+    drawn = read_sketches(tmp_path / "out-2/samples.ndjson")  # the first folder has a report
     assert np.diff(drawn.offsets).tolist() == [3] * 5
     call("sample", models["molecules"], *flags(tmp_path, *some, "--target", 75))
-    assert len(read_molecules(tmp_path / "out/samples.sdf")) == 5
+    assert len(read_molecules(tmp_path / "out-3/samples.sdf")) == 5
     call("sample", models["molecules"], *flags(tmp_path, *some, "--formula", "CH4O"))
-    drawn = read_molecules(tmp_path / "out-2/samples.sdf")
+    drawn = read_molecules(tmp_path / "out-4/samples.sdf")
     assert np.sort(drawn.z.reshape(5, 6)).tolist() == [[1, 1, 1, 1, 6, 8]] * 5
     call(
         "sample", models["molecules"], *flags(tmp_path, *some, "--formula", "data", "--target", 60)
     )
-    assert len(read_molecules(tmp_path / "out-3/samples.sdf")) == 5
+    assert len(read_molecules(tmp_path / "out-5/samples.sdf")) == 5
 
 
 @pytest.mark.parametrize(
