@@ -18,6 +18,7 @@ What is in the folder already is kept.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,22 @@ EPOCHS = {"grid": 150, "digits": 150, "kanji": 70, "score": 100}
 
 
 class Plane(nn.Module):
-    """A perceptron of points in the plane, with a condition."""
+    """A perceptron of points in the plane, with a condition; waves tell it where narrow modes are."""
+
+    WAVES = (1.0, 2.0, 4.0, 8.0)
 
     def __init__(self, columns: int, context: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in ((columns + context + 1, 128), (128, 128), (128, 128)):
+        first = columns * (1 + 2 * len(self.WAVES)) + context + 1
+        for before, after in ((first, 128), (128, 128), (128, 128)):
             layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
         self.net = nn.Sequential(*layers, nn.Linear(128, columns))
 
     def forward(self, x: Tensor, t: Tensor, *, context: Tensor | None = None) -> Any:
-        parts = [x, t[:, None]] + ([] if context is None else [context])
+        angles = [math.pi * w * x for w in self.WAVES]
+        parts = [x, t[:, None], *(a.sin() for a in angles), *(a.cos() for a in angles)]
+        parts += [] if context is None else [context]
         return self.net(torch.cat(parts, 1))
 
 
