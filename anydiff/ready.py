@@ -10,7 +10,11 @@ from anydiff.checks import shown
 
 __all__ = ["MODELS", "model_path", "pretrained"]
 
-MODELS = {"qm9": "molecules/qm9.safetensors", "kanji": "sketches/kanji.safetensors"}
+MODELS = {
+    "qm9": "molecules/qm9.safetensors",
+    "kanji": "sketches/kanji.safetensors",
+    "smiles": "molecules/smiles.safetensors",
+}
 """Files in the package, by the names of the models."""
 
 _PACKAGE = Path(__file__).parent

@@ -30,7 +30,7 @@ from anydiff.molecules.string_models import SmilesModel
 from anydiff.molecules.strings import load_strings, strings_of
 
 FRAGMENT = "c1ccccc1"
-TEMPERATURES = (1.0, 0.8, 0.6, 0.5)
+TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 
 
 def main() -> None:

@@ -19,8 +19,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--data", help="the name of what it was trained on, in place of a path")
     args = parser.parse_args()
     diffusion, extra = anydiff.load(args.model)
+    extra["data"] = args.data or extra["data"]
+    extra.get("made", {}).pop("finetuned", None)  # a path
     before = {k: v.clone() for k, v in diffusion.state_dict().items() if isinstance(v, Tensor)}
     anydiff.save(args.out, diffusion.half(), extra)
     model = open_model(args.out)
