@@ -16,7 +16,11 @@ import torch
 import anydiff
 from anydiff.images import load_images
 from anydiff.molecules import load_qm9
+from anydiff.molecules.viewers import show_molecules
+from anydiff.pages import Page
+from anydiff.ready import MODELS
 from anydiff.sketches.kanji import load_kanji
+from anydiff.sketches.players import show_sketches
 
 assert Path(anydiff.__file__).is_relative_to(sys.prefix), anydiff.__file__
 lacking = []
@@ -32,6 +36,12 @@ print(anydiff.__file__, "works without extras; they would add", *lacking)
 
 sizes = [len(items) for items in (load_qm9(), load_kanji(), load_images("digits"))]
 assert sizes == [5000, 3600, 1797], sizes
+
+page = Page("what is shipped")
+show_molecules(page, load_qm9().subset([0]))
+show_sketches(page, load_kanji().subset([0]))
+assert "3Dmol" in page.html() and "IntersectionObserver" in page.html()
+assert {*map(len, map(anydiff.pretrained, MODELS))} == {2}
 
 
 class Linear(torch.nn.Linear):
