@@ -29,7 +29,7 @@ from anydiff.cli.runs import (
     writable,
 )
 
-__all__ = ["Drawing", "edit", "inpaint", "interpolate", "reconstruct", "sample"]
+__all__ = ["edit", "inpaint", "interpolate", "reconstruct", "sample"]
 
 Keep = Literal["ring", "ends", "heavy", "elements", "graph", "positions"]
 

@@ -29,7 +29,7 @@ _HERE = Path(__file__).parent
 HOW = (
     "Drag a molecule to turn it; Ctrl and the wheel bring it nearer. On a touch screen, tap first."
 )
-SCRIPTS = [_HERE / "3Dmol-min.js", _HERE / "viewers.js"]
+FILES = [_HERE / "viewers.css", _HERE / "3Dmol-min.js", _HERE / "viewers.js"]
 
 
 def show_molecules(
@@ -63,7 +63,7 @@ def show_molecules(
         '<div class="molecules"><div class="stage"></div>'
         f'<div class="names">{names}</div>{data(items)}</div>',
         note or of_many(len(items), len(molecules)) + HOW,
-        SCRIPTS,
+        FILES,
     )
 
 
@@ -114,7 +114,7 @@ def show_path(page: Page, path: Path, most: int = 60) -> None:
         '<div class="film molecule"><div class="stage"></div>'
         f"{slider(len(shown), 'steps from noise')}{data(shown)}</div>",
         "The first sample, step by step.",
-        SCRIPTS,
+        FILES,
     )
 
 

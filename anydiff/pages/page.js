@@ -23,9 +23,10 @@ function film(box, count, show) {
   go();
 }
 
-for (const box of document.querySelectorAll(".film:not(.molecule)")) {
-  const frames = JSON.parse(box.querySelector("script").textContent);
+for (const box of document.querySelectorAll(".film")) {
   const image = box.querySelector("img"), text = box.querySelector("pre");
+  if (!image && !text) continue; // it has a script of its own
+  const frames = JSON.parse(box.querySelector("script").textContent);
   film(box, frames.length, (k) => { if (image) image.src = frames[k]; else text.textContent = frames[k]; });
 }
 

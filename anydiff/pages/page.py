@@ -32,7 +32,7 @@ _ALLOWED = (
 class Page:
     """One HTML file.
 
-        page = Page("Molecules")
+        page = Page("A run")
         page.add("Figures", figures(table))
         page.write("report.html")
 
@@ -44,31 +44,38 @@ class Page:
     def __init__(self, title: str, about: str = "") -> None:
         self.title, self.about = title, about
         self._parts: list[str] = []
-        self._scripts: dict[str, None] = {}
+        self._files: dict[Path, str] = {}
 
-    def add(self, heading: str, content: str, note: str = "", scripts: Sequence[Path] = ()) -> None:
+    def add(self, heading: str, content: str, note: str = "", files: Sequence[Path] = ()) -> None:
         """A part of the page; nothing, if it has no content.
 
         Arguments:
             heading: Above it.
             content: HTML.
             note: A line above the content.
-            scripts: Files of JavaScript that the content needs, in their order; each is there once. They
-                come after the page's own, which has `film`.
+            files: Of JavaScript and of style, which the content needs, in their order; each is there
+                once. They come after the page's own, which have `film` and the colours.
         """
         if not content:
             return
-        self._scripts |= {path.read_text(encoding="utf-8"): None for path in scripts}
+        self._files |= {path: path.read_text(encoding="utf-8") for path in files}
         about = f'<p class="note">{html.escape(note)}</p>' if note else ""
         self._parts.append(f"<section><h2>{html.escape(heading)}</h2>{about}{content}</section>")
 
     def html(self) -> str:
         """The file's text."""
-        style, own = (
-            (_HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
-        )
+        own = {
+            path: path.read_text(encoding="utf-8")
+            for path in (_HERE / "page.css", _HERE / "page.js")
+        }
+        every = own | self._files
+        style = "".join(text for path, text in every.items() if path.suffix == ".css")
         title, about = html.escape(self.title), html.escape(self.about)
-        scripts = "".join(f"<script>{_inside(s)}</script>\n" for s in (own, *self._scripts))
+        scripts = "".join(
+            f"<script>{_inside(text)}</script>\n"
+            for path, text in every.items()
+            if path.suffix == ".js"
+        )
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

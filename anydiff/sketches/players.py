@@ -11,7 +11,7 @@ from anydiff.sketches.sketches import Sketches
 
 __all__ = ["show_sketches"]
 
-SCRIPTS = [Path(__file__).parent / "players.js"]
+FILES = [Path(__file__).with_name(f"players.{kind}") for kind in ("css", "js")]
 
 
 def show_sketches(
@@ -37,5 +37,5 @@ def show_sketches(
         heading,
         tiles(shown, captions, kind="sketches"),
         note or f"{of_many(len(shown), len(sketches))}Click one to see it drawn, stroke by stroke.",
-        SCRIPTS,
+        FILES,
     )

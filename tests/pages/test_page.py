@@ -83,7 +83,7 @@ def test_scripts_come_once_after_the_pages_own(tmp_path):
     library.write_text('const end = "</script>";')
     page = Page("Title")
     for name in "ab":
-        page.add(name, "<p>x</p>", scripts=[library])
+        page.add(name, "<p>x</p>", files=[library])
     scripts = Reader(page.html()).scripts
     assert "function film" in scripts[0]
     assert scripts[1:] == ['const end = "<\\/script>";']
