@@ -33,8 +33,10 @@ from torch import Generator, Tensor, nn
 
 from anydiff.checks import check_kind, check_range
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.losses import Rows, SquaredError, conditions
+from anydiff.losses import SquaredError, conditions
 from anydiff.predictions import Prediction, takes_space
+from anydiff.samplers import DrawnContext
+from anydiff.samplers.ancestral import posterior
 from anydiff.schedules import Level
 from anydiff.spaces import DENSE, Random, Space
 from anydiff.spaces.draws import undrawn
@@ -91,23 +93,24 @@ def pair(
 
     Arguments:
         x0: Data.
-        t: The level of x_t.
+        t: The level of x_t, of one time for each item.
         s: That of x_s, which is less noisy.
         space: The batch's space.
         generator: The source of noise.
     """
     alpha_ts = t.alpha / s.alpha
-    sigma_ts = max(t.sigma**2 - alpha_ts**2 * s.sigma**2, 0.0) ** 0.5
-    x_s = s.alpha * x0 + s.sigma * space.noise(x0, generator)
+    sigma_ts = (t.sigma**2 - alpha_ts**2 * s.sigma**2).clamp(min=0).sqrt()
+    alpha, sigma, alpha_ts, sigma_ts = (
+        space.expand(c, x0) for c in (s.alpha, s.sigma, alpha_ts, sigma_ts)
+    )
+    x_s = alpha * x0 + sigma * space.noise(x0, generator)
     return x_s, alpha_ts * x_s + sigma_ts * space.noise(x0, generator)
 
 
 def transition(
     x0: Tensor, levels: Sequence[Level], space: Space = DENSE, generator: Generator | None = None
 ) -> tuple[Level, Level, Tensor, Tensor]:
-    """One step of a run, chosen for the whole batch, and the states at its ends: (t, s, x_s, x_t).
-
-    The step is chosen on the host, which then waits for no device, unless the generator is one's.
+    """A step of a run for each item, and the states at its ends: (t, s, x_s, x_t).
 
     Arguments:
         x0: Data.
@@ -115,9 +118,15 @@ def transition(
         space: The batch's space.
         generator: The source of the choice and of noise.
     """
-    device = "cpu" if generator is None else generator.device
-    k = int(torch.randint(len(levels) - 1, (), generator=generator, device=device))
-    t, s = levels[k], levels[k + 1]
+    device = x0.device if generator is None else generator.device
+    k = torch.randint(len(levels) - 1, (space.items(x0),), generator=generator, device=device)
+    rows = torch.tensor([(at.t, at.alpha, at.sigma) for at in levels], dtype=x0.dtype)
+    rows, k = (of.to(x0.device, non_blocking=True) for of in (rows, k))
+    schedule = levels[0].schedule
+    t, s = (
+        Level(time, alpha, sigma, schedule)
+        for time, alpha, sigma in (rows[row].unbind(1) for row in (k, k + 1))
+    )
     return t, s, *pair(space.project(x0), t, s, space, generator)
 
 
@@ -161,8 +170,7 @@ class DenoisingGAN(nn.Module):
     Conditions are given to both, so that the critic knows what was asked for: its network takes them too.
 
     Arguments:
-        diffusion: The generator, whose `times` are the :class:`~anydiff.losses.Rows` of its run, with a
-            sampler that draws what its denoiser needs, such as
+        diffusion: The generator, whose `times` are the :class:`~anydiff.losses.Rows` of its run, by
             :class:`~anydiff.samplers.DrawnContext`.
         critic: Of pairs.
         penalty: The weight of half the squared slope of the critic at real pairs.
@@ -184,14 +192,15 @@ class DenoisingGAN(nn.Module):
         check_kind(Critic, "Critic(network)", critic=critic)
         check_range("[0, inf)", penalty=penalty)
         check_range("(0, inf)", delta=delta)
-        if not isinstance(diffusion.times, Rows):
+        self._rows = cast(Any, diffusion.times)
+        if not isinstance(getattr(self._rows, "sampler", None), DrawnContext):
             raise ValueError(
-                "the diffusion is of all times; give it those of a run, times=Rows((1, 0.75, 0.5, 0.25, "
-                "0), DrawnContext(columns=16)) for instance."
+                "the diffusion is not of a run that draws contexts; give it times=Rows((1, 0.75, 0.5, "
+                "0.25, 0), DrawnContext(columns=16)) for instance."
             )
         self.diffusion, self.critic = diffusion, critic
         self.penalty, self.delta = penalty, delta
-        self._levels = diffusion.schedule.levels(diffusion.times.times)
+        self._levels = diffusion.schedule.levels(self._rows.times)
 
     def loss(
         self,
@@ -207,10 +216,10 @@ class DenoisingGAN(nn.Module):
 
         Arguments:
             x0: Data.
-            t: Not needed: a row of the run is drawn for the batch.
+            t: Not needed: a row of the run is drawn for each item.
             space: The batch's space.
             noise: Not needed: several are drawn.
-            generator: The source of noise and of the row.
+            generator: The source of noise and of the rows.
             cond: Conditions, by name.
         """
         _, x_t, times, drawn, cond = self._steps(x0, space, generator, cond)
@@ -224,7 +233,7 @@ class DenoisingGAN(nn.Module):
         Arguments:
             x0: Data.
             space: The batch's space.
-            generator: The source of noise and of the row.
+            generator: The source of noise and of the rows.
             cond: Conditions, by name.
         """
         with torch.no_grad():
@@ -244,9 +253,9 @@ class DenoisingGAN(nn.Module):
             cond = _as_trained(self.diffusion, cond, x0, space, generator)
         t, s, x_s, x_t = transition(x0, self._levels, space, generator)
         predictor = self.diffusion.predictor(space, **cond)
-        rule: Any = self.diffusion.times
-        drawn, _ = rule.sampler.step(predictor, x_t, t, s, (), generator)
-        return x_s, x_t, x0.new_full((space.items(x0),), t.t), drawn, dict(cond)
+        predictor = self._rows.sampler.drawn(predictor, x_t, generator)
+        drawn = posterior(predictor.predict(x_t, t), t, s, space, generator)
+        return x_s, x_t, t.t, drawn, dict(cond)
 
 
 def _as_trained(

@@ -101,16 +101,15 @@ class RecoveryLikelihood(nn.Module):
 
         Arguments:
             x0: Data.
-            t: Not needed: a level is drawn for the batch.
+            t: Not needed: a level is drawn for each item.
             space: The batch's space.
             noise: Not needed: several are drawn.
-            generator: The source of noise and of the level.
+            generator: The source of noise and of the levels.
             cond: Conditions of the network, by name.
         """
         t_at, s_at, real, x_t = transition(x0, self._levels, space, generator)
         drawn = self.recover(x_t, t_at, s_at, space, generator, **cond)
-        s = x0.new_full((space.items(x0),), s_at.t)
-        likely = (self.energy.value(x, s, space=space, **cond) for x in (drawn, real))
+        likely = (self.energy.value(x, s_at.t, space=space, **cond) for x in (drawn, real))
         low, high = likely
         worse: Tensor = (low - high) / space.dim(x0).clamp(min=1)
         return worse
@@ -122,22 +121,24 @@ class RecoveryLikelihood(nn.Module):
 
         Arguments:
             x_t: The noisier state.
-            t: Its level.
+            t: Its level, of one time for all or for each item.
             s: The level of the state that is drawn.
             space: The batch's space.
             generator: The source of noise.
             cond: Conditions of the network, by name.
         """
-        alpha = t.alpha / s.alpha
-        variance = max(t.sigma**2 - alpha**2 * s.sigma**2, 1e-12)
-        precision = 1 / (s.alpha**2 + s.sigma**2) + alpha**2 / variance
-        step = self.step_size / math.sqrt(precision)
-        at = x_t.new_full((space.items(x_t),), s.t)
+        times, alpha, of_t, of_s, total = (
+            x_t.new_ones(space.items(x_t)) * c
+            for c in (s.t, t.alpha / s.alpha, t.sigma, s.sigma, s.alpha**2 + s.sigma**2)
+        )
+        variance = (of_t**2 - alpha**2 * of_s**2).clamp(min=1e-12)
+        step = self.step_size / (1 / total + alpha**2 / variance).sqrt()
+        alpha, variance, step = (space.expand(c, x_t) for c in (alpha, variance, step))
         x = x_t.detach()
         with torch.no_grad():
             for _ in range(self.steps):
                 pull = alpha * (x_t - alpha * x) / variance
-                slope = self.energy(x, at, space=space, **cond) + pull
+                slope = self.energy(x, times, space=space, **cond) + pull
                 x = x + step**2 / 2 * slope + step * space.noise(x, generator)
         return x
 

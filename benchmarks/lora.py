@@ -142,17 +142,18 @@ def of_molecules(args: argparse.Namespace) -> None:
     wanted = {name: has for name, has in wanted.items() if name in args.wanted}
     rows = [["", "with it %", "atoms stable %", "mols stable %", "valid %", "file"]]
 
-    def measured(name: str, model: Any, has: Callable[[Molecules], np.ndarray], file: Path) -> None:
+    def measured(name: str, has: Callable[[Molecules], np.ndarray], files: list[Path]) -> None:
         figures = []
-        for seed in args.seeds:
-            drawn = model.sample(args.num, steps=100, seed=1000 + seed)
+        for seed, file in zip(args.seeds, files, strict=True):
+            tuned = open_model(file.with_name("model.safetensors")) if file != args.model else base
+            drawn = tuned.sample(args.num, steps=100, seed=1000 + seed)
             rows_of = drawn.pos, drawn.z, drawn.index
             counts = stability(*rows_of)
             valid = np.mean([s is not None for s in smiles(*rows_of)])
             shares = [has(drawn).mean(), counts.atom_ratio, counts.molecule_ratio, valid]
             figures.append([100 * float(share) for share in shares])
-        means = np.mean(figures, axis=0)
-        rows.append([name, *(f"{value:.1f}" for value in means), megabytes(file)])
+        rows.append([name, *(cells(list(of), ".1f") for of in zip(*figures, strict=True))])
+        rows[-1].append(megabytes(files[0]))
         print("  ".join(rows[-1]), flush=True)
 
     for name, has in wanted.items():
@@ -160,20 +161,20 @@ def of_molecules(args: argparse.Namespace) -> None:
         print(f"{len(some):,} of {len(learn):,} molecules with {name}")
         data = args.out / f"{name.replace(' ', '-')}.npz"
         write_npz(data, some)
-        measured(f"{name}: the model of all", base, has, args.model)
+        measured(f"{name}: the model of all", has, [args.model] * len(args.seeds))
         for rank in (*args.ranks, None):
             more = f"-{args.epochs}" * bool(args.epochs) + f"-{args.lr}" * bool(args.lr)
-            folder = args.out / f"{name.replace(' ', '-')}-{rank or 'full'}{more}"
-            path = folder / "model.safetensors"
-            if not path.exists():
-                epochs = args.epochs or -(-MOLECULES // len(some))
-                finetune(
-                    args.model, data=str(data), epochs=epochs, rank=rank, out=folder,
-                    accelerator="cpu", **(args.how if rank else {}),
-                )  # fmt: skip
-            file = folder / "adapter.safetensors" if rank else path
-            label = f"rank {rank}" if rank else "finetuned"
-            measured(f"{name}: {label}", open_model(path), has, file)
+            files = []
+            for seed in args.seeds:
+                folder = args.out / f"{name.replace(' ', '-')}-{rank or 'full'}{more}-{seed}"
+                files.append(folder / f"{'adapter' if rank else 'model'}.safetensors")
+                if not (folder / "model.safetensors").exists():
+                    finetune(
+                        args.model, data=str(data), rank=rank, out=folder, accelerator="cpu",
+                        epochs=args.epochs or -(-MOLECULES // len(some)), seed=seed,
+                        **(args.how if rank else {}),
+                    )  # fmt: skip
+            measured(f"{name}: {f'rank {rank}' if rank else 'finetuned'}", has, files)
     print(aligned(rows, "markdown"))
 
 

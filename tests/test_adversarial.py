@@ -11,7 +11,8 @@ from anydiff import Cosine, GaussianDiffusion, Linear
 from anydiff.adversarial import AdversarialScoreMatching, Critic, DenoisingGAN, pair, slope
 from anydiff.denoisers import BiRNN, PairNet, Transformer, UNet
 from anydiff.losses import Hybrid, Rows
-from anydiff.samplers import DDIM, DrawnContext
+from anydiff.samplers import DDPM, DrawnContext
+from anydiff.samplers.ancestral import posterior as posterior_of
 from anydiff.spaces import DENSE, Masked, Ragged
 from anydiff.training.critics import AdversarialModule
 from anydiff.training.runs import fit
@@ -59,7 +60,8 @@ def test_pairs_have_the_covariance_of_the_forward_process():
     num, generator = 400_000, torch.Generator().manual_seed(0)
     x0 = math.sqrt(V) * torch.randn(num, 1, generator=generator, dtype=DOUBLE)
     t, s = Linear().levels([0.6, 0.3])
-    found = torch.cov(torch.cat(pair(x0, t, s, DENSE, generator), 1).T)
+    each = (Linear()._at(torch.full((num,), at.t, dtype=DOUBLE)) for at in (t, s))
+    found = torch.cov(torch.cat(pair(x0, *each, DENSE, generator), 1).T)
     a_ts = t.alpha / s.alpha
     of_s = s.alpha**2 * V + s.sigma**2
     expected = torch.tensor([[of_s, a_ts * of_s], [a_ts * of_s, t.alpha**2 * V + t.sigma**2]])
@@ -90,11 +92,29 @@ def test_a_generator_that_draws_makes_any_number_of_steps_exact(noise, variance)
 
 def test_drawn_pairs_have_the_law_of_real_ones():
     gan = DenoisingGAN(exact(), Critic(Zero()))
-    x0 = math.sqrt(V) * torch.randn(300_000, 1, dtype=DOUBLE)
-    for seed in range(4):
-        x_s, x_t, _, drawn, _ = gan._steps(x0, DENSE, torch.Generator().manual_seed(seed), {})
-        real, false = (torch.cov(torch.cat([x, x_t], 1).T) for x in (x_s, drawn))
+    x0 = math.sqrt(V) * torch.randn(800_000, 1, dtype=DOUBLE)
+    x_s, x_t, times, drawn, _ = gan._steps(x0, DENSE, torch.Generator().manual_seed(0), {})
+    for time in TIMES[:-1]:
+        row = times == time
+        assert row.double().mean().item() == pytest.approx(0.25, abs=0.01)
+        real, false = (torch.cov(torch.cat([x, x_t], 1)[row].T) for x in (x_s, drawn))
         torch.testing.assert_close(real, false, atol=8e-3, rtol=0)
+
+
+@pytest.mark.parametrize("space", [DENSE, Ragged.from_sizes([1, 2, 1, 3], centered=2)])
+def test_a_posterior_for_each_item_is_the_step_of_one(space):
+    """With the same noise it is that of ancestral sampling, in the rows of its times."""
+    x_t = space.noise(torch.zeros(4 if space is DENSE else 7, 2, dtype=DOUBLE))
+    predictor = GaussianDiffusion(Told(), Linear(), "x0").predictor(space)
+    levels = Linear().levels(TIMES)
+    t, s = (Linear()._at(torch.tensor(of, dtype=DOUBLE)) for of in (TIMES[:-1], TIMES[1:]))
+    p = predictor.predict(x_t, t)
+    found = posterior_of(p, t, s, space, torch.Generator().manual_seed(0))
+    items = torch.arange(4) if space is DENSE else space.expand(torch.arange(4), x_t)[:, 0]
+    for k, (a, b) in enumerate(itertools.pairwise(levels)):
+        generator = torch.Generator().manual_seed(0)
+        one, _ = DDPM().step(predictor, x_t, a, b, (), generator)
+        torch.testing.assert_close(found[items == k], one[items == k])
 
 
 def test_a_critic_without_an_opinion():
@@ -319,7 +339,7 @@ def test_a_critic_adds_to_the_error_that_there_is():
 @pytest.mark.parametrize(
     "make, error",
     [
-        (lambda: DenoisingGAN(GaussianDiffusion(Zero()), Critic(Zero())), "the diffusion is of all ti"),
+        (lambda: DenoisingGAN(GaussianDiffusion(Zero()), Critic(Zero())), "a run that draws contexts"),
         (lambda: DenoisingGAN(exact(), Zero()), "give Critic"),
         (lambda: DenoisingGAN(exact(), Critic(Zero()), penalty=-1), "penalty is -1"),
         (lambda: DenoisingGAN(exact(), Critic(Zero()), delta=0), "delta is 0"),
@@ -342,17 +362,19 @@ def test_what_cannot_be_is_an_error(make, error):
         make()
 
 
-def test_a_sampler_of_draws_is_that_of_means_without_noise():
-    """Of a network to which the context says nothing it is the sampler itself."""
-    x = torch.randn(5, 1, dtype=DOUBLE)
+def test_a_sampler_of_draws_is_ancestral():
+    """Of a network to which the context says nothing it has the same law: here, the same moments."""
+    x = torch.randn(200_000, 1, dtype=DOUBLE)
 
     class Mean(torch.nn.Module):
         def forward(self, x, t, *, context=None):
             return posterior(t[:, None])[0] * x
 
     predictor = GaussianDiffusion(Mean(), Linear(), "x0").predictor()
-    found = anydiff.sample(predictor, x, DrawnContext(1, DDIM()), TIMES, seed=0)
-    torch.testing.assert_close(found, anydiff.sample(predictor, x, DDIM(), TIMES))
+    found, own = (
+        anydiff.sample(predictor, x, of, TIMES, seed=0) for of in (DrawnContext(1), DDPM())
+    )
+    assert found.std().item() == pytest.approx(own.std().item(), rel=0.02)
 
 
 def test_dropout_of_a_critic_is_no_slope():
@@ -381,7 +403,7 @@ class Told(torch.nn.Module):
         super().__init__()
         self.scale, self.seen = torch.nn.Parameter(torch.ones(())), []
 
-    def forward(self, x, t, *, context=None, label=None):
+    def forward(self, x, t, *, context=None, label=None, space=None):
         self.seen.append(label)
         return self.scale * x
 

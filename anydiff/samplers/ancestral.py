@@ -201,6 +201,24 @@ class DDPM(Sampler):
         return _noised(predictor.space, x_s, s, nu2, generator), p
 
 
+def posterior(p: Prediction, t: Level, s: Level, space: Space, generator: Random) -> Tensor:
+    """x_s from q(x_s | x_t, x0) with the predicted x0, at one pair of times for each item: as
+    :class:`DDPM` draws it at one pair for all.
+
+    Arguments:
+        p: The prediction at x_t.
+        t: The level of x_t.
+        s: That of x_s.
+        space: The batch's space.
+        generator: The source of noise.
+    """
+    alpha_ts, share = t.alpha / s.alpha, s.sigma / t.sigma
+    nu = share * (t.sigma**2 - alpha_ts**2 * s.sigma**2).clamp(min=0).sqrt()
+    alpha, kept, nu = (space.expand(c, p.x_t) for c in (s.alpha, alpha_ts * s.sigma * share, nu))
+    x_s: Tensor = p.at(alpha, kept) + nu * space.noise(p.x_t, generator)
+    return x_s
+
+
 def _noised(space: Space, mean: Tensor, s: Level, nu2: float, generator: Random) -> Tensor:
     """The mean of x_s with noise; without noise for the step to the data."""
     if s.sigma == 0 or nu2 <= 0:

@@ -23,7 +23,6 @@ class DrawnContext(Sampler):
 
     Arguments:
         columns: How many numbers, the `context` of the network.
-        sampler: The rule for a step.
 
     Raises:
         ValueError: If there are none.
@@ -34,7 +33,6 @@ class DrawnContext(Sampler):
     """
 
     columns: int
-    sampler: Sampler = DDPM()
 
     steps = 4
 
@@ -42,11 +40,24 @@ class DrawnContext(Sampler):
         check_whole("[1, inf)", columns=self.columns)
 
     def prepare(self, levels: Levels) -> Levels:
-        return self.sampler.prepare(levels)
+        return DDPM().prepare(levels)
 
     def step(
         self, predictor: Predictor, x_t: Tensor, t: Level, s: Level, past: Past, generator: Random
     ) -> Stepped:
+        return DDPM().step(self.drawn(predictor, x_t, generator), x_t, t, s, past, generator)
+
+    def drawn(self, predictor: Predictor, x_t: Tensor, generator: Random) -> Predictor:
+        """The predictor with new numbers as its context.
+
+        Arguments:
+            predictor: Without a context.
+            x_t: A state.
+            generator: The source of the numbers.
+
+        Raises:
+            ValueError: If there is a context already.
+        """
         if "context" in getattr(predictor.answer, "cond", ()):
             raise ValueError(
                 "the predictor has a context already, which DrawnContext draws anew in each step; give "
@@ -54,4 +65,4 @@ class DrawnContext(Sampler):
             )
         items = predictor.space.items(x_t)
         z = DENSE.noise(x_t.new_empty(items, self.columns), generator)
-        return self.sampler.step(predictor.given(context=z), x_t, t, s, past, generator)
+        return predictor.given(context=z)
