@@ -55,7 +55,9 @@ class How(TypedDict, total=False):
         seed: The seed of the run, from which a seed for each item is derived. 0 by default.
         skip: The number of items that an earlier call with the same arguments has sampled; these are
             left out.
-        batch: The number of items sampled at once.
+        stop: The number of the item before which to stop; all of them by default.
+        batch: The number of items sampled at once, of the mean size: as many fewer as these are larger.
+            Where a device has not the memory, batches are halved.
         progress: Show a progress bar for each batch.
     """
 
@@ -64,6 +66,7 @@ class How(TypedDict, total=False):
     guidance: float
     seed: int
     skip: int
+    stop: int | None
     batch: int
     progress: bool
 
@@ -304,7 +307,9 @@ def draw_all(
     guidance: float = 1.0,
     seed: int = 0,
     skip: int = 0,
+    stop: int | None = None,
     batch: int = 100,
+    costs: Tensor | None = None,
     progress: bool = False,
 ) -> Data:
     """Sample items of one kind in batches.
@@ -324,7 +329,9 @@ def draw_all(
         guidance: See :class:`How`.
         seed: See :class:`How`.
         skip: See :class:`How`.
+        stop: See :class:`How`.
         batch: See :class:`How`.
+        costs: As :func:`in_batches` takes them.
         progress: See :class:`How`.
 
     Returns:
@@ -375,7 +382,8 @@ def draw_all(
             x = sample(predictor, shape, **options)
         return to_data(diffusion, x, made.space).cpu()
 
-    return in_batches(num, draw, finish, seed=seed, skip=skip, batch=batch)
+    own: dict[str, Any] = {"skip": skip, "stop": stop, "batch": batch, "costs": costs}
+    return in_batches(num, draw, finish, seed=seed, **own)
 
 
 def in_batches(
@@ -385,40 +393,57 @@ def in_batches(
     *,
     seed: int = 0,
     skip: int = 0,
+    stop: int | None = None,
     batch: int = 100,
+    costs: Tensor | None = None,
 ) -> Data:
     """Sample items batch by batch, until all are done or Ctrl-C is pressed.
 
     Arguments:
         num: The number of items in all, including those that are skipped.
         draw: A slice of the items and a seed for each, which does not depend on its batch -> the batch.
+            It is called again with fewer items if there is not the memory for so many.
         finish: The batches -> data of the kind.
         seed: See :class:`How`.
         skip: See :class:`How`.
+        stop: See :class:`How`.
         batch: See :class:`How`.
+        costs: What each item takes of memory and time, (num,), in any unit; None if all take the same.
 
     Returns:
         What `finish` returns.
 
     Raises:
         Stopped: As :func:`draw_all`.
-        ValueError: If `skip` leaves no items to sample, or a batch is empty.
+        ValueError: If `skip` and `stop` leave no items to sample, or a batch is empty.
     """
-    if not 0 <= skip < num:
+    end = num if stop is None else stop
+    if not 0 <= skip < end <= num:
+        until = "" if stop is None else f" and stop is {stop}"
         raise ValueError(
-            f"skip is {skip} of {num} items; give less, so that some are left to draw."
+            f"skip is {skip}{until} of {num} items; give less, so that some are left to draw."
         )
     check_range("[1, inf)", batch=batch)
+    each = torch.ones(num) if costs is None else costs
+    before = torch.cat([torch.zeros(1, dtype=torch.float64), each.double().cumsum(0)])
+    room = batch * float(before[-1]) / num * (1 + 1e-9)
     drawn: list[Tensor] = []
     start = skip
     try:
-        for start in range(skip, num, batch):
-            some = slice(start, min(start + batch, num))
-            drawn.append(draw(some, [child(seed, k) for k in range(some.start, some.stop)]))
-    except KeyboardInterrupt as stop:
+        while start < end:
+            last = int(torch.searchsorted(before, before[start] + room, right=True)) - 1
+            some = slice(start, min(max(last, start + 1), end))
+            try:
+                drawn.append(draw(some, [child(seed, k) for k in range(some.start, some.stop)]))
+                start = some.stop
+            except torch.OutOfMemoryError:
+                if some.stop == start + 1:
+                    raise
+                room = float(before[some.stop] - before[start]) / 2
+    except KeyboardInterrupt as interrupt:
         if not drawn:
             raise
-        raise Stopped(finish(drawn), start) from stop
+        raise Stopped(finish(drawn), start) from interrupt
     return finish(drawn)
 
 

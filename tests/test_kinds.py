@@ -14,7 +14,7 @@ from anydiff.cli.main import main
 from anydiff.denoisers import Completing, UNet
 from anydiff.distillation import student
 from anydiff.images.models import ImageModel
-from anydiff.kinds import Batch, Stopped, calls, draw_all, finite, steps_of
+from anydiff.kinds import Batch, Stopped, calls, draw_all, finite, in_batches, steps_of
 from anydiff.losses import Rows
 from anydiff.molecules.models import MoleculeModel
 from anydiff.sketches.models import SketchModel
@@ -320,3 +320,42 @@ def test_a_model_that_completes_is_given_what_is_known():
     told.clear()
     assert drawn(diffusion=diffusion).shape == (7, *SHAPE)  # whole items, of which nothing is known
     assert not any(rows[:, 1:].any() for rows, _ in told)
+
+
+def sliced(num=12, memory=99.0, **how):
+    """The slices in which items are drawn, on a device that holds what costs so much."""
+    costs, drawn = how.get("costs"), []
+
+    def draw(some, seeds):
+        of = torch.ones(num) if costs is None else costs
+        assert seeds == [child(0, k) for k in range(some.start, some.stop)]
+        if of[some].sum() > memory:
+            raise torch.OutOfMemoryError("too much")
+        drawn.append((some.start, some.stop))
+        return torch.arange(some.start, some.stop)
+
+    items = in_batches(num, draw, torch.cat, **how)
+    return drawn, items.tolist()
+
+
+def test_batches_are_cut_by_what_items_cost():
+    assert sliced(batch=5) == ([(0, 5), (5, 10), (10, 12)], list(range(12)))
+    costs = torch.tensor([1, 1, 1, 1, 9, 1, 1, 1, 1, 1, 5, 1])  # 24 in all: 2 each
+    assert sliced(batch=3, costs=costs)[0] == [(0, 4), (4, 5), (5, 10), (10, 12)]
+    assert sliced(batch=1, costs=costs)[0][:3] == [(0, 2), (2, 4), (4, 5)]
+    assert sliced(batch=3, costs=costs, skip=3, stop=6)[0] == [(3, 4), (4, 5), (5, 6)]
+
+
+def test_batches_are_halved_where_there_is_no_memory():
+    drawn, items = sliced(batch=8, memory=3.0)
+    assert drawn == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10), (10, 12)] and items == list(range(12))
+    with pytest.raises(torch.OutOfMemoryError):
+        sliced(batch=8, memory=0.5)
+
+
+def test_a_part_of_the_items():
+    whole = drawn()
+    torch.testing.assert_close(drawn(skip=2, stop=5), whole[2:5])
+    for stop in (2, 8):
+        with pytest.raises(ValueError, match=f"skip is 2 and stop is {stop} of 7"):
+            drawn(skip=2, stop=stop)

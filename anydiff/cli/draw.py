@@ -20,6 +20,7 @@ from anydiff.cli.report import in_turn, write_report
 from anydiff.cli.runs import (
     beside,
     called,
+    fingerprint,
     kind_of,
     open_model,
     place,
@@ -44,6 +45,9 @@ def sample(
     pattern: str | None = None,
     temperature: float | None = None,
     strength: float | None = None,
+    part: int | None = None,
+    devices: str | None = None,
+    num_nodes: int | None = None,
     **drawing: Any,
 ) -> None:
     """Sample new items from a model.
@@ -62,6 +66,11 @@ def sample(
         temperature: For a model of SMILES: below 1, 0.6 for instance, more of them are molecules, and
             fewer are different.
         strength: With --adapter: how much it changes the model, 0 not at all, 1, the default, as trained.
+        part: Write numbered files of so many samples, without pictures and metrics, by several processes
+            if there are --devices. The same command again goes on where it was interrupted.
+        devices: With --part: number of GPUs or processes that share the parts out, or which ones.
+        num_nodes: With --part: number of machines, each of which runs this command, with one folder for
+            all; torchrun or SLURM tell them which one they are.
         drawing: See :class:`Drawing`.
 
     Raises:
@@ -77,17 +86,40 @@ def sample(
         raise ValueError(
             "--strength is that of an adapter; give one by --adapter, or leave it out."
         )
+    if part is None and (devices is not None or num_nodes is not None):
+        raise ValueError(
+            "--devices and --num-nodes share parts out; give --part too, 1000 for instance."
+        )
+    if part is not None and (asked.skip or data is not None):
+        name = "--skip" if asked.skip else "--data"
+        raise ValueError(f"{name} has no effect with --part; leave it out.")
     known = _open(model, asked, 1.0 if strength is None else strength)
     texts = None if text is None else [part.strip() for part in text.split(";")]
     draw = _ready(
         known, asked, length=length, formula=formula, text=texts, pattern=pattern,
         temperature=temperature,
     )  # fmt: skip
-    _run(
-        "sample", model, known, asked,
-        lambda num, how: known.sample(num, **draw, **how),
-        data=data, repeats=1 if formula is None else _repeats(known),
-        wishes=draw | {"adapter": asked.adapter and asked.adapter.name, "strength": strength},
+    wishes = draw | {"adapter": asked.adapter and asked.adapter.name, "strength": strength}
+    repeats = 1 if formula is None else _repeats(known)
+    if part is None:
+        _run(
+            "sample", model, known, asked,
+            lambda num, how: known.sample(num, **draw, **how),
+            data=data, repeats=repeats, wishes=wishes,
+        )  # fmt: skip
+        return
+    from anydiff.cli.numbered import Parts, write_parts
+    from anydiff.files import free_folder
+
+    kind, how = kind_of(known.kind), _how(known, asked, repeats)
+    num, place_of = asked.num or kind.NUM, (devices or "auto", num_nodes or 1, asked.accelerator)
+    write_parts(
+        free_folder(asked.out or beside(model, "sample"), kind.DRAWN, REPORT), known.kind, known,
+        lambda some: known.sample(num, **draw, **how, **some), Parts(num, part, *place_of),
+        {
+            **wishes, "model": fingerprint(model), "batch_size": asked.batch_size,
+            "adapter": asked.adapter and fingerprint(asked.adapter), **_named(known, asked, repeats),
+        },
     )  # fmt: skip
 
 
@@ -324,6 +356,38 @@ def _ready(
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _method(known: Any, asked: Drawing, repeats: int) -> str | None:
+    """The sampler by its flag; None is that of the model."""
+    own = known.diffusion.times.run is not None
+    # repeated steps are of the ancestral kind, and as many as these need
+    usual: str | None = None if own or repeats > 1 else kind_of(known.kind).SAMPLER
+    return asked.sampler or usual
+
+
+def _how(known: Any, asked: Drawing, repeats: int) -> dict[str, Any]:
+    """How to sample, as the models' methods take it."""
+    kind, method = kind_of(known.kind), _method(known, asked, repeats)
+    own = known.diffusion.times.run is not None
+    usual = None if own else kind.LONG if repeats > 1 else kind.STEPS
+    guidance = 1.0 if asked.guidance is None else asked.guidance
+    how: dict[str, Any] = {
+        "steps": asked.steps or usual, "guidance": guidance, "seed": asked.seed,
+    }  # fmt: skip
+    if method not in (None, "ddpm"):
+        # the ancestral variance that suits is known better where it is used
+        how["sampler"] = kind.sampler(method) if hasattr(kind, "sampler") else _sampler(method)
+    if asked.batch_size:
+        how["batch"] = asked.batch_size
+    return how
+
+
+def _named(known: Any, asked: Drawing, repeats: int) -> dict[str, Any]:
+    """How items are sampled, in words and numbers."""
+    steps = _how(known, asked, repeats)["steps"] or "those of the model"
+    method = _method(known, asked, repeats)
+    return {"steps": steps, "sampler": method, "guidance": asked.guidance, "seed": asked.seed}
+
+
 def _run(
     command: str,
     path: Path,
@@ -350,24 +414,12 @@ def _run(
         raise ValueError(
             f"skip is {asked.skip} of {num} {known.kind}; give less, so that some are left."
         )
-    own = known.diffusion.times.run is not None
-    # repeated steps are of the ancestral kind, and as many as these need
-    usual = None if own else kind.LONG if repeats > 1 else kind.STEPS
-    method = asked.sampler or (None if own or repeats > 1 else kind.SAMPLER)
     folder = writable(free_folder(asked.out or beside(path, command), kind.DRAWN, REPORT))
     known.diffusion.to(place(asked.accelerator))
     print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []
-    guidance = 1.0 if asked.guidance is None else asked.guidance
-    how: dict[str, Any] = {
-        "steps": asked.steps or usual, "guidance": guidance, "seed": asked.seed, "skip": asked.skip,
-        "progress": True, "watch": frames.append,
-    }  # fmt: skip
-    if method not in (None, "ddpm"):
-        # the ancestral variance that suits is known better where it is used
-        how["sampler"] = kind.sampler(method) if hasattr(kind, "sampler") else _sampler(method)
-    if asked.batch_size:
-        how["batch"] = asked.batch_size
+    how = _how(known, asked, repeats)
+    how |= {"skip": asked.skip, "progress": True, "watch": frames.append}
     start, stopped = time.perf_counter(), None
     try:
         drawn = draw(num, how)
@@ -381,8 +433,8 @@ def _run(
     kind.write(folder, drawn, frames, before, None if kept is None else kept(before))
     lost = (stopped.num if stopped else num) - asked.skip - len(drawn)
     wishes = {
-        "model": called(path), "steps": asked.steps or usual or "those of the model", "sampler": method,
-        "guidance": asked.guidance, "seed": asked.seed, "skip": asked.skip or None, **(wishes or {}),
+        "model": called(path), **_named(known, asked, repeats), "skip": asked.skip or None,
+        **(wishes or {}),
         "seconds for each": f"{seconds:.3g}",
     }  # fmt: skip
     report = partial(
@@ -400,8 +452,8 @@ def _run(
     text = ""
     if real is not None:
         print("computing metrics ...", flush=True)
-        steps = steps_of(known.diffusion, asked.steps or usual or kind.STEPS, strength)
-        guided = calls(steps, guidance, known.conditional, repeats)
+        steps = steps_of(known.diffusion, how["steps"] or kind.STEPS, strength)
+        guided = calls(steps, how["guidance"], known.conditional, repeats)
         try:
             text = kind.measure(drawn, real, nfe=guided, seconds=seconds, lost=lost)
             print("", text, "", sep="\n")

@@ -142,6 +142,20 @@ def batches(
     )
 
 
+def write_items(path: Path, drawn: Images, before: Tensor | None = None) -> None:
+    """All images as arrays `pixels` and `labels`.
+
+    Arguments:
+        path: The file.
+        drawn: The images.
+        before: The pixels of what they were begun from.
+    """
+    arrays = {"pixels": drawn.pixels, "labels": drawn.labels, "before": before}
+    given = {name: value.numpy() for name, value in arrays.items() if value is not None}
+    with whole(path, ".npz") as temporary:
+        np.savez_compressed(temporary, **given)  # type: ignore[arg-type]
+
+
 def write(
     folder: Path,
     drawn: Images,
@@ -154,10 +168,7 @@ def write(
     shown = None if before is None else before.pixels
     if shown is not None and kept is not None:
         shown = torch.where(kept, shown, _GREY)
-    arrays = {"pixels": drawn.pixels, "labels": drawn.labels, "before": shown}
-    given = {name: value.numpy() for name, value in arrays.items() if value is not None}
-    with whole(folder / DRAWN, ".npz") as temporary:
-        np.savez_compressed(temporary, **given)  # type: ignore[arg-type]
+    write_items(folder / DRAWN, drawn, shown)
     for name, pixels in (("samples", drawn.pixels), ("before", shown)):
         if pixels is not None:
             draw_grid(folder / f"{name}.png", pixels[:100], columns=min(10, len(pixels)))

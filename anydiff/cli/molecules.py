@@ -118,6 +118,17 @@ def batches(
     )
 
 
+def write_items(path: Path, drawn: Molecules) -> None:
+    """All molecules as SDF.
+
+    Arguments:
+        path: The file.
+        drawn: The molecules.
+    """
+    bonded = drawn if drawn.bonds is not None else to_rdkit(drawn.pos, drawn.z, drawn.index)
+    write_sdf(path, bonded)
+
+
 def write(
     folder: Path,
     drawn: Molecules,
@@ -127,8 +138,7 @@ def write(
 ) -> None:
     """All molecules as SDF, a picture of the first 24 and of what they were begun from, and the path of
     the first one as XYZ and GIF."""
-    bonded = drawn if drawn.bonds is not None else to_rdkit(drawn.pos, drawn.z, drawn.index)
-    write_sdf(folder / DRAWN, bonded)
+    write_items(folder / DRAWN, drawn)
     shown = first(drawn, 24)
     marked = kept[: len(shown.z)] if isinstance(kept, np.ndarray) else None
     columns = min(8, len(shown))

@@ -98,6 +98,10 @@ def batches(
     )
 
 
+write_items = write_ndjson
+"""All sketches in one file."""
+
+
 def write(
     folder: Path,
     drawn: Sketches,
@@ -107,7 +111,7 @@ def write(
 ) -> None:
     """All sketches as ndjson, a picture of the first 64 and of what they were begun from, the first one
     being drawn, and the way of the first four from noise. What was kept of a sketch is in ink."""
-    write_ndjson(folder / DRAWN, drawn)
+    write_items(folder / DRAWN, drawn)
     shown = first(drawn, 64)
     look: dict[str, Any] = {"columns": 16}
     if before is not None:

@@ -85,6 +85,17 @@ def batches(
     )
 
 
+def write_items(path: Path, drawn: Strings) -> None:
+    """All strings, one in a line.
+
+    Arguments:
+        path: The file.
+        drawn: The strings.
+    """
+    with whole(path) as partial:
+        Path(partial).write_text("".join(f"{text}\n" for text in drawn.texts), encoding="utf-8")
+
+
 def write(
     folder: Path,
     drawn: Strings,
@@ -94,8 +105,7 @@ def write(
 ) -> None:
     """All strings, a picture of the first 24 and of what they were begun from, and the way of the first
     four from masks."""
-    with whole(folder / DRAWN) as partial:
-        Path(partial).write_text("".join(f"{text}\n" for text in drawn.texts), encoding="utf-8")
+    write_items(folder / DRAWN, drawn)
     draw_strings(folder / "samples.png", drawn.texts)
     if before is not None:
         draw_strings(folder / "before.png", before.texts)

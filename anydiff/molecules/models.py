@@ -401,11 +401,11 @@ class MoleculeModel(KindModel):
         """Molecules of these sizes, begun from noise or from what `start` makes of a batch."""
         device, skip = self.device, how.get("skip", 0)
         ends = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).tolist()
-        spaces: list[Ragged] = []  # of the atoms of each batch
+        spaces: dict[int, Ragged] = {}  # of the atoms of each batch, by its first item
 
         def make(some: slice) -> Batch:
-            spaces.append(Ragged.from_sizes(sizes[some], centered=3))
-            rows = spaces[-1].to(device)
+            spaces[some.start] = Ragged.from_sizes(sizes[some], centered=3)
+            rows = spaces[some.start].to(device)
             atoms = slice(ends[some.start], ends[some.stop])
             x, known = start(some, atoms, rows) if start is not None else (None, None)
             given = {name: value[some].to(device) for name, value in cond.items()}
@@ -414,9 +414,8 @@ class MoleculeModel(KindModel):
         def finish(drawn: list[Tensor]) -> Molecules:
             items = [
                 item
-                for x, rows in zip(
-                    drawn, spaces, strict=False
-                )  # the last batch may have been stopped
+                # the last batch may have been stopped
+                for x, rows in zip(drawn, spaces.values(), strict=False)
                 for item in self.atoms.apart(x, rows)
             ]
             done = sizes[skip : skip + len(items)]
@@ -432,10 +431,11 @@ class MoleculeModel(KindModel):
         def see(state: Tensor) -> None:
             if watch is None:
                 return
-            item, size = self.atoms.apart(state, spaces[0])[0], sizes[skip : skip + 1]
+            item, size = self.atoms.apart(state, spaces[skip])[0], sizes[skip : skip + 1]
             if item.isfinite().all() and self._distinct(item, int(size)):
                 watch(self.atoms.molecules([item], size))
 
+        options["costs"] = sizes.double().square()  # as edges are
         return draw_all(self.diffusion, len(sizes), make, finish, watch=see, **how, **options)
 
     def _distinct(self, item: Tensor, size: int) -> bool:

@@ -249,8 +249,9 @@ class SmilesModel(KindModel):
                 first += len(x)
             return Strings(tuple(texts), "drawn")
 
-        seed, batch = how.get("seed", 0), how.get("batch", 500)
-        return in_batches(len(rows), draw, finish, seed=seed, skip=skip, batch=batch)
+        own: dict[str, Any] = {"seed": how.get("seed", 0), "batch": how.get("batch", 500)}
+        own |= {"skip": skip, "stop": how.get("stop"), "costs": torch.tensor(list(map(len, rows)))}
+        return in_batches(len(rows), draw, finish, **own)
 
     def _texts(self, x: Tensor, rows: Sequence[Sequence[int]]) -> Strings:
         numbers = x.argmax(-1).tolist()

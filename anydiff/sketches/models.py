@@ -261,11 +261,11 @@ class SketchModel(KindModel):
             )
         device = self.device
         skip = how.get("skip", 0)
-        masks: list[Tensor] = []
+        masks: dict[int, Tensor] = {}  # of each batch, by its first item
 
         def make(some: slice) -> Batch:
             space = Masked.from_lengths(lengths[some], device=device)
-            masks.append(space.mask.cpu())
+            masks[some.start] = space.mask.cpu()
             x = known = None
             if items is not None:
                 x = pad([items[m] for m in range(some.start, some.stop)])[0].to(device)
@@ -276,7 +276,7 @@ class SketchModel(KindModel):
             return Batch((*space.mask.shape, self.rows.channels), space, cond, x=x, known=known)
 
         def finish(drawn: list[Tensor]) -> Sketches:
-            of = [split_items(x, mask) for x, mask in zip(drawn, masks, strict=False)]
+            of = [split_items(x, mask) for x, mask in zip(drawn, masks.values(), strict=False)]
             rows = [item for some in of for item in some]
             sound = finite(rows, "sketches", all_of_them=items is not None)
             return self._decode([item for item, s in zip(rows, sound, strict=True) if s])
@@ -288,6 +288,7 @@ class SketchModel(KindModel):
                 watch(self._decode([item[:length] for item, length in shown]))
 
         how = {"batch": 180, **how}
+        options["costs"] = lengths
         return draw_all(self.diffusion, len(lengths), make, finish, watch=see, **how, **options)
 
     def _decode(self, items: Sequence[Tensor]) -> Sketches:

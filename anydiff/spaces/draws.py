@@ -88,7 +88,7 @@ def child(seed: int, *key: int) -> int:
     seed, *key = map(number, (seed, *key))  # type: ignore[assignment]
     # fixed width, and the key's length first: NumPy ignores trailing zeros and reads 2**32 as (0, 1)
     words = np.array([k % 2**64 for k in (len(key), seed, *key)], np.uint64).view(np.uint32)
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def randn(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:

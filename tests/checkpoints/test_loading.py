@@ -54,7 +54,8 @@ def written(path, net, schedule=Flow(), prediction="v", options=None):
 
 def opened(path):
     with safe_open(path, framework="pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        # copies: tests write to the file that these are read from
+        tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
         return json.loads(file.metadata()["anydiff"]), tensors
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 import anydiff
 from anydiff.cli import train
-from anydiff.cli.main import main
 from anydiff.cli.sketches import begin
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import Completing, PairNet, UNet
@@ -26,6 +25,7 @@ from anydiff.molecules.qm9 import load_qm9
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.kanji import load_kanji
 from anydiff.sketches.models import SketchModel
+from tests.helpers.small_models import call, made
 
 FORMAT2 = Path(__file__).parents[1] / "goldens/format2"
 DRAWN = {"molecules": "samples.sdf", "sketches": "samples.ndjson", "images": "samples.npz"}
@@ -36,27 +36,10 @@ PICTURES = {
 }
 
 
-def made(kind, folder):
-    """Train a small model of a kind for one pass; its file."""
-    common = {"epochs": 1, "out": folder / kind, "accelerator": "cpu"}
-    if kind == "molecules":
-        write_npz(folder / "data.npz", load_qm9().subset(range(100)))
-        data = str(folder / "data.npz")
-        return train.molecules(data, hidden=8, layers=1, property="alpha", **common)
-    if kind == "sketches":
-        write_ndjson(folder / "data.ndjson", load_kanji().subset(range(100)))
-        return train.sketches(str(folder / "data.ndjson"), hidden=8, layers=1, **common)
-    return train.images("digits", widths=[4], groups=2, classes=True, batch_size=512, **common)
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     return {kind: made(kind, folder) for kind in DRAWN}
-
-
-def call(*words):
-    main([str(word) for word in words])
 
 
 def flags(tmp_path, *more):
