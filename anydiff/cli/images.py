@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +13,7 @@ from anydiff.cli.options import left_out
 from anydiff.data.parts import boxes
 from anydiff.data.parts import with_parts as with_known
 from anydiff.drawing import moments
-from anydiff.files import whole
-from anydiff.images.arrays import is_array
+from anydiff.images.arrays import is_array, write_array
 from anydiff.images.batches import loader, unpack
 from anydiff.images.evaluate import Classifier, evaluate, table
 from anydiff.images.features import InceptionFeatures
@@ -142,18 +140,8 @@ def batches(
     )
 
 
-def write_items(path: Path, drawn: Images, before: Tensor | None = None) -> None:
-    """All images as arrays `pixels` and `labels`.
-
-    Arguments:
-        path: The file.
-        drawn: The images.
-        before: The pixels of what they were begun from.
-    """
-    arrays = {"pixels": drawn.pixels, "labels": drawn.labels, "before": before}
-    given = {name: value.numpy() for name, value in arrays.items() if value is not None}
-    with whole(path, ".npz") as temporary:
-        np.savez_compressed(temporary, **given)  # type: ignore[arg-type]
+write_items = write_array
+"""All images as arrays `pixels` and `labels`."""
 
 
 def write(
@@ -168,7 +156,7 @@ def write(
     shown = None if before is None else before.pixels
     if shown is not None and kept is not None:
         shown = torch.where(kept, shown, _GREY)
-    write_items(folder / DRAWN, drawn, shown)
+    write_items(folder / DRAWN, drawn, **({} if shown is None else {"before": shown}))
     for name, pixels in (("samples", drawn.pixels), ("before", shown)):
         if pixels is not None:
             draw_grid(folder / f"{name}.png", pixels[:100], columns=min(10, len(pixels)))

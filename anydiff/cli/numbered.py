@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from anydiff.cli.runs import kind_of, place, positive, writable
+from anydiff.data.stored import MANIFEST
 from anydiff.extras import extra
 from anydiff.files import whole
 
@@ -28,9 +29,7 @@ with extra("train"):
     from pytorch_lightning.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader
 
-__all__ = ["MANIFEST", "Parts", "write_parts"]
-
-MANIFEST = "manifest.json"
+__all__ = ["Parts", "write_parts"]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ padded to a common length. :class:`ResumableLoader` is a `DataLoader` that can s
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch.distributed as dist
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Sampler
 from anydiff.checks import check_whole
 
 __all__ = [
-    "EpochBatches", "LengthBatchSampler", "ResumableLoader", "Split", "as_made", "rank_and_size",
+    "EpochBatches", "LengthBatchSampler", "Position", "ResumableLoader", "Split", "as_made",
+    "rank_and_size",
 ]  # fmt: skip
 
 
@@ -44,47 +45,36 @@ def rank_and_size() -> tuple[int, int]:
     return 0, 1
 
 
-class EpochBatches(Sampler[list[int]]):
-    """A batch sampler whose epochs are lists of batches, equally many in each.
+class Position(ABC):
+    """Where a run through epochs is: the epoch, and how many of its batches were given.
 
-    The order depends only on (seed, epoch). When an epoch ends or is interrupted, iterating again
-    begins the next one. After `load_state_dict`, iterating goes on with the batch that came next when
-    `state_dict` was called.
-
-    If n processes train together, each takes every n-th batch; batches that are left over are skipped
-    in that epoch.
+    When an epoch ends or is interrupted, iterating again begins the next one. After `load_state_dict`,
+    iterating goes on with the batch that came next when `state_dict` was called.
 
     Arguments:
-        num_batches: Batches of an epoch, of all processes together.
         seed: Of the order.
     """
 
-    def __init__(self, num_batches: int, *, seed: int = 0) -> None:
-        self.num_batches, self.seed = num_batches, int(seed)
-        self.epoch = self.step = self.given = 0
+    def __init__(self, seed: int) -> None:
+        self.seed, self.epoch, self.step = int(seed), 0, 0
         self._resumed = False
 
     @abstractmethod
-    def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """The batches of one epoch, each the numbers of its items."""
-
     def __len__(self) -> int:
-        return max(1, self.num_batches // rank_and_size()[1])
+        """The number of batches of an epoch for this process."""
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def _begin(self) -> None:
+        """Begin to iterate, or go on."""
         if self.step > 0 and not self._resumed:  # the last epoch was interrupted
             self.epoch, self.step = self.epoch + 1, 0
         self._resumed = False
-        rank, world = rank_and_size()
-        batches = self._epoch(np.random.default_rng((self.seed, self.epoch)))
-        batches = batches[rank % len(batches) :: world][: len(self)]
-        while self.step < len(batches):
-            self.step, self.given = self.step + 1, self.given + 1
-            yield batches[self.step - 1].tolist()
+
+    def _end(self) -> None:
+        """End an epoch."""
         self.epoch, self.step = self.epoch + 1, 0
 
     @property
-    def sampler(self) -> EpochBatches:
+    def sampler(self) -> Self:
         """Itself: what trainers tell the number of the epoch."""
         return self
 
@@ -123,6 +113,41 @@ class EpochBatches(Sampler[list[int]]):
             )
         self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]
         self._resumed = True
+
+
+class EpochBatches(Position, Sampler[list[int]]):
+    """A batch sampler whose epochs are lists of batches, equally many in each.
+
+    The order depends only on (seed, epoch).
+
+    If n processes train together, each takes every n-th batch; batches that are left over are skipped
+    in that epoch.
+
+    Arguments:
+        num_batches: Batches of an epoch, of all processes together.
+        seed: Of the order.
+    """
+
+    def __init__(self, num_batches: int, *, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.num_batches, self.given = num_batches, 0
+
+    @abstractmethod
+    def _epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The batches of one epoch, each the numbers of its items."""
+
+    def __len__(self) -> int:
+        return max(1, self.num_batches // rank_and_size()[1])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self._begin()
+        rank, world = rank_and_size()
+        batches = self._epoch(np.random.default_rng((self.seed, self.epoch)))
+        batches = batches[rank % len(batches) :: world][: len(self)]
+        while self.step < len(batches):
+            self.step, self.given = self.step + 1, self.given + 1
+            yield batches[self.step - 1].tolist()
+        self._end()
 
 
 class LengthBatchSampler(EpochBatches):

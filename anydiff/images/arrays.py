@@ -12,11 +12,12 @@ from typing import IO
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from anydiff.files import PathLike
+from anydiff.files import PathLike, whole
 from anydiff.images.images import ImageError, Images, as_tensor, check_size
 
-__all__ = ["is_array", "read_array"]
+__all__ = ["is_array", "read_array", "write_array"]
 
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # by NumPy
 _READ = ("pixels", "labels", "arr_0", "arr_1")
@@ -69,6 +70,20 @@ def read_array(path: PathLike) -> Images:
             "(M, H, W, C) of uint8, C 1 or 3, or pixels (M, C, H, W)."
         )
     return Images(pixels.movedim(3, 1).contiguous(), arrays.get("arr_1"), name=str(path))
+
+
+def write_array(path: PathLike, images: Images, **more: Tensor) -> None:
+    """Write images to an npz file, from which :func:`read_array` restores pixels and labels.
+
+    Arguments:
+        path: The file.
+        images: The images.
+        more: Other arrays, by name.
+    """
+    arrays = {"pixels": images.pixels, "labels": images.labels, **more}
+    given = {name: value.numpy() for name, value in arrays.items() if value is not None}
+    with whole(path, ".npz") as temporary:
+        np.savez_compressed(temporary, **given)  # type: ignore[arg-type]
 
 
 def _members(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:

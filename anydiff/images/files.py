@@ -12,6 +12,7 @@ import os
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from anydiff.images.found import SUFFIXES, File, Found
 from anydiff.images.idx import is_mnist, read_idx, read_mnist
 from anydiff.images.images import ImageError, Images
 
-__all__ = ["Size", "adapt", "is_mnist", "read_folder", "read_idx", "read_mnist"]
+__all__ = ["Size", "adapt", "is_mnist", "read_folder", "read_idx", "read_mnist", "read_parts"]
 
 Size = int | tuple[int, int] | None
 
@@ -147,15 +148,72 @@ def read_folder(folder: PathLike, *, size: Size = None, channels: int | None = N
         raise ImageError(f"{folder}: cannot be read, or is cut short ({error}).") from error
 
 
+def read_parts(
+    folder: PathLike, size: int, *, side: Size = None, channels: int = 3
+) -> Iterator[Images]:
+    """The images in a folder and its sub-folders, `size` at a time, of which one part is in memory.
+
+    Arguments:
+        folder: As :func:`read_folder` takes it, but for a zip.
+        size: Images of a part.
+        side: As `size` of :func:`read_folder`.
+        channels: 1 converts images to grey, 3 to RGB.
+
+    Yields:
+        Images, with the labels and the classes of the whole folder.
+
+    Raises:
+        ImageError: As :func:`read_folder`.
+        ImportError: Pillow is not installed.
+        ValueError: `side` or `channels` is out of range.
+    """
+    sizes, name = _sizes(side), str(folder)
+    _check_channels(channels)
+    if not Path(folder).is_dir():
+        raise ImageError(f"{folder}: there is no such folder; give the folder of the images.")
+    found = Found.in_folder(Path(folder))
+    _check_some(name, found)
+    labels, classes = found.labels(name)
+    shape: tuple[int, ...] | None = None
+    for first in range(0, len(found.files), size):
+        some = slice(first, first + size)
+        part = Found(found.files[some], [])
+        pixels = _pixels(name, part, sizes, channels)[0]
+        if shape not in (None, pixels.shape[1:]):
+            raise ImageError(
+                f"{part.files[0].name}: of another size than {found.files[0].name}; give a size to "
+                "resample them to."
+            )
+        shape = pixels.shape[1:]
+        yield _images(pixels, None if labels is None else labels[some], classes, 0, name)
+
+
+def _check_some(name: str, found: Found) -> None:
+    if not found.files:
+        raise ImageError(f"{name}: holds {found.some()}, no images ({', '.join(SUFFIXES)}).")
+
+
 def _stacked(
     name: str, found: Found, sizes: tuple[int, int] | None, channels: int | None
 ) -> Images:
     """All images in one array, with their labels."""
+    _check_some(name, found)
+    pixels, grey = _pixels(name, found, sizes, channels)
+    if channels is None and grey:
+        pixels = pixels[..., :1]
+    labels, classes = found.labels(name)
+    if notes := found.notes():
+        warnings.warn(f"{name}: {'; '.join(notes)}.", stacklevel=4)
+    return _images(pixels, labels, classes, 0, name)
+
+
+def _pixels(
+    name: str, found: Found, sizes: tuple[int, int] | None, channels: int | None
+) -> tuple[np.ndarray, bool]:
+    """The pixels of all images (M, H, W, C), and whether all are grey."""
     from tqdm import tqdm
 
     files, Image = found.files, pillow()[0]
-    if not files:
-        raise ImageError(f"{name}: holds {found.some()}, no images ({', '.join(SUFFIXES)}).")
     if sizes is not None:  # before Pillow makes the first one
         _check_memory(name, len(files), (*sizes, 1 if channels == 1 else 3), "a smaller size")
     pixels, grey = np.empty((0, 0, 0, 0), np.uint8), True
@@ -179,13 +237,7 @@ def _stacked(
             )
         pixels[m] = image
         grey = grey and bool((image[..., :1] == image).all())
-    if channels is None and grey:
-        pixels = pixels[..., :1]
-
-    labels, classes = found.labels(name)
-    if notes := found.notes():
-        warnings.warn(f"{name}: {'; '.join(notes)}.", stacklevel=4)
-    return _images(pixels, labels, classes, 0, name)
+    return pixels, grey
 
 
 def _check_memory(name: str, num: int, shape: tuple[int, ...], give: str) -> None:

@@ -7,7 +7,7 @@ built. What diffuses is :func:`from_uint8` of it, x0 = pixels / 127.5 − 1 in [
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -128,6 +128,28 @@ class Images:
         labels = None if self.labels is None else torch.from_numpy(self.labels.numpy()[chosen])
         pixels = torch.from_numpy(self.pixels.numpy()[chosen])
         return Images(pixels, labels, self.classes, name=self.name)
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Images], name: str | None = None) -> Images:
+        """The images of several, one after the other; labels are kept if all have them.
+
+        Arguments:
+            parts: At least one, of one size and with the same classes.
+            name: The name of the result; by default that of the first.
+
+        Raises:
+            ValueError: There are no parts, or they do not fit together.
+        """
+        parts = list(parts)
+        if len({(part.shape, part.classes) for part in parts}) != 1:
+            raise ValueError(
+                f"images of {len({part.shape for part in parts})} sizes are given; give one part or more "
+                "of one size, with the same classes."
+            )
+        each = [part.labels for part in parts if part.labels is not None]
+        labels = torch.cat(each) if len(each) == len(parts) else None
+        pixels = torch.cat([part.pixels for part in parts])
+        return cls(pixels, labels, parts[0].classes, name=name or parts[0].name)
 
 
 def as_tensor(values: Any, what: str) -> Tensor:

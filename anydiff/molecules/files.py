@@ -26,6 +26,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from anydiff.data.stored import cut
 from anydiff.extras import extra
 from anydiff.files import PathLike, whole
 from anydiff.molecules.arrays import read_arrays, write_npz
@@ -37,7 +38,7 @@ from anydiff.molecules.sdf import read_sdf
 from anydiff.molecules.text import lines_of
 from anydiff.molecules.xyz import is_plain, read_xyz
 
-__all__ = ["read_molecules", "write_npz", "write_sdf", "write_xyz"]
+__all__ = ["read_molecules", "read_parts", "write_npz", "write_sdf", "write_xyz"]
 
 _TEXTS = {
     ".sdf": read_sdf,
@@ -64,8 +65,36 @@ def read_molecules(path: PathLike, name: str | None = None, *, skip: bool = Fals
     """
     path = Path(path)
     name = name or str(path)
+    if not path.is_dir() and _ending(path) == ".npz" and path.is_file():
+        if skip:
+            raise MoleculeError(f"{path}: skip=True is for text files; leave it out.")
+        return read_arrays(path, name)
+    return _gathered(_records(path), name, skip)
+
+
+def read_parts(path: PathLike, size: int, *, skip: bool = False) -> Iterator[Molecules]:
+    """The molecules of a text file or a folder, `size` at a time, of which one part is in memory.
+
+    Arguments:
+        path: As :func:`read_molecules` takes it, but for .npz.
+        size: Molecules of a part.
+        skip: As :func:`read_molecules` takes it.
+
+    Yields:
+        Molecules.
+
+    Raises:
+        MoleculeError: As :func:`read_molecules`.
+        ImportError: As :func:`read_molecules`.
+    """
+    for records in cut(_records(Path(path)), size):
+        yield _gathered(records, str(path), skip)
+
+
+def _records(path: Path) -> Iterator[Record | MoleculeError]:
+    """The molecules of a text file, or of all of a folder; what is faulty is not raised."""
     if path.is_dir():
-        return _read_folder(path, name, skip)
+        return _in_folder(path)
     kind = _ending(path)
     if kind != ".npz" and kind not in _TEXTS:
         raise MoleculeError(
@@ -76,10 +105,8 @@ def read_molecules(path: PathLike, name: str | None = None, *, skip: bool = Fals
     if not path.is_file():
         raise MoleculeError(f"{path}: is a pipe or a device; give a file.")
     if kind == ".npz":
-        if skip:
-            raise MoleculeError(f"{path}: skip=True is for text files; leave it out.")
-        return read_arrays(path, name)
-    return _gathered(_TEXTS[kind](lines_of(path), str(path)), name, skip)
+        raise MoleculeError(f"{path}: arrays are read as a whole; give a text file or a folder.")
+    return _TEXTS[kind](lines_of(path), str(path))
 
 
 def _ending(path: Path) -> str:
@@ -87,7 +114,7 @@ def _ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _read_folder(folder: Path, name: str, skip: bool) -> Molecules:
+def _in_folder(folder: Path) -> Iterator[Record | MoleculeError]:
     seen = (p for p in folder.iterdir() if not p.name.startswith("."))  # not macOS's ._a.xyz
     paths = sorted(p for p in seen if _ending(p) in _TEXTS and p.is_file())
     if not paths:
@@ -106,7 +133,7 @@ def _read_folder(folder: Path, name: str, skip: bool) -> Molecules:
                 if isinstance(item, MoleculeError) or item.id not in left_out:
                     yield item
 
-    return _gathered(items(), name, skip)
+    return items()
 
 
 def _uncharacterized(path: Path) -> set[int]:

@@ -27,19 +27,21 @@ import reprlib
 import warnings
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anydiff.data.stored import cut
 from anydiff.files import PathLike, whole
 from anydiff.sketches.arrays import check_ending, check_size, read_arrays, write_npz
 from anydiff.sketches.inkml import read_inkml
 from anydiff.sketches.sketches import EmptySketch, SketchError, Sketches
 from anydiff.sketches.svg import read_svg
 
-__all__ = ["read_sketches", "write_ndjson", "write_npz"]
+__all__ = ["read_parts", "read_sketches", "write_ndjson", "write_npz"]
 
 _IN_FOLDERS = (".ndjson", ".npz", ".npy", ".svg", ".inkml", ".ndjson.gz", ".svgz")
 _ENDINGS = (*_IN_FOLDERS, ".json", ".xml")
@@ -94,7 +96,8 @@ def read_sketches(
     if part is not None:
         raise SketchError(f"{name}: a {ending} file has no parts; leave out part={part!r}.")
     if ending in _LINES:
-        return _read_lines(path, name, skip_empty, num, recognized)
+        records = _records(path, name)
+        return _gathered(records, name, skip_empty=skip_empty, num=num, recognized=recognized)
     try:
         return (
             read_svg(path, tolerance, name)
@@ -126,35 +129,53 @@ def _read_folder(folder: Path, name: str, num: int | None, **options: Any) -> Sk
             stacklevel=3,
         )
     files: list[Sketches] = []
-    labels: list[str] = []
+    found = 0
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for path in paths:
-            left = None if num is None else num - len(labels)
+            left = None if num is None else num - found
             if left == 0:
                 break
-            files.append(sketches := read_sketches(path, num=left, **options))
-            stem = path.name[: -len(_ending(path) or "")]
-            labels += sketches.labels if sketches.labels is not None else [stem] * len(sketches)
+            files.append(_labelled(read_sketches(path, num=left, **options), path))
+            found += len(files[-1])
     if said:
         more = f"{len(said)} warnings about files in it, the first is: " if len(said) > 1 else ""
         warnings.warn(f"{name}: {more}{said[0].message}", stacklevel=3)
-    drawn = [sketches for sketches in files if len(sketches)]
-    times = [sketches.times for sketches in drawn if sketches.times is not None]
-    if 0 < len(times) < len(drawn):
-        warnings.warn(
-            f"{name}: {len(drawn) - len(times)} of its {len(drawn)} files have no times, so that none "
-            "are kept.",
-            stacklevel=3,
-        )
-    return Sketches(
-        np.concatenate([sketches.points for sketches in files]),
-        np.cumsum(np.concatenate([[0], *(sketches.stroke_sizes for sketches in files)])),
-        np.cumsum(np.concatenate([[0], *(sketches.counts for sketches in files)])),
-        labels,
-        np.concatenate(times) if times and len(times) == len(drawn) else None,
-        name,
-    )
+    return Sketches.concatenate(files, name)
+
+
+def _labelled(sketches: Sketches, path: Path) -> Sketches:
+    """Sketches of a file in a folder; without labels of their own they have its name."""
+    if sketches.labels is not None:
+        return sketches
+    stem = path.name[: -len(_ending(path) or "")]
+    return replace(sketches, labels=[stem] * len(sketches))
+
+
+def read_parts(path: PathLike, size: int, **options: Any) -> Iterator[Sketches]:
+    """The sketches of a file of lines or a folder, of which a part is in memory at a time.
+
+    Arguments:
+        path: An .ndjson file, packed or not; or a folder, whose other files are read one at a time.
+        size: The most sketches of a part of lines.
+        options: `skip_empty` and `recognized`, as of :func:`read_sketches`.
+
+    Yields:
+        Sketches, with the name of their file as labels in a folder if they have no own.
+
+    Raises:
+        SketchError: As :func:`read_sketches`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for file in _files(path, str(path))[0]:
+            for part in read_parts(file, size, **options):
+                yield _labelled(part, file)
+    elif path.is_file() and _ending(path) in _LINES:
+        for records in cut(_records(path, str(path)), size):
+            yield _gathered(records, str(path), **options)
+    else:
+        yield read_sketches(path, skip_empty=options.get("skip_empty", False))
 
 
 def _files(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
@@ -181,14 +202,19 @@ def _files(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
 # lines --------------------
 
 
-def _read_lines(
-    path: Path, name: str, skip_empty: bool, num: int | None, recognized: bool
+def _gathered(
+    records: Iterable[tuple[str, Any]],
+    name: str,
+    *,
+    skip_empty: bool = False,
+    num: int | None = None,
+    recognized: bool = False,
 ) -> Sketches:
     values = (array("d"), array("d"), array("d"))  # x, y, t of all points
     sizes, counts = array("q"), array("q")
     words: list[str | None] = []
     lists = 0  # in each stroke: 2, or 3 with times
-    for where, record in _records(path, name):
+    for where, record in records:
         drawing = record.get("drawing") if isinstance(record, dict) else None
         if not isinstance(drawing, list):
             raise SketchError(f'{where}: should be an object with a list "drawing".')

@@ -16,7 +16,7 @@ conventions of the whole folder:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -180,6 +180,41 @@ class Sketches:
             for m in range(min(24, len(self)))
         )
         return f"<div>{len(self):,} sketches</div><div>{shown}</div>"
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Sketches], name: str | None = None) -> Sketches:
+        """The sketches of several, one after the other; times are kept if all have them.
+
+        Arguments:
+            parts: At least one. Those without labels have empty ones, if others have some.
+            name: The name of the result; by default that of the first.
+
+        Raises:
+            ValueError: There are no parts.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("there are no sketches to put together; give one part or more.")
+        name = name or parts[0].name
+        drawn = [part for part in parts if len(part)]
+        times = [part.times for part in drawn if part.times is not None]
+        if 0 < len(times) < len(drawn):
+            warnings.warn(
+                f"{name}: {len(drawn) - len(times)} of its {len(drawn)} files have no times, so that "
+                "none are kept.",
+                stacklevel=4,
+            )
+        labels: list[str] = []
+        for part in parts:
+            labels += part.labels if part.labels is not None else [""] * len(part)
+        return cls(
+            np.concatenate([part.points for part in parts]),
+            np.cumsum(np.concatenate([[0], *(part.stroke_sizes for part in parts)])),
+            np.cumsum(np.concatenate([[0], *(part.counts for part in parts)])),
+            None if all(part.labels is None for part in parts) else labels,
+            np.concatenate(times) if times and len(times) == len(drawn) else None,
+            name,
+        )
 
     @cached_property
     def order(self) -> np.ndarray:
