@@ -41,6 +41,10 @@ def say_size(model: Any, learn: int, check: int) -> None:
         learn: Items of the training part.
         check: Items of the validation part.
     """
+    from pytorch_lightning.utilities import rank_zero_only
+
+    if rank_zero_only.rank:  # one of several processes says it
+        return
     parameters = sum(p.numel() for p in model.diffusion.denoiser.parameters())
     print(
         f"{learn:,} {model.kind} for training, {check:,} for validation; {parameters:,} parameters",

@@ -52,6 +52,9 @@ class Parser(ArgumentParser):
 
     command = "anydiff"
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # --num is no --num-nodes
+
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """The flags of a file, which is text.
 

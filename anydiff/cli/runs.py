@@ -30,7 +30,8 @@ class Run:
         out: Folder for all files. A number is appended if it holds a model already.
         resume: Continue the training in the folder, up to the given minutes or epochs in total.
         accelerator: Device; auto is a GPU if there is one.
-        devices: Number of devices, or which ones, as in Lightning.
+        devices: Number of devices of a machine, or which ones, as in Lightning.
+        num_nodes: Number of machines, each of which runs this command.
         precision: Precision of training, bf16-mixed for instance.
         strategy: Strategy for several devices, ddp for instance.
         compile: Compile the network first, which needs a C++ compiler, takes minutes and makes the steps
@@ -46,13 +47,15 @@ class Run:
     resume: bool = False
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: str = "auto"
+    num_nodes: int = 1
     precision: str = "32-true"
     strategy: str = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
         positive(
-            minutes=self.minutes, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr
+            minutes=self.minutes, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
+            num_nodes=self.num_nodes,
         )  # fmt: skip
 
     def trainer(self) -> dict[str, Any]:
@@ -62,6 +65,7 @@ class Run:
             "epochs": self.epochs,
             "accelerator": "gpu" if place(self.accelerator) == "cuda" else "cpu",
             "devices": self.devices,
+            "num_nodes": self.num_nodes,
             "precision": self.precision,
             "strategy": self.strategy,
             "check_val_every_n_epoch": None,
