@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from anydiff import (
@@ -131,6 +132,42 @@ def test_data_parallel_processes_have_the_gradient_of_the_whole_batch(tmp_path):
     diffusion.loss(draw((4, 3)).float(), TIMES, noise=noise).mean().backward()
     assert torch.equal(one, other)
     assert torch.allclose(one, diffusion.denoiser.last.weight.grad, atol=1e-7)
+
+
+def shard_two(folder):
+    mp.start_processes(shard, (folder,), nprocs=2, start_method="fork")
+
+
+def unet():
+    torch.manual_seed(0)
+    diffusion = GaussianDiffusion(UNet(1, (8, 16), groups=4), Cosine(), "v")
+    for p in diffusion.parameters():
+        nn.init.normal_(p, std=0.1)
+    return diffusion.to(memory_format=torch.contiguous_format)  # of which shards are made
+
+
+def shard(rank, folder):
+    """One of two processes, each of which has half of each weight."""
+    torch.set_num_threads(1)
+    file = f"file://{folder}/meet"
+    torch.distributed.init_process_group("gloo", file, rank=rank, world_size=2)
+    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+    whole, diffusion = unet(), unet()
+    fully_shard(diffusion.denoiser, mesh=mesh)
+    assert all(p.to_local().numel() < p.numel() for p in diffusion.parameters())
+    x0, noise = draw((4, 1, 8, 8)).float(), draw((4, 1, 8, 8), 1).float()
+    half = slice(2 * rank, 2 * rank + 2)
+    diffusion(x0[half], TIMES[half], noise=noise[half]).mean().backward()
+    whole(x0, TIMES, noise=noise).mean().backward()
+    for part, p in zip(diffusion.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(part.grad.full_tensor(), p.grad, atol=1e-6, rtol=1e-5)
+    drawn = (of.eval().sample((2, 1, 8, 8), steps=3, seed=0) for of in (diffusion, whole))
+    torch.testing.assert_close(*drawn)
+    torch.distributed.destroy_process_group()
+
+
+def test_sharded_weights_have_the_gradient_of_the_whole_batch(tmp_path):
+    alone(shard_two, tmp_path)
 
 
 def test_forward_is_the_loss():

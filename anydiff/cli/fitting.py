@@ -43,7 +43,7 @@ def say_size(model: Any, learn: int, check: int) -> None:
     """
     from pytorch_lightning.utilities import rank_zero_only
 
-    if rank_zero_only.rank:  # one of several processes says it
+    if getattr(rank_zero_only, "rank", 0):  # one of several processes says it
         return
     parameters = sum(p.numel() for p in model.diffusion.denoiser.parameters())
     print(
