@@ -53,24 +53,25 @@ from anydiff.training.muon import Muon
 from anydiff.training.runs import fit
 
 FOUR = (1.0, 0.75, 0.5, 0.25, 0.0)
-EPOCHS = {"grid": 150, "digits": 150, "kanji": 70, "score": 100}
+NEAR = (1.0, 0.5, 0.25, 0.1, 0.0)
+"""Nearer to the data, where the modes of the grid are apart."""
+EPOCHS = {"grid": 300, "digits": 150, "kanji": 70, "score": 100}
 
 
 class Plane(nn.Module):
-    """A perceptron of points in the plane, with a condition; waves tell it where narrow modes are."""
+    """A perceptron of points in the plane, with a condition; waves show a critic narrow modes."""
 
-    WAVES = (1.0, 2.0, 4.0, 8.0)
-
-    def __init__(self, columns: int, context: int = 0) -> None:
+    def __init__(self, columns: int, context: int = 0, waves: tuple[float, ...] = ()) -> None:
         super().__init__()
+        self.waves = waves
         layers: list[nn.Module] = []
-        first = columns * (1 + 2 * len(self.WAVES)) + context + 1
+        first = columns * (1 + 2 * len(waves)) + context + 1
         for before, after in ((first, 128), (128, 128), (128, 128)):
             layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
         self.net = nn.Sequential(*layers, nn.Linear(128, columns))
 
     def forward(self, x: Tensor, t: Tensor, *, context: Tensor | None = None) -> Any:
-        angles = [math.pi * w * x for w in self.WAVES]
+        angles = [math.pi * w * x for w in self.waves]
         parts = [x, t[:, None], *(a.sin() for a in angles), *(a.cos() for a in angles)]
         parts += [] if context is None else [context]
         return self.net(torch.cat(parts, 1))
@@ -108,8 +109,8 @@ def grid(args: argparse.Namespace, seed: int) -> dict[str, list[float]]:
     std = 0.05
     which = torch.randint(25, (20_000,))
     data = (centres[which] + std * torch.randn(20_000, 2)) / 1.42  # of variance 1
-    diffusion = GaussianDiffusion(Plane(2, 2), Linear(), "x0", times=Rows(FOUR, DrawnContext(2)))
-    gan = DenoisingGAN(diffusion, Critic(Plane(4)))
+    diffusion = GaussianDiffusion(Plane(2, 16), Linear(), "x0", times=Rows(NEAR, DrawnContext(16)))
+    gan = DenoisingGAN(diffusion, Critic(Plane(4, waves=(1.0, 2.0, 4.0, 8.0))), penalty=0.001)
     loading = torch.utils.data.DataLoader(
         data, 512, shuffle=True, generator=torch.Generator().manual_seed(seed)
     )
