@@ -34,6 +34,7 @@ from torch import Generator, Tensor, nn
 from anydiff.checks import check_kind, check_range
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.losses import SquaredError, conditions
+from anydiff.precision import at_least_float32
 from anydiff.predictions import Prediction, takes_space
 from anydiff.samplers import DrawnContext
 from anydiff.samplers.ancestral import posterior
@@ -120,7 +121,8 @@ def transition(
     """
     device = x0.device if generator is None else generator.device
     k = torch.randint(len(levels) - 1, (space.items(x0),), generator=generator, device=device)
-    rows = torch.tensor([(at.t, at.alpha, at.sigma) for at in levels], dtype=x0.dtype)
+    numbers = [(at.t, at.alpha, at.sigma) for at in levels]
+    rows = torch.tensor(numbers, dtype=at_least_float32(x0))
     rows, k = (of.to(x0.device, non_blocking=True) for of in (rows, k))
     schedule = levels[0].schedule
     t, s = (

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["PathLike", "cache_folder", "free_folder", "whole"]
+__all__ = ["LOCK", "PathLike", "alone", "cache_folder", "free_folder", "whole"]
 
 PathLike = str | os.PathLike[str]
+
+LOCK = ".lock"
 
 
 def cache_folder() -> Path:
@@ -71,6 +73,36 @@ def _sync(path: PathLike, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Keep other processes from doing the same in a folder, until this one ends, however it does.
+
+    Arguments:
+        folder: A folder that is there.
+        what: What is done, for the error: "trains", for instance.
+
+    Raises:
+        ValueError: If another process does it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"another process {what} in {folder} ({file.read().strip()}); wait until it ends, or "
+                "give another folder."
+            ) from None
+        file.truncate(0)
+        print(f"process {os.getpid()}", file=file, flush=True)
+        yield
 
 
 def free_folder(folder: PathLike, *markers: str) -> Path:

@@ -56,8 +56,8 @@ class How(TypedDict, total=False):
         skip: The number of items that an earlier call with the same arguments has sampled; these are
             left out.
         stop: The number of the item before which to stop; all of them by default.
-        batch: The number of items sampled at once, of the mean size: as many fewer as these are larger.
-            Where a device has not the memory, batches are halved.
+        batch: The number of items sampled at once; of molecules of the mean size, and fewer of larger
+            ones. Where a device has not the memory, batches are halved.
         progress: Show a progress bar for each batch.
     """
 

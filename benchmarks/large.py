@@ -1,7 +1,7 @@
 """Data larger than memory: a store of molecules, made of QM9 by noise, and training from it.
 
     python benchmarks/large.py --num 1_000_000 --steps 300
-    python benchmarks/large.py --num 10_000_000 --steps 300      # 2.5 GB on disk, written once
+    python benchmarks/large.py --num 10_000_000 --steps 300      # 2 GB on disk, written once
 
 Prints how long a store takes to write and a batch to come, and the most memory that was resident. What is
 in the folder already is kept.

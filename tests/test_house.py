@@ -63,7 +63,7 @@ LEAVES = {
 }
 LEAVES |= {"recovery", "training.critics", "discrete.joint", "hub"}
 LEAVES |= {"molecules.property_bounds", "molecules.property_model"}
-LEAVES |= {"data.streamed", "molecules.store", "sketches.store", "images.store"}
+LEAVES |= {"data.streamed", "molecules.store"}
 
 
 class Package:

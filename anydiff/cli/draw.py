@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -66,9 +67,10 @@ def sample(
         temperature: For a model of SMILES: below 1, 0.6 for instance, more of them are molecules, and
             fewer are different.
         strength: With --adapter: how much it changes the model, 0 not at all, 1, the default, as trained.
-        part: Write numbered files of so many samples, without pictures and metrics, by several processes
-            if there are --devices. The same command again goes on where it was interrupted.
-        devices: With --part: number of GPUs or processes that share the parts out, or which ones.
+        part: Write numbered files of so many samples, without pictures and metrics. The same command
+            again goes on where it was interrupted.
+        devices: With --part: number of GPUs or processes that share the parts out, or which ones; by
+            default all GPUs, or one process.
         num_nodes: With --part: number of machines, each of which runs this command, with one folder for
             all; torchrun or SLURM tell them which one they are.
         drawing: See :class:`Drawing`.
@@ -93,6 +95,8 @@ def sample(
     if part is not None and (asked.skip or data is not None):
         name = "--skip" if asked.skip else "--data"
         raise ValueError(f"{name} has no effect with --part; leave it out.")
+    if part is not None:
+        asked = replace(asked, measure=False)
     known = _open(model, asked, 1.0 if strength is None else strength)
     texts = None if text is None else [part.strip() for part in text.split(";")]
     draw = _ready(
@@ -109,12 +113,15 @@ def sample(
         )  # fmt: skip
         return
     from anydiff.cli.numbered import Parts, write_parts
+    from anydiff.data.stored import MANIFEST
     from anydiff.files import free_folder
 
     kind, how = kind_of(known.kind), _how(known, asked, repeats)
     num, place_of = asked.num or kind.NUM, (devices or "auto", num_nodes or 1, asked.accelerator)
+    out = asked.out or beside(model, "sample")
+    out = out if (out / MANIFEST).exists() else free_folder(out, kind.DRAWN, REPORT)
     write_parts(
-        free_folder(asked.out or beside(model, "sample"), kind.DRAWN, REPORT), known.kind, known,
+        out, known.kind, known,
         lambda some: known.sample(num, **draw, **how, **some), Parts(num, part, *place_of),
         {
             **wishes, "model": fingerprint(model), "batch_size": asked.batch_size,
@@ -404,6 +411,7 @@ def _run(
     wishes: Mapping[str, Any] | None = None,
 ) -> None:
     """Draw, write, measure against data, by default those that the model was trained on."""
+    from anydiff.data.stored import MANIFEST
     from anydiff.files import free_folder, whole
     from anydiff.kinds import Stopped, calls, first, steps_of
 
@@ -414,7 +422,7 @@ def _run(
         raise ValueError(
             f"skip is {asked.skip} of {num} {known.kind}; give less, so that some are left."
         )
-    folder = writable(free_folder(asked.out or beside(path, command), kind.DRAWN, REPORT))
+    folder = writable(free_folder(asked.out or beside(path, command), kind.DRAWN, REPORT, MANIFEST))
     known.diffusion.to(place(asked.accelerator))
     print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
     frames: list[Any] = []

@@ -12,7 +12,9 @@ from torch import Tensor
 from anydiff.cli.options import left_out
 from anydiff.data.parts import boxes
 from anydiff.data.parts import with_parts as with_known
+from anydiff.data.stored import MANIFEST
 from anydiff.drawing import moments
+from anydiff.images import store
 from anydiff.images.arrays import is_array, write_array
 from anydiff.images.batches import loader, unpack
 from anydiff.images.evaluate import Classifier, evaluate, table
@@ -44,11 +46,13 @@ def read_items(path: str, shape: tuple[int, int, int] | None = None) -> Images:
 
     Arguments:
         path: An .npz with `pixels` (M, C, H, W) of uint8, and perhaps `labels`, or with `arr_0`
-            (M, H, W, C); or a folder.
+            (M, H, W, C); or a folder, of numbered parts or of pictures.
         shape: What those of a folder are brought to.
     """
     if is_array(path):
         return load_images(path)
+    if (Path(path) / MANIFEST).is_file():
+        return store.open(path).read()
     size, channels = (None, None) if shape is None else (shape[1:], shape[0])
     return load_images(path, size=size, channels=channels)
 

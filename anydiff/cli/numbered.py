@@ -11,18 +11,22 @@ import gzip
 import hashlib
 import json
 import logging
+import re
+import secrets
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from anydiff.cli.runs import kind_of, place, positive, writable
 from anydiff.data.stored import MANIFEST
 from anydiff.extras import extra
-from anydiff.files import whole
+from anydiff.files import LOCK, alone, whole
 
 with extra("train"):
     from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -30,6 +34,12 @@ with extra("train"):
 from torch.utils.data import DataLoader
 
 __all__ = ["Parts", "write_parts"]
+
+_NOTE = re.compile(r"\.part-[0-9]+\.json")
+_NONE = -1
+"""No part, for processes that have one less than others."""
+_PATIENCE = 1800.0
+"""Seconds without a new part after which those of other processes are given up."""
 
 
 @dataclass(frozen=True)
@@ -111,34 +121,47 @@ def write_parts(
             enable_progress_bar=False,
             enable_model_summary=False,
             inference_mode=False,  # guidance may need gradients
+            use_distributed_sampler=False,  # the numbers are shared out here
         )
     except (vars(exceptions)["MisconfigurationException"], TypeError, ValueError) as error:
         raise ValueError(
             f"there are no such devices, --devices {parts.devices}: {error}"
         ) from error
-    if trainer.is_global_zero:
-        _begin(writable(folder), settings)
-    try:
-        if not writer.finished:
-            trainer.predict(
-                _Drawing(model, draw, parts), _Numbers(writer), return_predictions=False
-            )
-    except SystemExit as error:  # Lightning's answer to Ctrl-C
-        done = sum(parts.size for number in range(len(parts)) if writer.done(number))
-        raise KeyboardInterrupt(
-            f"about {min(done, parts.num):,} of {parts.num:,} {kind} are written; the same command "
-            "draws the others."
-        ) from error
-    if trainer.is_global_zero:
-        writer.finish(settings)
+    first = trainer.is_global_zero
+    _compare(folder, settings)
+    writable(folder).mkdir(parents=True, exist_ok=True)
+    with alone(folder, "draws parts") if first else nullcontext():
+        if first:
+            _begin(folder, settings)
+        try:
+            if not writer.finished:
+                drawing = _Drawing(model, draw, parts)
+                trainer.predict(drawing, _Numbers(writer), return_predictions=False)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            done = sum(parts.size for number in range(len(parts)) if writer.done(number))
+            raise KeyboardInterrupt(
+                f"about {min(done, parts.num):,} of {parts.num:,} {kind} are written; the same command "
+                "draws the others."
+            ) from error
+        if first:
+            writer.finish(settings)
 
 
 def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write down what is drawn, or compare it with what the folder holds."""
+    """Write down what is drawn, and clear away what a process that was killed has left half written."""
+    for cut in folder.glob(".*"):
+        if cut.name != LOCK and not _NOTE.fullmatch(cut.name):
+            cut.unlink(missing_ok=True)
     path = folder / MANIFEST
     if not path.exists():
         with whole(path) as temporary:
             Path(temporary).write_text(json.dumps({"settings": settings}, indent=1))
+
+
+def _compare(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Check that what the folder holds is of the same run."""
+    path = folder / MANIFEST
+    if not path.exists():
         return
     try:
         before = json.loads(path.read_text())["settings"]
@@ -164,13 +187,15 @@ class _Drawing(LightningModule):
         self.draw, self.parts = draw, parts
 
     def predict_step(self, number: int, batch_idx: int) -> Any:
+        if number == _NONE:
+            return None
         start = time.perf_counter()
         items = self.draw(self.parts.items(number))
         return items, time.perf_counter() - start
 
 
 class _Numbers(LightningDataModule):
-    """The numbers of the parts that are not there yet, each once, for all processes together."""
+    """The numbers of the parts that are not there yet, each for one process, equally many for all."""
 
     def __init__(self, writer: _Writer) -> None:
         super().__init__()
@@ -181,7 +206,9 @@ class _Numbers(LightningDataModule):
         left = [n for n in range(len(self.writer.parts)) if not self.writer.done(n)]
         # those of one process: another may look later, when some more are done
         shared: Any = self.trainer.strategy.broadcast(left)
-        return DataLoader(shared, batch_size=None)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        shared += [_NONE] * (-len(shared) % world)
+        return DataLoader(shared[rank::world], batch_size=None)
 
 
 class _Writer(BasePredictionWriter):
@@ -202,19 +229,22 @@ class _Writer(BasePredictionWriter):
         return self.folder / f".part-{number:05d}.json"
 
     def done(self, number: int) -> bool:
-        """Whether a part is there."""
-        return self.path(number).exists() and (self._about(number).exists() or self._listed)
+        """Whether a part is there, with what it holds."""
+        path = self.path(number)
+        return path.exists() and (self._about(number).exists() or path.name in self._listed)
 
-    @property
-    def _listed(self) -> bool:
-        """Whether the manifest says what each part holds."""
+    @cached_property
+    def _listed(self) -> dict[str, Any]:
+        """What the manifest says of the parts of an earlier command that ended."""
         path = self.folder / MANIFEST
-        return path.exists() and "parts" in json.loads(path.read_text())
+        known = json.loads(path.read_text()) if path.exists() else {}
+        return {of["file"]: of for of in known.get("parts", [])}
 
     @property
     def finished(self) -> bool:
-        """Whether the manifest is complete, and all parts are there."""
-        return self._listed and all(map(self.done, range(len(self.parts))))
+        """Whether all parts are there, and in the manifest."""
+        names = [self.path(number) for number in range(len(self.parts))]
+        return all(path.name in self._listed and path.exists() for path in names)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -224,7 +254,8 @@ class _Writer(BasePredictionWriter):
             self._show()
 
     def _show(self) -> None:
-        there = sum(1 for _ in self.folder.glob(".part-*.json"))  # of all processes
+        # of all processes
+        there = sum(1 for _ in self.folder.glob(".part-*.json")) + len(self._listed)
         self._bar.n = min(there * self.parts.size, self.parts.num)
         self._bar.refresh()
 
@@ -232,9 +263,11 @@ class _Writer(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, prediction: Any, batch_indices: Any,
         batch: Any, batch_idx: int, dataloader_idx: int,
     ) -> None:  # fmt: skip
+        if prediction is None:
+            return
         (items, seconds), number = prediction, int(batch)
         path = self.path(number)
-        plain = path.with_name(f".{path.name.removesuffix('.gz')}")
+        plain = path.with_name(f".{secrets.token_hex(8)}.{path.name.removesuffix('.gz')}")
         try:
             kind_of(self.kind).write_items(plain, items)
             with whole(path) as temporary:
@@ -252,28 +285,37 @@ class _Writer(BasePredictionWriter):
         if self._bar is not None:
             self._show()
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.strategy.barrier()
+    def finish(self, settings: Mapping[str, Any]) -> None:
+        """Wait for the parts of other processes, write the manifest of all, and say what there is.
+
+        Raises:
+            ValueError: If parts of others do not come.
+        """
+        numbers, since, left = range(len(self.parts)), time.monotonic(), -1
+        while missing := [number for number in numbers if not self.done(number)]:
+            if len(missing) != left:
+                left, since = len(missing), time.monotonic()
+            if time.monotonic() - since > _PATIENCE:
+                raise ValueError(
+                    f"{len(missing)} parts of other processes have not come, the first is number "
+                    f"{missing[0]}; give the same command again to draw them."
+                )
+            time.sleep(0.2)
         if self._bar is not None:
             self._show()
             self._bar.close()
-
-    def finish(self, settings: Mapping[str, Any]) -> None:
-        """Write the manifest of all parts, unless it is there, and say what there is."""
-        notes = [self._about(number) for number in range(len(self.parts))]
+        each = []
+        for number in numbers:
+            note = self._about(number)
+            new = json.loads(note.read_text()) if note.exists() else None
+            each.append(new or self._listed[self.path(number).name])
         path = self.folder / MANIFEST
-        if any(note.exists() for note in notes):
-            known = {of["file"]: of for of in json.loads(path.read_text()).get("parts", [])}
-            for note in notes:
-                if note.exists():
-                    of = json.loads(note.read_text())
-                    known[of["file"]] = of
-            about = {"settings": settings, "parts": [known[name] for name in sorted(known)]}
+        if not self.finished:
             with whole(path) as temporary:
+                about = {"settings": settings, "parts": each}
                 Path(temporary).write_text(json.dumps(about, indent=1))
-            for note in notes:
-                note.unlink(missing_ok=True)
-        each = json.loads(path.read_text())["parts"]
+        for number in numbers:
+            self._about(number).unlink(missing_ok=True)
         items, lost = (sum(of[name] for of in each) for name in ("items", "lost"))
         more = f", {lost:,} more were not finite" if lost else ""
         print(f"{items:,} {self.kind} in {len(each):,} parts{more}", path, sep="\n")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from anydiff.data.stored import MANIFEST
+
 __all__ = [
     "Run", "beside", "called", "fingerprint", "kind_of", "kind_of_file", "model_file", "model_of",
     "open_model", "place", "positive", "printable", "run_folder", "say_files", "writable",
@@ -262,14 +264,16 @@ _ENDINGS = {
 
 
 def kind_of_file(file: Path) -> str:
-    """The kind of items that a file holds, by its ending.
+    """The kind of items that a file holds, or a folder of numbered parts, by its ending.
 
     Arguments:
-        file: Its name.
+        file: The file or folder.
 
     Raises:
         ValueError: If the name does not tell.
     """
+    if (manifest := file / MANIFEST).is_file():  # of numbered parts
+        file = next((path for path in sorted(file.glob("part-*"))), manifest)
     ending = Path(file.name.lower().removesuffix(".gz")).suffix
     for name, endings in _ENDINGS.items():
         if ending in endings:

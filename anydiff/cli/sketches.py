@@ -13,10 +13,12 @@ from anydiff.cli.options import left_out
 from anydiff.data.parts import stretches
 from anydiff.data.parts import with_parts as with_known
 from anydiff.data.sequences import loader, unpack
+from anydiff.data.stored import MANIFEST
 from anydiff.drawing import moments
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column
 from anydiff.pages import Page, film, frames_of
+from anydiff.sketches import store
 from anydiff.sketches.evaluate import evaluate, table
 from anydiff.sketches.files import read_sketches, write_ndjson
 from anydiff.sketches.films import animate_denoising, write_animated_svg
@@ -40,7 +42,8 @@ def read_data(data: str) -> Sketches:
 
 def read_items(path: str) -> Sketches:
     """Sketches of a file or a folder."""
-    return _some(read_sketches(path), path)
+    numbered = (Path(path) / MANIFEST).is_file()
+    return _some(store.open(path).read() if numbered else read_sketches(path), path)
 
 
 def _some(sketches: Sketches, path: str) -> Sketches:

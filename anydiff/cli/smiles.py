@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anydiff.data.sequences import loader
+from anydiff.data.stored import MANIFEST, Store
 from anydiff.files import whole
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column
@@ -34,8 +35,11 @@ def read_data(data: str) -> Strings:
 
 
 def read_items(path: str) -> Strings:
-    """SMILES of a file."""
-    return load_strings(path)
+    """SMILES of a file, or of a folder of numbered parts."""
+    if not (Path(path) / MANIFEST).is_file():
+        return load_strings(path)
+    parts = Store[Strings](path, lambda file: load_strings(str(file)), lambda each: each[0])
+    return Strings(tuple(text for part in parts for text in part.texts), path)
 
 
 def begin(model: SmilesModel, data: str | None) -> Strings:

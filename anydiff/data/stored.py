@@ -52,12 +52,17 @@ class Store(Generic[Data]):
         path = self.folder / MANIFEST
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
+            if "parts" not in about and "settings" in about:
+                raise ValueError(
+                    f"{folder} holds parts of samples, of which some are missing; give the same command "
+                    "again to draw them."
+                )
             known = {str(of["file"]): int(of["items"]) for of in about["parts"]}
         except FileNotFoundError:
             raise ValueError(
                 f"{folder} holds no {MANIFEST}; give a folder that was written as a store."
             ) from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (json.JSONDecodeError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{path} does not say what the files hold ({error!r}); write the store anew."
             ) from error
@@ -152,7 +157,7 @@ class Storage(Generic[Data]):
     Arguments:
         read: A file -> its items.
         join: The items of several files -> all of them.
-        parts: (source, size, **options) -> the items of a source, at most `size` at a time.
+        parts: (source, each, **options) -> the items of a source, so many at a time.
         write_file: Writes items to an npz file.
     """
 
@@ -176,7 +181,7 @@ class Storage(Generic[Data]):
         self,
         source: PathLike | Iterable[Data],
         folder: PathLike,
-        size: int = 10_000,
+        each: int = 10_000,
         **options: Any,
     ) -> Store[Data]:
         """Write a store, and open it. One file of it is in memory at a time.
@@ -185,14 +190,16 @@ class Storage(Generic[Data]):
             source: A file or a folder, as the function `read_parts` of the kind's files takes it; or the
                 items of each file, one after the other.
             folder: For the store.
-            size: The most items of a file, of a source that is a path.
-            options: As `read_parts` takes them.
+            each: Items of a file of the store, of a source that is a path. What that reads as a whole,
+                such as an npz or svg file of sketches, is a file of its own.
+            options: As `read_parts` takes them: `skip` of molecules, for instance, `size` and `channels`
+                of images.
 
         Raises:
             ValueError: If the folder holds a store already, there are no items, or some cannot be read.
         """
         path = isinstance(source, str | os.PathLike)
-        parts: Any = self.parts(source, size, **options) if path else source
+        parts: Any = self.parts(source, each, **options) if path else source
         write_store(folder, parts, self.write_file, ".npz")
         return self.open(folder)
 

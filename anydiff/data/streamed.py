@@ -21,9 +21,9 @@ class Streamed(Position):
     In each epoch the files are permuted and taken in blocks. The items of a block are dealt into batches
     as the loader of their kind does it, while a thread reads the next block. So a batch is mixed from the
     files of one block: the more files a block has, the more random are batches, and the more memory they
-    take. The order depends only on (seed, epoch). An epoch has as many whole batches as all the items
-    make; a few items of a block are left out, others in each epoch. Of n processes each takes every n-th
-    batch.
+    take. The order depends only on (seed, epoch). An epoch has as many batches as all the items fill; up
+    to a batch of each block is left out, another one in each epoch, so that a block wants to be of many
+    batches. Of n processes each takes every n-th batch.
 
     It can save its position, as :class:`~anydiff.data.batches.ResumableLoader` does.
 
@@ -55,11 +55,18 @@ class Streamed(Position):
         super().__init__(seed)
 
     def __len__(self) -> int:
-        return max(1, len(self.store) // self.batch_size // rank_and_size()[1])
+        world = rank_and_size()[1]
+        if num := len(self.store) // self.batch_size // world:
+            return num
+        raise ValueError(
+            f"the store has {len(self.store)} items, not a batch of {self.batch_size} for each of "
+            f"{world} processes; give a smaller batch_size."
+        )
 
     def _blocks(self) -> list[np.ndarray]:
         """The numbers of the files of each block of this epoch."""
-        files = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.store.files))
+        rng = np.random.default_rng((self.seed, self.epoch, 0))
+        files = rng.permutation(len(self.store.files))
         return np.split(files, range(self.block, len(files), self.block))
 
     def _made(self, block: np.ndarray) -> ResumableLoader:
@@ -90,11 +97,11 @@ class Streamed(Position):
 
     def _batches(self, made: ResumableLoader, number: int, count: int) -> list[np.ndarray]:
         order: EpochBatches = made.batch_sampler
-        batches = order._epoch(np.random.default_rng((self.seed, self.epoch, number)))
+        batches = order._epoch(np.random.default_rng((self.seed, self.epoch, 1 + number)))
         if not count <= len(batches) <= count + 1:
             raise ValueError(
                 f"a block has {len(batches)} batches and not {count} of {self.batch_size} items; let the "
-                "loader make batches of as many items as batch_size says."
+                "loader make batches of as many items as batch_size says, each item once."
             )
         return batches[:count]
 

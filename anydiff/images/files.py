@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anydiff.data.stored import cut
 from anydiff.drawing import pillow
 from anydiff.extras import extra
 from anydiff.files import PathLike
@@ -149,14 +150,14 @@ def read_folder(folder: PathLike, *, size: Size = None, channels: int | None = N
 
 
 def read_parts(
-    folder: PathLike, size: int, *, side: Size = None, channels: int = 3
+    folder: PathLike, each: int, *, size: Size = None, channels: int = 3
 ) -> Iterator[Images]:
-    """The images in a folder and its sub-folders, `size` at a time, of which one part is in memory.
+    """The images in a folder and its sub-folders, some at a time, of which one part is in memory.
 
     Arguments:
         folder: As :func:`read_folder` takes it, but for a zip.
-        size: Images of a part.
-        side: As `size` of :func:`read_folder`.
+        each: Images of a part.
+        size: As of :func:`read_folder`.
         channels: 1 converts images to grey, 3 to RGB.
 
     Yields:
@@ -165,9 +166,9 @@ def read_parts(
     Raises:
         ImageError: As :func:`read_folder`.
         ImportError: Pillow is not installed.
-        ValueError: `side` or `channels` is out of range.
+        ValueError: `size` or `channels` is out of range.
     """
-    sizes, name = _sizes(side), str(folder)
+    sizes, name = _sizes(size), str(folder)
     _check_channels(channels)
     if not Path(folder).is_dir():
         raise ImageError(f"{folder}: there is no such folder; give the folder of the images.")
@@ -175,10 +176,12 @@ def read_parts(
     _check_some(name, found)
     labels, classes = found.labels(name)
     shape: tuple[int, ...] | None = None
-    for first in range(0, len(found.files), size):
-        some = slice(first, first + size)
-        part = Found(found.files[some], [])
+    first = 0
+    for files in cut(found.files, each):
+        some = slice(first, first := first + len(files))
+        part = Found(files, [])
         pixels = _pixels(name, part, sizes, channels)[0]
+        found.doubts += part.doubts
         if shape not in (None, pixels.shape[1:]):
             raise ImageError(
                 f"{part.files[0].name}: of another size than {found.files[0].name}; give a size to "
@@ -186,6 +189,12 @@ def read_parts(
             )
         shape = pixels.shape[1:]
         yield _images(pixels, None if labels is None else labels[some], classes, 0, name)
+    _warn(name, found)
+
+
+def _warn(name: str, found: Found) -> None:
+    if notes := found.notes():
+        warnings.warn(f"{name}: {'; '.join(notes)}.", stacklevel=5)
 
 
 def _check_some(name: str, found: Found) -> None:
@@ -202,8 +211,7 @@ def _stacked(
     if channels is None and grey:
         pixels = pixels[..., :1]
     labels, classes = found.labels(name)
-    if notes := found.notes():
-        warnings.warn(f"{name}: {'; '.join(notes)}.", stacklevel=4)
+    _warn(name, found)
     return _images(pixels, labels, classes, 0, name)
 
 

@@ -40,6 +40,7 @@ from anydiff.molecules.xyz import is_plain, read_xyz
 
 __all__ = ["read_molecules", "read_parts", "write_npz", "write_sdf", "write_xyz"]
 
+_WHOLE = re.compile(r"\s*-?[0-9]{1,18}\s*").fullmatch
 _TEXTS = {
     ".sdf": read_sdf,
     ".sd": read_sdf,
@@ -72,12 +73,15 @@ def read_molecules(path: PathLike, name: str | None = None, *, skip: bool = Fals
     return _gathered(_records(path), name, skip)
 
 
-def read_parts(path: PathLike, size: int, *, skip: bool = False) -> Iterator[Molecules]:
-    """The molecules of a text file or a folder, `size` at a time, of which one part is in memory.
+def read_parts(path: PathLike, each: int, *, skip: bool = False) -> Iterator[Molecules]:
+    """The molecules of a text file or a folder, some at a time, of which one part is in memory.
+
+    Numbers are kept where the source has some; titles in words, which :func:`read_molecules` numbers, are
+    left out.
 
     Arguments:
         path: As :func:`read_molecules` takes it, but for .npz.
-        size: Molecules of a part.
+        each: Molecules of a part.
         skip: As :func:`read_molecules` takes it.
 
     Yields:
@@ -87,8 +91,24 @@ def read_parts(path: PathLike, size: int, *, skip: bool = False) -> Iterator[Mol
         MoleculeError: As :func:`read_molecules`.
         ImportError: As :func:`read_molecules`.
     """
-    for records in cut(_records(Path(path)), size):
-        yield _gathered(records, str(path), skip)
+    fault: MoleculeError | None = None
+    some = False
+    for records in cut(_records(Path(path)), each):
+        titled = any(
+            isinstance(r, Record) and r.id is None and not _WHOLE(r.title) for r in records
+        )
+        try:
+            part = _gathered(records, str(path), skip)
+        except MoleculeError as error:
+            if not skip:
+                raise
+            warnings.warn(LeftOut(str(error), len(records)), stacklevel=2)
+            fault = error
+            continue
+        some = True
+        yield replace(part, ids=None) if titled else part
+    if fault is not None and not some:
+        raise fault
 
 
 def _records(path: Path) -> Iterator[Record | MoleculeError]:

@@ -250,7 +250,7 @@ class SmilesModel(KindModel):
             return Strings(tuple(texts), "drawn")
 
         own: dict[str, Any] = {"seed": how.get("seed", 0), "batch": how.get("batch", 500)}
-        own |= {"skip": skip, "stop": how.get("stop"), "costs": torch.tensor(list(map(len, rows)))}
+        own |= {"skip": skip, "stop": how.get("stop")}
         return in_batches(len(rows), draw, finish, **own)
 
     def _texts(self, x: Tensor, rows: Sequence[Sequence[int]]) -> Strings:

@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import gzip
 import re
 import warnings
 from collections import Counter
@@ -198,7 +199,7 @@ def load_strings(data: str) -> Strings:
 
     Arguments:
         data: ``"5k"``, of the molecules of QM9 that are shipped; ``"full"``, of all of QM9; a ``.smi`` or
-            ``.txt`` file, the first word of each line; or a file of molecules, as
+            ``.txt`` file, packed by gzip or not, the first word of each line; or a file of molecules, as
             :func:`~anydiff.molecules.qm9.load_qm9` takes them.
 
     Raises:
@@ -206,15 +207,19 @@ def load_strings(data: str) -> Strings:
         ImportError: RDKit is not installed, and molecules are read.
     """
     path = Path(data)
-    if path.suffix.lower() not in (".smi", ".smiles", ".txt"):
+    packed = path.suffix.lower() == ".gz"
+    if Path(path.stem if packed else path).suffix.lower() not in (".smi", ".smiles", ".txt"):
         return strings_of(load_qm9(data, bonds=data in ("5k", "full")))
     if not path.is_file():
         raise MoleculeError(f"{data}: no such file; give 5k, full, or a file of SMILES.")
     texts = list[str]()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with (gzip.open if packed else open)(path, "rt", encoding="utf-8") as file:
+            lines = file.read().splitlines()
     except UnicodeDecodeError as error:
         raise MoleculeError(f"{data} is no text in UTF-8: {error}.") from error
+    except (OSError, EOFError) as error:
+        raise MoleculeError(f"{data} cannot be read: {error}.") from error
     for number, line in enumerate(lines, 1):
         if words := line.split():
             try:

@@ -152,12 +152,12 @@ def _labelled(sketches: Sketches, path: Path) -> Sketches:
     return replace(sketches, labels=[stem] * len(sketches))
 
 
-def read_parts(path: PathLike, size: int, **options: Any) -> Iterator[Sketches]:
+def read_parts(path: PathLike, each: int, **options: Any) -> Iterator[Sketches]:
     """The sketches of a file of lines or a folder, of which a part is in memory at a time.
 
     Arguments:
         path: An .ndjson file, packed or not; or a folder, whose other files are read one at a time.
-        size: The most sketches of a part of lines.
+        each: The most sketches of a part of lines.
         options: `skip_empty` and `recognized`, as of :func:`read_sketches`.
 
     Yields:
@@ -169,10 +169,10 @@ def read_parts(path: PathLike, size: int, **options: Any) -> Iterator[Sketches]:
     path = Path(path)
     if path.is_dir():
         for file in _files(path, str(path))[0]:
-            for part in read_parts(file, size, **options):
+            for part in read_parts(file, each, **options):
                 yield _labelled(part, file)
     elif path.is_file() and _ending(path) in _LINES:
-        for records in cut(_records(path, str(path)), size):
+        for records in cut(_records(path, str(path)), each):
             yield _gathered(records, str(path), **options)
     else:
         yield read_sketches(path, skip_empty=options.get("skip_empty", False))

@@ -288,7 +288,6 @@ class SketchModel(KindModel):
                 watch(self._decode([item[:length] for item, length in shown]))
 
         how = {"batch": 180, **how}
-        options["costs"] = lengths
         return draw_all(self.diffusion, len(lengths), make, finish, watch=see, **how, **options)
 
     def _decode(self, items: Sequence[Tensor]) -> Sketches:

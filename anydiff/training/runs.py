@@ -11,8 +11,8 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from anydiff.checks import check_range
-from anydiff.data.batches import EpochBatches
+from anydiff.data.batches import Position
 from anydiff.extras import extra
-from anydiff.files import whole
+from anydiff.files import alone, whole
 from anydiff.training.callbacks import Averaged, Finite, RunBar
 from anydiff.training.module import DiffusionModule
 from anydiff.training.stops import CheckpointFiles, LastCheckpoint
@@ -171,7 +171,7 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # these share out the batches themselves
-    own = isinstance(getattr(train, "batch_sampler", None), EpochBatches)
+    own = isinstance(getattr(train, "batch_sampler", train), Position)
     usual: dict[str, Any] = {"use_distributed_sampler": not own}
     if (
         not module.automatic_optimization
@@ -180,8 +180,10 @@ def fit(
     run = trainer(folder, **usual | options)
     last = folder / "last.ckpt"
     handler = signal.getsignal(signal.SIGINT)
-    with _alone(folder) if run.is_global_zero else nullcontext():
+    with alone(folder, "trains") if run.is_global_zero else nullcontext():
         if run.is_global_zero:
+            for cut in folder.glob(".last.ckpt.*"):  # of a process that was killed while it wrote
+                cut.unlink()
             _same_settings(folder, settings or {})
         try:
             resume = last if last.exists() else None
@@ -194,30 +196,6 @@ def fit(
     if run.num_training_batches == 0:
         raise ValueError("the loader has no batches; give one with data to learn from.")
     return run
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a folder, until this one ends, however it does."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"another process trains in {folder} ({file.read().strip()}); wait until it ends, or "
-                "give another folder."
-            ) from None
-        file.truncate(0)
-        print(f"process {os.getpid()}", file=file, flush=True)
-        for cut in folder.glob(".last.ckpt.*"):  # of a process that was killed while it wrote
-            cut.unlink()
-        yield
 
 
 def _same_settings(folder: Path, settings: Mapping[str, Any]) -> None:

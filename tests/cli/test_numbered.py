@@ -13,8 +13,7 @@ import pytest
 
 from anydiff.cli import numbered
 from anydiff.cli.main import main
-from anydiff.cli.runs import kind_of
-from anydiff.molecules.files import read_molecules
+from anydiff.cli.runs import kind_of, kind_of_file
 from tests.helpers.small_models import call, made
 
 KINDS = {"molecules": ".sdf.gz", "sketches": ".ndjson.gz", "images": ".npz"}
@@ -43,7 +42,7 @@ def test_parts_hold_what_one_file_holds(kind, models, tmp_path, capsys):
     model = models[kind]
     call("sample", model, *asked(tmp_path / "parts"))
     assert f"11 {kind} in 3 parts" in capsys.readouterr().out
-    files = sorted(p.name for p in (tmp_path / "parts").iterdir())
+    files = sorted(p.name for p in (tmp_path / "parts").iterdir() if p.name != ".lock")
     assert files == ["manifest.json", *(f"part-{k:05d}{KINDS[kind]}" for k in range(3))]
     each = manifest(tmp_path / "parts")["parts"]
     assert [of["items"] for of in each] == [4, 4, 3] and not any(of["lost"] for of in each)
@@ -56,17 +55,30 @@ def test_parts_hold_what_one_file_holds(kind, models, tmp_path, capsys):
     whole = module.read_items(str(one / module.DRAWN))
     parts = [module.read_items(str(tmp_path / "parts" / of["file"])) for of in each]
     assert [len(part) for part in parts] == [4, 4, 3] and len(whole) == 11
-    if kind == "molecules":
-        pos = np.concatenate([part.pos for part in parts])
-        assert np.array_equal(np.concatenate([part.z for part in parts]), whole.z)
-        np.testing.assert_allclose(pos, whole.pos, atol=2e-4)
-        assert len(read_molecules(tmp_path / "parts")) == 11  # the folder as one set
+    of = {"molecules": ("pos",), "sketches": ("points",), "images": ("pixels", "labels")}[kind]
+    for field in of:
+        values = np.concatenate([np.asarray(getattr(part, field)) for part in parts])
+        np.testing.assert_allclose(values, np.asarray(getattr(whole, field)), atol=2e-4)
+    assert kind_of_file(tmp_path / "parts") == kind
+    back = module.read_items(str(tmp_path / "parts"))  # the folder as one set
+    assert len(back) == 11
+
+
+def test_what_is_drawn_beside_parts_goes_elsewhere(models, tmp_path):
+    out = tmp_path / "parts"
+    call("sample", models["images"], *asked(out))
+    (out / "part-00001.npz").unlink()
+    call("sample", models["images"], *asked(out)[:4], "--out", out, "--measure", "false")
+    assert (tmp_path / "parts-2/samples.npz").exists()
+    call("sample", models["images"], *asked(out))  # goes on in its folder
+    assert (out / "part-00001.npz").exists() and not (tmp_path / "parts-3").exists()
 
 
 def test_smiles_in_parts(tmp_path):
     call("sample", "smiles", *asked(tmp_path / "parts"))
     lines = [of["items"] for of in manifest(tmp_path / "parts")["parts"]]
     assert lines == [4, 4, 3]
+    assert len(kind_of("smiles").read_items(str(tmp_path / "parts"))) == 11
 
 
 @pytest.mark.slow
@@ -103,7 +115,35 @@ def test_two_processes_and_a_killed_one_write_the_same(models, tmp_path):
     run(tmp_path / "long", "--steps", 200)
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two") and 0 < len(first) < 10
     assert hashes(killed) == hashes(tmp_path / "long") != hashes(tmp_path / "one")
-    assert not list(killed.glob(".*"))
+    assert [path.name for path in killed.glob(".*")] == [".lock"]
+
+
+@pytest.mark.slow
+def test_molecules_by_more_processes_than_parts(models, tmp_path):
+    model, environment = str(models["molecules"]), os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, more in (("one", ()), ("two", ("--devices", 2))):
+        words = ["sample", model, *asked(tmp_path / name, "--num", 5, "--part", 5, *more)]
+        subprocess.run(
+            [sys.executable, "-m", "anydiff", *map(str, words)],
+            env=environment, check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+
+
+def test_a_second_command_waits_outside(models, tmp_path, capsys):
+    out = tmp_path / "parts"
+    call("sample", models["images"], *asked(out))
+    (out / "part-00001.npz").unlink()
+    held = "from pathlib import Path; from anydiff.files import alone; import time, sys\n"
+    held += (
+        f"with alone(Path({str(out)!r}), 'draws parts'): print('in', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(SystemExit):
+            call("sample", models["images"], *asked(out))
+        other.kill()
+    assert "another process draws parts in" in capsys.readouterr().err
 
 
 def test_what_is_there_is_not_drawn_again(models, tmp_path, capsys, monkeypatch):

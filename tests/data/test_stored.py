@@ -125,10 +125,9 @@ def test_a_file_that_changed_is_told(tmp_path):
 
 def test_batches_are_of_one_block_and_every_item_is_used_once(tmp_path):
     store = stored(tmp_path, 100)
-    loading = streamed(store)
+    loading, before = streamed(store), None
     assert len(loading) == 12
     for _ in range(3):
-        before = None
         epoch = list(loading)
         assert len(epoch) == 12 and epoch != before
         items = [item for batch in epoch for item in batch]
@@ -192,6 +191,9 @@ def test_a_loader_of_other_batches_is_told(tmp_path):
     store = stored(tmp_path, 100)
     with pytest.raises(ValueError, match="a block has 8 batches and not 3 of 8 items"):
         list(Streamed(store, lambda items: batches_of(items, 4), 8, block=3))
+    few = Store(tmp_path, read, join, ["part-00000.txt"])
+    with pytest.raises(ValueError, match="the store has 10 items, not a batch of 11 for each of 1"):
+        list(streamed(few, 11))
     with pytest.raises(ValueError, match="block is 0"):
         streamed(store, block=0)
     with pytest.raises(ValueError, match="give a store"):
@@ -211,7 +213,7 @@ def test_molecules(tmp_path):
         gzip.open(tmp_path / "m.sdf.gz", "wb") as file,
     ):
         file.write(plain.read())
-    store = of_molecules.write(tmp_path / "m.sdf.gz", tmp_path / "store", size=30)
+    store = of_molecules.write(tmp_path / "m.sdf.gz", tmp_path / "store", 30)
     assert store.counts.tolist() == [30, 30, 10]
     whole, back = (
         read_molecules(tmp_path / "some.sdf"),
@@ -229,8 +231,40 @@ def test_molecules(tmp_path):
     with pytest.raises(MoleculeError, match=r"faulty\.sdf"):
         of_molecules.write(tmp_path / "faulty.sdf", tmp_path / "other")
     with pytest.warns(UserWarning, match="left out"):
-        kept = of_molecules.write(tmp_path / "faulty.sdf", tmp_path / "other", size=30, skip=True)
+        kept = of_molecules.write(tmp_path / "faulty.sdf", tmp_path / "other", 30, skip=True)
     assert len(kept) == 69
+
+
+def test_parts_that_cannot_be_read_are_left_out_on_request(tmp_path):
+    known = load_qm9().subset(range(3))
+    write_sdf(tmp_path / "a.sdf", known)
+    parts = (tmp_path / "a.sdf").read_text().split("$$$$\n")
+    parts[2] = (
+        parts[2].replace(" C ", " Xx ", 1).replace(" O ", " Xx ", 1).replace(" N ", " Xx ", 1)
+    )
+    (tmp_path / "b.sdf").write_text("$$$$\n".join(parts))
+    with pytest.warns(UserWarning, match="none of 1 molecules can be read"):
+        kept = of_molecules.write(tmp_path / "b.sdf", tmp_path / "store", 2, skip=True)
+    assert len(kept) == 2
+    (tmp_path / "c.sdf").write_text(parts[2] + "$$$$\n")
+    with (
+        pytest.warns(UserWarning, match="none of 1 molecules"),
+        pytest.raises(MoleculeError, match="none of 1 molecules"),
+    ):
+        of_molecules.write(tmp_path / "c.sdf", tmp_path / "other", 2, skip=True)
+
+
+def test_numbers_are_kept_and_titles_are_not_numbered_anew_in_each_part(tmp_path):
+    known = load_qm9().subset(range(4))
+    write_sdf(tmp_path / "a.sdf", known)
+    ids = of_molecules.write(tmp_path / "a.sdf", tmp_path / "numbers", 2).read().ids
+    assert ids.tolist() == known.ids.tolist()
+    mols = known.to_rdkit()
+    for mol, title in zip(mols, ("aspirin", "aspirin", "caffeine", "caffeine"), strict=True):
+        mol.SetProp("_Name", title)
+    write_sdf(tmp_path / "b.sdf", mols)
+    assert read_molecules(tmp_path / "b.sdf").ids.tolist() == [0, 0, 2, 2]
+    assert of_molecules.write(tmp_path / "b.sdf", tmp_path / "titles", 2).read().ids is None
 
 
 def test_sketches(tmp_path):
@@ -238,7 +272,7 @@ def test_sketches(tmp_path):
     (tmp_path / "in").mkdir()
     write_ndjson(tmp_path / "in/a.ndjson", known.subset(range(30)))
     write_ndjson(tmp_path / "in/b.ndjson", known.subset(range(30, 50)))
-    store = of_sketches.write(tmp_path / "in", tmp_path / "store", size=12)
+    store = of_sketches.write(tmp_path / "in", tmp_path / "store", 12)
     assert store.counts.tolist() == [12, 12, 6, 12, 8]
     back, whole = of_sketches.open(tmp_path / "store").read(), read_sketches(tmp_path / "in")
     for field in ("points", "strokes", "offsets"):
@@ -250,7 +284,7 @@ def test_images(tmp_path):
     known = load_images("digits").subset(range(40))
     for m, pixels in enumerate(known.pixels):
         draw_grid(tmp_path / f"in/{m % 2}/{m:03d}.png", pixels[None])
-    store = of_images.write(tmp_path / "in", tmp_path / "store", size=15, channels=1)
+    store = of_images.write(tmp_path / "in", tmp_path / "store", 15, channels=1)
     assert store.counts.tolist() == [15, 15, 10]
     back = store.read()
     assert back.labels.tolist() == [0] * 20 + [1] * 20
@@ -260,6 +294,8 @@ def test_images(tmp_path):
     assert torch.equal(whole.read().labels, known.labels)
     draw_grid(tmp_path / "in/1/zzz.png", to_uint8(torch.zeros(2, 1, 8, 8)))
     with pytest.raises(ImageError, match="of another size"):
-        of_images.write(tmp_path / "in", tmp_path / "other", size=40, channels=1)
+        of_images.write(tmp_path / "in", tmp_path / "other", 40, channels=1)
+    same = of_images.write(tmp_path / "in", tmp_path / "same", 40, size=8, channels=1)
+    assert same.counts.tolist() == [40, 1]
     with pytest.raises(ValueError, match="of 2 sizes"):
         Images.concatenate([known, Images(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))])

@@ -3,10 +3,13 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from anydiff.data.batches import LengthBatchSampler, ResumableLoader
+from anydiff.data.stored import Store, write_store
+from anydiff.data.streamed import Streamed
 from anydiff.training.module import DiffusionModule
 from tests.helpers.alone import alone
 from tests.helpers.training import DATA, Point, dense, sgd, train
@@ -41,6 +44,34 @@ def two_processes(folder):
 
 def test_a_step_of_two_processes_is_one_over_all_items(tmp_path):
     alone(two_processes, tmp_path)
+
+
+def read_points(path):
+    return torch.from_numpy(np.load(path))
+
+
+def from_a_store(folder):
+    folder = Path(folder)
+    parts = DATA.split(16)
+    write_store(folder / "s", parts, lambda path, part: np.save(path, part.numpy()), ".npy")
+    store = Store(folder / "s", read_points, torch.cat)
+
+    def load(data):
+        return ResumableLoader(data, batch_sampler=LengthBatchSampler([1] * len(data), 8))
+
+    points = []
+    for devices in (2, 1):  # two processes with batches of 8, one with both of them
+        module = DiffusionModule(Point(), dense, lr=0.1, warmup=1, decay=False, optimizer=sgd)
+        options = {"ema": 0.0, "clip": None, "devices": devices, "epochs": 2}
+        options |= {"strategy": "ddp_fork"} if devices == 2 else {"accumulate_grad_batches": 2}
+        loader = Streamed(store, load, 8, block=2)
+        module = train(folder / str(devices), module, loader, load(DATA[:16]), **options)
+        points.append(module.objective.point.detach())
+    torch.testing.assert_close(*points)
+
+
+def test_two_processes_learn_from_a_store(tmp_path):
+    alone(from_a_store, tmp_path)
 
 
 @pytest.mark.slow
