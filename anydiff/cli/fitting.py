@@ -11,6 +11,7 @@ from anydiff.cli.latents import first_stage
 from anydiff.cli.options import check_packages
 from anydiff.cli.report import write_report
 from anydiff.cli.runs import Run, kind_of, say_files
+from anydiff.extras import extra
 
 __all__ = ["Batches", "fit_model", "learn", "no_parts", "say_size"]
 
@@ -41,7 +42,8 @@ def say_size(model: Any, learn: int, check: int) -> None:
         learn: Items of the training part.
         check: Items of the validation part.
     """
-    from pytorch_lightning.utilities import rank_zero_only
+    with extra("train"):
+        from pytorch_lightning.utilities import rank_zero_only
 
     if getattr(rank_zero_only, "rank", 0):  # one of several processes says it
         return

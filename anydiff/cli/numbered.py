@@ -31,6 +31,7 @@ from anydiff.files import LOCK, alone, whole
 with extra("train"):
     from pytorch_lightning import LightningDataModule, LightningModule, Trainer
     from pytorch_lightning.callbacks import BasePredictionWriter
+    from pytorch_lightning.utilities import exceptions
 from torch.utils.data import DataLoader
 
 __all__ = ["Parts", "write_parts"]
@@ -101,8 +102,6 @@ def write_parts(
         ValueError: If the folder holds parts of another run, or there are no such devices.
         KeyboardInterrupt: After Ctrl-C, with what is done and how to go on.
     """
-    from pytorch_lightning.utilities import exceptions
-
     gpu = place(parts.accelerator) == "cuda"
     settings = {**settings, "num": parts.num, "part": parts.size}
     settings = json.loads(json.dumps(settings))  # tuples are lists there
