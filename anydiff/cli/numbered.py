@@ -26,7 +26,7 @@ from typing import Any
 from anydiff.cli.runs import kind_of, place, positive, writable
 from anydiff.data.stored import MANIFEST
 from anydiff.extras import extra
-from anydiff.files import LOCK, alone, whole
+from anydiff.files import alone, whole
 
 with extra("train"):
     from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -37,6 +37,7 @@ from torch.utils.data import DataLoader
 __all__ = ["Parts", "write_parts"]
 
 _NOTE = re.compile(r"\.part-[0-9]+\.json")
+_CUT = re.compile(r"\.+([0-9a-f]{16}\.)?(part-[0-9]+|manifest)\..*")
 _NONE = -1
 """No part, for processes that have one less than others."""
 _PATIENCE = 1800.0
@@ -149,7 +150,7 @@ def write_parts(
 def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write down what is drawn, and clear away what a process that was killed has left half written."""
     for cut in folder.glob(".*"):
-        if cut.name != LOCK and not _NOTE.fullmatch(cut.name):
+        if _CUT.fullmatch(cut.name) and not _NOTE.fullmatch(cut.name):
             cut.unlink(missing_ok=True)
     path = folder / MANIFEST
     if not path.exists():

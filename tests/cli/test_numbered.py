@@ -151,6 +151,9 @@ def test_what_is_there_is_not_drawn_again(models, tmp_path, capsys, monkeypatch)
     call("sample", models["images"], *asked(out))
     before = hashes(out)
     (out / "part-00001.npz").unlink()
+    cut = [".part-00001.npz.0123456789abcdef", ".0123456789abcdef.part-00001.npz"]
+    for name in (*cut, ".own"):
+        (out / name).write_text("cut short")
     seen = []
     writes = numbered._Writer.write_on_batch_end
 
@@ -161,6 +164,7 @@ def test_what_is_there_is_not_drawn_again(models, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(numbered._Writer, "write_on_batch_end", watched)
     call("sample", models["images"], *asked(out))
     assert len(seen) == 1 and hashes(out) == before
+    assert {path.name for path in out.glob(".*")} == {".lock", ".own"}  # and nobody else's file
     call("sample", models["images"], *asked(out))  # nothing is left
     assert len(seen) == 1
     assert "11 images in 3 parts" in capsys.readouterr().out
