@@ -7,29 +7,16 @@ Ctrl-C there are the files of what was drawn until then.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from anydiff.cli.drawing import Drawing
-from anydiff.cli.options import check_flags, check_packages
+from anydiff.cli.drawing import Drawing, how_of, named, ready, sampler_of
+from anydiff.cli.drawn import run
+from anydiff.cli.options import check_flags
 from anydiff.cli.report import NAME as REPORT
-from anydiff.cli.report import in_turn, write_report
-from anydiff.cli.runs import (
-    beside,
-    called,
-    fingerprint,
-    kind_of,
-    open_model,
-    place,
-    positive,
-    printable,
-    say_files,
-    writable,
-)
+from anydiff.cli.runs import beside, fingerprint, kind_of, open_model, positive
 
 __all__ = ["edit", "inpaint", "interpolate", "reconstruct", "sample"]
 
@@ -99,14 +86,14 @@ def sample(
         asked = replace(asked, measure=False)
     known = _open(model, asked, 1.0 if strength is None else strength)
     texts = None if text is None else [part.strip() for part in text.split(";")]
-    draw = _ready(
+    draw = ready(
         known, asked, length=length, formula=formula, text=texts, pattern=pattern,
         temperature=temperature,
     )  # fmt: skip
     wishes = draw | {"adapter": asked.adapter and asked.adapter.name, "strength": strength}
     repeats = 1 if formula is None else _repeats(known)
     if part is None:
-        _run(
+        run(
             "sample", model, known, asked,
             lambda num, how: known.sample(num, **draw, **how),
             data=data, repeats=repeats, wishes=wishes,
@@ -116,7 +103,7 @@ def sample(
     from anydiff.data.stored import MANIFEST
     from anydiff.files import free_folder
 
-    kind, how = kind_of(known.kind), _how(known, asked, repeats)
+    kind, how = kind_of(known.kind), how_of(known, asked, repeats)
     num, place_of = asked.num or kind.NUM, (devices or "auto", num_nodes or 1, asked.accelerator)
     out = asked.out or beside(model, "sample")
     out = out if (out / MANIFEST).exists() else free_folder(out, kind.DRAWN, REPORT)
@@ -125,7 +112,7 @@ def sample(
         lambda some: known.sample(num, **draw, **how, **some), Parts(num, part, *place_of),
         {
             **wishes, "model": fingerprint(model), "batch_size": asked.batch_size,
-            "adapter": asked.adapter and fingerprint(asked.adapter), **_named(known, asked, repeats),
+            "adapter": asked.adapter and fingerprint(asked.adapter), **named(known, asked, repeats),
         },
     )  # fmt: skip
 
@@ -167,11 +154,11 @@ def inpaint(
             "repeated; leave it out."
         )
     repeats = _repeats(known, resamples)
-    draw, kind = _ready(known, asked), kind_of(known.kind)
+    draw, kind = ready(known, asked), kind_of(known.kind)
     what = {} if keep is None else {"keep": keep}
     kept = partial(kind.kept, **what)
     before = kind.with_parts(kind.begin(known, data), asked.num or kind.NUM, **what)
-    _run(
+    run(
         "inpaint", model, known, asked,
         lambda num, how: known.inpaint(before, kept(before), resamples=repeats, **draw, **how),
         data=_other(known, data), before=before, kept=kept, repeats=repeats,
@@ -201,9 +188,9 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; it is a time, above 0 and at most 1.")
     known = _open(model, asked)
-    draw, kind = _ready(known, asked, strength=strength), kind_of(known.kind)
+    draw, kind = ready(known, asked, strength=strength), kind_of(known.kind)
     before = first(kind.begin(known, data), asked.num or kind.NUM)
-    _run(
+    run(
         "edit", model, known, asked,
         lambda num, how: known.edit(before, strength, **draw, **how),
         data=_other(known, data), before=before, strength=strength,
@@ -235,9 +222,9 @@ def reconstruct(model: Path, *, data: str | None = None, **drawing: Any) -> None
             f"{model} draws data and no latents, so that there is nothing to reconstruct; train a model "
             "with --latent."
         )
-    draw, kind = _ready(known, asked), kind_of(known.kind)
+    draw, kind = ready(known, asked), kind_of(known.kind)
     before = first(kind.begin(known, data), asked.num or kind.NUM)
-    _run(
+    run(
         "reconstruct", model, known, asked,
         lambda num, how: known.edit(before, 0.0, **draw, **how),
         data=_other(known, data), before=before, repeats=0,
@@ -287,12 +274,12 @@ def interpolate(
             f"{model} was distilled, and knows no way from data to noise, which lies between two items; "
             "give its teacher."
         )
-    _ready(known, asked)
+    ready(known, asked)
     before = kind.begin_pairs(known, kind.begin(known, data), max((num or kind.NUM) // 8, 1))
-    _run(
+    run(
         "interpolate", model, known, asked,
         lambda _, how: known.interpolate(
-            before, 8, sampler=_sampler(sampler), steps=asked.steps or kind.STEPS
+            before, 8, sampler=sampler_of(sampler), steps=asked.steps or kind.STEPS
         ),
         data=_other(known, data), before=before, num=len(before) // 2 * 8,
         wishes={"sampler": sampler, "seed": None},
@@ -315,173 +302,6 @@ def _repeats(known: Any, resamples: int | None = None) -> int:
     return 1 if known.completes else resamples or 5
 
 
-def _sampler(name: str) -> Any:
-    from anydiff import DDIM, DDPM, DPMSolver
-    from anydiff.cli.distill import Even
-
-    return {"ddpm": DDPM(), "ddim": DDIM(), "dpm": DPMSolver(), "sde": Even(eta=1.0)}[name]
-
-
 def _other(known: Any, data: str | None) -> str | None:
     """What to compare with where `data` are what is begun from: its own data, if they have a name."""
     return None if known.data in known.names else data
-
-
-def _ready(
-    known: Any,
-    asked: Drawing,
-    length: int | None = None,
-    formula: str | None = None,
-    text: list[str] | None = None,
-    pattern: str | None = None,
-    temperature: float | None = None,
-    strength: float = 1.0,
-) -> dict[str, Any]:
-    """Check flags and packages; the flags that only one kind knows, as its methods take them."""
-    from anydiff.kinds import steps_of
-
-    label = None if asked.label is None else list(asked.label)
-    given: dict[str, Any] = {"label": label, "target": asked.target, "length": length}
-    given |= {"formula": formula, "text": text, "pattern": pattern, "temperature": temperature}
-    check_flags(known.kind, known, guidance=asked.guidance, **given)
-    if asked.steps:
-        own = steps_of(known.diffusion, asked.steps, strength)
-        if own not in (0, asked.steps):  # 0: no time of the model is so low, which is told later
-            begun = f" from t = {strength:g} on" if strength < 1 else ""
-            raise ValueError(
-                f"--steps is {asked.steps}, and the model was distilled for {own} step{'s' * (own > 1)}"
-                f"{begun}; leave --steps out, or give its teacher."
-            )
-    rows = known.diffusion.times
-    if asked.sampler and rows.run is not None and _sampler(asked.sampler) != rows.sampler:
-        raise ValueError(
-            f"--sampler is {asked.sampler}, and the model was distilled for the steps of "
-            f"{type(rows.sampler).__name__}; leave --sampler out, or give its teacher."
-        )
-    kind = kind_of(known.kind)
-    check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if asked.measure else ()))
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _method(known: Any, asked: Drawing, repeats: int) -> str | None:
-    """The sampler by its flag; None is that of the model."""
-    own = known.diffusion.times.run is not None
-    # repeated steps are of the ancestral kind, and as many as these need
-    usual: str | None = None if own or repeats > 1 else kind_of(known.kind).SAMPLER
-    return asked.sampler or usual
-
-
-def _how(known: Any, asked: Drawing, repeats: int) -> dict[str, Any]:
-    """How to sample, as the models' methods take it."""
-    kind, method = kind_of(known.kind), _method(known, asked, repeats)
-    own = known.diffusion.times.run is not None
-    usual = None if own else kind.LONG if repeats > 1 else kind.STEPS
-    guidance = 1.0 if asked.guidance is None else asked.guidance
-    how: dict[str, Any] = {
-        "steps": asked.steps or usual, "guidance": guidance, "seed": asked.seed,
-    }  # fmt: skip
-    if method not in (None, "ddpm"):
-        # the ancestral variance that suits is known better where it is used
-        how["sampler"] = kind.sampler(method) if hasattr(kind, "sampler") else _sampler(method)
-    if asked.batch_size:
-        how["batch"] = asked.batch_size
-    return how
-
-
-def _named(known: Any, asked: Drawing, repeats: int) -> dict[str, Any]:
-    """How items are sampled, in words and numbers."""
-    steps = _how(known, asked, repeats)["steps"] or "those of the model"
-    method = _method(known, asked, repeats)
-    return {"steps": steps, "sampler": method, "guidance": asked.guidance, "seed": asked.seed}
-
-
-def _run(
-    command: str,
-    path: Path,
-    known: Any,
-    asked: Drawing,
-    draw: Callable[[int, dict[str, Any]], Any],
-    *,
-    data: str | None,
-    before: Any = None,
-    kept: Callable[[Any], Any] | None = None,
-    repeats: int = 1,
-    strength: float = 1.0,
-    num: int | None = None,
-    wishes: Mapping[str, Any] | None = None,
-) -> None:
-    """Draw, write, measure against data, by default those that the model was trained on."""
-    from anydiff.data.stored import MANIFEST
-    from anydiff.files import free_folder, whole
-    from anydiff.kinds import Stopped, calls, first, steps_of
-
-    kind = kind_of(known.kind)
-    real = _real(known, data) if asked.measure else None
-    num = num or (asked.num or kind.NUM if before is None else len(before))
-    if asked.skip >= num:
-        raise ValueError(
-            f"skip is {asked.skip} of {num} {known.kind}; give less, so that some are left."
-        )
-    folder = writable(free_folder(asked.out or beside(path, command), kind.DRAWN, REPORT, MANIFEST))
-    known.diffusion.to(place(asked.accelerator))
-    print(f"sampling {num - asked.skip:,} {known.kind} from {path}", flush=True)
-    frames: list[Any] = []
-    how = _how(known, asked, repeats)
-    how |= {"skip": asked.skip, "progress": True, "watch": frames.append}
-    start, stopped = time.perf_counter(), None
-    try:
-        drawn = draw(num, how)
-    except Stopped as stop:
-        drawn, stopped = stop.drawn, stop
-    seconds = (time.perf_counter() - start) / max(len(drawn), 1)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if before is not None and len(before) == num:  # pairs stay whole
-        before = first(before, len(drawn), asked.skip)
-    kind.write(folder, drawn, frames, before, None if kept is None else kept(before))
-    lost = (stopped.num if stopped else num) - asked.skip - len(drawn)
-    wishes = {
-        "model": called(path), **_named(known, asked, repeats), "skip": asked.skip or None,
-        **(wishes or {}),
-        "seconds for each": f"{seconds:.3g}",
-    }  # fmt: skip
-    report = partial(
-        write_report, folder, known.kind, f"{len(drawn):,} {known.kind}: {command}", drawn,
-        before=before, asked=wishes,
-        captions=[] if lost else in_turn(wishes, asked.skip, len(drawn)),  # which one is lost?
-    )  # fmt: skip
-    if stopped:
-        report()
-        say_files(folder)
-        raise KeyboardInterrupt(
-            f"{stopped.num} of {num} {known.kind} are written; the same command with "
-            f"--skip {stopped.num} samples the others."
-        )
-    text = ""
-    if real is not None:
-        print("computing metrics ...", flush=True)
-        steps = steps_of(known.diffusion, how["steps"] or kind.STEPS, strength)
-        guided = calls(steps, how["guidance"], known.conditional, repeats)
-        try:
-            text = kind.measure(drawn, real, nfe=guided, seconds=seconds, lost=lost)
-            print("", text, "", sep="\n")
-            with whole(folder / "table.txt") as temporary:
-                Path(temporary).write_text(text + "\n", encoding="utf-8")
-        except (ValueError, OSError, ImportError) as error:  # as of too few data to compare with
-            print(f"no metrics: {printable(str(error))}")
-    report(table=text)
-    say_files(folder)
-
-
-def _real(known: Any, data: str | None) -> Any:
-    """What is compared with; None if the model does not name it, as it may have travelled alone."""
-    if data is not None:
-        real = known.read_data(data)
-        if not len(real):
-            raise ValueError(f"{data} holds no {known.kind}.")
-        return real
-    try:
-        return known.read_data()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"no metrics: {printable(str(error))}", flush=True)
-        return None
