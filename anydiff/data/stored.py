@@ -157,7 +157,7 @@ class Storage(Generic[Data]):
     Arguments:
         read: A file -> its items.
         join: The items of several files -> all of them.
-        parts: (source, each, **options) -> the items of a source, so many at a time.
+        parts: The items of a source, so many at a time, as a function of both.
         write_file: Writes items to an npz file.
     """
 
