@@ -4,7 +4,7 @@
     python benchmarks/growth.py --only PairNet --short
 
 Each point is a process of its own: the median time of a training step, forward and backward, and how much
-memory it takes beyond that of the process before it. The exponent is that of the last doubling. The last
+memory it takes beyond that of the process before it. Exponents are those between two sizes. The last
 table shows the memory of a process after more and more steps of training and of sampling.
 """
 
@@ -117,6 +117,50 @@ def alone(*words: Any) -> Any:
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
+def of_sizes(
+    args: argparse.Namespace, grown: dict[str, list[tuple[int, float, float]]]
+) -> list[list[str]]:
+    """Time and memory over the size of an item, and their exponents."""
+    table = [["network", "of", "size", "items", "ms", "MB", "exponent of time, of memory"]]
+    for name in args.only:
+        _, unit, sizes, items = SYSTEMS[name]
+        found = grown[name] = []
+        for size in sizes[: 3 if args.short else None]:
+            point = alone(name, args.threads, "size", size, items, args.repeats)
+            found.append((size, point["ms"], point["MB"]))
+            print(name, size, f"{point['ms']:.1f} ms, {point['MB']:.0f} MB", flush=True)
+        for a, b in pairwise([found[0], *found]):
+            powers = [
+                f"{math.log(b[k] / a[k]) / math.log(b[0] / a[0]):.2f}"
+                for k in (1, 2)
+                if b[0] > a[0] and a[k] > 1
+            ]
+            cells = [str(items), f"{b[1]:.1f}", f"{b[2]:.0f}", ", ".join(powers)]
+            table.append([name, unit, str(b[0]), *cells])
+    return table
+
+
+def of_items(args: argparse.Namespace) -> list[list[str]]:
+    """Time over the number of items of a batch."""
+    table = [["network", "items", "ms", "ms for each"]]
+    for name in args.only:
+        for items in (1, 4, 16) if args.short else (1, 4, 16, 64, 256):
+            size = SYSTEMS[name][2][1]
+            ms = alone(name, args.threads, "size", size, items, args.repeats)["ms"]
+            table.append([name, str(items), f"{ms:.1f}", f"{ms / items:.2f}"])
+    return table
+
+
+def of_steps(args: argparse.Namespace) -> list[list[str]]:
+    """The most memory of a process after more and more steps."""
+    many = [20, 40] if args.short else [200, 1000, 5000]
+    table = [["MB at most after steps", *map(str, many)]]
+    for name in args.only:
+        for what, each in alone(name, args.threads, "steps", *many).items():
+            table.append([f"{name}, {what}", *(f"{mb:.0f}" for mb in each)])
+    return table
+
+
 def draw(path: Path, grown: dict[str, list[tuple[int, float, float]]]) -> None:
     """Time and memory over sizes, with both axes logarithmic."""
     import matplotlib as mpl
@@ -142,6 +186,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    kinds = ["sizes", "items", "steps"]
+    parser.add_argument("--what", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--short", action="store_true", help="the three smallest sizes, few steps")
@@ -154,41 +200,16 @@ def main() -> None:
         numbers = [int(number) for number in rest[2:]]
         print(json.dumps(measure(name, *numbers) if rest[1] == "size" else steps(name, numbers)))
         return
-    table, grown = (
-        [["network", "of", "size", "items", "ms", "MB", "exponent of time, of memory"]],
-        {},
-    )
-    for name in args.only:
-        _, unit, sizes, items = SYSTEMS[name]
-        found = grown[name] = []
-        for size in sizes[: 3 if args.short else None]:
-            point = alone(name, args.threads, "size", size, items, args.repeats)
-            found.append((size, point["ms"], point["MB"]))
-            print(name, size, f"{point['ms']:.1f} ms, {point['MB']:.0f} MB", flush=True)
-        for a, b in pairwise([found[0], *found]):
-            powers = [
-                f"{math.log(b[k] / a[k]) / math.log(b[0] / a[0]):.2f}"
-                if b[0] > a[0] and a[k] > 1
-                else ""
-                for k in (1, 2)
-            ]
-            table.append(
-                [name, unit, str(b[0]), str(items), f"{b[1]:.1f}", f"{b[2]:.0f}", ", ".join(powers)]
-            )
-    of_items = [["network", "items", "ms", "ms for each"]]
-    for name in args.only:
-        size = SYSTEMS[name][2][1]
-        for items in (1, 4, 16) if args.short else (1, 4, 16, 64, 256):
-            ms = alone(name, args.threads, "size", size, items, args.repeats)["ms"]
-            of_items.append([name, str(items), f"{ms:.1f}", f"{ms / items:.2f}"])
-    many = [20, 40] if args.short else [200, 1000, 5000]
-    of_steps = [["MB at most after steps", *map(str, many)]]
-    for name in args.only:
-        for what, each in alone(name, args.threads, "steps", *many).items():
-            of_steps.append([f"{name}, {what}", *(f"{mb:.0f}" for mb in each)])
-    for each in (table, of_items, of_steps):
+    tables, grown = [], dict[str, list[tuple[int, float, float]]]()
+    if "sizes" in args.what:
+        tables.append(of_sizes(args, grown))
+    if "items" in args.what:
+        tables.append(of_items(args))
+    if "steps" in args.what:
+        tables.append(of_steps(args))
+    for each in tables:
         print("", aligned(each, "markdown"), sep="\n", flush=True)
-    if args.picture:
+    if args.picture and grown:
         draw(args.picture, grown)
 
 
