@@ -125,7 +125,7 @@ def test_a_file_that_changed_is_told(tmp_path):
 
 def test_batches_are_of_one_block_and_every_item_is_used_once(tmp_path):
     store = stored(tmp_path, 100)
-    loading, before = streamed(store), None
+    loading, before, first = streamed(store), None, set()
     assert len(loading) == 12
     for _ in range(3):
         epoch = list(loading)
@@ -136,6 +136,8 @@ def test_batches_are_of_one_block_and_every_item_is_used_once(tmp_path):
         assert all(len({item // 10 for item in batch}) <= 3 for batch in epoch)
         assert sum(len({item // 10 for item in batch}) > 1 for batch in epoch) > 6
         before = epoch
+        first.add(frozenset(item // 10 for batch in epoch[:3] for item in batch))
+    assert len(first) == 3  # blocks are of other files in each epoch
     again = streamed(store)
     assert list(again) == list(streamed(store)) != list(streamed(store, seed=1))
 
