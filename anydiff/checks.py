@@ -6,6 +6,7 @@ argument. The other functions check the arguments of functions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform
@@ -16,7 +17,7 @@ from torch import Tensor, dtype
 
 __all__ = [
     "check_choice", "check_floating", "check_kind", "check_range", "check_shape", "check_whole",
-    "frozen", "number", "numbers", "read", "real", "shown",
+    "differences", "frozen", "number", "numbers", "read", "real", "shown",
 ]  # fmt: skip
 
 Kind = TypeVar("Kind")
@@ -256,3 +257,20 @@ def check_floating(**tensors: Tensor) -> None:
         check_kind(Tensor, f"a tensor of {hint}", **{name: x})
         if not x.is_floating_point():
             raise ValueError(f"{name} is of {x.dtype}; give {hint}.")
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What two sets of settings differ in, in words; empty if in nothing.
+
+    They are compared as JSON has them, where NaN is itself.
+
+    Arguments:
+        there: Of an earlier run.
+        here: Of this one.
+
+    Raises:
+        TypeError: If one is no mapping.
+    """
+    names = {**here, **there}
+    other = [k for k in names if json.dumps(here.get(k)) != json.dumps(there.get(k))]
+    return ", ".join(f"{k} {there.get(k)} there and {here.get(k)} here" for k in other)

@@ -23,6 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
+
+from anydiff.checks import differences
 from anydiff.cli.runs import kind_of, place, positive, writable
 from anydiff.data.stored import MANIFEST
 from anydiff.extras import extra
@@ -32,7 +35,6 @@ with extra("train"):
     from pytorch_lightning import LightningDataModule, LightningModule, Trainer
     from pytorch_lightning.callbacks import BasePredictionWriter
     from pytorch_lightning.utilities import exceptions
-from torch.utils.data import DataLoader
 
 __all__ = ["Parts", "write_parts"]
 
@@ -164,16 +166,14 @@ def _compare(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        before = json.loads(path.read_text())["settings"]
-        other = [k for k in {**settings, **before} if settings.get(k) != before.get(k)]
+        other = differences(json.loads(path.read_text())["settings"], settings)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path} is no manifest of samples ({error}); give another folder by --out."
         ) from error
     if other:
-        differs = ", ".join(f"{k} {before.get(k)} there and {settings.get(k)} here" for k in other)
         raise ValueError(
-            f"{folder} holds parts of another run: {differs}; give the same flags to go on with it, or "
+            f"{folder} holds parts of another run: {other}; give the same flags to go on with it, or "
             "another folder by --out."
         )
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from anydiff.checks import check_range
+from anydiff.checks import check_range, differences
 from anydiff.data.batches import Position
 from anydiff.extras import extra
 from anydiff.files import alone, whole
@@ -211,17 +211,15 @@ def _same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text()) if path.exists() else {}
-        # as text, in which NaN is itself
-        other = [k for k in now | before if json.dumps(now.get(k)) != json.dumps(before.get(k))]
+        other = differences(before, now)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} does not hold the settings of a run ({error}); put a copy of it back, or train in "
             "another folder."
         ) from error
     if other:
-        differs = ", ".join(f"{k} {before.get(k)} there and {now.get(k)} here" for k in other)
         raise ValueError(
-            f"{folder} holds a run with other settings: {differs}; give the same to go on with it, "
+            f"{folder} holds a run with other settings: {other}; give the same to go on with it, "
             "or another folder."
         )
     log.info("going on from %s", last)
