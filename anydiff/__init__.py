@@ -5,14 +5,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-if os.path.basename(sys.argv[0]) in (
-    "anydiff",
-    "anydiff.exe",
-    "-m",
-):  # the command, not the library
-    # threads that wait for the next small operation spin, and take the cores from whatever else runs;
+# of the command, not of the library
+if (
+    os.path.basename(sys.argv[0]) in ("anydiff", "anydiff.exe", "-m")
+    and "OMP_WAIT_POLICY" not in os.environ
+):
+    # threads that wait for the next operation spin, and take the cores from whatever else runs; here they
+    # fall asleep soon, but not between two small operations, since waking them takes longer than these.
     # torch reads this when it is imported
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import edit, impute, inpaint, interpolate

@@ -3,16 +3,16 @@
     python examples/qm9_molecules.py                       five minutes on 5,000 molecules
     python examples/qm9_molecules.py --data full --minutes 30
 
-Everything lands in one folder: the model, the molecules as SDF, a picture of them, the path of one from
-noise as XYZ and GIF, the training curve and the table. Ctrl-C while it trains keeps what was learned; the
-same command goes on from there. `anydiff sample`, `inpaint` and `edit` draw more with the model.
+One folder gets the model, the molecules as SDF, the path of one from noise, pictures, figures and a page.
+Ctrl-C while it trains keeps what was learned; the same command goes on from there.
 """
 
 import os
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the cores to others
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # idle threads soon leave the cores to others
 
 import torch
 from pytorch_lightning import seed_everything

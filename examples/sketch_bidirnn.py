@@ -13,7 +13,8 @@ import os
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the cores to others
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # idle threads soon leave the cores to others
 
 import torch
 from pytorch_lightning import seed_everything

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the cores to others
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # idle threads soon leave the cores to others
 
 from pytorch_lightning import seed_everything
 from torch import Tensor, cat, nn
@@ -84,7 +85,6 @@ def main(
     learn("prior", prior, 0.1, lambda x, w: (embed(x)[:, None], {"words": w}))
     learn("decoder", decoder, 0.15, lambda x, w: (avg_pool2d(x, 2), {"context": embed(x)}))
     learn("upsampler", upsampler, 0.15, lambda x, w: (x, {"image": avg_pool2d(x, 2)}))
-
     how: Any = {"sampler": DPMSolver(), "steps": 25, "seed": seed}
 
     def guided(model: GaussianDiffusion, **cond: Tensor) -> Any:

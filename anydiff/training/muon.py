@@ -1,60 +1,93 @@
 r"""The Muon optimizer: orthogonalised steps for weight matrices, for training in few steps.
 
 The momentum M of a weight matrix is replaced by the nearest orthogonal matrix, :math:`U V^\top` of its
-singular value decomposition, which a few Newton–Schulz iterations approximate. The kernel of a
+singular value decomposition, which four steps of a polynomial approximate. The kernel of a
 convolution is a matrix with one row per output channel. Vectors and thin matrices, which gain little
 from this, are optimised by Adam.
 
 PyTorch has ``torch.optim.Muon``. It iterates in bfloat16, which many processors do not support, and takes
 matrices only, one at a time, so that the other parameters need a second optimizer. This one takes all
 parameters, works in the precision of the weights (in float32 if that is half precision: in bfloat16
-momentum would stand still), and processes all matrices of one shape together.
+momentum would stand still), and iterates on the products M Mᵀ, of all matrices with one shorter side
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
 __all__ = ["Muon", "orthogonalize"]
 
+# a, b, c of odd quintics a σ + b σ³ + c σ⁵: the first brings [0.003, 1] as close to 1 as a quintic can,
+# and each of the others what the one before it leaves, [0.025, 1.975], [0.101, 1.899], [0.351, 1.649]
+QUINTICS = (
+    (8.3837, -24.7659, 18.3571),
+    (4.0438, -3.0117, 0.5695),
+    (3.5103, -2.6301, 0.5261),
+    (2.4959, -1.8392, 0.4374),
+)
 
-def orthogonalize(m: Tensor, iterations: int = 5) -> Tensor:
-    r"""Approximately the orthogonal factor :math:`U V^\top` of matrices (..., R, C).
 
-    The singular values of the result lie between about 0.7 and 1.2. The coefficients of the quintic are
-    those of Jordan et al., chosen so that small singular values grow fast.
+def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
+    r"""Approximately the orthogonal factors :math:`U V^\top` of matrices.
+
+    Singular values from 0.003 to 1 of the eighth root of the sum of their eighth powers, which is the
+    largest or little more, come to lie between 0.8 and 1.2; smaller ones grow 300 times.
 
     Arguments:
-        m: The matrices, (..., R, C).
-        iterations: The number of Newton–Schulz iterations.
+        matrices: Each (R, C), of any sizes.
 
     Returns:
-        The factors, shaped like m.
+        The factors, shaped like them.
+
+    References:
+        The Polar Express (Amsel et al., 2025): the best quintic for each step.
+        https://arxiv.org/abs/2505.16932
     """
-    tall = m.shape[-2] > m.shape[-1]
+    wide: list[Tensor] = [m.mT if m.shape[0] > m.shape[1] else m for m in matrices]
     # in half precision, small eigenvalues of the Gram matrix may become negative, and then grow
-    x: Tensor = (m.mT if tall else m).to(torch.promote_types(m.dtype, torch.float32))
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in wide]
+    norms = torch._foreach_norm(wide)
+    torch._foreach_add_(norms, 1e-7)
     # too small to grow in so few iterations, such as the momentum of a unit that is never active;
     # products of these would be denormal, which a processor takes a hundred times as long for
-    x = x.masked_fill(x.abs() < 1e-9, 0)
+    wide = [F.hardshrink(x, 1e-9) for x in torch._foreach_div(wide, norms)]
+
+    alike: dict[Any, list[int]] = {}
+    for k, x in enumerate(wide):
+        alike.setdefault((len(x), x.dtype, x.device), []).append(k)
+    for which in alike.values():
+        roots = _inverse_roots(torch.stack([wide[k] @ wide[k].mT for k in which]))
+        for k, root in zip(which, roots.unbind(), strict=True):
+            wide[k] = root @ wide[k]
+    return [
+        (x.mT if x.shape != m.shape else x).to(m.dtype) for x, m in zip(wide, matrices, strict=True)
+    ]
+
+
+def _inverse_roots(gram: Tensor) -> Tensor:
+    """Matrices q (n, R, R) with q x nearly orthogonal, for the Gram matrices x xᵀ of matrices x."""
+    square = gram @ gram
+    # the eighth root of the sum of the singular values' eighth powers: their largest, or little more
+    bound = square.norm(dim=(-2, -1), keepdim=True).sqrt() + 1e-12
+    gram, square = gram / bound, square / bound.square()
     # x <- p(x xᵀ) x in each step; the p commute with x xᵀ, so the small matrix q collects their product
-    gram = x @ x.mT
-    q: Tensor | None = None
-    for k in range(iterations):
-        p = 2.0315 * gram @ gram - 4.7750 * gram
-        p.diagonal(dim1=-2, dim2=-1).add_(3.4445)
-        q = p if q is None else p @ q
-        if k < iterations - 1:
+    q: Tensor = bound.rsqrt()
+    for k, (a, b, c) in enumerate(QUINTICS):
+        p = (c * square).add_(gram, alpha=b)
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
+        q = p @ q if k else p * q
+        if k < len(QUINTICS) - 1:
             gram = p @ gram @ p
-    x = (x if q is None else q @ x).to(m.dtype)
-    return x.mT if tall else x
+            square = gram @ gram
+    return q
 
 
 class Muon(torch.optim.Optimizer):
@@ -121,25 +154,18 @@ class Muon(torch.optim.Optimizer):
                     self.state[p][name] = value.to(p.device, copy=True)
 
     def _orthogonal(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
-        by_shape: dict[tuple[int, ...], list[tuple[Parameter, Tensor]]] = {}
         for p in parameters:
-            state = self.state[p]
-            if not state:
-                state["momentum"] = _zeros(p)
-            momentum: Tensor = state["momentum"]
-            grad = p.grad.to(momentum.dtype)  # type: ignore[union-attr]
-            momentum.lerp_(grad, 1 - group["momentum"])
-            ahead = grad.lerp(momentum, group["momentum"])  # Nesterov's
-            by_shape.setdefault((len(p), p[0].numel()), []).append((p, ahead.flatten(1)))
-
-        for shape, pairs in by_shape.items():
-            steps = orthogonalize(torch.stack([ahead for _, ahead in pairs]))
-            # an orthogonal matrix has entries of 1 / sqrt(longer side)
-            size = -group["lr"] * 0.2 * max(shape) ** 0.5
-            parts = [
-                step.view(p.shape) for (p, _), step in zip(pairs, steps.unbind(0), strict=True)
-            ]
-            torch._foreach_add_([p for p, _ in pairs], parts, alpha=size)
+            if not self.state[p]:
+                self.state[p]["momentum"] = _zeros(p)
+        momenta: list[Tensor] = [self.state[p]["momentum"] for p in parameters]
+        grads = _gradients(parameters, momenta)
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov's
+        steps = orthogonalize([x.flatten(1) for x in ahead])
+        # an orthogonal matrix has entries of 1 / sqrt(longer side)
+        torch._foreach_mul_(steps, [-group["lr"] * 0.2 * max(x.shape) ** 0.5 for x in steps])
+        changes = [x.reshape(p.shape) for x, p in zip(steps, parameters, strict=True)]
+        torch._foreach_add_(list[Tensor](parameters), changes)
 
     def _adam(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
         for p in parameters:
@@ -148,7 +174,7 @@ class Muon(torch.optim.Optimizer):
             self.state[p]["step"] += 1
         states = [self.state[p] for p in parameters]
         means, squares = [s["mean"] for s in states], [s["square"] for s in states]
-        grads = [p.grad.to(m.dtype) for p, m in zip(parameters, means, strict=True)]  # type: ignore[union-attr]
+        grads = _gradients(parameters, means)
         beta1, beta2 = group["betas"]
         corrections = [(1 - beta1 ** s["step"], (1 - beta2 ** s["step"]) ** 0.5) for s in states]
 
@@ -160,6 +186,11 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(scale, group["eps"])
         sizes = [-group["lr"] / first for first, _ in corrections]
         torch._foreach_addcdiv_(list[Tensor](parameters), means, scale, sizes)
+
+
+def _gradients(parameters: list[Parameter], like: list[Tensor]) -> list[Tensor]:
+    """The gradients, in the precision of what is kept of each."""
+    return [p.grad.to(m.dtype) for p, m in zip(parameters, like, strict=True)]  # type: ignore[union-attr]
 
 
 def _zeros(p: Parameter) -> Tensor:

@@ -203,6 +203,11 @@ def test_waiting_threads_of_the_command_sleep_from_the_start(name, monkeypatch):
     assert "import torch" not in head
     monkeypatch.setattr(sys, "argv", [name])
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setattr(os, "environ", own := dict(os.environ))
     exec(head, {})
     command = not name.endswith(("py", "pytest"))
-    assert os.environ.get("OMP_WAIT_POLICY") == ("passive" if command else None)
+    assert own.pop("GOMP_SPINCOUNT", None) == ("3000" if command else None)
+    own["OMP_WAIT_POLICY"] = "active"  # the user's own
+    exec(head, {})
+    assert "GOMP_SPINCOUNT" not in own

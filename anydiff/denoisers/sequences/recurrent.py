@@ -9,7 +9,8 @@ step together, and what does not depend on the state is computed outside the loo
 the inputs before it; in the gradient, the factors of the chain rule before it and the gradients of
 the weights after it. A step is one matrix product for each direction and a few passes over data in
 the cache. On other devices PyTorch's own kernels run on padded sequences, reversed within their
-lengths, without waiting for the device.
+lengths, without waiting for the device; on a CPU they run where an LSTM's items are equally long, which
+they are quicker for.
 """
 
 from __future__ import annotations
@@ -313,6 +314,10 @@ class BiRecurrent(nn.Module):
         if sizes:
             check_range(f"[0, {N}]", shortest_length=min(sizes), longest_length=max(sizes))
         weights = [*self._weights(""), *self._weights("_reverse")]
+        if self.cell == "lstm" and N and set(sizes) == {N}:
+            x = x.float() if torch.is_autocast_enabled("cpu") else x
+            with torch.autocast("cpu", enabled=False):
+                return self._kernel(x, weights)
         y: Tensor = Recurrence.apply(x, Steps.of(sizes, N), self.cell, *weights)  # type: ignore[no-untyped-call]
         return y
 
@@ -321,21 +326,23 @@ class BiRecurrent(nn.Module):
 
     def _padded(self, x: Tensor, lengths: Tensor) -> Tensor:
         """PyTorch's kernels, on the sequences and on those reversed within their lengths."""
-        B, N, _ = x.shape
+        N = x.shape[1]
         position = torch.arange(N, device=x.device)
         valid = position < lengths[:, None]
         reverse = torch.where(valid, lengths[:, None] - 1 - position, position)[..., None]
 
         x = x.masked_fill(~valid[..., None], 0)
-        h = x.new_zeros(1, B, self.hidden)
-        ahead = self._kernel(x, h, self._weights(""))
-        behind = self._kernel(x.take_along_dim(reverse, 1), h, self._weights("_reverse"))
+        ahead = self._kernel(x, self._weights(""))
+        behind = self._kernel(x.take_along_dim(reverse, 1), self._weights("_reverse"))
         y = torch.cat([ahead, behind.take_along_dim(reverse, 1)], dim=2)
         return y.masked_fill(~valid[..., None], 0)
 
-    def _kernel(self, x: Tensor, h: Tensor, weights: list[Tensor]) -> Tensor:
-        # with biases, one layer, no dropout, one direction, batch first
-        arguments = (weights, True, 1, 0.0, self.training, False, True)
+    def _kernel(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+        """PyTorch's layer, of one direction or of both, as there are weights."""
+        directions = len(weights) // len(NAMES)
+        h = x.new_zeros(directions, len(x), self.hidden)
+        # with biases, one layer, no dropout, batch first
+        arguments = (weights, True, 1, 0.0, self.training, directions == 2, True)
         if self.cell == "gru":
             return torch._VF.gru(x, h, *arguments)[0]
         return torch._VF.lstm(x, (h, h), *arguments)[0]

@@ -84,9 +84,10 @@ def test_gradients_are_those_of_finite_differences(cell):
     assert torch.autograd.gradcheck(output, (x, *weights))
 
 
-def test_float32_is_as_close_as_float32_is(cell):
+@pytest.mark.parametrize("shortest", [1, 40])
+def test_float32_is_as_close_as_float32_is(cell, shortest):
     ours, textbook = layers(cell, 32, 48)
-    x, lengths = torch.randn(16, 40, 32), torch.randint(1, 41, (16,))
+    x, lengths = torch.randn(16, 40, 32), torch.randint(shortest, 41, (16,))
     nn.init.uniform_(ours.weight_hh_l0, -0.15, 0.15)
     textbook.load_state_dict(ours.state_dict())
     exact = packed(textbook, x, lengths)
@@ -192,15 +193,16 @@ def test_stacked_layers_learn_which_end_is_nearer():
     assert losses[0] > 0.9 and losses[-1] < 0.3
 
 
-def test_autocast_keeps_full_precision_inside(cell):
+@pytest.mark.parametrize("lengths", [LENGTHS, torch.full((6,), 9)], ids=str)
+def test_autocast_keeps_full_precision_inside(cell, lengths):
     torch.set_default_dtype(torch.float32)
     ours = BiRecurrent(5, 7, cell)
     x = torch.randn(6, 9, 5)
+    full = ours(x, lengths)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(
-            ours(x, LENGTHS), ours(x.bfloat16().float(), LENGTHS), rtol=0, atol=0.05
-        )
-        ours(x.bfloat16(), LENGTHS).sum().backward()
+        torch.testing.assert_close(ours(x, lengths), full)
+        torch.testing.assert_close(ours(x.bfloat16(), lengths), full, rtol=0, atol=0.05)
+        ours(x.bfloat16(), lengths).sum().backward()
     assert all(p.grad.isfinite().all() for p in ours.parameters())
 
 
