@@ -39,7 +39,8 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
     r"""Approximately the orthogonal factors :math:`U V^\top` of matrices.
 
     Singular values from 0.003 to 1 of the eighth root of the sum of their eighth powers, which is the
-    largest or little more, come to lie between 0.8 and 1.2; smaller ones grow 300 times.
+    largest or little more, come to lie between 0.8 and 1.2; smaller ones grow 300 times. A matrix whose
+    norm is far below 1e-7 counts as 0.
 
     Arguments:
         matrices: Each (R, C), of any sizes.
@@ -75,8 +76,10 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
 def _inverse_roots(gram: Tensor) -> Tensor:
     """Matrices q (n, R, R) with q x nearly orthogonal, for the Gram matrices x xᵀ of matrices x."""
     square = gram @ gram
-    # the eighth root of the sum of the singular values' eighth powers: their largest, or little more
-    bound = square.norm(dim=(-2, -1), keepdim=True).sqrt() + 1e-12
+    # the largest eigenvalue, or little more: the fourth root of the sum of their fourth powers. The sum of
+    # themselves is 1, or less of what is to count as nothing, which must not grow by this
+    lacking = 1 - gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    bound = (square.norm(dim=(-2, -1), keepdim=True) + lacking.square()).sqrt()
     gram, square = gram / bound, square / bound.square()
     # x <- p(x xᵀ) x in each step; the p commute with x xᵀ, so the small matrix q collects their product
     q: Tensor = bound.rsqrt()

@@ -157,3 +157,8 @@ def test_what_is_far_too_small_counts_as_nothing():
     small, none = orthogonalize([1e-3 * m, torch.zeros(40, 64)])
     torch.testing.assert_close(small, whole, rtol=1e-3, atol=1e-4)
     assert not none.any()
+    # a whole layer that hardly has a gradient does not step by its noise, and never by NaN
+    norms = [10.0**-k for k in range(8, 45)]
+    sizes = [float(x.norm()) for x in orthogonalize([k * (m / m.norm()) for k in norms])]
+    assert all(size <= 500 * k / (k + 1e-7) for size, k in zip(sizes, norms, strict=True))
+    assert sizes[0] > 1 and sizes[-1] == 0
