@@ -94,13 +94,13 @@ def main(
         words, large, small = vocabulary(texts, LENGTH), *((len(texts), 1, n, n) for n in (16, 8))
         goal = normalize(clip.of_condition(words=words), dim=1)
         if system == "GLIDE":
-            return to_uint8(sample(thresholded(guided(glide, words=words)), large, **how))
+            return to_uint8(sample(thresholded(guided(glide, words=words), 0), large, **how))
         strong = guided(base, words=words)
         if system == "DALL·E 2":
             near = lambda e: (normalize(e[:, 0] * std + mean, dim=1) * goal).sum(1)  # noqa: E731
             e = best_of(guided(prior, words=words), (len(texts), 1, 32), 2, near, **how)
             strong = guided(decoder, context=e[:, 0])
-        x = sample(thresholded(strong), small, **how).clamp(-1, 1)
+        x = sample(thresholded(strong, 0), small, **how).clamp(-1, 1)
         return to_uint8(sample(upsampler.predictor(image=x), large, **how))
 
     asked = [canvases(num, "test", seed=9, held_out=held) for held in (False, True)]

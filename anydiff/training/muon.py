@@ -76,8 +76,8 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
 def _inverse_roots(gram: Tensor) -> Tensor:
     """Matrices q (n, R, R) with q x nearly orthogonal, for the Gram matrices x xᵀ of matrices x."""
     square = gram @ gram
-    # the largest eigenvalue, or little more: the fourth root of the sum of their fourth powers. They sum up
-    # to 1, or to less of what is to count as nothing, which must not grow by this
+    # the largest eigenvalue or little more, as the fourth root of the sum of fourth powers; the sum is
+    # 1, or less of what is to count as nothing, which must not grow by this
     lacking = 1 - gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
     bound = (square.norm(dim=(-2, -1), keepdim=True) + lacking.square()).sqrt()
     gram, square = gram / bound, square / bound.square()
