@@ -16,16 +16,21 @@ copies: of these there are fewer by the ratio of the pairs (the first line), and
 
     python benchmarks/egnn.py                         # all three sizes, about three minutes
     python benchmarks/egnn.py --config 128x6 --repeats 9 --threads 4
+    python benchmarks/egnn.py --config 64x4 --busy 1  # beside another program with as many threads
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import numpy as np
 import torch
@@ -36,6 +41,7 @@ from anydiff.denoisers.points.egnn import EGNN
 from anydiff.spaces import Ragged
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.steps import neighbours
 from tests.helpers.published_egnn import PublishedEGNN
 from tests.helpers.textbook_egnn import TextbookEGNN
 
@@ -144,6 +150,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="time torch.compile of EGNN as well")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="other programs beside it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -152,15 +159,16 @@ def main() -> None:
         f"forward + backward, {BATCH} molecules, {int(sizes.sum())} atoms, "
         f"{int((sizes * (sizes - 1)).sum()):,} edges of "
         f"{BATCH * int(sizes.max()) ** 2:,} dense pairs, "
-        f"{args.threads} threads, torch {torch.__version__}"
+        f"{args.threads} threads, {args.busy} other programs, torch {torch.__version__}"
     )
     header = ["config", "parameters", "published s", "textbook s", "anydiff s"]
     header += ["published ÷", "textbook ÷", "targets", "mults ÷", "max |diff|"]
     header += ["compiled s"] * args.compile
     print("  ".join(f"{name:>11}" for name in header))
-    for config in args.config or TARGETS:
-        row = compare(config, args.repeats, args.compile)
-        print("  ".join(f"{cell:>11}" for cell in row), flush=True)
+    with neighbours(args.busy, args.threads):
+        for config in args.config or TARGETS:
+            row = compare(config, args.repeats, args.compile)
+            print("  ".join(f"{cell:>11}" for cell in row), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ run, and the medians compared. Also prints the largest difference of the outputs
 
     python benchmarks/unet.py                 # three minutes
     python benchmarks/unet.py --repeats 3 --batch 4
+    python benchmarks/unet.py --bfloat16      # both under autocast
 
 Needs diffusers.
 """
@@ -44,7 +45,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def step(network: nn.Module, run: Callable[[], Tensor]) -> None:
     network.zero_grad()
-    run().square().mean().backward()
+    run().float().square().mean().backward()
 
 
 def main() -> None:
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="pictures")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15, help="of each, interleaved")
+    parser.add_argument("--bfloat16", action="store_true", help="products of bfloat16")
     args = parser.parse_args()
     from diffusers import UNet2DModel
 
@@ -75,9 +77,10 @@ def main() -> None:
     times: dict[str, dict[str, list[float]]] = {"step": {}, "no gradient": {}}
     for k in range(args.repeats + 1):
         for name, (network, run) in runs.items():
-            with torch.no_grad():
-                forward = seconds(run)
-            training = seconds(lambda network=network, run=run: step(network, run))  # type: ignore[misc]
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+                with torch.no_grad():
+                    forward = seconds(run)
+                training = seconds(lambda network=network, run=run: step(network, run))  # type: ignore[misc]
             if k > 0:  # the first of each warms up
                 times["no gradient"].setdefault(name, []).append(forward)
                 times["step"].setdefault(name, []).append(training)
