@@ -16,17 +16,18 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # idle threads soon leave the cores to others
 
 from pytorch_lightning import seed_everything
-from torch import Tensor, cat, nn
+from torch import Tensor, cat, nn, std_mean
 from torch.nn.functional import avg_pool2d, normalize
 
 from anydiff import Cosine, DPMSolver, GaussianDiffusion, classifier_free, sample
 from anydiff.cli.main import run
+from anydiff.cli.report import write_report
 from anydiff.contrastive import Contrastive
 from anydiff.data.vocabulary import Vocabulary
 from anydiff.denoisers import TextEncoder, Transformer, UNet, Worded
 from anydiff.editing import best_of
 from anydiff.guidance import thresholded
-from anydiff.images import from_uint8, to_uint8
+from anydiff.images import Images, from_uint8, to_uint8
 from anydiff.images.canvases import LENGTH, OfCanvas, canvases, judge
 from anydiff.images.pictures import draw_grid
 from anydiff.metrics.tables import aligned
@@ -77,8 +78,7 @@ def main(
 
     learn("clip", clip, 0.15, lambda x, w: (x, {"words": w}))
     reader.requires_grad_(False)
-    e = clip.embed(from_uint8(data.pixels[:4000])).detach()
-    mean, std = e.mean(0), e.std(0)  # a diffusion needs variance 1
+    std, mean = std_mean(clip.embed(from_uint8(data.pixels[:4000])).detach(), 0)  # for variance 1
     embed = lambda x: ((clip.embed(x) - mean) / std).detach()  # noqa: E731
     learn("glide", glide, 0.3, lambda x, w: (x, {"words": w}))
     learn("base", base, 0.15, lambda x, w: (avg_pool2d(x, 2), {"words": w}))
@@ -86,9 +86,7 @@ def main(
     learn("decoder", decoder, 0.15, lambda x, w: (avg_pool2d(x, 2), {"context": embed(x)}))
     learn("upsampler", upsampler, 0.15, lambda x, w: (x, {"image": avg_pool2d(x, 2)}))
     how: Any = {"sampler": DPMSolver(), "steps": 25, "seed": seed}
-
-    def guided(model: GaussianDiffusion, **cond: Tensor) -> Any:
-        return classifier_free(model.predictor(**cond), model.predictor(), 2.0)
+    guided = lambda m, **cond: classifier_free(m.predictor(**cond), m.predictor(), 2.0)  # noqa: E731
 
     def draw(system: str, texts: list[str]) -> Tensor:
         words, large, small = vocabulary(texts, LENGTH), *((len(texts), 1, n, n) for n in (16, 8))
@@ -112,7 +110,10 @@ def main(
         rows.append([name, *(f"{100 * share:.1f} %" for share in shares)])
     (out / "table.txt").write_text(aligned(rows) + "\n")
     texts = [*([text] if text else []), *asked[1].captions[:8]]
-    draw_grid(out / "samples.png", cat([draw(s, texts) for s in systems]), columns=len(texts))
+    pixels = cat([draw(system, texts) for system in systems])
+    draw_grid(out / "samples.png", pixels, columns=len(texts))
+    write_report(out, "images", "Images from texts", Images(pixels), table=aligned(rows),
+                 captions=[f"{s}: {t}" for s in systems for t in texts])  # fmt: skip
     print("", aligned(rows), "", *texts, "", *sorted(out.glob("*.*")), sep="\n")
 
 
