@@ -57,7 +57,6 @@ def main(
     vocabulary = Vocabulary.of(data.captions)
     vocabulary([text or ""], LENGTH)  # too long a text is told before the training
     seed_everything(seed, verbose=False)
-
     # models: words in the denoiser; encoders that agree, a prior of embeddings; half the size first
     model, unet = partial(GaussianDiffusion, schedule=Cosine()), partial(UNet, 1, (32, 64))
     reader, own = (TextEncoder(len(vocabulary), 64, length=LENGTH) for _ in range(2))
