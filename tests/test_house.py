@@ -46,7 +46,12 @@ CORE += [
 ]
 CORE += ["training"]
 BESIDE = {"denoisers", "data", "metrics"}  # take from spaces and from what is before them
-KINDS = {"images", "molecules", "sketches", "series"}  # take from all of these, and from kinds.py
+KINDS = {
+    "images",
+    "molecules",
+    "sketches",
+    "series",
+}  # take from these, kinds.py and batched.py
 SHARED = {"files", "batches"}  # names of modules that a kind may have in common with the rest
 WORDS = (
     r"molecul|(?<![a-z])atoms?(?![a-z])|qm9|sketch|(?<![a-z])strokes?(?![a-z])|kanji|pixel|image"
@@ -114,9 +119,9 @@ def allowed():
     takes |= {name: takes["spaces"] | {name} for name in BESIDE}
     for name in ("autoencoders", "checkpoints", "training"):
         takes[name] |= BESIDE
-    takes |= {
-        name: set(CORE) | BESIDE | {"kinds", name} for name in ("kinds", "ready", "hub", *KINDS)
-    }
+    shared = set(CORE) | BESIDE | {"batched"}
+    takes |= {"batched": shared}
+    takes |= {name: shared | {"kinds", name} for name in ("kinds", "ready", "hub", *KINDS)}
     everything = {*takes, "cli", ""}
     return takes | {"cli": everything, "__main__": everything, "": everything}
 

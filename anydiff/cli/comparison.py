@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anydiff.batched import calls, steps_of
 from anydiff.cli.report import write_report
 from anydiff.cli.runs import kind_of, printable
 from anydiff.files import whole
-from anydiff.kinds import calls, first, steps_of
+from anydiff.kinds import first
 from anydiff.metrics.tables import aligned
 from anydiff.samplers import DDPM, DPMSolver, Sampler
 

@@ -108,7 +108,7 @@ def ready(
         ValueError: If the model is asked for what it does not know.
         ImportError: If a package is missing.
     """
-    from anydiff.kinds import steps_of
+    from anydiff.batched import steps_of
 
     label = None if asked.label is None else list(asked.label)
     given: dict[str, Any] = {"label": label, "target": asked.target, "length": length}

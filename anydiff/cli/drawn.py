@@ -52,8 +52,9 @@ def run(
         ValueError: If nothing is left to draw.
         KeyboardInterrupt: After Ctrl-C, with how many are written.
     """
+    from anydiff.batched import Stopped, calls, steps_of
     from anydiff.files import free_folder, whole
-    from anydiff.kinds import Stopped, calls, first, steps_of
+    from anydiff.kinds import first
 
     kind = kind_of(known.kind)
     real = _real(known, data) if asked.measure else None

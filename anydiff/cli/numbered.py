@@ -74,7 +74,7 @@ class Parts:
         return -(-self.num // self.size)
 
     def items(self, number: int) -> dict[str, int]:
-        """The items of a part, as :class:`anydiff.kinds.How` has them.
+        """The items of a part, as :class:`anydiff.batched.How` has them.
 
         Arguments:
             number: Of the part, from 0.

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from anydiff.batched import Batch, How, draw_all, finite, to_data, to_latents
 from anydiff.checkpoints.described import check
 from anydiff.checks import check_shape
 from anydiff.diffusion import GaussianDiffusion
@@ -22,7 +23,7 @@ from anydiff.images.evaluate import Classifier, Features, ImageReport, compare
 from anydiff.images.features import PixelFeatures
 from anydiff.images.images import Images, as_tensor, from_uint8, to_uint8
 from anydiff.images.named import load_images, split
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named, to_data, to_latents
+from anydiff.kinds import KindModel, named
 from anydiff.latent import Latent
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.spaces import DENSE
@@ -114,7 +115,7 @@ class ImageModel(KindModel):
             num: How many.
             label: What they should show, one label or several in turn; all in turn if None.
             watch: Called with the first eight pictures after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: If a label or guidance is asked for that the model does not know.
@@ -140,7 +141,7 @@ class ImageModel(KindModel):
             label: What they should show; their own labels, if they have some, if None.
             resamples: How many times each step is repeated.
             watch: Called with the first eight pictures after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: As :meth:`sample`, or if the pictures have another shape.
@@ -167,7 +168,7 @@ class ImageModel(KindModel):
             strength: The time in (0, 1]; 1 leaves nothing of them.
             label: What they should show; their own labels, if they have some, if None.
             watch: Called with the first eight pictures after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: As :meth:`sample`, or if the pictures have another shape.

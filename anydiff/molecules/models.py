@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.batched import Batch, How, draw_all, finite
 from anydiff.checkpoints.described import check, check_fields
 from anydiff.checks import check_shape
 from anydiff.data.sizes import SizeDistribution
 from anydiff.data.vocabulary import Vocabulary
 from anydiff.diffusion import GaussianDiffusion
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, first, named
+from anydiff.kinds import KindModel, first, named
 from anydiff.latent import Latent
 from anydiff.molecules.atoms import Atoms
 from anydiff.molecules.bond_metrics import evaluate_bonds, strict_bonds
@@ -175,7 +176,7 @@ class MoleculeModel(KindModel):
                 several in turn, None or "" is no text. How many atoms they have follows from the
                 molecules of the data that have the numbers of atoms that are asked for.
             watch: Called with the first molecule after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: If a property, text or guidance is asked for that the model does not know, the
@@ -311,7 +312,7 @@ class MoleculeModel(KindModel):
             target: The property that they should have; that of the molecules if None.
             resamples: How many times each step is repeated.
             watch: Called with the first molecule after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: As :meth:`sample`.
@@ -336,7 +337,7 @@ class MoleculeModel(KindModel):
             strength: The time in (0, 1]; 1 leaves nothing of them but their sizes.
             target: The property that they should have; that of the molecules if None.
             watch: Called with the first molecule after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: As :meth:`sample`.

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from anydiff.batched import How, in_batches
 from anydiff.checkpoints.described import check
 from anydiff.checks import check_range
 from anydiff.data.sequences import LengthDistribution, SequenceBatch
 from anydiff.discrete import Ancestral, CategoricalDiffusion, one_hot, sample, tempered
 from anydiff.discrete.answers import drawn as draw_from
-from anydiff.kinds import How, KindModel, in_batches, named
+from anydiff.kinds import KindModel, named
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.qm9 import split
 from anydiff.molecules.strings import Alphabet, Strings, load_strings
@@ -115,7 +116,7 @@ class SmilesModel(KindModel):
             temperature: Below 1, surer tokens: more strings are molecules, fewer are different, and they
                 are no longer draws from the model (:func:`~anydiff.discrete.tempered`).
             watch: Called with the first 24 strings after each step, ? where a token is masked.
-            how: See :class:`~anydiff.kinds.How`; the samplers are those of :mod:`anydiff.discrete`.
+            how: See :class:`~anydiff.batched.How`; the samplers are those of :mod:`anydiff.discrete`.
 
         Raises:
             ValueError: If the pattern is no SMILES, is far longer than the data, or has a token that the
@@ -158,7 +159,7 @@ class SmilesModel(KindModel):
             kept: Patterns of them; the first half of each if None.
             resamples: Not needed: what is filled in fits what is known.
             watch: Called with the first 24 strings after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
         """
         patterns = self.first_half(strings) if kept is None else kept
         return self.sample(len(strings), pattern=patterns.texts, watch=watch, **how)
@@ -178,7 +179,7 @@ class SmilesModel(KindModel):
             strings: What to begin from.
             strength: The time in (0, 1]; of the linear schedule it is the share of the tokens.
             watch: Called with the first 24 strings after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: If the strength is out of its range.

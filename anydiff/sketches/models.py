@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anydiff.batched import Batch, How, draw_all, finite, to_data, to_latents
 from anydiff.checkpoints.described import check, check_fields
 from anydiff.checks import check_shape
 from anydiff.data.sequences import LengthDistribution, Sequences, pad, pairs, split_items
 from anydiff.data.vocabulary import Vocabulary
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.editing import interpolate
-from anydiff.kinds import Batch, How, KindModel, draw_all, finite, named, to_data, to_latents
+from anydiff.kinds import KindModel, named
 from anydiff.latent import Latent
 from anydiff.samplers import DPMSolver, Sampler
 from anydiff.sketches.evaluate import SketchReport, evaluate, noise_sketches
@@ -138,7 +139,7 @@ class SketchModel(KindModel):
                 text if there are any.
             text: What they should show, one text or several in turn; None or "" is no text.
             watch: Called with the first four sketches after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
 
         Raises:
             ValueError: If a text or guidance is asked for, of which the model knows nothing, or a text is
@@ -176,7 +177,7 @@ class SketchModel(KindModel):
             kept: Their first strokes; the first half of each if None.
             resamples: How many times each step is repeated.
             watch: Called with the first four sketches after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
         """
         first = self.rows.encode(first_half(sketches) if kept is None else kept)
         return self._from(sketches, watch, how, kept=first.sizes, resamples=resamples)
@@ -190,7 +191,7 @@ class SketchModel(KindModel):
             sketches: What to begin from.
             strength: The time in (0, 1]; 1 leaves nothing of them but their lengths.
             watch: Called with the first four sketches after each step.
-            how: See :class:`~anydiff.kinds.How`.
+            how: See :class:`~anydiff.batched.How`.
         """
         return self._from(sketches, watch, how, strength=strength)
 

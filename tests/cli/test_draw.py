@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 import anydiff
+from anydiff.batched import draw_all
 from anydiff.cli import train
 from anydiff.cli.sketches import begin
 from anydiff.data.sizes import SizeDistribution
 from anydiff.denoisers import Completing, PairNet, UNet
 from anydiff.images.models import ImageModel
 from anydiff.images.named import load_images
-from anydiff.kinds import draw_all
 from anydiff.molecules import Atoms
 from anydiff.molecules.files import read_molecules, write_npz
 from anydiff.molecules.models import MoleculeModel

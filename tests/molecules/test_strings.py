@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from anydiff.batched import Stopped
 from anydiff.cli.main import main
 from anydiff.cli.runs import open_model
 from anydiff.cli.train import smiles as train
 from anydiff.data.sequences import LengthDistribution, loader
 from anydiff.denoisers import Transformer
 from anydiff.discrete import AbsorbingKernel, CategoricalDiffusion
-from anydiff.kinds import Stopped
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.molecules.string_metrics import (
