@@ -46,12 +46,7 @@ CORE += [
 ]
 CORE += ["training"]
 BESIDE = {"denoisers", "data", "metrics"}  # take from spaces and from what is before them
-KINDS = {
-    "images",
-    "molecules",
-    "sketches",
-    "series",
-}  # take from these, kinds.py and batched.py
+KINDS = {"images", "molecules", "sketches", "series"}  # take from these, kinds.py and batched.py
 SHARED = {"files", "batches"}  # names of modules that a kind may have in common with the rest
 WORDS = (
     r"molecul|(?<![a-z])atoms?(?![a-z])|qm9|sketch|(?<![a-z])strokes?(?![a-z])|kanji|pixel|image"
