@@ -22,8 +22,8 @@ class Drawing:
     Arguments:
         num: Number of samples; by default 100 molecules or SMILES, 360 sketches or 400 images.
         steps: Number of sampling steps; by default 50 for molecules, or 250 where each step is repeated,
-            100 for sketches and images, 64 for SMILES, and of a distilled model its own, which are the
-            only ones.
+            100 for sketches and images, of SMILES one for each token, and of a distilled model its own,
+            which are the only ones.
         sampler: Sampling method: sde, the default for molecules, is DPM-Solver++ with noise, for which 50
             steps are usually enough; ddpm, the default for all others and where each step is repeated, is
             ancestral and needs the most; ddim and dpm have no noise, and dpm needs the fewest. A
@@ -172,6 +172,9 @@ def named(known: Any, asked: Drawing, repeats: int) -> dict[str, Any]:
         asked: The flags.
         repeats: How many times each step is made.
     """
-    steps = how_of(known, asked, repeats)["steps"] or "those of the model"
+    own = known.diffusion.times.run is not None
+    steps = how_of(known, asked, repeats)["steps"] or (
+        "those of the model" if own else "one for each token"
+    )
     method = _method(known, asked, repeats)
     return {"steps": steps, "sampler": method, "guidance": asked.guidance, "seed": asked.seed}

@@ -23,7 +23,8 @@ from anydiff.molecules.string_pictures import draw_strings
 from anydiff.molecules.strings import Strings, load_strings
 from anydiff.pages import Page, film, lines, picture
 
-NUM, STEPS, LONG, DRAWN, SHOWN = 100, 64, 64, "samples.smi", 6
+# 0 steps: as many as a string has tokens
+NUM, STEPS, LONG, DRAWN, SHOWN = 100, 0, 0, "samples.smi", 6
 SAMPLER = None
 PACKAGES: tuple[str, ...] = ("rdkit", "PIL")
 MEASURES: tuple[str, ...] = ("rdkit",)
@@ -175,7 +176,7 @@ def measure(
     lost: int = 0,
 ) -> str:
     """The table of figures, beside real strings that were held out."""
-    return string_table(compare_strings(drawn, data, nfe=nfe, seconds=seconds))
+    return string_table(compare_strings(drawn, data, nfe=nfe or None, seconds=seconds))
 
 
 def judge(known: Strings) -> tuple[Strings, Any, str]:

@@ -13,7 +13,15 @@ from anydiff.batched import How, in_batches
 from anydiff.checkpoints.described import check
 from anydiff.checks import check_range
 from anydiff.data.sequences import LengthDistribution, SequenceBatch
-from anydiff.discrete import Ancestral, CategoricalDiffusion, one_hot, sample, tempered
+from anydiff.discrete import (
+    AbsorbingKernel,
+    Ancestral,
+    CategoricalDiffusion,
+    FirstHitting,
+    one_hot,
+    sample,
+    tempered,
+)
 from anydiff.discrete.answers import drawn as draw_from
 from anydiff.kinds import KindModel, named
 from anydiff.molecules.elements import MoleculeError
@@ -117,6 +125,8 @@ class SmilesModel(KindModel):
                 are no longer draws from the model (:func:`~anydiff.discrete.tempered`).
             watch: Called with the first 24 strings after each step, ? where a token is masked.
             how: See :class:`~anydiff.batched.How`; the samplers are those of :mod:`anydiff.discrete`.
+                Without a number of steps, masked tokens are uncovered one by one
+                (:class:`~anydiff.discrete.FirstHitting`).
 
         Raises:
             ValueError: If the pattern is no SMILES, is far longer than the data, or has a token that the
@@ -216,8 +226,11 @@ class SmilesModel(KindModel):
             raise ValueError(
                 f"guidance is {how['guidance']:g}, and the model knows no condition; leave it out."
             )
-        sampler: Any = how.get("sampler") or Ancestral()
-        steps, device = how.get("steps"), self.device
+        steps, device = how.get("steps") or None, self.device
+        sampler: Any = how.get("sampler")
+        if sampler is None:
+            hits = steps is None and isinstance(self.diffusion.kernel, AbsorbingKernel)
+            sampler = FirstHitting() if hits else Ancestral()
         diffusion, skip = self.diffusion, how.get("skip", 0)
 
         def draw(some: slice, seeds: list[int]) -> Tensor:

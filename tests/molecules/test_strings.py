@@ -1,5 +1,7 @@
 """SMILES as tokens: reading, the model, its file, and the commands."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from anydiff.cli.runs import open_model
 from anydiff.cli.train import smiles as train
 from anydiff.data.sequences import LengthDistribution, loader
 from anydiff.denoisers import Transformer
-from anydiff.discrete import AbsorbingKernel, CategoricalDiffusion
+from anydiff.discrete import AbsorbingKernel, CategoricalDiffusion, FirstHitting, UniformKernel
 from anydiff.molecules.elements import MoleculeError
 from anydiff.molecules.qm9 import load_qm9, split
 from anydiff.molecules.string_metrics import (
@@ -197,6 +199,21 @@ def test_a_run_that_is_stopped_has_what_is_drawn(model):
     assert stop.value.num == 3 and len(stop.value.drawn) == 3
 
 
+def test_tokens_are_uncovered_one_by_one_unless_a_number_of_steps_is_given(model):
+    frames = []
+    drawn = model.sample(20, seed=3, watch=frames.append)
+    lengths = [len(split_smiles(text)) for text in drawn.texts]
+    masked = [[text.count("?") for text in frame.texts] for frame in frames]
+    expected = [[max(n - k, 0) for n in lengths] for k in range(1, max(lengths) + 1)]
+    assert masked == expected
+    for how in ({"batch": 7}, {"steps": 0}, {"sampler": FirstHitting()}):
+        assert model.sample(20, seed=3, **how).texts == drawn.texts
+    uniform = replace(model, diffusion=CategoricalDiffusion(
+        model.diffusion.denoiser, UniformKernel(model.diffusion.kernel.states)
+    ))  # fmt: skip
+    assert len(uniform.sample(2, steps=None)) == 2  # which has no masks
+
+
 def test_a_file_holds_the_model(model, tmp_path):
     model.save(tmp_path / "m.safetensors")
     again = open_model(tmp_path / "m.safetensors")
@@ -223,6 +240,8 @@ def test_the_commands(tmp_path, capsys):
     run = ["--accelerator", "cpu"]
     train(hidden=16, layers=1, epochs=1, out=tmp_path / "run", accelerator="cpu")
     path = tmp_path / "run/model.safetensors"
+    call("sample", path, "--num", 3, *run, "--measure", "false", "--out", tmp_path / "each")
+    assert "one for each token" in (tmp_path / "each/report.html").read_text()
     call("sample", path, "--num", 30, "--steps", 4, *run)
     assert "valid %" in capsys.readouterr().out
     folder = tmp_path / "run/sample"
