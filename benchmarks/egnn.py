@@ -159,7 +159,7 @@ def main() -> None:
         f"forward + backward, {BATCH} molecules, {int(sizes.sum())} atoms, "
         f"{int((sizes * (sizes - 1)).sum()):,} edges of "
         f"{BATCH * int(sizes.max()) ** 2:,} dense pairs, "
-        f"{args.threads} threads, {args.busy} other programs, torch {torch.__version__}"
+        f"{args.threads} threads, other programs: {args.busy}, torch {torch.__version__}"
     )
     header = ["config", "parameters", "published s", "textbook s", "anydiff s"]
     header += ["published ÷", "textbook ÷", "targets", "mults ÷", "max |diff|"]

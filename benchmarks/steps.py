@@ -165,7 +165,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     how = [f"{key}={os.environ[key]}" for key in WAITING if key in os.environ]
-    print(f"{args.threads} threads, {' '.join(how)}, {args.busy} other programs, ms")
+    print(f"{args.threads} threads, {' '.join(how)}, other programs: {args.busy}, ms")
     head = ["", "loss", "Muon", "average", "bfloat16 ×", "compiled ×", "compiling s"]
     rows = [head[: len(head) if args.compile else -2]]
     with neighbours(args.busy, args.threads):

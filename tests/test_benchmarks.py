@@ -37,3 +37,11 @@ def test_growth_is_measured():
     out = run("growth.py", "--only", "PairNet", "--short", "--repeats", 1, "--threads", 1)
     assert out.count("| PairNet |") == 6
     assert "| PairNet, sampling" in out
+
+
+@pytest.mark.slow
+def test_a_step_is_measured_alone_and_beside_others():
+    out = run("steps.py", "--only", "UNet", "BiRNN", "--repeats", 1, "--threads", 1)
+    assert "other programs: 0" in out and out.count(" %)") == 4
+    out = run("steps.py", "--only", "UNet", "--repeats", 1, "--threads", 1, "--busy", 1)
+    assert "other programs: 1" in out and "| UNet" in out
