@@ -22,12 +22,12 @@ class Drawing:
     Arguments:
         num: Number of samples; by default 100 molecules or SMILES, 360 sketches or 400 images.
         steps: Number of sampling steps; by default 50 for molecules, or 250 where each step is repeated,
-            100 for sketches and images, of SMILES one for each token, and of a distilled model its own,
-            which are the only ones.
+            100 for sketches and images, and of a distilled model its own, which are the only ones. SMILES
+            are uncovered token by token; with a number of steps, several tokens at once.
         sampler: Sampling method: sde, the default for molecules, is DPM-Solver++ with noise, for which 50
-            steps are usually enough; ddpm, the default for all others and where each step is repeated, is
-            ancestral and needs the most; ddim and dpm have no noise, and dpm needs the fewest. A
-            distilled model has its own, which is the only one.
+            steps are usually enough; ddpm, the default for sketches and images and where each step is
+            repeated, is ancestral and needs the most; ddim and dpm have no noise, and dpm needs the
+            fewest. A distilled model has its own, which is the only one.
         guidance: For a model with a condition: 0 is unconditional, 1, the default, conditional, above 1
             stronger.
         label: For a model with labels: sample these in turn, 3,8 for instance; by default all of them.

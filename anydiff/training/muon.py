@@ -124,7 +124,7 @@ class Muon(torch.optim.Optimizer):
         smallest: float = 32,
     ) -> None:
         parameters = list(parameters)
-        matrices = [p for p in parameters if p.ndim >= 2 and min(len(p), p[0].numel()) >= smallest]
+        matrices = [p for p in parameters if p.ndim >= 2 and min(len(p), p[:1].numel()) >= smallest]
         chosen = {id(p) for p in matrices}
         others = [p for p in parameters if id(p) not in chosen]
         groups = [
@@ -164,10 +164,10 @@ class Muon(torch.optim.Optimizer):
         grads = _gradients(parameters, momenta)
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov's
-        steps = orthogonalize([x.flatten(1) for x in ahead])
+        steps = orthogonalize([_whole(x).flatten(1) for x in ahead])
         # an orthogonal matrix has entries of 1 / sqrt(longer side)
         torch._foreach_mul_(steps, [-group["lr"] * 0.2 * max(x.shape) ** 0.5 for x in steps])
-        changes = [x.reshape(p.shape) for x, p in zip(steps, parameters, strict=True)]
+        changes = [_part(x.reshape(p.shape), p) for x, p in zip(steps, parameters, strict=True)]
         torch._foreach_add_(list[Tensor](parameters), changes)
 
     def _adam(self, group: dict[str, Any], parameters: list[Parameter]) -> None:
@@ -194,6 +194,22 @@ class Muon(torch.optim.Optimizer):
 def _gradients(parameters: list[Parameter], like: list[Tensor]) -> list[Tensor]:
     """The gradients, in the precision of what is kept of each."""
     return [p.grad.to(m.dtype) for p, m in zip(parameters, like, strict=True)]  # type: ignore[union-attr]
+
+
+def _whole(x: Tensor) -> Tensor:
+    """A matrix of which each process may have a part (FSDP)."""
+    gather = getattr(x, "full_tensor", None)
+    return x if gather is None else gather()
+
+
+def _part(x: Tensor, like: Any) -> Tensor:
+    """The part of a matrix that this process has of that parameter."""
+    if not hasattr(like, "full_tensor"):
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    # all have computed it alike
+    return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _zeros(p: Parameter) -> Tensor:

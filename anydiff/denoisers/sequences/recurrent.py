@@ -315,7 +315,8 @@ class BiRecurrent(nn.Module):
             check_range(f"[0, {N}]", shortest_length=min(sizes), longest_length=max(sizes))
         weights = [*self._weights(""), *self._weights("_reverse")]
         if self.cell == "lstm" and N and set(sizes) == {N}:
-            x = x.float() if torch.is_autocast_enabled("cpu") else x
+            if torch.is_autocast_enabled("cpu"):  # in full precision inside, as the recurrence is
+                x, *weights = (v if v.dtype == torch.float64 else v.float() for v in (x, *weights))
             with torch.autocast("cpu", enabled=False):
                 return self._kernel(x, weights)
         y: Tensor = Recurrence.apply(x, Steps.of(sizes, N), self.cell, *weights)  # type: ignore[no-untyped-call]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -203,6 +205,19 @@ def test_autocast_keeps_full_precision_inside(cell, lengths):
         torch.testing.assert_close(ours(x, lengths), full)
         torch.testing.assert_close(ours(x.bfloat16(), lengths), full, rtol=0, atol=0.05)
         ours(x.bfloat16(), lengths).sum().backward()
+    assert all(p.grad.isfinite().all() for p in ours.parameters())
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, torch.full((6,), 9)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_any_precision_go_under_autocast(cell, lengths, dtype):
+    ours = BiRecurrent(5, 7, cell).to(dtype)
+    x = torch.randn(6, 9, 5, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = ours(x, lengths)
+    y.sum().backward()
+    exact = copy.deepcopy(ours).double()(x.double(), lengths)
+    torch.testing.assert_close(y.double(), exact, rtol=0, atol=0.03)
     assert all(p.grad.isfinite().all() for p in ours.parameters())
 
 
