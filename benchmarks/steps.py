@@ -44,6 +44,7 @@ from anydiff.molecules import loader as molecules_of
 from anydiff.molecules.bonded import Bonded
 from anydiff.sketches.named import load_sketches
 from anydiff.sketches.rows import StrokeRows
+from anydiff.training.memory import keep_freed
 from anydiff.training.muon import Muon
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -161,9 +162,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="of each, interleaved")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="and by a compiled network")
+    parser.add_argument(
+        "--give-back", action="store_true", help="leave freed memory to the system, as torch does"
+    )
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="other programs beside it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if not args.give_back:
+        keep_freed()
     how = [f"{key}={os.environ[key]}" for key in WAITING if key in os.environ]
     print(f"{args.threads} threads, {' '.join(how)}, other programs: {args.busy}, ms")
     head = ["", "loss", "Muon", "average", "bfloat16 ×", "compiled ×", "compiling s"]

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.runs import printable
 from anydiff.extras import extra
+from anydiff.training.memory import keep_freed
 
 with extra("train"):
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -247,6 +248,7 @@ def run(function: Callable[..., Any], argv: Sequence[str] | None = None) -> None
 
 def _call(function: Callable[..., Any], asked: dict[str, Any]) -> None:
     asked.pop("config", None)
+    keep_freed()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))

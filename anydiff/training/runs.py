@@ -25,6 +25,7 @@ from anydiff.data.batches import Position
 from anydiff.extras import extra
 from anydiff.files import alone, whole
 from anydiff.training.callbacks import Averaged, Finite, RunBar
+from anydiff.training.memory import keep_freed
 from anydiff.training.module import DiffusionModule
 from anydiff.training.stops import CheckpointFiles, LastCheckpoint
 
@@ -147,7 +148,8 @@ def fit(
 ) -> Trainer:
     """Train in a folder; if it has a checkpoint ``folder/last.ckpt``, resume from there.
 
-    A resumed run is logged (``logging.getLogger("anydiff.training")``, level INFO).
+    A resumed run is logged (``logging.getLogger("anydiff.training")``, level INFO). On Linux the process
+    keeps memory that it has freed (:func:`~anydiff.training.memory.keep_freed`).
 
     Arguments:
         module: The module to train.
@@ -179,6 +181,7 @@ def fit(
         usual["gradient_clip_val"] = None
     run = trainer(folder, **usual | options)
     last = folder / "last.ckpt"
+    keep_freed()
     handler = signal.getsignal(signal.SIGINT)
     with alone(folder, "trains") if run.is_global_zero else nullcontext():
         if run.is_global_zero:
