@@ -13,7 +13,7 @@ from anydiff.cli.report import write_report
 from anydiff.cli.runs import Run, kind_of, say_files
 from anydiff.extras import extra
 
-__all__ = ["Batches", "fit_model", "learn", "no_parts", "say_size"]
+__all__ = ["Batches", "fit_model", "given", "learn", "no_parts", "say_size"]
 
 Batches = tuple[Any, Any, Callable[[Any], Any]]
 """The loader of training batches, that of validation batches, and batch -> (x0, space, cond)."""
@@ -32,6 +32,15 @@ def no_parts(latent: int | None, **flags: bool) -> None:
     for name, given in flags.items():
         if latent is not None and given:
             raise ValueError(f"--{name} does not apply to latents; leave it or --latent out.")
+
+
+def given(**flags: Any) -> dict[str, Any]:
+    """The flags that ask for something. Others are no settings, since a run may be older than a flag.
+
+    Arguments:
+        flags: By name.
+    """
+    return {name: value for name, value in flags.items() if value}
 
 
 def say_size(model: Any, learn: int, check: int) -> None:

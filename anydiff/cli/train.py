@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from anydiff.cli.fitting import fit_model, no_parts, say_size
+from anydiff.cli.fitting import fit_model, given, no_parts, say_size
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_packages
 from anydiff.cli.runs import Run, positive, run_folder
@@ -142,16 +142,13 @@ def molecules(
         diffusion, atoms, sizes, properties, pairs, data, vocabulary, formulas, root
     )
     say_size(model, len(shares.train), len(shares.valid))
-    settings = {"data": data, "hidden": hidden, "layers": layers}
     return fit_model(
         asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
-        settings
-        | ({"property": property} if property else {})
-        | ({"text": True} if text else {})
-        | ({"bonds": True} if bonds else {})
-        | ({"parts": True} if parts else {})
-        | ({"latent": latent} if latent else {})
-        | ({"skip_faulty": True} if skip_faulty else {}),
+        {"data": data, "hidden": hidden, "layers": layers}
+        | given(
+            property=property, text=text, bonds=bonds, parts=parts, latent=latent,
+            skip_faulty=skip_faulty,
+        ),
         {"warmup": 200, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 500, "limit_val_batches": 20},
     )  # fmt: skip
@@ -258,10 +255,7 @@ def sketches(
     return fit_model(
         asked, folder, model, batches(model, known, data, asked.batch_size, asked.seed),
         {"data": data, "rows": rows, "hidden": hidden, "layers": layers, "cell": cell}
-        | ({"normalise": True} if normalise else {})
-        | ({"parts": True} if parts else {})
-        | ({"text": True} if text else {})
-        | ({"latent": latent} if latent else {}),
+        | given(normalise=normalise, parts=parts, text=text, latent=latent),
         {"warmup": 100, "optimizer": Muon},
         {"ema": 0.995, "val_check_interval": 200},
     )  # fmt: skip
@@ -381,8 +375,7 @@ def images(
             "prediction": prediction, "schedule": schedule, "optimizer": optimizer,
             "constant": constant, "ema": ema,
         }
-        | ({"parts": True} if parts else {})
-        | ({"latent": latent} if latent else {}),
+        | given(parts=parts, latent=latent),
         {
             "warmup": 100, "decay": not constant,
             "optimizer": Muon if optimizer == "muon" else None,
