@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.util.logging import getLogger
 
 _LOG = getLogger(__name__)
+_MATHML = "{http://www.w3.org/1998/Math/MathML}"
+ElementTree.register_namespace("", _MATHML[1:-1])
 
 
 def shown(tex: str, block: bool) -> str:
@@ -25,8 +28,24 @@ def shown(tex: str, block: bool) -> str:
     text = convert(tex, display="block" if block else "inline")
     if unknown := re.search(r">\\[a-zA-Z]+<", text):
         raise ValueError(f"{unknown[0][1:-1]} is unknown")
+    text = _primes_lowered(text)
     # a name and what it is of stand apart
     return re.sub(r"<mi>(log|exp|Var)</mi>(?!<mo)", r'<mi>\1</mi><mspace width="0.17em"/>', text)
+
+
+def _primes_lowered(text: str) -> str:
+    """Primes beside what they are of, not raised: fonts have them raised already."""
+    root = ElementTree.fromstring(text)
+    for node in root.iter():
+        if node.tag in (f"{_MATHML}msup", f"{_MATHML}msubsup") and node[-1].text == "\N{PRIME}":
+            prime = node[-1]
+            prime.tag, prime.attrib = f"{_MATHML}mo", {"lspace": "0.1em", "rspace": "0"}
+            if len(node) == 3:
+                pair = ElementTree.Element(f"{_MATHML}msub")
+                pair.extend(node[:2])
+                node[:2] = [pair]
+            node.tag = f"{_MATHML}mrow"
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _html(node: nodes.Element, block: bool) -> str:
@@ -45,7 +64,8 @@ def inline(self: Any, node: nodes.Element) -> None:
 
 def block(self: Any, node: nodes.Element) -> None:
     """A formula of its own."""
-    self.body.append(f'<div class="math" style="overflow-x: auto">{_html(node, True)}</div>')
+    style = "overflow: auto hidden; padding-block: 0.4em"  # wide ones scroll, high ones do not
+    self.body.append(f'<div class="math" style="{style}">{_html(node, True)}</div>')
     raise nodes.SkipNode
 
 
