@@ -13,6 +13,7 @@ __all__ = ["MODELS", "model_path", "pretrained"]
 MODELS = {
     "qm9": "molecules/qm9.safetensors",
     "kanji": "sketches/kanji.safetensors",
+    "digits": "images/digits.safetensors",
     "smiles": "molecules/smiles.safetensors",
 }
 """Files in the package, by the names of the models."""

@@ -79,7 +79,7 @@ def distill(
 
     Arguments:
         model: Model file of the teacher, the model.safetensors that training has written; or a
-            name: qm9, kanji.
+            name: qm9, kanji, digits.
         to: Number of steps of the student.
         guidance: For a teacher with a condition: fold guidance of this scale in; the student has it with
             one call a step.

@@ -46,7 +46,8 @@ def finetune(
     file of its own, and draws sizes as the new data have them; an adapter is written beside it.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, smiles.
+        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
+            smiles.
         data: Data to learn from, by name or path. By default the model's own training data, if they
             have a name; a path in a model file is not opened.
         minutes: Training time.

@@ -15,7 +15,8 @@ def info(model: Path) -> None:
     """Describe a model file: network, diffusion, training data, conditions.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, smiles.
+        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
+            smiles.
     """
     from torch import Tensor
 
