@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +17,7 @@ from anydiff.schedules import Schedule
 from anydiff.spaces import Dense, Random, Space, check_space
 
 __all__ = [
-    "LEAST", "Answer", "CategoricalPredictor", "Guided", "Tempered", "drawn", "guided", "one_hot",
-    "tempered", "tokens_in",
+    "LEAST", "Answer", "answer_of", "drawn", "guided", "one_hot", "tempered", "tokens_in",
 ]  # fmt: skip
 
 LEAST = 1e-30
@@ -85,10 +85,12 @@ def drawn(logits: Tensor, space: Space, like: Tensor, noise: Random | Tensor, ax
     return space.project(torch.zeros_like(like).scatter_(axis, picked, 1))
 
 
+@dataclass(frozen=True, eq=False)
 class Answer:
-    """The base class of predictors: (x_t, t) -> log π, shaped like x_t.
+    """What is known of a batch's tokens at a time: (x_t, t) -> log π, shaped like x_t.
 
-    Attributes:
+    Arguments:
+        answer: (x_t, t (B,)) -> the log-probabilities of π; -inf for a state that is of no datum.
         kernel: How tokens forget.
         schedule: When.
         axis: That of the states.
@@ -96,6 +98,7 @@ class Answer:
         models: The modules whose mode a run sets.
     """
 
+    answer: Callable[[Tensor, Tensor], Tensor]
     kernel: Kernel
     schedule: Schedule
     axis: int
@@ -109,7 +112,7 @@ class Answer:
             x_t: The state.
             t: (B,), the times.
         """
-        raise NotImplementedError
+        return self.answer(x_t, t)
 
     @property
     def like(self) -> Tensor:
@@ -117,137 +120,64 @@ class Answer:
         return like_of(self.models)
 
 
-class CategoricalPredictor(Answer):
+def answer_of(
+    denoiser: Callable[..., Any],
+    space: Space,
+    cond: Mapping[str, Any],
+    kernel: Kernel,
+    schedule: Schedule,
+    axis: int,
+    models: tuple[nn.Module, ...],
+) -> Answer:
     """A network bound to a batch's space and conditions.
 
     Arguments:
-        model: The module that holds the network.
         denoiser: The network.
+        space: The batch's space.
+        cond: Conditions, passed to the network by their names.
         kernel: How tokens forget.
         schedule: When.
         axis: That of the states.
-        space: The batch's space.
-        cond: Conditions, passed to the network by their names.
+        models: The modules that hold the network.
+
+    Returns:
+        An answer, which raises ValueError if the network does not give logits shaped like the state.
 
     Raises:
         ValueError: If the space mixes entries, as that of a zero centre does, or if it is not Dense and
             the network has no parameter `space`.
     """
+    check_space(space=space)
+    if not space.free:
+        raise ValueError(
+            f"{type(space).__name__} mixes the entries of an item, and tokens are one-hot; give a "
+            "space without a centre."
+        )
+    told = takes_space(denoiser)(space)
+    if not (told or isinstance(space, Dense)):
+        raise ValueError(
+            f"the batch is in {type(space).__name__} and the denoiser does not take its space; give "
+            "its forward a parameter `space`, used or not."
+        )
+    given = {**cond, "space": space} if told else dict(cond)
+    dtype, values = weights_dtype(*modules_in(denoiser)), kernel.values
 
-    def __init__(
-        self,
-        model: nn.Module,
-        denoiser: Callable[..., Any],
-        kernel: Kernel,
-        schedule: Schedule,
-        axis: int,
-        space: Space,
-        cond: Mapping[str, Any],
-    ) -> None:
-        check_space(space=space)
-        if not space.free:
-            raise ValueError(
-                f"{type(space).__name__} mixes the entries of an item, and tokens are one-hot; give a "
-                "space without a centre."
-            )
-        told = takes_space(denoiser)(space)
-        if not (told or isinstance(space, Dense)):
-            raise ValueError(
-                f"the batch is in {type(space).__name__} and the denoiser does not take its space; give "
-                "its forward a parameter `space`, used or not."
-            )
-        self.kernel, self.schedule, self.axis, self.space = kernel, schedule, axis, space
-        self.models = (model,)
-        self._denoiser = denoiser
-        self._given = {**cond, "space": space} if told else dict(cond)
-        self._dtype = weights_dtype(*modules_in(denoiser))
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The log-probabilities of π; -inf for a state that is of no datum.
-
-        Arguments:
-            x_t: The state.
-            t: (B,), the times.
-
-        Raises:
-            ValueError: If the network does not give logits of this shape.
-        """
-        kind = self._dtype or x_t.dtype
-        logits = self._denoiser(x_t.to(kind), t, **self._given)
+    def answer(x_t: Tensor, t: Tensor) -> Tensor:
+        logits = denoiser(x_t.to(dtype or x_t.dtype), t, **given)
         if not isinstance(logits, Tensor) or logits.shape != x_t.shape:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
                 f"x_t is {tuple(x_t.shape)} and the denoiser gives {what}; let it give logits of that "
                 "shape."
             )
-        values = self.kernel.values
-        known = logits.to(x_t.dtype).narrow(self.axis, 0, values).log_softmax(self.axis)
-        none = logits.narrow(self.axis, values, self.kernel.states - values)
-        return torch.cat([known, torch.full_like(none, -torch.inf).to(known.dtype)], self.axis)
+        known = logits.to(x_t.dtype).narrow(axis, 0, values).log_softmax(axis)
+        none = logits.narrow(axis, values, kernel.states - values)
+        return torch.cat([known, torch.full_like(none, -torch.inf).to(known.dtype)], axis)
+
+    return Answer(answer, kernel, schedule, axis, space, models)
 
 
-class Guided(Answer):
-    """Two predictors as one: see :func:`guided`.
-
-    Arguments:
-        conditional: The predictor with its condition.
-        unconditional: The same without.
-        scale: The scale.
-
-    Raises:
-        ValueError: If the two are not of one kernel, schedule and space, or the scale is not finite.
-    """
-
-    def __init__(self, conditional: Answer, unconditional: Answer, scale: float) -> None:
-        hint = "a predictor, as diffusion.predictor(space, **cond) makes it"
-        check_kind(Answer, hint, conditional=conditional, unconditional=unconditional)
-        check_range("(-inf, inf)", scale=scale)
-        for name in ("kernel", "schedule", "axis"):
-            one, other = (getattr(of, name) for of in (conditional, unconditional))
-            if one != other:
-                raise ValueError(
-                    f"the two predictors have different values of {name}, {one} and {other}; guide a "
-                    "model by one of the same."
-                )
-        if unconditional.space is not conditional.space:
-            raise ValueError(
-                "the two predictors are bound to different spaces; bind both to the batch's own."
-            )
-        self.kernel, self.schedule = conditional.kernel, conditional.schedule
-        self.axis, self.space = conditional.axis, conditional.space
-        self.models = (*conditional.models, *unconditional.models)
-        self._pair, self._scale = (conditional, unconditional), scale
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        told, free = (answer(x_t, t) for answer in self._pair)
-        mixed = free + self._scale * (told - free)
-        # -inf - -inf is of states that neither allows
-        return mixed.masked_fill(told.isneginf(), -torch.inf).log_softmax(self.axis)
-
-
-class Tempered(Answer):
-    """A predictor whose tokens are surer: see :func:`tempered`.
-
-    Arguments:
-        predictor: The predictor.
-        temperature: The temperature.
-
-    Raises:
-        ValueError: If the predictor is none of tokens, or the temperature not positive.
-    """
-
-    def __init__(self, predictor: Answer, temperature: float) -> None:
-        check_kind(Answer, "a predictor of tokens, diffusion.predictor(space)", predictor=predictor)
-        check_range("(0, inf)", temperature=temperature)
-        self.kernel, self.schedule = predictor.kernel, predictor.schedule
-        self.axis, self.space, self.models = predictor.axis, predictor.space, predictor.models
-        self._predictor, self._temperature = predictor, temperature
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        return (self._predictor(x_t, t) / self._temperature).log_softmax(self.axis)
-
-
-def tempered(predictor: Answer, temperature: float) -> Tempered:
+def tempered(predictor: Answer, temperature: float) -> Answer:
     r"""A predictor at a temperature T: :math:`\pi \propto \pi^{1 / T}`, for each token.
 
     Below 1 likely tokens are likelier. More samples are then sound, and fewer are different; they are no
@@ -260,10 +190,16 @@ def tempered(predictor: Answer, temperature: float) -> Tempered:
     Raises:
         ValueError: If the predictor is none of tokens, or the temperature not positive.
     """
-    return Tempered(predictor, temperature)
+    check_kind(Answer, "a predictor of tokens, diffusion.predictor(space)", predictor=predictor)
+    check_range("(0, inf)", temperature=temperature)
+
+    def answer(x_t: Tensor, t: Tensor) -> Tensor:
+        return (predictor(x_t, t) / temperature).log_softmax(predictor.axis)
+
+    return replace(predictor, answer=answer)
 
 
-def guided(conditional: Answer, unconditional: Answer, scale: float) -> Guided:
+def guided(conditional: Answer, unconditional: Answer, scale: float) -> Answer:
     r"""Classifier-free guidance of tokens: :math:`\pi \propto \pi_u^{1 - s} \pi_c^s`, for each token.
 
     Arguments:
@@ -278,4 +214,26 @@ def guided(conditional: Answer, unconditional: Answer, scale: float) -> Guided:
         Simple Guidance Mechanisms for Discrete Diffusion Models (Schiff et al., 2024), section 3.1.
         https://arxiv.org/abs/2412.10193
     """
-    return Guided(conditional, unconditional, scale)
+    hint = "a predictor, as diffusion.predictor(space, **cond) makes it"
+    check_kind(Answer, hint, conditional=conditional, unconditional=unconditional)
+    check_range("(-inf, inf)", scale=scale)
+    for name in ("kernel", "schedule", "axis"):
+        one, other = (getattr(of, name) for of in (conditional, unconditional))
+        if one != other:
+            raise ValueError(
+                f"the two predictors have different values of {name}, {one} and {other}; guide a "
+                "model by one of the same."
+            )
+    if unconditional.space is not conditional.space:
+        raise ValueError(
+            "the two predictors are bound to different spaces; bind both to the batch's own."
+        )
+
+    def answer(x_t: Tensor, t: Tensor) -> Tensor:
+        told, free = conditional(x_t, t), unconditional(x_t, t)
+        mixed = free + scale * (told - free)
+        # -inf - -inf is of states that neither allows
+        return mixed.masked_fill(told.isneginf(), -torch.inf).log_softmax(conditional.axis)
+
+    models = (*conditional.models, *unconditional.models)
+    return replace(conditional, answer=answer, models=models)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from anydiff.checks import check_floating, check_kind, check_shape, check_whole
 from anydiff.diffusion import timed
-from anydiff.discrete.answers import LEAST, CategoricalPredictor, drawn, tokens_in
+from anydiff.discrete.answers import LEAST, Answer, answer_of, drawn, tokens_in
 from anydiff.discrete.kernels import Kernel
 from anydiff.discrete.samplers import sample
 from anydiff.losses import conditions
@@ -185,7 +185,7 @@ class CategoricalDiffusion(nn.Module):
         rates: Tensor = space.expand(rate, x_t) * into
         return rates * terms
 
-    def predictor(self, space: Space = DENSE, **cond: Any) -> CategoricalPredictor:
+    def predictor(self, space: Space = DENSE, **cond: Any) -> Answer:
         """The network bound to a batch's space and conditions.
 
         Arguments:
@@ -193,10 +193,11 @@ class CategoricalDiffusion(nn.Module):
             cond: Conditions, passed to the network by their names.
 
         Raises:
-            ValueError: As :class:`CategoricalPredictor`.
+            ValueError: If the space mixes entries, as that of a zero centre does, or if it is not Dense
+                and the network has no parameter `space`.
         """
-        how = self.kernel, self.schedule, self.axis
-        return CategoricalPredictor(self, self.denoiser, *how, space, cond)
+        how = self.kernel, self.schedule, self.axis, (self,)
+        return answer_of(self.denoiser, space, cond, *how)
 
     def sample(
         self,
