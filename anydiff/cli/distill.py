@@ -105,7 +105,7 @@ def distill(
         ValueError: If the model cannot be distilled in this way, or its data are not there.
     """
     from anydiff.cli.comparison import CALLS, compare
-    from anydiff.cli.fitting import learn
+    from anydiff.cli.fitting import compile_network, learn
     from anydiff.distillation import Distillation, student
     from anydiff.files import whole
     from anydiff.training.muon import Muon
@@ -154,7 +154,7 @@ def distill(
         pupil = student(teacher, stage.rows).train()
         learned = known.around(stage.drawn(pupil))
         if asked.compile:
-            pupil.denoiser.compile(dynamic=True)
+            compile_network(pupil.denoiser)
         alone = learn(
             replace(asked, minutes=asked.minutes * stage.share / share),
             folder / stage.name,

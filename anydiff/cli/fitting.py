@@ -13,7 +13,7 @@ from anydiff.cli.report import write_report
 from anydiff.cli.runs import Run, kind_of, say_files
 from anydiff.extras import extra
 
-__all__ = ["Batches", "fit_model", "given", "learn", "no_parts", "say_size"]
+__all__ = ["Batches", "compile_network", "fit_model", "given", "learn", "no_parts", "say_size"]
 
 Batches = tuple[Any, Any, Callable[[Any], Any]]
 """The loader of training batches, that of validation batches, and batch -> (x0, space, cond)."""
@@ -41,6 +41,19 @@ def given(**flags: Any) -> dict[str, Any]:
         flags: By name.
     """
     return {name: value for name, value in flags.items() if value}
+
+
+def compile_network(network: Any) -> None:
+    """Compile a network in place, for all sizes of batches at once.
+
+    Arguments:
+        network: The network.
+    """
+    import torch
+
+    # which lines it does not compile helps nobody who trains
+    torch._logging.set_logs(dynamo=logging.ERROR)  # type: ignore[attr-defined]
+    network.compile(dynamic=True)
 
 
 def say_size(model: Any, learn: int, check: int) -> None:
@@ -104,7 +117,7 @@ def fit_model(
             run = first_stage(run, folder, latent, beta, batches, settings, module, trainer)
         batches = (*batches[:2], latent.unpack(batches[2]))
     if run.compile:
-        model.inner.denoiser.compile(dynamic=True)  # in place; of all sizes of batches at once
+        compile_network(model.inner.denoiser)
     if learn(run, folder, model, model.inner, batches, settings, module, trainer, made, finish):
         say_files(folder)
         print(f"To sample from it: anydiff sample {result}")
