@@ -1,14 +1,16 @@
 """What a training step costs, by its parts, and what a compiler, bfloat16 or a busy neighbour change.
 
-Three networks as the examples have them, on batches of the data that come with the package: the loss
-with its gradient, then Muon, then the average of the weights. `compiled` is the loss by a network that
-PyTorch's compiler has compiled, after the seconds that it took; `bfloat16` is the loss under autocast,
-which pays off where a processor multiplies such numbers. Repetitions alternate; medians.
+Networks as the examples have them, on batches of the data that come with the package, and a U-Net on
+128 images of 32 × 32 pixels, whatever is on them: the loss with its gradient, and in brackets the share
+of it that the system takes, which clears pages of memory; then Muon, then the average of the weights.
+`compiled` is the loss by a network that PyTorch's compiler has compiled, after the seconds that it took;
+`bfloat16` is the loss under autocast, which pays off where a processor multiplies such numbers.
+Repetitions alternate; medians.
 
     python benchmarks/steps.py                          # half a minute
     python benchmarks/steps.py --only PairNet --compile --repeats 15
     python benchmarks/steps.py --busy 1                 # beside another program with as many threads
-    OMP_WAIT_POLICY=active python benchmarks/steps.py --busy 1
+    python benchmarks/steps.py --give-back              # freed memory goes back to the system
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,7 +37,7 @@ from anydiff import Cosine, GaussianDiffusion, LogNormal, Polynomial, Preconditi
 from anydiff.data.sequences import loader as rows_of
 from anydiff.data.sequences import unpack as unpack_rows
 from anydiff.denoisers import BiRNN, PairNet, UNet
-from anydiff.images import load_images
+from anydiff.images import Images, load_images
 from anydiff.images import loader as images_of
 from anydiff.images import unpack as unpack_images
 from anydiff.losses import PairDistances
@@ -78,6 +81,12 @@ def u_net() -> Case:
     )
 
 
+def larger_u_net() -> Case:
+    network = UNet(3, [32, 64, 96], groups=8)
+    pixels = torch.randint(256, (128, 3, 32, 32)).to(torch.uint8)
+    return GaussianDiffusion(network, Cosine(), "v"), unpack_images, images_of(Images(pixels), 128)
+
+
 def bi_rnn() -> Case:
     sketches = load_sketches("kanji")
     rows = StrokeRows.fit(sketches)
@@ -86,7 +95,7 @@ def bi_rnn() -> Case:
     return GaussianDiffusion(network, Cosine(), "v"), unpack_rows, data
 
 
-CASES = {"PairNet": pair_net, "UNet": u_net, "BiRNN": bi_rnn}
+CASES = {"PairNet": pair_net, "UNet": u_net, "UNet32": larger_u_net, "BiRNN": bi_rnn}
 
 
 @contextmanager
@@ -138,15 +147,22 @@ def measure(name: str, repeats: int, compiled: bool) -> list[str]:
         runs["compiled"] = lambda: loss(fast)
 
     times: dict[str, list[float]] = {each: [] for each in runs}
+    system: list[float] = []
     for repeat in range(repeats + 2):  # the first two warm up
         for each, run in runs.items():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_stime
             elapsed = 1000 * seconds(run)
             if repeat > 1:
                 times[each].append(elapsed)
+                if each == "loss":
+                    system.append(resource.getrusage(resource.RUSAGE_SELF).ru_stime - before)
     median = {each: statistics.median(all_of) for each, all_of in times.items()}
 
     whole = median["loss"] + median["Muon"] + median["mean"]
-    row = [name, f"{median['loss']:.1f}"]
+    share = (
+        100_000 * statistics.mean(system) / torch.get_num_threads() / statistics.mean(times["loss"])
+    )
+    row = [name, f"{median['loss']:.1f} ({share:.1f} %)"]
     for part in ("Muon", "mean"):
         row.append(f"{median[part]:.1f} ({100 * median[part] / whole:.1f} %)")
     row.append(f"{median['loss'] / median['half']:.2f}")
