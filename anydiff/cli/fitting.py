@@ -49,10 +49,8 @@ def compile_network(network: Any) -> None:
     Arguments:
         network: The network.
     """
-    import torch
-
-    # which lines it does not compile helps nobody who trains
-    torch._logging.set_logs(dynamo=logging.ERROR)  # type: ignore[attr-defined]
+    # which lines are not compiled helps nobody who trains
+    logging.getLogger("torch._dynamo.variables.tensor").setLevel(logging.ERROR)
     network.compile(dynamic=True)
 
 

@@ -12,6 +12,7 @@ from sphinx.util.logging import getLogger
 
 _LOG = getLogger(__name__)
 _MATHML = "{http://www.w3.org/1998/Math/MathML}"
+_PRIMES = ("\N{PRIME}", "\N{DOUBLE PRIME}", "\N{TRIPLE PRIME}")
 ElementTree.register_namespace("", _MATHML[1:-1])
 
 
@@ -37,7 +38,7 @@ def _primes_lowered(text: str) -> str:
     """Primes beside what they are of, not raised: fonts have them raised already."""
     root = ElementTree.fromstring(text)
     for node in root.iter():
-        if node.tag in (f"{_MATHML}msup", f"{_MATHML}msubsup") and node[-1].text == "\N{PRIME}":
+        if node.tag in (f"{_MATHML}msup", f"{_MATHML}msubsup") and (node[-1].text or "") in _PRIMES:
             prime = node[-1]
             prime.tag, prime.attrib = f"{_MATHML}mo", {"lspace": "0.1em", "rspace": "0"}
             if len(node) == 3:
