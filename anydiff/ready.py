@@ -14,9 +14,10 @@ MODELS = {
     "qm9": "molecules/qm9.safetensors",
     "kanji": "sketches/kanji.safetensors",
     "digits": "images/digits.safetensors",
+    "digits-4": "images/digits_4.safetensors",
     "smiles": "molecules/smiles.safetensors",
 }
-"""Files in the package, by the names of the models."""
+"""Files in the package, by the names of the models; those with a number are students of so many steps."""
 
 _PACKAGE = Path(__file__).parent
 

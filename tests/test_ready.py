@@ -28,7 +28,8 @@ def test_each_is_there_and_draws(name):
 
 def test_a_name_that_there_is_not():
     with pytest.raises(
-        ValueError, match=r"'qm8' is no model of anydiff; choose one of qm9, kanji, digits, smiles"
+        ValueError,
+        match=r"'qm8' is no model of anydiff; choose one of qm9, kanji, digits, digits-4, smiles",
     ):
         anydiff.pretrained("qm8")
     with pytest.raises(FileNotFoundError):  # a path is one

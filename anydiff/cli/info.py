@@ -16,7 +16,7 @@ def info(model: Path) -> None:
 
     Arguments:
         model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
-            smiles.
+            digits-4, smiles.
     """
     from torch import Tensor
 
