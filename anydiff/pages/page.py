@@ -189,13 +189,14 @@ def tiles(
     Arguments:
         contents: The HTML of each.
         captions: Below each, or below the first ones.
-        side: The least width of a place in pixels.
+        side: The least width of a place in pixels; more for long captions.
         kind: Of what they are, for style sheets and scripts.
     """
     each = []
     for m, content in enumerate(contents):
         words = f"<figcaption>{html.escape(captions[m])}</figcaption>" if m < len(captions) else ""
         each.append(f"<figure>{content}{words}</figure>")
+    side = max(side, min(160, 4 * max(map(len, captions), default=0)))
     look = f'class="tiles {kind}" style="--side: {side}px"'
     return f"<div {look}>{''.join(each)}</div>" if each else ""
 
