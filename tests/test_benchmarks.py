@@ -42,6 +42,6 @@ def test_growth_is_measured():
 @pytest.mark.slow
 def test_a_step_is_measured_alone_and_beside_others():
     out = run("steps.py", "--only", "UNet", "BiRNN", "--repeats", 1, "--threads", 1)
-    assert "other programs: 0" in out and out.count(" %)") == 4
+    assert "other programs: 0" in out and out.count(" %)") == 6
     out = run("steps.py", "--only", "UNet", "--repeats", 1, "--threads", 1, "--busy", 1)
     assert "other programs: 1" in out and "| UNet" in out
