@@ -12,6 +12,8 @@ from anydiff.cli.runs import beside, model_file, open_model
 from anydiff.cli.train import molecules
 from anydiff.ready import MODELS, model_path
 
+MODELS_LISTED = ", ".join(MODELS)
+
 
 def call(*words):
     main([str(word) for word in words])
@@ -28,12 +30,21 @@ def test_each_is_there_and_draws(name):
 
 def test_a_name_that_there_is_not():
     with pytest.raises(
-        ValueError,
-        match=r"'qm8' is no model of anydiff; choose one of qm9, kanji, digits, digits-4, smiles",
+        ValueError, match=rf"'qm8' is no model of anydiff; choose one of {MODELS_LISTED}\."
     ):
         anydiff.pretrained("qm8")
     with pytest.raises(FileNotFoundError):  # a path is one
         open_model("qm8")
+
+
+def test_they_are_listed(tmp_path, capsys):
+    call("models")
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines() if line[:1].strip()][:-1] == [*MODELS]
+    assert "in 4 steps; --label, 0 to 9" in listed and "--pattern" in listed
+    for path, what in ((tmp_path, "a folder"), (tmp_path / "qm8", "no such file")):
+        with pytest.raises(FileNotFoundError, match=f"{what}; give .* or one of {MODELS_LISTED}"):
+            model_file(path)
 
 
 def test_commands_take_names(tmp_path, monkeypatch, capsys):

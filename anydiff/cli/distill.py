@@ -26,6 +26,7 @@ from anydiff.cli.runs import (
     positive,
     run_folder,
     say_files,
+    seed_all,
 )
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.distillation import consistent, merged
@@ -78,8 +79,8 @@ def distill(
     two steps, which are kept as well. comparison.png and table.txt show teacher and students.
 
     Arguments:
-        model: Model file of the teacher, the model.safetensors that training has written; or a
-            name: qm9, kanji, digits.
+        model: Model file of the teacher, the model.safetensors that training has written; or a name that
+            `anydiff models` lists, qm9 for instance.
         to: Number of steps of the student.
         guidance: For a teacher with a condition: fold guidance of this scale in; the student has it with
             one call a step.
@@ -148,6 +149,7 @@ def distill(
     digest = fingerprint(model)  # to go on with the same only
     share = sum(stage.share for stage in stages)
     teacher, students, alone = known.inner, {}, True
+    seed_all(asked.seed)
     for k, stage in enumerate(stages):
         title = f"stage {k + 1} of {len(stages)}"
         print(f"{title}: {stage}", flush=True)

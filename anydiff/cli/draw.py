@@ -41,8 +41,8 @@ def sample(
     """Sample new items from a model.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
-            digits-4, smiles.
+        model: Model file, the model.safetensors that training has written; or a name that
+            `anydiff models` lists, qm9 for instance.
         data: Data to compare with, by name or path. By default the model's own training data, if they
             have a name; a path in a model file is not opened.
         formula: For a model of molecules: formula of all of them, C7H10O2 for instance; or data, to take
@@ -132,8 +132,8 @@ def inpaint(
     sketch, the left half of an image. before.png shows the original items.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
-            digits-4, smiles.
+        model: Model file, the model.safetensors that training has written; or a name that
+            `anydiff models` lists, qm9 for instance.
         keep: For a model of molecules: ring, the default; the two ends, to link them; all heavy atoms, to
             add hydrogens; all elements. Of molecules with bonds also the graph of elements and bonds, for
             conformers of it, or the positions of all atoms, to find their bonds.
@@ -174,8 +174,8 @@ def edit(model: Path, *, strength: float = 0.3, data: str | None = None, **drawi
     before.png shows the original items.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
-            digits-4, smiles.
+        model: Model file, the model.safetensors that training has written; or a name that
+            `anydiff models` lists, qm9 for instance.
         strength: Time in (0, 1] up to which the items are noised; 1 keeps nothing of them. A distilled
             model begins at its own times only.
         data: Original items: a file; or data by name, or what the model was trained on, of which the

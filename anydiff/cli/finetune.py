@@ -19,6 +19,7 @@ from anydiff.cli.runs import (
     open_model,
     positive,
     run_folder,
+    seed_all,
 )
 
 __all__ = ["finetune"]
@@ -46,8 +47,8 @@ def finetune(
     file of its own, and draws sizes as the new data have them; an adapter is written beside it.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
-            smiles.
+        model: Model file, the model.safetensors that training has written; or a name that
+            `anydiff models` lists, qm9 for instance.
         data: Data to learn from, by name or path. By default the model's own training data, if they
             have a name; a path in a model file is not opened.
         minutes: Training time.
@@ -93,6 +94,7 @@ def finetune(
     learned = known.of(items, name)
     learned.inner.train()
     network = learned.inner.denoiser
+    seed_all(asked.seed)
     if rank:
         weights = adapt(network, rank)
         number = sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,22 +1,23 @@
-"""`anydiff info`: what a model file is."""
+"""`anydiff info` and `models`: what a model file is, and which there are."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from anydiff.cli.runs import printable
 
-__all__ = ["info"]
+__all__ = ["info", "models"]
 
 
 def info(model: Path) -> None:
     """Describe a model file: network, diffusion, training data, conditions.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written; or a name: qm9, kanji, digits,
-            digits-4, smiles.
+        model: Model file, the model.safetensors that training has written; or a name that
+            `anydiff models` lists, qm9 for instance.
     """
     from torch import Tensor
 
@@ -61,6 +62,25 @@ def info(model: Path) -> None:
         print(f"made by      {', '.join(f'{_short(k)} {_short(v)}' for k, v in made.items())}")
     for name, value in _about(known).items():
         print(f"{name:12} {value}")
+
+
+def models() -> None:
+    """List the models that come with the package."""
+    from anydiff.cli.runs import open_model
+    from anydiff.ready import MODELS, model_path
+
+    width = max(map(len, MODELS))
+    for name in MODELS:
+        about = _about(model := open_model(model_path(name)))
+        few = (
+            "" if (run := model.diffusion.times.run) is None else f", in {len(run.times) - 1} steps"
+        )
+        asked = about["conditions"].removesuffix("; --guidance").removeprefix("none")
+        line = f"{name:{width}}  {about['draws']}{few}; {asked.removeprefix('; ')}".removesuffix(
+            "; "
+        )
+        print(textwrap.fill(line, width=100, subsequent_indent=" " * (width + 2)))
+    print("\n`anydiff sample NAME` draws, and `anydiff info NAME` says more.")
 
 
 def _about(known: Any) -> dict[str, str]:

@@ -131,6 +131,7 @@ def commands() -> dict[str, Any]:
         "reconstruct": draw.reconstruct,
         "evaluate": evaluate.evaluate,
         "info": info.info,
+        "models": info.models,
         "view": report.view,
     }
 

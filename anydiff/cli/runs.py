@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydiff.data.stored import MANIFEST
+from anydiff.extras import extra
 
 __all__ = [
     "Run", "beside", "called", "fingerprint", "kind_of", "kind_of_file", "model_file", "model_of",
-    "open_model", "place", "positive", "printable", "run_folder", "say_files", "writable",
+    "open_model", "place", "positive", "printable", "run_folder", "say_files", "seed_all", "writable",
 ]  # fmt: skip
 
 
@@ -153,15 +154,38 @@ def run_folder(run: Run, checkpoint: str = "last.ckpt") -> Path:
     return writable(run.out)
 
 
+def seed_all(seed: int) -> None:
+    """Make what begins now the same each time: new weights, and what training draws, in all processes.
+
+    Arguments:
+        seed: The seed.
+    """
+    with extra("train"):
+        from pytorch_lightning import seed_everything
+
+    seed_everything(seed, verbose=False)
+
+
 def model_file(model: Path) -> Path:
     """A file as it is given, or that of the model that comes with the package and has this name.
 
     Arguments:
         model: A file, or a name.
+
+    Raises:
+        FileNotFoundError: If it is neither.
     """
     from anydiff.ready import MODELS, model_path
 
-    return model_path(str(model)) if str(model) in MODELS and not model.is_file() else model
+    if model.is_file():
+        return model
+    if (name := str(model)) in MODELS:
+        return model_path(name)
+    what = "a folder" if model.is_dir() else "no such file"
+    raise FileNotFoundError(
+        f"{model}: {what}; give a checkpoint, the model.safetensors of a training for instance, or one "
+        f"of {', '.join(MODELS)}."
+    )
 
 
 def beside(model: Path, command: str) -> Path:

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from anydiff.cli.fitting import fit_model, given, no_parts, say_size
 from anydiff.cli.numbers import Numbers
 from anydiff.cli.options import check_packages
-from anydiff.cli.runs import Run, positive, run_folder
-from anydiff.extras import extra
+from anydiff.cli.runs import Run, positive, run_folder, seed_all
 
 __all__ = ["images", "molecules", "sketches", "smiles"]
 
@@ -65,9 +64,6 @@ def molecules(
     Raises:
         ValueError: If the data cannot be learned from.
     """
-    with extra("train"):
-        from pytorch_lightning import seed_everything
-
     from anydiff import GaussianDiffusion, Polynomial, Preconditioned
     from anydiff.autoencoders import Rowwise
     from anydiff.cli.molecules import batches
@@ -107,7 +103,7 @@ def molecules(
     if property:
         properties = Properties.from_molecules(learn, property, by_size=True)
         pairs = PropertyDistribution.from_molecules(learn, property)
-    seed_everything(asked.seed, verbose=False)
+    seed_all(asked.seed)
     twice = 2 if parts else 1  # beside each number stands whether it is known
     width = twice * atoms.features - 3
     network: Any = PairNet(
@@ -197,9 +193,6 @@ def sketches(
     Raises:
         ValueError: If the data cannot be learned from.
     """
-    with extra("train"):
-        from pytorch_lightning import seed_everything
-
     from torch import as_tensor
 
     from anydiff import Cosine, GaussianDiffusion
@@ -227,7 +220,7 @@ def sketches(
     shares = split(known)
     if not min(map(len, shares)):
         raise ValueError(f"{data} holds {len(known)} sketches; give at least 10.")
-    seed_everything(asked.seed, verbose=False)
+    seed_all(asked.seed)
     learn = known.subset(shares.train)
     made = (StrokeRows if rows == "strokes" else PointRows).fit(learn)
     sizes = made.encode(learn).sizes
@@ -323,9 +316,6 @@ def images(
     Raises:
         ValueError: If the data cannot be learned from.
     """
-    with extra("train"):
-        from pytorch_lightning import seed_everything
-
     from anydiff import Cosine, GaussianDiffusion, Tabulated
     from anydiff.autoencoders import Convolutional
     from anydiff.cli.images import batches, flipped
@@ -345,7 +335,7 @@ def images(
     )
     folder = run_folder(asked)
     shares = split(known)
-    seed_everything(asked.seed, verbose=False)
+    seed_all(asked.seed)
     channels = list(widths) if widths else ([32, 64] if small else [32, 64, 128])
     if classes and known.labels is None:
         raise ValueError(f"{known.name} has no labels; leave classes out.")
@@ -414,9 +404,6 @@ def smiles(
     Raises:
         ValueError: If the data cannot be learned from.
     """
-    with extra("train"):
-        from pytorch_lightning import seed_everything
-
     from anydiff.cli.smiles import batches, habits
     from anydiff.data.sequences import LengthDistribution
     from anydiff.denoisers import Transformer
@@ -434,7 +421,7 @@ def smiles(
     shares = split(len(known))
     if not min(map(len, shares)):
         raise ValueError(f"{data} holds {len(known)} strings; give at least 10.")
-    seed_everything(asked.seed, verbose=False)
+    seed_all(asked.seed)
     alphabet = Alphabet.of(known.texts)
     kernel = AbsorbingKernel(len(alphabet.tokens))
     diffusion = CategoricalDiffusion(Transformer(kernel.states, hidden, layers), kernel)

@@ -97,7 +97,7 @@ def test_sizes_and_properties_are_those_of_the_new_data(models, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_a_small_file_beside_the_new_model(kind, models, tmp_path, capsys):
     model, data = models[kind]
-    words = ["--data", data, "--accelerator", "cpu", "--epochs", 2, "--rank", 2, "--lr", 0.05]
+    words = ["--data", data, "--accelerator", "cpu", "--epochs", 12, "--rank", 2, "--lr", 0.05]
     call("finetune", model, *words, "--out", tmp_path / "new")
     assert re.search(r"\d+ matrices get adapters of rank 2, \d+", capsys.readouterr().out)
     new, adapter = tmp_path / "new/model.safetensors", tmp_path / "new/adapter.safetensors"
@@ -125,6 +125,17 @@ def test_an_adapter_is_a_small_file_beside_the_new_model(kind, models, tmp_path,
         drawn[name] = file.read_bytes()
     assert drawn["plain"] == drawn["off"]
     assert len({drawn["off"], drawn["half"], drawn["on"]}) == 3
+
+
+def test_adapters_begin_from_the_seed_and_nothing_else(models, tmp_path):
+    model, data = models["images"]
+    words = ["--data", data, "--accelerator", "cpu", "--epochs", 1, "--rank", 2, "--lr", 0.05]
+    new = []
+    for state, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(state)
+        call("finetune", model, *words, "--seed", seed, "--out", tmp_path / f"{state}-{seed}")
+        new.append(weights(tmp_path / f"{state}-{seed}/model.safetensors"))
+    assert torch.equal(new[0], new[1]) and not torch.allclose(new[0], new[2])
 
 
 def test_an_adapter_of_another_model_and_a_strength_of_none_are_refused(models, tmp_path, capsys):

@@ -15,7 +15,7 @@ from anydiff.cli.numbers import Numbers
 from anydiff.cli.runs import Run, positive, run_folder
 
 COMMANDS = ["finetune", "distill", "sample", "inpaint", "edit", "interpolate", "evaluate", "info"]
-COMMANDS += ["reconstruct"]
+COMMANDS += ["reconstruct", "models"]
 COMMANDS += ["train molecules", "train sketches", "train images"]
 
 
@@ -29,7 +29,7 @@ def told(*words, of=main, code=2):
 def test_help_names_every_command(capsys):
     told("--help", code=0)
     text = capsys.readouterr().out
-    assert all(name in text for name in ("train", *COMMANDS[:9]))
+    assert all(name in text for name in ("train", *COMMANDS[:10]))
     told()  # no command at all
     assert capsys.readouterr().err == text
 
