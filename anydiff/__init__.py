@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from anydiff.checkpoints import load, save
     from anydiff.ready import pretrained
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DDIM", "DDPM", "VE", "AdaptiveODE", "AdaptiveSDE", "Cosine", "DPMSolver", "Dense", "Euler",
