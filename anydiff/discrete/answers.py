@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydiff.checks import check_kind, check_range
+from anydiff.checks import check_kind, check_range, read
 from anydiff.discrete.kernels import Kernel
 from anydiff.precision import weights_dtype
 from anydiff.predictions import like_of, modules_in, takes_space
@@ -17,11 +17,8 @@ from anydiff.schedules import Schedule
 from anydiff.spaces import Dense, Random, Space, check_space
 
 __all__ = [
-    "LEAST", "Answer", "answer_of", "drawn", "guided", "one_hot", "tempered", "tokens_in",
+    "Answer", "answer_of", "drawn", "guided", "one_hot", "tempered", "tokens_in",
 ]  # fmt: skip
-
-LEAST = 1e-30
-"""The least probability whose logarithm is taken, or by which something is divided."""
 
 
 def one_hot(
@@ -41,7 +38,7 @@ def one_hot(
     check_kind(Tensor, "whole numbers", tokens=tokens)
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(f"the tokens are of {tokens.dtype}; give whole numbers.")
-    if tokens.numel() and int(tokens.max()) >= kernel.states:
+    if tokens.numel() and read(tokens, lambda of: of.max() >= kernel.states):
         raise ValueError(
             f"a token is {int(tokens.max())}, and {kernel} has {kernel.states} states; give smaller "
             "ones."
@@ -202,6 +199,9 @@ def tempered(predictor: Answer, temperature: float) -> Answer:
 def guided(conditional: Answer, unconditional: Answer, scale: float) -> Answer:
     r"""Classifier-free guidance of tokens: :math:`\pi \propto \pi_u^{1 - s} \pi_c^s`, for each token.
 
+    A value that only one of the two allows is as likely as in that one, unless the other forbids it: the
+    conditional one for s above 0, the unconditional one for s below 1.
+
     Arguments:
         conditional: The predictor with its condition.
         unconditional: The predictor without, or of a weaker model.
@@ -231,9 +231,11 @@ def guided(conditional: Answer, unconditional: Answer, scale: float) -> Answer:
 
     def answer(x_t: Tensor, t: Tensor) -> Tensor:
         told, free = conditional(x_t, t), unconditional(x_t, t)
-        mixed = free + scale * (told - free)
-        # -inf - -inf is of states that neither allows
-        return mixed.masked_fill(told.isneginf(), -torch.inf).log_softmax(conditional.axis)
+        never, forbidden = told.isneginf(), free.isneginf()
+        told, free = torch.where(never, free, told), torch.where(forbidden, told, free)
+        never = never & forbidden | (never & (scale > 0)) | (forbidden & (scale < 1))
+        mixed = (free + scale * (told - free)).masked_fill(never, -torch.inf)
+        return mixed.log_softmax(conditional.axis)
 
     models = (*conditional.models, *unconditional.models)
     return replace(conditional, answer=answer, models=models)

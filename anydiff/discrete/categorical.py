@@ -7,15 +7,15 @@ it itself. With that, by Bayes,
     p(x_0 | x_t) \propto \pi(x_0)\, Q_t(x_0, x_t), \qquad
     p(x_s | x_t) \propto (\pi Q_s)(x_s)\, Q_{t|s}(x_s, x_t)
 
-so that a token that is not masked stays what it is in masked diffusion, of itself, and there is no
-quotient of small numbers for any kernel. The loss is the bound of :math:`-\log p(x_0)` in continuous
-time: with the rates R of the kernel, :math:`\tau' = -\alpha' / \alpha` and
-:math:`q = x_0 Q_t,\; m = \pi Q_t`,
+so that a token that is not masked stays what it is in masked diffusion, of itself. The loss is the
+bound of :math:`-\log p(x_0)` in continuous time: with the rates R of the kernel,
+:math:`\tau' = -\alpha' / \alpha` and :math:`q = x_0 Q_t,\; m = \pi Q_t`,
 
 .. math::
     L = \tau' \sum_{y \neq x_t} R(y, x_t) \left[ \frac{m_y}{m_{x_t}} -
     \frac{q_y}{q_{x_t}} - \frac{q_y}{q_{x_t}} \log \frac{m_y\, q_{x_t}}{m_{x_t} q_y} \right]
 
+All of it is made of the logarithms of m and q, so that an unlikely token has its own loss and gradient.
 For the absorbing kernel this is :math:`-\frac{\alpha'}{1 - \alpha} \log \frac{1}{\pi(x_0)}` of each
 masked token, the loss of masked diffusion.
 
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from anydiff.checks import check_floating, check_kind, check_shape, check_whole
 from anydiff.diffusion import timed
-from anydiff.discrete.answers import LEAST, Answer, answer_of, drawn, tokens_in
+from anydiff.discrete.answers import Answer, answer_of, drawn, tokens_in
 from anydiff.discrete.kernels import Kernel
 from anydiff.discrete.samplers import sample
 from anydiff.losses import conditions
@@ -139,50 +139,54 @@ class CategoricalDiffusion(nn.Module):
         if self.training:
             cond = conditions.drop(cond, self.drop, x0, space, generator)
         at = self.schedule._at(t)
-        q = self.forgotten(x0, at.alpha.clamp(min=_SURVIVED), space)
-        x_t = drawn(q.log(), space, x0, generator if noise is None else noise, self.axis)
+        log_q = self.forgotten(x0.log(), at.alpha.clamp(min=_SURVIVED), space)
+        x_t = drawn(log_q, space, x0, generator if noise is None else noise, self.axis)
         log_pi = self.predictor(space, **cond)(x_t, t)
-        loss = space.sum(self.integrand(log_pi, q, x_t, at, space)) / tokens_in(
+        loss = space.sum(self.integrand(log_pi, log_q, x_t, at, space)) / tokens_in(
             x0, space, self.kernel
         )
         return self.times.reweigh(t, loss) if was_drawn else loss
 
-    def forgotten(self, p: Tensor, alpha: Tensor | float, space: Space) -> Tensor:
-        """Distributions of x_t for those of x0, shaped alike.
+    def forgotten(self, log_p: Tensor, alpha: Tensor | float, space: Space) -> Tensor:
+        """Logarithms of the distributions of x_t for those of x0, shaped alike.
 
         Arguments:
-            p: Shaped like a state.
+            log_p: Shaped like a state; that of data is ``x0.log()``.
             alpha: How likely a token has survived, (B,), or one number for all.
             space: The batch's space.
         """
         if isinstance(alpha, Tensor):
-            alpha = space.expand(alpha, p).movedim(self.axis, -1)
-        return self.kernel.forward(p.movedim(self.axis, -1), alpha).movedim(-1, self.axis)
+            alpha = space.expand(alpha, log_p).movedim(self.axis, -1)
+        return self.kernel.forward(log_p.movedim(self.axis, -1), alpha).movedim(-1, self.axis)
 
-    def integrand(self, log_pi: Tensor, q: Tensor, x_t: Tensor, at: Level, space: Space) -> Tensor:
+    def integrand(
+        self, log_pi: Tensor, log_q: Tensor, x_t: Tensor, at: Level, space: Space
+    ) -> Tensor:
         """The bound's rate at a time, by state, shaped like x_t: see the module.
 
         Arguments:
             log_pi: What the network says of each token.
-            q: The distribution of x_t, given x0.
+            log_q: The logarithm of the distribution of x_t, given x0.
             x_t: The state, one-hot.
             at: The level, of (B,).
             space: The batch's space.
         """
-        axis, tiny = self.axis, LEAST
+        axis = self.axis
         # at alpha = 0 a quotient is taken of what is left just before
         alpha = at.alpha.clamp(min=_SURVIVED)
-        m = self.forgotten(log_pi.exp(), alpha, space)
+        log_m = self.forgotten(log_pi, alpha, space)
         into = self.kernel.into(x_t.movedim(axis, -1)).movedim(-1, axis)
-        some = into > 0
-        here = [(v * x_t).sum(axis, keepdim=True).clamp(min=tiny) for v in (m, q)]
-        model = torch.where(some, m / here[0], 1).clamp(min=tiny)
-        true = torch.where(some, q / here[1], 1)
-        rate = -at.rates[0] / alpha
-        # r - 1 - log r of the quotient r, times what is true: nothing is lost where both are near 1
-        rest = torch.where(true > 0, model / true.clamp(min=tiny), 1)
-        terms = torch.where(true > 0, true * (rest - 1 - rest.log()), model)
-        rates: Tensor = space.expand(rate, x_t) * into
+        # without the states that are not asked for, whose numbers may be infinite
+        model, true = (
+            torch.where(into > 0, v - torch.where(x_t > 0, v, 0).sum(axis, keepdim=True), 0)
+            for v in (log_m, log_q)
+        )
+        r = true.exp()
+        gap = torch.where(r > 0, model - true, 0)
+        small = gap.clamp(-1, 1)  # nothing is lost where the two are near to each other
+        near = r * (small.expm1() - small)
+        terms = torch.where((r > 0) & (gap == small), near, model.exp() - r * (1 + gap))
+        rates: Tensor = space.expand(-at.rates[0] / alpha, x_t) * into
         return rates * terms
 
     def predictor(self, space: Space = DENSE, **cond: Any) -> Answer:

@@ -7,7 +7,8 @@ own alpha, and with :math:`\tau = -\ln \alpha` as its clock it walks at the rate
 
 A kernel applies this matrix to rows and columns at a cost of K, or K² for the ordinal one, and never
 builds it. It is told :math:`\alpha_t / \alpha_s`, the share that is kept, so that nothing is infinite
-where alpha is 0. States are on the last axis here.
+where alpha is 0. Distributions are given as logarithms, which a likely state and one that is all but
+impossible both have. States are on the last axis here.
 
 References:
     Structured Denoising Diffusion Models in Discrete State-Spaces (Austin et al., 2021), D3PM.
@@ -43,12 +44,12 @@ class Kernel(ABC):
         return self.values
 
     @abstractmethod
-    def forward(self, p: Tensor, kept: Tensor | float) -> Tensor:
-        """The distribution after some time, p Q, shaped like p.
+    def forward(self, log_p: Tensor, kept: Tensor | float) -> Tensor:
+        """The logarithm of the distribution after some time, log(p Q), shaped like log_p.
 
         Arguments:
-            p: Distributions, (..., K); not negative.
-            kept: The share that is kept in that time, in [0, 1]; it broadcasts with p.
+            log_p: Logarithms of distributions, (..., K), which sum to 1; -inf for what cannot be.
+            kept: The share that is kept in that time, in [0, 1]; it broadcasts with log_p.
         """
 
     @abstractmethod
@@ -61,6 +62,21 @@ class Kernel(ABC):
             v: Functions of the state, (..., K); not negative.
             kept: As for :meth:`forward`.
         """
+
+    def posterior(self, log_p: Tensor, x_t: Tensor, alpha_t: float, alpha_s: float) -> Tensor:
+        r"""The logarithm of :math:`p(x_s | x_t)`, up to a number for each token, shaped like log_p.
+
+        A token that no kernel changes stays, however unlikely log_p has it.
+
+        Arguments:
+            log_p: That of x0, (..., K), without what x_t says of it.
+            x_t: The later state, one-hot, (..., K).
+            alpha_t: How likely a token has survived at t.
+            alpha_s: Likewise, at s.
+        """
+        # a token of a state that is given was kept, though alpha is 0 there
+        seen = self.backward(x_t, max(alpha_t / alpha_s, 1e-30))
+        return self.forward(log_p, alpha_s).clamp(min=-1e30) + seen.log()
 
     @abstractmethod
     def into(self, x: Tensor) -> Tensor:
@@ -95,11 +111,14 @@ class UniformKernel(Kernel):
     def __post_init__(self) -> None:
         check_whole("[2, inf)", values=self.values)
 
-    def forward(self, p: Tensor, kept: Tensor | float) -> Tensor:
-        return kept * p + (1 - kept) * p.mean(-1, keepdim=True)
+    def forward(self, log_p: Tensor, kept: Tensor | float) -> Tensor:
+        kept = log_p.new_zeros(()) + kept
+        # the exponential of the bound is 0, and its gradient is a number where both terms are 0
+        anew = (1 - kept).log().clamp(min=-1e4) - math.log(self.values)
+        return torch.logaddexp(kept.log() + log_p, anew)
 
     def backward(self, v: Tensor, kept: Tensor | float) -> Tensor:
-        return self.forward(v, kept)  # the matrix is symmetric
+        return kept * v + (1 - kept) * v.mean(-1, keepdim=True)
 
     def into(self, x: Tensor) -> Tensor:
         return (x.sum(-1, keepdim=True) - x) / self.values
@@ -134,9 +153,12 @@ class AbsorbingKernel(Kernel):
     def states(self) -> int:
         return self.values + 1
 
-    def forward(self, p: Tensor, kept: Tensor | float) -> Tensor:
-        masked = (1 - kept) * p.sum(-1, keepdim=True)
-        return kept * p + masked * self.stationary(p)
+    def forward(self, log_p: Tensor, kept: Tensor | float) -> Tensor:
+        kept = log_p.new_zeros(()) + kept
+        values, mask = log_p[..., :-1], log_p[..., -1:]
+        masked = 1 - kept + kept * mask.exp()
+        least = torch.finfo(log_p.dtype).tiny
+        return torch.cat([kept.log() + values, masked.clamp(min=least).log()], -1)
 
     def backward(self, v: Tensor, kept: Tensor | float) -> Tensor:
         return kept * v + (1 - kept) * v[..., -1:]
@@ -145,7 +167,9 @@ class AbsorbingKernel(Kernel):
         return x[..., -1:] * (1 - self.stationary(x))
 
     def stationary(self, like: Tensor) -> Tensor:
-        return torch.eye(self.states, dtype=like.dtype, device=like.device)[-1]
+        p = like.new_zeros(self.states)
+        p[-1] = 1
+        return p
 
 
 @frozen()
@@ -173,13 +197,14 @@ class OrdinalKernel(Kernel):
         """How often it steps to one side while alpha falls by a factor of e."""
         return 1 / (2 * (1 - math.cos(math.pi / self.values)))
 
-    def forward(self, p: Tensor, kept: Tensor | float) -> Tensor:
-        waves, powers = self._waves(p)
-        # 0^0 is 1, so that the constant stays; what is far away may round to less than nothing
-        return (((p @ waves) * kept**powers) @ waves.T).clamp(min=0)
+    def forward(self, log_p: Tensor, kept: Tensor | float) -> Tensor:
+        # in float64: what is far away is a small difference of waves, and may round to less than nothing
+        p = self.backward(log_p.double().exp(), kept)  # the matrix is symmetric
+        return p.clamp(min=torch.finfo(p.dtype).eps).log().to(log_p.dtype)
 
     def backward(self, v: Tensor, kept: Tensor | float) -> Tensor:
-        return self.forward(v, kept)  # the matrix is symmetric
+        waves, powers = self._waves(v)
+        return (((v @ waves) * kept**powers) @ waves.T).clamp(min=0)  # 0^0 is 1: the constant stays
 
     def into(self, x: Tensor) -> Tensor:
         beside = torch.zeros_like(x)

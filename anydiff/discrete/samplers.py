@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -31,7 +30,7 @@ from anydiff.checks import (
     check_whole,
     frozen,
 )
-from anydiff.discrete.answers import LEAST, Answer, drawn
+from anydiff.discrete.answers import Answer, drawn
 from anydiff.discrete.kernels import AbsorbingKernel
 from anydiff.precision import at_least_float32
 from anydiff.samplers.loop import blank, evaluating
@@ -66,41 +65,14 @@ class CategoricalSampler:
     def run(
         self, predictor: Answer, x: Tensor, times: Tensor, generator: Random, done: Callback
     ) -> Tensor:
-        """All steps from the first time to the last.
+        """All steps from the first time to the last; a sampler defines this.
 
         Arguments:
             predictor: The model.
-            x: The state at the first time.
+            x: The state at the first time, one-hot.
             times: Falling, (steps + 1,), float64.
             generator: The source of noise.
             done: Called after each step.
-        """
-        survived = alphas(predictor.schedule, times)
-        items = predictor.space.items(x)
-        for k, (t, alpha) in enumerate(zip(times.tolist(), pairwise(survived), strict=False)):
-            log_pi = predictor(x, torch.full((items,), t, dtype=x.dtype, device=x.device))
-            x = self.step(predictor, log_pi, x, *alpha, generator)
-            done(k + 1, len(times) - 1, x)
-        return x
-
-    def step(
-        self,
-        predictor: Answer,
-        log_pi: Tensor,
-        x: Tensor,
-        alpha_t: float,
-        alpha_s: float,
-        generator: Random,
-    ) -> Tensor:
-        """The state after one step; a sampler defines this, or :meth:`run`.
-
-        Arguments:
-            predictor: The model.
-            log_pi: What it says of x.
-            x: The state, one-hot.
-            alpha_t: How likely a token has survived at the step's start.
-            alpha_s: Likewise, at its end.
-            generator: The source of noise.
         """
         raise NotImplementedError
 
@@ -109,21 +81,17 @@ class CategoricalSampler:
 class Ancestral(CategoricalSampler):
     r"""Draws from :math:`p(x_s | x_t) \propto (\pi Q_s)(x_s)\, Q_{t|s}(x_s, x_t)`, for every kernel."""
 
-    def step(
-        self,
-        predictor: Answer,
-        log_pi: Tensor,
-        x: Tensor,
-        alpha_t: float,
-        alpha_s: float,
-        generator: Random,
+    def run(
+        self, predictor: Answer, x: Tensor, times: Tensor, generator: Random, done: Callback
     ) -> Tensor:
-        axis, kernel = predictor.axis, predictor.kernel
-        before = kernel.forward(log_pi.exp().movedim(axis, -1), alpha_s)
-        # a token of x_T that is given was kept, though alpha is 0 there
-        seen = kernel.backward(x.movedim(axis, -1), max(alpha_t / alpha_s, LEAST))
-        logits = (before.log() + seen.log()).movedim(-1, axis)
-        return drawn(logits, predictor.space, x, generator, axis)
+        axis, space = predictor.axis, predictor.space
+        survived = alphas(predictor.schedule, times)
+        for k, t in enumerate(times[:-1].tolist()):
+            log_pi, x_t = (v.movedim(axis, -1) for v in (_asked(predictor, x, t), x))
+            logits = predictor.kernel.posterior(log_pi, x_t, *survived[k : k + 2])
+            x = drawn(logits.movedim(-1, axis), space, x, generator, axis)
+            done(k + 1, len(times) - 1, x)
+        return x
 
 
 class _OfMasks(CategoricalSampler):
@@ -139,7 +107,7 @@ class _OfMasks(CategoricalSampler):
 
 @frozen()
 class Unmask(_OfMasks):
-    """Uncovers as many of the masked tokens in each step as ancestral sampling does in the mean.
+    """Leaves as many tokens masked after each step as ancestral sampling does in the mean.
 
     Arguments:
         order: ``"random"``, or ``"confident"``: those whose drawn value is the likeliest, as MaskGIT
@@ -158,26 +126,24 @@ class Unmask(_OfMasks):
     def __post_init__(self) -> None:
         check_choice(("random", "confident"), order=self.order)
 
-    def step(
-        self,
-        predictor: Answer,
-        log_pi: Tensor,
-        x: Tensor,
-        alpha_t: float,
-        alpha_s: float,
-        generator: Random,
+    def run(
+        self, predictor: Answer, x: Tensor, times: Tensor, generator: Random, done: Callback
     ) -> Tensor:
         axis, space = predictor.axis, predictor.space
-        value = drawn(log_pi, space, x, generator, axis)
-        masked = x.select(axis, -1) > 0
-        if self.order == "random":
-            score = space.noise(x.double(), generator).select(axis, 0)
-        else:
-            score = torch.where(value > 0, log_pi, 0).sum(axis)
-        count = masked_in(x, space, axis)
-        left = (count * ((1 - alpha_s) / max(1 - alpha_t, LEAST))).round()
-        chosen = _first(score, masked, (count - left).clamp(min=0), x, space, axis)
-        return torch.where(chosen.unsqueeze(axis), value, x)
+        survived, count = alphas(predictor.schedule, times), masked_in(x, space, axis)
+        forgotten = max(1 - survived[0], torch.finfo(torch.float64).tiny)
+        for k, t in enumerate(times[:-1].tolist()):
+            log_pi = _asked(predictor, x, t)
+            value = drawn(log_pi, space, x, generator, axis)
+            if self.order == "random":
+                score = space.noise(x.double(), generator).select(axis, 0)
+            else:
+                score = torch.where(value > 0, log_pi, 0).sum(axis)
+            left = (count * ((1 - survived[k + 1]) / forgotten)).round()
+            chosen = _first(score, masked_in(x, space, axis) - left, x, space, axis)
+            x = torch.where(chosen.unsqueeze(axis), value, x)
+            done(k + 1, len(times) - 1, x)
+        return x
 
 
 @frozen()
@@ -208,8 +174,7 @@ class FirstHitting(_OfMasks):
             t = _time(schedule, 1 - level)
             value = drawn(predictor(x, t.to(x.dtype)), space, x, generator, axis)
             score = space.noise(x.double(), generator).select(axis, 0)
-            masked = x.select(axis, -1) > 0
-            chosen = _first(score, masked, (count > 0).to(x.dtype), x, space, axis)
+            chosen = _first(score, (count > 0).to(x.dtype), x, space, axis)
             x = torch.where(chosen.unsqueeze(axis), value, x)
             count = (count - 1).clamp(min=0)
             done(k + 1, steps, x)
@@ -265,7 +230,7 @@ def sample(
         raise ValueError(f"the start is {start:g}, at which there is data left; give a state x_T.")
     like = x_T if isinstance(x_T, Tensor) else blank(predictor.like, x_T)
     check_floating(x_T=like)
-    if like.ndim < 2 or like.shape[axis] != kernel.states:
+    if like.ndim < 2 or not -like.ndim <= axis < like.ndim or like.shape[axis] != kernel.states:
         raise ValueError(
             f"x_T is {tuple(like.shape)}, and {kernel} has {kernel.states} states, which have axis "
             f"{axis}; give such a shape, or one_hot(tokens, kernel, axis)."
@@ -323,10 +288,15 @@ def masked_in(x: Tensor, space: Space, axis: int) -> Tensor:
     return space.sum(torch.where(last, x, 0))
 
 
-def _first(
-    score: Tensor, masked: Tensor, count: Tensor, x: Tensor, space: Space, axis: int
-) -> Tensor:
+def _asked(predictor: Answer, x: Tensor, t: float) -> Tensor:
+    """What the model says of x at a time of all items."""
+    times = torch.full((predictor.space.items(x),), t, dtype=x.dtype, device=x.device)
+    return predictor(x, times)
+
+
+def _first(score: Tensor, count: Tensor, x: Tensor, space: Space, axis: int) -> Tensor:
     """Booleans by token: the `count` masked ones of each item with the largest scores."""
+    masked = x.select(axis, -1) > 0
     items = torch.arange(len(count), device=x.device)
     of = space.expand(items, x).expand(x.shape).select(axis, 0).flatten()
     order = score.masked_fill(~masked, -torch.inf).flatten().argsort(descending=True)

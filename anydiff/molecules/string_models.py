@@ -242,8 +242,8 @@ class SmilesModel(KindModel):
             noise = generators(seeds, device)
             if forget:
                 alpha = diffusion.schedule(torch.tensor([start]))[0].item()
-                q = diffusion.forgotten(x, alpha, space)
-                x = draw_from(q.log(), space, x, noise, diffusion.axis)
+                log_q = diffusion.forgotten(x.log(), alpha, space)
+                x = draw_from(log_q, space, x, noise, diffusion.axis)
 
             def see(step: int, of: int, state: Tensor) -> None:
                 if watch is not None and some.start == skip:
