@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from anydiff.checks import check_kind, check_range
+from anydiff.checks import check_floating, check_kind, check_range
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.losses import SquaredError, conditions
 from anydiff.precision import at_least_float32
@@ -39,7 +39,7 @@ from anydiff.predictions import Prediction, takes_space
 from anydiff.samplers import DrawnContext
 from anydiff.samplers.ancestral import posterior
 from anydiff.schedules import Level
-from anydiff.spaces import DENSE, Random, Space
+from anydiff.spaces import DENSE, Random, Space, check_space
 from anydiff.spaces.draws import undrawn
 
 __all__ = ["AdversarialScoreMatching", "Critic", "DenoisingGAN", "pair", "slope", "transition"]
@@ -48,7 +48,9 @@ __all__ = ["AdversarialScoreMatching", "Critic", "DenoisingGAN", "pair", "slope"
 class Critic(nn.Module):
     r"""A number for each item from any denoiser: :math:`D(x) = x \cdot F(x, t) / \dim x`.
 
-    It is invariant where the denoiser is equivariant, and ignores padding where the space does.
+    Of single states it is invariant where the denoiser is equivariant, and it ignores padding where the
+    space does. It takes no pairs of states with a centre, as points have: the positions of one would be
+    features beside the other's, which do not turn with them.
 
     Arguments:
         network: A denoiser of x; or, of pairs, of x_s and x_t side by side, with twice the columns.
@@ -81,7 +83,16 @@ class Critic(nn.Module):
             beside: The state that x was drawn from, shaped like x; None if x is judged alone.
             space: The batch's space.
             cond: Conditions of the network, by name.
+
+        Raises:
+            ValueError: If there are pairs, and the space has a centre.
         """
+        if beside is not None and not space.free:
+            raise ValueError(
+                f"pairs of states in {type(space).__name__} with a centre have positions twice, of which "
+                "a network of points knows one; give a critic of single states, as "
+                "AdversarialScoreMatching has."
+            )
         both = x if beside is None else torch.cat([x, beside], self.axis)
         given = {"space": space} if self._told(space) else {}
         return space.mean(both * self.network(both, t, **given, **cond))
@@ -118,7 +129,13 @@ def transition(
         levels: Those of the run, n + 1 of them.
         space: The batch's space.
         generator: The source of the choice and of noise.
+
+    Raises:
+        ValueError: If x0 are no floating-point numbers, or there is a generator for each item.
     """
+    check_space(space=space)
+    check_floating(x0=x0)
+    check_kind(Generator | None, "one generator for the whole batch, or None", generator=generator)
     device = x0.device if generator is None else generator.device
     k = torch.randint(len(levels) - 1, (space.items(x0),), generator=generator, device=device)
     numbers = [(at.t, at.alpha, at.sigma) for at in levels]

@@ -2,9 +2,11 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 
 import anydiff
 from anydiff import Cosine, GaussianDiffusion, Linear
@@ -234,6 +236,14 @@ def test_a_critic_of_points_is_invariant():
     torch.testing.assert_close(critic(x, t, space=space), critic(x @ turn, t, space=space))
 
 
+def test_a_critic_takes_no_pairs_of_points():
+    """The positions of one would be features of the other, which do not turn."""
+    space = Ragged.from_sizes([4, 3], centered=3)
+    x, t = space.noise(torch.zeros(7, 3)), torch.tensor([0.1, 0.1])
+    with pytest.raises(ValueError, match=r"have positions twice.*give a critic of single states"):
+        Critic(PairNet(3, 16, layers=1))(x, t, x, space=space)
+
+
 def test_contexts_are_drawn_for_each_item():
     diffusion = GaussianDiffusion(
         UNet(1, (8, 16), groups=4, context=3), Linear(), "x0", times=Rows(TIMES, DrawnContext(3))
@@ -304,7 +314,44 @@ def test_training_draws_both_of_two_modes_and_goes_on(tmp_path):
     run(tmp_path / "parts", 20)
     parts = run(tmp_path / "parts", 40)
     for key, value in whole.state_dict().items():
-        torch.testing.assert_close(value, parts.state_dict()[key], atol=1e-4, rtol=1e-3)
+        assert torch.equal(value, parts.state_dict()[key]), key
+
+
+def test_gradients_of_both_are_clipped_if_asked(tmp_path):
+    def run(**how):
+        torch.manual_seed(0)
+        times = Rows((1.0, 0.0), DrawnContext(2))
+        gan = DenoisingGAN(
+            GaussianDiffusion(Small(1, 2), Linear(), "x0", times=times), Critic(Small(2))
+        )
+        before = [torch.cat([p.detach().flatten() for p in of.parameters()]) for of in parts(gan)]
+        module = AdversarialModule(
+            gan, lambda x: (x, DENSE, {}), lr=1.0, warmup=1, decay=False,
+            optimizer=lambda of, lr: torch.optim.SGD(of, lr),
+        )  # fmt: skip
+        loading = torch.utils.data.DataLoader(mixture(32), batch_size=32)
+        folder = tmp_path / str(how)
+        fit(module, folder, loading, epochs=1, ema=0.0, accelerator="cpu", devices=1, **how)
+        after = [torch.cat([p.detach().flatten() for p in of.parameters()]) for of in parts(gan)]
+        return [(b - a).norm().item() for a, b in zip(before, after, strict=True)]
+
+    def parts(gan):
+        return gan.diffusion, gan.critic
+
+    free, clipped = run(), run(clip=1e-3)
+    assert min(free) > 0.01 and clipped == pytest.approx([1e-3, 1e-3], rel=0.01)
+    with pytest.raises(ValueError, match="accumulate_grad_batches"):
+        run(accumulate_grad_batches=2)
+
+
+def test_processes_that_would_wait_for_each_other_are_refused():
+    diffusion = GaussianDiffusion(Small(1, 2), Linear(), "x0", times=Rows(TIMES, DrawnContext(2)))
+    module = AdversarialModule(DenoisingGAN(diffusion, Critic(Small(2))), lambda x: (x, DENSE, {}))
+    module.trainer = SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=True))
+    module.setup("fit")
+    module.trainer = SimpleNamespace(strategy=DDPStrategy())
+    with pytest.raises(ValueError, match=r"learn in turn.*ddp_find_unused_parameters_true"):
+        module.setup("fit")
 
 
 def test_score_matching_with_a_critic():
@@ -344,6 +391,16 @@ def test_a_critic_adds_to_the_error_that_there_is():
         (lambda: DenoisingGAN(exact(), Critic(Zero()), penalty=-1), "penalty is -1"),
         (lambda: DenoisingGAN(exact(), Critic(Zero()), delta=0), "delta is 0"),
         (lambda: DrawnContext(0), "columns is 0"),
+        (
+            lambda: DenoisingGAN(exact(), Critic(Zero())).loss(
+                torch.zeros(2, 1), generator=[torch.Generator()] * 2
+            ),
+            "generator is .* give one generator for the whole batch",
+        ),
+        (
+            lambda: DenoisingGAN(exact(), Critic(Zero())).loss(torch.ones(2, 1, dtype=torch.long)),
+            "x0 is of torch.int64",
+        ),
         (
             lambda: exact().sample((2, 1), cond={"context": torch.zeros(2, 1)}),
             "the predictor has a context already",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pytorch_lightning.strategies import DDPStrategy
 from torch.optim import AdamW, Optimizer
 
 from anydiff.training.module import DiffusionModule, Unpack
@@ -17,7 +18,8 @@ class AdversarialModule(DiffusionModule):
 
     In each step the critic learns from a batch, and then the diffusion. Seeds, averages and resumption
     are those of :class:`~anydiff.training.module.DiffusionModule`. `max_steps` of a trainer counts the
-    steps of both.
+    steps of both; `clip`, which is None here by default, is of the gradients of each. On several devices
+    give ``strategy="ddp_find_unused_parameters_true"``.
 
     Arguments:
         objective: With the modules `diffusion` and `critic`, and the losses `loss` and `critic_loss`.
@@ -42,8 +44,20 @@ class AdversarialModule(DiffusionModule):
     ) -> None:
         super().__init__(objective, unpack, lr=lr, optimizer=optimizer or quick, **options)
         self.automatic_optimization = False
+        self.clip: float | None = None  # of the run
         self.critic_lr = lr if critic_lr is None else critic_lr
         self.critic_optimizer = critic_optimizer or optimizer or quick
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get(
+            "find_unused_parameters"
+        ):
+            raise ValueError(
+                "a diffusion and its critic learn in turn, and each leaves out the parameters of the "
+                "other; give strategy='ddp_find_unused_parameters_true'."
+            )
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         objective: Any = self.objective
@@ -58,6 +72,8 @@ class AdversarialModule(DiffusionModule):
                 loss = loss_of(x0, space=space, generator=self._generator(0, k, *key), **cond)
             optimizers[k].zero_grad()
             self.manual_backward(self._mean(loss))
+            if self.clip:
+                self.clip_gradients(optimizers[k], self.clip, "norm")
             optimizers[k].step()
             self.untoggle_optimizer(optimizers[k])
             self.log(name, loss.mean(), batch_size=len(loss))

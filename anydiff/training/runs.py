@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -66,7 +66,7 @@ def trainer(
     minutes: float | None = None,
     epochs: int | None = None,
     ema: float = 0.999,
-    clip: float = 1.0,
+    clip: float | None = 1.0,
     save_every: float = 60.0,
     title: str = "training",
     callbacks: list[Callback] | None = None,
@@ -84,7 +84,7 @@ def trainer(
         minutes: The duration of training. The learning rate falls over this time.
         epochs: The number of passes over the data.
         ema: The decay of the averaged weights per step; at most (1 + n) / (10 + n) after n steps.
-        clip: The norm to which gradients are clipped.
+        clip: The norm to which gradients are clipped; None for none.
         save_every: The seconds between checkpoints.
         title: What stands before the progress bar.
         callbacks: Additional Lightning callbacks.
@@ -175,10 +175,9 @@ def fit(
     # these share out the batches themselves
     own = isinstance(getattr(train, "batch_sampler", train), Position)
     usual: dict[str, Any] = {"use_distributed_sampler": not own}
-    if (
-        not module.automatic_optimization
-    ):  # of several optimisers, for which Lightning does not clip
-        usual["gradient_clip_val"] = None
+    if not module.automatic_optimization:  # of several optimisers: it clips for itself
+        cast(Any, module).clip = options.get("clip")
+        options["clip"] = None
     run = trainer(folder, **usual | options)
     last = folder / "last.ckpt"
     keep_freed()
@@ -193,6 +192,8 @@ def fit(
             run.fit(module, train, valid, ckpt_path=resume, weights_only=True)
         except exceptions.SIGTERMException:  # a request to end the process, not only the training
             raise
+        except MISCONFIGURED as error:
+            raise ValueError(str(error)) from error
         except SystemExit as error:  # Lightning's answer to Ctrl-C, after it has saved
             signal.signal(signal.SIGINT, handler)  # it leaves Ctrl-C without effect
             raise Interrupted(last) from error
