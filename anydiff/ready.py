@@ -15,6 +15,7 @@ MODELS = {
     "kanji": "sketches/kanji.safetensors",
     "digits": "images/digits.safetensors",
     "digits-4": "images/digits_4.safetensors",
+    "cifar10": "images/cifar10.safetensors",
     "smiles": "molecules/smiles.safetensors",
 }
 """Files in the package, by the names of the models; those with a number are students of so many steps."""

@@ -31,6 +31,7 @@ from anydiff.cli.runs import (
 from anydiff.diffusion import GaussianDiffusion
 from anydiff.distillation import consistent, merged
 from anydiff.guidance import classifier_free
+from anydiff.kinds import named
 from anydiff.latent import Latent
 from anydiff.losses import Rows
 from anydiff.predictions import Predictor
@@ -135,11 +136,11 @@ def distill(
     check_packages(known.kind, kind.PACKAGES + (kind.MEASURES if measure else ()))
     check_packages("train", ["matplotlib"])
     folder = run_folder(asked, f"{stages[0].name}/last.ckpt")
-    items = known.read_data(data)
+    name = data or named(known.data, known.names)
+    items = known.read_data(name)
     if len(items) < 10:
         raise ValueError(f"{items.name} holds {len(items)} {known.kind}; give at least 10.")
 
-    name = data or known.data
     batches = kind.batches(known, items, name, asked.batch_size, asked.seed)
     if isinstance(latent := known.diffusion, Latent):
         batches = (*batches[:2], latent.unpack(batches[2]))

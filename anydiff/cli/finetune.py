@@ -21,6 +21,7 @@ from anydiff.cli.runs import (
     run_folder,
     seed_all,
 )
+from anydiff.kinds import named
 
 __all__ = ["finetune"]
 
@@ -87,7 +88,8 @@ def finetune(
     )  # fmt: skip
     check_packages(known.kind, kind.PACKAGES)
     folder = run_folder(asked)
-    items, name = known.read_data(data), data or known.data
+    name = data or named(known.data, known.names)
+    items = known.read_data(name)
     if len(items) < 10:
         raise ValueError(f"{items.name} holds {len(items)} {known.kind}; give at least 10.")
     batches = kind.batches(known, items, name, asked.batch_size, asked.seed)

@@ -86,20 +86,19 @@ class ImageModel(KindModel):
     def of(self, data: Images, name: str | None) -> ImageModel:
         return replace(self, data=name)
 
-    def read_data(self, data: str | None = None, *, download: bool = False) -> Images:
+    def read_data(self, data: str | None = None) -> Images:
         """What it was trained on, all parts of it.
 
         Arguments:
-            data: As :func:`~anydiff.images.named.load_images` takes them; the name that the
-                model has if None.
-            download: Fetch them where they are missing and can be.
+            data: As :func:`~anydiff.images.named.load_images` takes them, which fetches CIFAR where it is
+                missing; the name that the model has if None, for which nothing is fetched.
 
         Raises:
             ValueError: If the model has no name of such data, or they are not there.
         """
-        root = self.root if data is None else None
-        data = named(self.data, self.names) if data is None else data
-        return load_images(data, root, size=self.size, download=download)
+        asked, root = data is not None, self.root if data is None else None
+        name = named(self.data, self.names) if data is None else data
+        return load_images(name, root, size=self.size, download=asked)
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """A model of images: labels, what is kept and redrawn, and files of older versions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,18 @@ def test_pictures_and_masks_of_another_kind_are_named():
     mask = np.broadcast_to(mask, (1, 1, 8, 8))
     kept = one.inpaint(DIGITS, mask, steps=1, resamples=1).pixels
     assert torch.equal(kept[..., :4], DIGITS.pixels[..., :4])
+
+
+def test_only_data_that_are_asked_for_are_fetched(monkeypatch):
+    """A model that has travelled names its data, and drawing from it does not fetch them."""
+    fetched = []
+
+    def read(data, root, *, size, download):
+        fetched.append((data, download))
+        return load_images("digits")
+
+    monkeypatch.setattr("anydiff.images.models.load_images", read)
+    known = replace(model(), data="cifar10")
+    known.read_data()
+    known.read_data("cifar10")
+    assert fetched == [("cifar10", False), ("cifar10", True)]
