@@ -47,13 +47,20 @@ def pull(
         The path, for :func:`anydiff.load` and for the `anydiff` command.
 
     Raises:
-        ValueError: If there is no such repository, revision or file, or no way to it.
+        ValueError: If there is no such repository, revision or file, or the server refuses it or does not
+            answer.
         ImportError: If huggingface_hub is not installed.
     """
     with extra("hub"):
         import huggingface_hub
         from huggingface_hub import errors
 
+    if revision is not None and (
+        not isinstance(revision, str)
+        or not set(revision.split("/")).isdisjoint(("", ".", ".."))
+        or "\\" in revision
+    ):  # fmt: skip - the client makes a path in its cache of it
+        raise ValueError(f"the revision is {shown(revision)}; give a branch, a tag or a hash.")
     where = f"{repo}/{file}" + ("" if revision is None else f" at {revision}")
     try:
         found = huggingface_hub.hf_hub_download(
@@ -77,6 +84,8 @@ def pull(
         raise ValueError(
             f"there is no repository {repo}, or it is private and the token does not open it."
         ) from error
+    except _failures() as error:
+        raise ValueError(f"{where} was not read: {' '.join(str(error).split())}") from error
     return Path(found)
 
 
@@ -117,10 +126,10 @@ def push(
     diffusion, kept = load(path)
     api = HfApi(endpoint=endpoint, token=token)
     files = [CommitOperationAdd(MODEL, Path(path).read_bytes())]
+    text = card_of(repo, diffusion, kept) if card is None else card
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         if card is not None or not api.file_exists(repo, "README.md"):  # perhaps edited there
-            text = card_of(repo, diffusion, kept) if card is None else card
             files.append(CommitOperationAdd("README.md", text.encode()))
         done = api.create_commit(repo, files, commit_message=message or "A model of anydiff")
     except _failures() as error:
@@ -150,16 +159,21 @@ def card_of(name: str, diffusion: Any, kept: Mapping[str, Any]) -> str:
         diffusion: As :func:`anydiff.load` gives it.
         kept: What the file keeps beside it.
     """
-    kind, made = kept.get("kind"), kept.get("made") or {}
+    kind, data, made = (kept.get(name) for name in ("kind", "data", "made"))
+    kind = kind if isinstance(kind, str) else None
+    data = (
+        data[0] if isinstance(data, list) and data else data
+    )  # that of images has a size beside it
     size = sum(p.numel() for p in diffusion.parameters())
-    rows = {"kind": kind, "trained on": kept.get("data") and Path(kept["data"]).name}
-    rows |= {"parameters": f"{size:,}", **made}
+    rows = {"kind": kind, "trained on": Path(data).name if isinstance(data, str) else None}
+    rows |= {"parameters": f"{size:,}", **(made if isinstance(made, dict) else {})}
     cells = {
         k: " ".join(str(v).replace("|", "/").split()) for k, v in rows.items() if v is not None
     }
     lines = [f"| {k} | {v} |" for k, v in cells.items()]
     tags = "".join(f"- {tag}\n" for tag in ("anydiff", "diffusion", cells.get("kind")) if tag)
-    draw = f"\n```bash\nanydiff sample {MODEL}\n```\n" if kind else ""
+    own = kind in ("images", "molecules", "sketches", "smiles")
+    draw = f"\nor, of the file that it fetches, `anydiff sample {MODEL}`.\n" if own else ""
     return (
         f"---\nlibrary_name: anydiff\ntags:\n{tags}---\n\n# {name.rpartition('/')[2]}\n\n"
         "A diffusion model of [anydiff](https://github.com/anydiff/anydiff).\n\n"

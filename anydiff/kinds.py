@@ -7,6 +7,7 @@ built and how samples become data of its kind; :func:`anydiff.batched.draw_all` 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -66,6 +67,33 @@ class KindModel(ABC):
     """What a file of such a model holds at least; older files do not name their kind."""
     names: ClassVar[set[str]]
     """Data that are read because a model names them; all others are given by the user."""
+    shipped: ClassVar[str | None] = None
+    """Which of these come with the package, if all of them do not."""
+
+    def at_hand(self, data: str | None = None) -> Any:
+        """The data, as `read_data` has them, or those that are shipped in place of others that it names.
+
+        The latter is logged (``logging.getLogger("anydiff.kinds")``, level INFO).
+
+        Arguments:
+            data: By name or path; what the model was trained on if None.
+
+        Raises:
+            ValueError: As `read_data`.
+        """
+        own: Any = self
+        try:
+            return own.read_data(data)
+        except (ValueError, OSError, ImportError):
+            if (
+                data is not None
+                or self.shipped is None
+                or own.data not in self.names - {self.shipped}
+            ):
+                raise
+            said = "the data %s are not there; %s, which comes with the package, is in their place"
+            logging.getLogger(__name__).info(said, own.data, self.shipped)
+            return own.read_data(self.shipped)
 
     @abstractmethod
     def extra(self) -> dict[str, Any]:

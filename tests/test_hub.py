@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import anydiff
+from anydiff.cli.runs import open_model
 from anydiff.hub import card_of, pull, push
-from anydiff.ready import model_path
+from anydiff.ready import MODELS, model_path
 
 
 class Hub:
@@ -185,3 +186,38 @@ def test_a_card_says_what_the_file_says():
     assert "| trained on | mine.sdf |" in mine and "- a b\n" in mine
     bare = card_of("me/bare", diffusion, {})
     assert "anydiff sample" not in bare and "None" not in bare
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_a_card(name, hub):
+    push(model_path(name), f"me/{name}", token="x", endpoint=hub.url)
+    card = hub.repos[f"me/{name}"]["main"]["README.md"].decode()
+    data = open_model(model_path(name)).data
+    assert f"| trained on | {data} |" in card and "anydiff sample model.safetensors" in card
+
+
+@pytest.mark.parametrize(
+    "kept", [{"data": torch.zeros(2)}, {"data": 5}, {"data": []}, {"made": "today"}, {"kind": [1]}]
+)
+def test_a_card_leaves_out_what_is_of_another_kind(kept):
+    card = card_of("me/m", torch.nn.Linear(1, 1), {"kind": "toy", **kept})
+    assert "trained on" not in card and "anydiff sample" not in card and "parameters | 2" in card
+
+
+@pytest.mark.parametrize("revision", ["../../mine", "/etc/mine", "a\\b", "a/../b", "", 3])
+def test_a_revision_is_no_path(revision, hub):
+    with pytest.raises(ValueError, match=r"the revision is .*; give a branch, a tag or a hash"):
+        pull("me/m", revision=revision, endpoint=hub.url)
+    assert not hub.asked
+
+
+def test_an_answer_that_is_a_failure_is_told(hub, monkeypatch):
+    push(model_path("digits"), "me/m", token="x", endpoint=hub.url)
+    answer = hub.reply
+    monkeypatch.setattr(
+        hub,
+        "reply",
+        lambda to, body: hub.fail(to, 403, "no") if to.command == "GET" else answer(to, body),
+    )
+    with pytest.raises(ValueError, match=r"me/m/model\.safetensors was not read: .*403"):
+        pull("me/m", endpoint=hub.url)

@@ -1,6 +1,7 @@
 """Files of models of all kinds: what stands in them, and what may be wrong there."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 import anydiff
 from anydiff.checkpoints import CheckpointError
 from anydiff.cli.main import main
+from anydiff.cli.runs import open_model
 from anydiff.images.models import ImageModel
 from anydiff.molecules.models import MoleculeModel
+from anydiff.ready import model_path
 from anydiff.sketches.models import SketchModel
 from tests.helpers.changes import DROPPED, changed
 
@@ -38,6 +41,25 @@ def test_what_a_file_says_that_a_model_was_trained_on_is_opened_only_by_name(
     assert opened[0][0] == "mine"
     model.save(tmp_path / "n")
     assert "more" not in str(anydiff.load(tmp_path / "n")[1].get("root"))
+
+
+def test_what_is_shipped_is_in_the_place_of_named_data(monkeypatch, caplog):
+    model, asked = open_model(model_path("kanji")), []
+
+    def read(data=None):
+        asked.append(data)
+        if data is None:
+            raise ImportError("kanjivg is not installed")
+        return [data]
+
+    monkeypatch.setattr(type(model), "read_data", lambda self, data=None: read(data))
+    with caplog.at_level("INFO", "anydiff.kinds"):
+        assert model.at_hand() == ["kanji"] and asked == [None, "kanji"]
+    assert "the data kanjivg are not there; kanji, which comes with the package" in caplog.text
+    assert model.at_hand("mine") == ["mine"]
+    for data in (None, "mine.ndjson", "kanji"):  # nothing, a path, what is shipped itself
+        with pytest.raises(ImportError):
+            replace(model, data=data).at_hand()
 
 
 ODD = [

@@ -48,9 +48,9 @@ def sample(
         formula: For a model of molecules: formula of all of them, C7H10O2 for instance; or data, to take
             formulas from the training data, with --target of molecules whose property is near it.
         length: For a model of sketches: number of strokes (or points); by default as in the data.
-        text: For a model with texts: what is asked for, bridge for instance, or seven carbons, ring of
+        text: For a model with texts: what is asked for, fire for instance, or seven carbons, ring of
             five; several texts in turn with semicolons between them.
-        pattern: For a model of SMILES: what is known of them, ????c1ccccc1??? for instance, where ? is
+        pattern: For a model of SMILES: what is known of them, ??c1ccccc1 for instance, where ? is
             any token; the model fills it in.
         temperature: For a model of SMILES: below 1, 0.6 for instance, more of them are molecules, and
             fewer are different.
@@ -269,7 +269,7 @@ def interpolate(
     kind = kind_of(known.kind)
     if not hasattr(known, "interpolate"):
         raise ValueError(
-            f"{model} draws {known.kind}, which cannot be interpolated: their atoms have no order; "
+            f"{model} draws {known.kind}, which cannot be interpolated; "
             "give a model of sketches or images."
         )
     if known.diffusion.times.run is not None:

@@ -122,7 +122,7 @@ def _real(known: Any, data: str | None) -> Any:
             raise ValueError(f"{data} holds no {known.kind}.")
         return real
     try:
-        return known.read_data()
+        return known.at_hand()
     except (ValueError, OSError, ImportError) as error:
         print(f"no metrics: {printable(str(error))}", flush=True)
         return None

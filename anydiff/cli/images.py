@@ -61,7 +61,7 @@ def begin(model: ImageModel, data: str | None) -> Images:
     """Images to begin from: those of a file or a folder, or the test part of data."""
     if data is not None and data not in (*model.names, model.data):
         return read_items(data, model.shape)
-    known = model.read_data(data)
+    known: Images = model.at_hand(data)
     return known.subset(split(known).test)
 
 

@@ -49,7 +49,7 @@ def begin(model: MoleculeModel, data: str | None) -> Molecules:
     """Molecules to begin from: those of a file, or the test part of data."""
     if data is not None and data not in (*model.names, model.data):
         return load_qm9(data, bonds=isinstance(model.atoms, Bonded))
-    known = model.read_data(data)
+    known: Molecules = model.at_hand(data)
     return known.subset(split(len(known)).test)
 
 

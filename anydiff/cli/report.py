@@ -117,7 +117,10 @@ def _place(file: Path, out: Path | None) -> Path:
     if out is None and not file.name:
         raise ValueError(f"{file} has no name for the page to have; give one by --out.")
     path = file.with_name(f"{file.name}.html") if out is None else out
-    if path.exists() and not (path.is_file() and _MADE in path.read_bytes()[:2000]):
-        raise ValueError(f"{path} is there, and no page of anydiff's; give another file by --out.")
+    old = path.is_file() and path.name != NAME and _MADE in path.read_bytes()[:2000]
+    if path.exists() and not old:
+        raise ValueError(
+            f"{path} is there, and no page of anydiff's view; give another file by --out."
+        )
     writable(path.parent)
     return path

@@ -56,7 +56,7 @@ def begin(model: SketchModel, data: str | None) -> Sketches:
     """Sketches to begin from: those of a file, or the validation part of data."""
     if data is not None and data not in (*model.names, model.data):
         return _some(load_sketches(data, normalise=model.normalise), data)
-    known = model.read_data(data)
+    known: Sketches = model.at_hand(data)
     return known.subset(split(known).valid)
 
 

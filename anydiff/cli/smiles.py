@@ -47,7 +47,7 @@ def begin(model: SmilesModel, data: str | None) -> Strings:
     """Strings to begin from: those of a file, or the validation part of data."""
     if data is not None and data not in (*model.names, model.data):
         return load_strings(data)
-    known = model.read_data(data)
+    known: Strings = model.at_hand(data)
     return known.subset(split(len(known)).valid)
 
 

@@ -41,8 +41,8 @@ def show_images(
     if not len(some):
         return
     if some.labels is not None and not captions:
-        names = some.classes or [str(k) for k in range(int(some.labels.max()) + 1)]
-        captions = [names[label] for label in some.labels.tolist()]
+        labels = some.labels.tolist()
+        captions = [some.classes[label] if some.classes else str(label) for label in labels]
     shown = [
         f'<img alt="image {m + 1}" src="{address(png(_tile(pixels)))}">'
         for m, pixels in enumerate(some.pixels)

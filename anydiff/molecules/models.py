@@ -73,6 +73,7 @@ class MoleculeModel(KindModel):
     kind: ClassVar[str] = "molecules"
     needs: ClassVar[set[str]] = {"atoms", "sizes"}
     names: ClassVar[set[str]] = {"5k", "full"}
+    shipped = "5k"
 
     @property
     def asks(self) -> set[str]:

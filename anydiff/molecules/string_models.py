@@ -53,6 +53,7 @@ class SmilesModel(KindModel):
     kind: ClassVar[str] = "smiles"
     needs: ClassVar[set[str]] = {"alphabet", "lengths"}
     names: ClassVar[set[str]] = {"5k", "full"}
+    shipped = "5k"
 
     @property
     def completes(self) -> bool:

@@ -64,6 +64,7 @@ class SketchModel(KindModel):
     kind: ClassVar[str] = "sketches"
     needs: ClassVar[set[str]] = {"rows", "lengths"}
     names: ClassVar[set[str]] = {"kanji", "kanjivg"}
+    shipped = "kanji"
 
     @property
     def asks(self) -> set[str]:

@@ -202,6 +202,10 @@ def test_only_an_older_page_is_replaced(tmp_path, capsys):
             call("view", file, "--out", out, "--browser", "false")
         assert "is there, and no page of anydiff's" in capsys.readouterr().err
     assert other.read_text() == "mine"
+    call("view", file, "--out", tmp_path / "page.html", "--browser", "false")
+    (tmp_path / "page.html").rename(tmp_path / "report.html")  # a run's, which has the same mark
+    with pytest.raises(SystemExit):
+        call("view", file, "--out", tmp_path / "report.html", "--browser", "false")
     assert np.load(file)["pixels"].shape == (7, 1, 8, 8)
 
 
