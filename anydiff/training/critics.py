@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pytorch_lightning.strategies import DDPStrategy
 from torch.optim import AdamW, Optimizer
 
+from anydiff.extras import extra
 from anydiff.training.module import DiffusionModule, Unpack
+
+with extra("train"):
+    from pytorch_lightning.strategies import DDPStrategy
 
 __all__ = ["AdversarialModule"]
 
