@@ -251,7 +251,8 @@ def interpolate(
     before.png shows the pairs.
 
     Arguments:
-        model: Model file, the model.safetensors that training has written.
+        model: Model file, the model.safetensors that training has written; or a name that
+            `anydiff models` lists, kanji for instance.
         data: Original items: a file; or data by name, or what the model was trained on, of which the
             held-out part is used. By default the model's own training data, if they have a name.
         num: Number of samples; by default 360 sketches or 400 images.

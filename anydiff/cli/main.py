@@ -184,7 +184,7 @@ def parser() -> Parser:
     """The parser of the whole command line."""
     made = Parser(
         prog="anydiff",
-        description="Diffusion models of molecules, sketches and images: train, sample, edit, evaluate.",
+        description="Diffusion models of molecules, sketches, images and SMILES: train, draw, evaluate.",
         usage="anydiff COMMAND ...",
         formatter_class=Help,
     )
