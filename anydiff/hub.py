@@ -161,9 +161,8 @@ def card_of(name: str, diffusion: Any, kept: Mapping[str, Any]) -> str:
     """
     kind, data, made = (kept.get(name) for name in ("kind", "data", "made"))
     kind = kind if isinstance(kind, str) else None
-    data = (
-        data[0] if isinstance(data, list) and data else data
-    )  # that of images has a size beside it
+    if isinstance(data, list) and data:  # that of images has a size beside it
+        data = data[0]
     size = sum(p.numel() for p in diffusion.parameters())
     rows = {"kind": kind, "trained on": Path(data).name if isinstance(data, str) else None}
     rows |= {"parameters": f"{size:,}", **(made if isinstance(made, dict) else {})}

@@ -72,13 +72,10 @@ def models() -> None:
     width = max(map(len, MODELS))
     for name in MODELS:
         about = _about(model := open_model(model_path(name)))
-        few = (
-            "" if (run := model.diffusion.times.run) is None else f", in {len(run.times) - 1} steps"
-        )
-        asked = about["conditions"].removesuffix("; --guidance").removeprefix("none")
-        line = f"{name:{width}}  {about['draws']}{few}; {asked.removeprefix('; ')}".removesuffix(
-            "; "
-        )
+        run, asked = model.diffusion.times.run, about["conditions"].removesuffix("; --guidance")
+        few = [] if run is None else [f"in {len(run.times) - 1} steps"]
+        words = [about["draws"], *few, *(a for a in asked.split("; ") if a != "none")]
+        line = f"{name:{width}}  {'; '.join(words)}"
         print(textwrap.fill(line, width=100, subsequent_indent=" " * (width + 2)))
     print("\n`anydiff sample NAME` draws, and `anydiff info NAME` says more.")
 

@@ -7,8 +7,8 @@ own alpha, and with :math:`\tau = -\ln \alpha` as its clock it walks at the rate
 
 A kernel applies this matrix to rows and columns at a cost of K, or K² for the ordinal one, and never
 builds it. It is told :math:`\alpha_t / \alpha_s`, the share that is kept, so that nothing is infinite
-where alpha is 0. Distributions are given as logarithms, which a likely state and one that is all but
-impossible both have. States are on the last axis here.
+where alpha is 0. Distributions are given as logarithms, so that a probability of 10^-80 is not taken for
+none. States are on the last axis here.
 
 References:
     Structured Denoising Diffusion Models in Discrete State-Spaces (Austin et al., 2021), D3PM.
@@ -66,7 +66,7 @@ class Kernel(ABC):
     def posterior(self, log_p: Tensor, x_t: Tensor, alpha_t: float, alpha_s: float) -> Tensor:
         r"""The logarithm of :math:`p(x_s | x_t)`, up to a number for each token, shaped like log_p.
 
-        A token that no kernel changes stays, however unlikely log_p has it.
+        In masked diffusion a token that is not masked stays, however unlikely log_p has it.
 
         Arguments:
             log_p: That of x0, (..., K), without what x_t says of it.
@@ -112,9 +112,9 @@ class UniformKernel(Kernel):
         check_whole("[2, inf)", values=self.values)
 
     def forward(self, log_p: Tensor, kept: Tensor | float) -> Tensor:
-        kept = log_p.new_zeros(()) + kept
+        kept, lost = (log_p.new_zeros(()) + v for v in (kept, 1 - kept))
         # the exponential of the bound is 0, and its gradient is a number where both terms are 0
-        anew = (1 - kept).log().clamp(min=-1e4) - math.log(self.values)
+        anew = lost.log().clamp(min=-1e4) - math.log(self.values)
         return torch.logaddexp(kept.log() + log_p, anew)
 
     def backward(self, v: Tensor, kept: Tensor | float) -> Tensor:
@@ -154,9 +154,9 @@ class AbsorbingKernel(Kernel):
         return self.values + 1
 
     def forward(self, log_p: Tensor, kept: Tensor | float) -> Tensor:
-        kept = log_p.new_zeros(()) + kept
+        kept, lost = (log_p.new_zeros(()) + v for v in (kept, 1 - kept))
         values, mask = log_p[..., :-1], log_p[..., -1:]
-        masked = 1 - kept + kept * mask.exp()
+        masked = lost + kept * mask.exp()
         least = torch.finfo(log_p.dtype).tiny
         return torch.cat([kept.log() + values, masked.clamp(min=least).log()], -1)
 

@@ -171,7 +171,7 @@ def continuous(diffusion, tokens, nodes=40):
     [(kernel, of) for kernel in KERNELS[1:] for of in SCHEDULES]
     # some tokens survive at t = 1 by the other schedules: the next test
     + [(KERNELS[0], of) for of in ENDING],
-    ids=str,
+    ids=kernel_named,
 )
 def test_the_bound_in_continuous_time_is_the_likelihood(kernel, schedule):
     """With the exact network there is no gap, for any datum, kernel or schedule."""
