@@ -270,8 +270,8 @@ def interpolate(
     kind = kind_of(known.kind)
     if not hasattr(known, "interpolate"):
         raise ValueError(
-            f"{model} draws {known.kind}, which cannot be interpolated; "
-            "give a model of sketches or images."
+            f"{model} draws {known.kind}, which cannot be interpolated: their atoms have no order, "
+            "or are written as tokens; give a model of sketches or images."
         )
     if known.diffusion.times.run is not None:
         raise ValueError(
