@@ -132,6 +132,21 @@ def png(picture: Any) -> bytes:
         return out.getvalue()
 
 
+def jpeg(picture: np.ndarray) -> bytes:
+    """A photograph as the bytes of a JPEG file of good quality, a fifth of those of a PNG.
+
+    Arguments:
+        picture: (H, W, 3) of uint8.
+
+    Raises:
+        ImportError: Pillow is not installed.
+    """
+    with io.BytesIO() as out:
+        image = pillow()[0].fromarray(np.ascontiguousarray(picture))
+        image.save(out, "JPEG", quality=90, subsampling=0)
+        return out.getvalue()
+
+
 def write_gif(
     path: PathLike, images: Sequence[Any], *, fps: float, hold: float, optimize: bool = False
 ) -> None:

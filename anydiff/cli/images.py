@@ -24,7 +24,7 @@ from anydiff.images.gallery import show_images
 from anydiff.images.images import ImageError, Images
 from anydiff.images.models import ImageModel, compare_parts, left_half, usual_features
 from anydiff.images.named import load_images, split
-from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip
+from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip, visible
 from anydiff.kinds import first
 from anydiff.metrics.tables import Column
 from anydiff.pages import Page, film, frames_of
@@ -163,9 +163,10 @@ def write(
     write_items(folder / DRAWN, drawn, **({} if shown is None else {"before": shown}))
     for name, pixels in (("samples", drawn.pixels), ("before", shown)):
         if pixels is not None:
-            draw_grid(folder / f"{name}.png", pixels[:100], columns=min(10, len(pixels)))
+            some = visible(pixels[:100])
+            draw_grid(folder / f"{name}.png", some, columns=min(10, len(some)))
     if frames:  # blends have none
-        path = torch.stack([frame.pixels for frame in frames])
+        path = visible(torch.stack([frame.pixels for frame in frames]))
         draw_strip(folder / "strip.png", path)
         animate_denoising(folder / "denoising.gif", path[moments(len(path))])
 
@@ -201,7 +202,7 @@ def draw_runs(path: Path, runs: Mapping[str, Images]) -> None:
         runs: Images by what the row is called.
     """
     num = min(map(len, runs.values()))
-    draw_rows(path, {name: drawn.pixels[:num] for name, drawn in runs.items()})
+    draw_rows(path, {name: visible(drawn.pixels[:num]) for name, drawn in runs.items()})
 
 
 FIGURES = [Column("Fréchet↓", "frechet", ".2f"), Column("as asked↑", "accuracy", ".1%")]

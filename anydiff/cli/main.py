@@ -7,6 +7,7 @@ jsonargparse makes the flags of each function from its signature, and their help
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -261,6 +262,8 @@ def _call(function: Callable[..., Any], asked: dict[str, Any]) -> None:
             warnings.showwarning = _say
             function(**asked)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(1) from None
         text = printable(" ".join(str(error).split())) or type(error).__name__
         if isinstance(error, RuntimeError):
             if "allocate" not in text:
@@ -271,6 +274,16 @@ def _call(function: Callable[..., Any], asked: dict[str, Any]) -> None:
     except KeyboardInterrupt as stop:
         print(f"\nStopped: {stop}" if str(stop) else "\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _nobody_reads() -> bool:
+    """Whether the output went to a program that has read enough, `head` for instance."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return True
+    return False
 
 
 def _say(message: Warning | str, *_: Any, **__: Any) -> None:

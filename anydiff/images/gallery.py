@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
-from anydiff.drawing import png
+from anydiff.drawing import jpeg, png
 from anydiff.images.images import Images
-from anydiff.images.pictures import sheet
+from anydiff.images.pictures import sheet, visible
 from anydiff.pages import Page, address, of_many, tiles
 
 __all__ = ["show_images"]
 
-_LARGE = 256
-"""Pixels of the longer side: every n-th is shown of larger images."""
+_SMALL, _LARGE = 64, 256
+"""Pixels of the longer side: images larger than the first are JPEGs; of those larger than the second,
+every n-th pixel is shown."""
 
 
 def show_images(
@@ -43,19 +43,21 @@ def show_images(
     if some.labels is not None and not captions:
         labels = some.labels.tolist()
         captions = [some.classes[label] if some.classes else str(label) for label in labels]
+    channels, *sides = images.shape
     shown = [
-        f'<img alt="image {m + 1}" src="{address(png(_tile(pixels)))}">'
-        for m, pixels in enumerate(some.pixels)
+        f'<img alt="image {m + 1}" src="{_tile(pixels)}">'
+        for m, pixels in enumerate(visible(some.pixels))
     ]
-    page.add(
-        heading, tiles(shown, captions, 56 if max(images.shape[1:]) <= 16 else 84),
-        note or f"{of_many(len(some), len(images))}Click one to see it larger.",
-    )  # fmt: skip
+    note = note or f"{of_many(len(some), len(images))}Click one to see it larger."
+    if channels not in (1, 3):
+        note += f" Shown of {channels} channels: the first{' three' if channels > 3 else ''}."
+    page.add(heading, tiles(shown, captions, 56 if max(sides) <= 16 else 84), note)
 
 
-def _tile(pixels: Tensor) -> np.ndarray:
-    """An image without the gaps of a sheet, of at most 256 pixels a side, (H, W, 3)."""
+def _tile(pixels: Tensor) -> str:
+    """An image without the gaps of a sheet, of at most 256 pixels a side, as the address of itself."""
     height, width = pixels.shape[1:]
     drawn = sheet(pixels[None], 1, 1)
     gap, every = (len(drawn) - height) // 2, math.ceil(max(height, width) / _LARGE)
-    return drawn[gap : gap + height : every, gap : gap + width : every]
+    tile = drawn[gap : gap + height : every, gap : gap + width : every]
+    return address(png(tile)) if max(height, width) <= _SMALL else address(jpeg(tile), "jpeg")

@@ -7,6 +7,7 @@ built. What diffuses is :func:`from_uint8` of it, x0 = pixels / 127.5 − 1 in [
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -109,8 +110,9 @@ class Images:
         """What a notebook shows: the first images, if they have colours and Pillow is there."""
         if self.shape[0] not in (1, 3) or find_spec("PIL") is None:
             return None
-        pixels = self.pixels[:64].permute(0, 2, 3, 1).numpy()
-        scale = max(1, 48 // max(self.shape[1:]))
+        side = max(self.shape[1:])
+        scale, every = max(1, 48 // side), math.ceil(side / 96)
+        pixels = self.pixels[:64, :, ::every, ::every].permute(0, 2, 3, 1).numpy()
         large = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
         return png(tiled(np.broadcast_to(large, (*large.shape[:3], 3)), min(16, len(large)), 2))
 

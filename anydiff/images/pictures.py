@@ -18,7 +18,7 @@ from anydiff.drawing import beside, pillow, text_width, tiled, write_gif, write_
 from anydiff.files import PathLike
 from anydiff.images.images import as_tensor
 
-__all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet"]
+__all__ = ["animate_denoising", "draw_grid", "draw_rows", "draw_strip", "sheet", "visible"]
 
 Pixels = Tensor | np.ndarray
 
@@ -46,6 +46,19 @@ def _array(pixels: Pixels, axes: str) -> np.ndarray:
     if pixels.numel() == 0:
         raise ValueError(f"pixels are {tuple(pixels.shape)}; there is nothing to draw.")
     return pixels.detach().cpu().movedim(-3, -1).numpy()
+
+
+def visible(pixels: Tensor) -> Tensor:
+    """What a picture can show: grey and RGB as they are, the first three of more channels, or one of two.
+
+    Arguments:
+        pixels: (\\*, C, H, W).
+
+    Returns:
+        (\\*, 1 or 3, H, W).
+    """
+    channels = pixels.shape[-3]
+    return pixels if channels in (1, 3) else pixels.narrow(-3, 0, 3 if channels > 3 else 1)
 
 
 def _scale(scale: int | None, columns: int, shape: tuple[int, ...], around: int = _WIDTH) -> int:

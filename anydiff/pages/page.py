@@ -23,7 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 _HERE = Path(__file__).parent
-_PNG = "data:image/png;base64,"
+_IMAGE = "data:image/"
+_WIDEST = 640  # of a film's frames, in pixels
 _ALLOWED = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
@@ -201,13 +202,14 @@ def tiles(
     return f"<div {look}>{''.join(each)}</div>" if each else ""
 
 
-def address(content: bytes) -> str:
-    """A PNG file as the address of itself.
+def address(content: bytes, form: str = "png") -> str:
+    """The file of a picture as the address of itself.
 
     Arguments:
         content: The bytes of the file.
+        form: Its format, png or jpeg.
     """
-    return f"{_PNG}{base64.b64encode(content).decode()}"
+    return f"{_IMAGE}{form};base64,{base64.b64encode(content).decode()}"
 
 
 def picture(path: Path, alt: str) -> str:
@@ -223,7 +225,7 @@ def picture(path: Path, alt: str) -> str:
 
 
 def frames_of(path: Path) -> list[str]:
-    """The frames of a GIF, as addresses; none, if it is not there.
+    """The frames of a GIF, at most 640 pixels wide or tall, as addresses; none, if it is not there.
 
     Arguments:
         path: The file.
@@ -234,7 +236,10 @@ def frames_of(path: Path) -> list[str]:
         found = []
         for k in range(getattr(images, "n_frames", 1)):
             images.seek(k)
-            found.append(address(png(images.convert("RGB").quantize(32))))
+            frame = images.convert("RGB")
+            if max(frame.size) > _WIDEST:
+                frame.thumbnail((_WIDEST, _WIDEST))
+            found.append(address(png(frame.quantize(32))))
     return found
 
 
@@ -248,7 +253,7 @@ def film(frames: Sequence[str], alt: str) -> str:
     if not frames:
         return ""
     last, name = html.escape(frames[-1]), html.escape(alt)
-    is_image = last.startswith(_PNG)
+    is_image = last.startswith(_IMAGE)
     shown = f'<img alt="{name}" src="{last}">' if is_image else f"<pre>{last}</pre>"
     return f'<div class="film">{shown}{slider(len(frames), name)}{data(list(frames))}</div>'
 

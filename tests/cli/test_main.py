@@ -197,6 +197,22 @@ def test_the_module_is_the_command():
     assert done.stdout.startswith("anydiff ")
 
 
+def test_a_reader_that_has_read_enough_is_no_error():
+    code = (
+        "import sys\nfrom anydiff.cli.main import run\n"
+        "def tell() -> None:\n    'Tell.'\n    print('told', flush=True)\n"
+        "sys.stdin.read()\nrun(tell, [])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as told:  # fmt: skip
+        told.stdout.close()
+        told.stdin.close()
+        assert told.stderr.read() == b""
+    assert told.returncode == 1
+
+
 @pytest.mark.parametrize("name", ["/usr/bin/anydiff", "-m", "train.py", "pytest"])
 def test_waiting_threads_of_the_command_sleep_from_the_start(name, monkeypatch):
     head = Path(anydiff.__file__).read_text().split("\nfrom anydiff")[0]  # before torch is imported

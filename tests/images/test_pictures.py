@@ -1,9 +1,22 @@
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from anydiff.images.pictures import animate_denoising, draw_grid, draw_rows, draw_strip, sheet
+from anydiff.images import Images
+from anydiff.images.gallery import show_images
+from anydiff.images.pictures import (
+    animate_denoising,
+    draw_grid,
+    draw_rows,
+    draw_strip,
+    sheet,
+    visible,
+)
+from anydiff.pages import Page
 
 GROUND = 226
 
@@ -63,6 +76,28 @@ def test_sheets_have_a_size_to_look_at(num, side):
     assert 400 < width < 1000 and (num < 16 or width > 520)
     assert sheet(random(1, 1, 8, 8)).shape[0] < 300
     assert sheet(random(1, 1, 1000, 1000)).shape[0] < 1100
+
+
+@pytest.mark.parametrize("channels, shown", [(1, 1), (2, 1), (3, 3), (4, 3), (13, 3)])
+def test_of_other_channels_the_first_are_shown(channels, shown):
+    pixels = random(5, channels, 6, 7)
+    assert torch.equal(visible(pixels), pixels[:, :shown])
+    assert torch.equal(visible(pixels.unflatten(0, (1, 5))), pixels[None, :, :shown])
+
+
+def test_a_page_of_photographs_is_small():
+    y, x = np.mgrid[:300, :400]
+    photograph = np.stack([np.sin(x / 20) * 100 + 100, y / 2, (x + y) / 3]).astype(np.uint8)
+    pixels = torch.from_numpy(np.stack([photograph] * 3))
+    page = Page("Photographs")
+    show_images(page, Images(torch.cat([pixels, pixels[:, :1]], 1)))
+    text = page.html()
+    assert "Shown of 4 channels: the first three." in text and len(text) < 200_000
+    first = text.split('src="data:image/jpeg;base64,')[1].split('"')[0]
+    with Image.open(io.BytesIO(base64.b64decode(first))) as shown:
+        assert shown.size == (200, 150)
+        away = np.abs(np.asarray(shown, np.float32) - photograph[:, ::2, ::2].transpose(1, 2, 0))
+        assert away.mean() < 3
 
 
 def test_a_grid_is_the_sheet(tmp_path):

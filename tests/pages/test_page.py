@@ -128,6 +128,13 @@ def test_the_films_frames_are_those_of_the_gif(tmp_path):
     assert film([], "shades") == ""
 
 
+def test_large_frames_are_made_smaller(tmp_path):
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(1000).reshape(256, 1000))
+    write_gif(tmp_path / "a.gif", [image.convert("P")], fps=10, hold=1)
+    (frame,) = frames_of(tmp_path / "a.gif")
+    assert Image.open(io.BytesIO(base64.b64decode(frame.partition(",")[2]))).size == (640, 164)
+
+
 def test_facts_are_said_as_one_writes_them():
     told = {"a": True, "b": [16, 32], "c": ["fire", "water"], "d": 2.0, "e": 0.05, "f": False}
     found = re.findall("<dd>(.*?)</dd>", facts(told))
