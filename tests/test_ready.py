@@ -1,6 +1,7 @@
 """Models that come with the package: by name, in Python and in the commands."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import anydiff
 from anydiff import ready
 from anydiff.cli.main import main
-from anydiff.cli.runs import beside, model_file, open_model
+from anydiff.cli.runs import beside, called, model_file, open_model
 from anydiff.cli.train import molecules
 from anydiff.ready import MODELS, model_path
 
@@ -72,6 +73,11 @@ def test_commands_take_names(tmp_path, monkeypatch, capsys):
     shutil.copy(tuned, tmp_path / "tiny")
     here = tmp_path.relative_to(tmp_path) / "tiny"
     assert model_file(here) == here and beside(here, "sample") == here.parent / "sample"
+    cached = tmp_path / "hub/models--me--molecules/snapshots/0a1b/model.safetensors"
+    cached.parent.mkdir(parents=True)
+    shutil.copy(here, cached)
+    assert beside(cached, "sample") == Path("runs/molecules/sample")  # nothing of ours in the cache
+    assert called(cached) == "molecules" and called(Path("digits")) == "digits"
 
 
 def test_half_precision_is_of_the_file_alone(tmp_path):

@@ -189,13 +189,23 @@ def model_file(model: Path) -> Path:
 
 
 def beside(model: Path, command: str) -> Path:
-    """The folder for what a command makes of a model, next to it.
+    """The folder for what a command makes of a model: next to it, or in `runs` if the model has no folder
+    of the user's own: one that comes with the package, or is in the cache of the Hub.
 
     Arguments:
         model: As it was given.
         command: What the folder is called.
     """
-    return (Path("runs") / model.name if model_file(model) != model else model.parent) / command
+    return (model.parent if (name := _elsewhere(model)) is None else Path("runs") / name) / command
+
+
+def _elsewhere(model: Path) -> str | None:
+    """What a model is called that is in no folder of the user's own."""
+    if model_file(model) != model:
+        return model.name
+    folder = model.absolute().parent
+    own = [part for part in folder.parts if part.startswith("models--")]  # of the Hub's cache
+    return own[-1].split("--")[-1] if own and "snapshots" in folder.parts else None
 
 
 def called(model: Path) -> str:
@@ -204,8 +214,8 @@ def called(model: Path) -> str:
     Arguments:
         model: As it was given.
     """
-    if model_file(model) != model:
-        return str(model)
+    if (name := _elsewhere(model)) is not None:
+        return name
     return f"{model.absolute().parent.name}/{model.name}"
 
 
