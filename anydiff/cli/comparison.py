@@ -73,6 +73,7 @@ def compare(
     num: int | None,
     guidance: float | None,
     seed: int,
+    name: str,
 ) -> None:
     """Draw from a teacher and its students, and write comparison.png, table.txt and report.html.
 
@@ -84,6 +85,7 @@ def compare(
         num: How many samples of each.
         guidance: Of the teacher.
         seed: Of the noise, which is the same for all.
+        name: What the teacher is called.
     """
     kind = kind_of(teacher.kind)
     scale = 1.0 if guidance is None else guidance
@@ -118,8 +120,8 @@ def compare(
             if judge is not None:
                 report = judge(drawn, num - len(drawn))
                 figures = [c.cell(report) for c in kind.FIGURES]
-        name = f"{run.who}, {type(run.sampler).__name__}"
-        cells.append([name, str(run.steps), str(run.calls), *figures, f"{1000 * seconds:.3g}"])
+        who = f"{run.who}, {type(run.sampler).__name__}"
+        cells.append([who, str(run.steps), str(run.calls), *figures, f"{1000 * seconds:.3g}"])
     if shown:
         kind.draw_runs(folder / "comparison.png", shown)
     text = ""
@@ -131,7 +133,7 @@ def compare(
     write_report(
         folder, teacher.kind, f"Few steps: {teacher.kind}", table=text,
         pictures={"From the same noise": "comparison.png", "Training": "curve.png"},
-        asked={"steps": [*students], "guidance": guidance, "seed": seed},
+        asked={"teacher": name, "steps": [*students], "guidance": guidance, "seed": seed},
     )  # fmt: skip
 
 

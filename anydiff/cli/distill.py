@@ -191,7 +191,9 @@ def distill(
     for one in (known, *students.values()):
         one.diffusion.to(place(asked.accelerator))
     try:
-        compare(folder, known, students, items if measure else None, num, guidance, asked.seed)
+        compare(
+            folder, known, students, items if measure else None, num, guidance, asked.seed, called(model)
+        )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"{result} is written, and not yet compared; the same command with --resume does that."

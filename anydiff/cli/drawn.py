@@ -83,7 +83,7 @@ def run(
     lost = (stopped.num if stopped else num) - asked.skip - len(drawn)
     wishes = {
         "model": called(path), **named(known, asked, repeats), "skip": asked.skip or None,
-        **(wishes or {}),
+        **(wishes or {}), "begun from": _source(before), "compared with": _source(real),
         "seconds for each": f"{seconds:.3g}",
     }  # fmt: skip
     report = partial(
@@ -112,6 +112,11 @@ def run(
             print(f"no metrics: {printable(str(error))}")
     report(table=text)
     say_files(folder)
+
+
+def _source(items: Any) -> str | None:
+    """Where items come from, by name or file; without folders, as the page may be sent to others."""
+    return None if items is None else Path(items.name).name
 
 
 def _real(known: Any, data: str | None) -> Any:

@@ -216,6 +216,8 @@ def test_a_student_of_each_kind_and_its_files(kind, tmp_path, capsys, monkeypatc
     wanted = [("teacher", s, str(k), str(k * twice)) for s, k in teachers]
     assert rows == [*wanted, *(("student", "DDIM", str(k), str(k)) for k in (4, 2))]
     assert Image.open(tmp_path / "out/comparison.png").size > (300, 100)
+    page = re.sub("<[^>]*>", " ", (tmp_path / "out/report.html").read_text())
+    assert re.search(rf"teacher\s+{teacher.parent.name}/{teacher.name}\s", page)
 
     call("info", tmp_path / "out/model.safetensors")
     told = capsys.readouterr().out

@@ -372,6 +372,8 @@ def test_files_of_one_s_own_are_begun_from(models, tmp_path):
     with np.load(tmp_path / "out/samples.npz") as file:
         assert np.array_equal(file["pixels"][..., :4], digits.pixels[..., :4].numpy())
         assert (file["before"][..., 4:] == 160).all()
+    told = re.sub("<[^>]*>", " ", (tmp_path / "out/report.html").read_text())
+    assert re.search(r"begun from\s+mine\s", told) and "compared with" not in told
     call("edit", models["images"], "--data", tmp_path / "out/samples.npz", *some)
     assert (tmp_path / "out-2/before.png").exists()
 
