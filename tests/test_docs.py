@@ -293,5 +293,5 @@ def test_the_commands_of_the_pages_have_their_flags(command):
 
 def test_a_commit_is_checked_as_ci_checks_it():
     hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.M)
-    lines = (ROOT / ".ci/run").read_text().splitlines()
+    lines = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
     assert len(hooks) == 3 and set(hooks) <= set(lines)
