@@ -291,6 +291,7 @@ class Small(torch.nn.Module):
         return self.net(torch.cat(parts, 1))
 
 
+@pytest.mark.slow
 def test_training_draws_both_of_two_modes_and_goes_on(tmp_path):
     data = mixture(4096, torch.Generator().manual_seed(0))
 

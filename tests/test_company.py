@@ -124,6 +124,7 @@ def train(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_data_parallel_processes_have_the_gradient_of_the_whole_batch(tmp_path):
     alone(train_two, tmp_path)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
@@ -176,6 +177,7 @@ def shard(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_sharded_weights_have_the_gradient_and_the_step_of_the_whole_batch(tmp_path):
     alone(shard_two, tmp_path)
 

@@ -26,6 +26,7 @@ class Spy(nn.Module):
         return draw(x_t.shape, seed=9).to(x_t.dtype)
 
 
+@pytest.mark.slow
 @every_space
 def test_loss_of_saying_nothing_is_one(space, shape):
     """E |eps|² / dim = 1 in any space, whatever its dimension; chi-squared, five standard errors."""

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+from functools import cache
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ def test_the_tour_s_steering_runs():
     assert names["days"].shape == (24, 2, 24, 1) and (names["low"] < names["high"]).all()
 
 
+@pytest.mark.slow
 def test_the_ideas_are_true_and_the_lines_are_those_of_the_code():
     text = (ROOT / "docs/ideas.md").read_text()
     names = {}
@@ -79,6 +81,7 @@ def test_the_first_page_runs(tmp_path, monkeypatch):
     assert len(names["mols"]) == 8 and names["x"].shape == (3, 30, 4)
 
 
+@pytest.mark.slow
 def test_what_other_libraries_do_is_done_as_on_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (first,) = blocks("docs/coming-from.md")
@@ -123,6 +126,7 @@ def test_links_lead_somewhere():
                 assert anchor in anchors, f"{page.name}: {target}"
 
 
+@pytest.mark.slow
 def test_a_series_is_learned_from_the_page():
     names = {}
     exec(blocks("docs/your-data.md")[1].replace("range(20)", "range(8)"), names)
@@ -157,6 +161,7 @@ def test_molecules_are_steered_as_on_the_page(tmp_path, monkeypatch):
     assert len(names["z"]) == int(names["sizes"].sum())
 
 
+@pytest.mark.slow
 def test_a_circle_is_learned_from_the_page():
     block = blocks("docs/your-data.md")[0]
     names = {}
@@ -175,6 +180,7 @@ def test_digits_are_read_and_measured_as_on_the_page():
     assert names["floor"].frechet < 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:No complete tensor found")  # torch's, of shared storage
 def test_the_methods_of_one_s_own_do_what_the_page_asks_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the page writes a file
@@ -266,6 +272,9 @@ def test_a_system_of_the_family_runs(name, line):
     assert result.isfinite().all() and result.shape in (shape, (2,))
 
 
+one_parser = cache(parser)  # which takes longer to build than words to parse
+
+
 def commands():
     for page in [
         ROOT / "README.md",
@@ -283,7 +292,7 @@ def commands():
 def test_the_commands_of_the_pages_have_their_flags(command):
     program, *words = shlex.split(command)
     if program == "anydiff":
-        assert parser().parse_args(words)
+        assert one_parser().parse_args(words)
         return
     spec = importlib.util.spec_from_file_location("example", ROOT / words[0])
     example = importlib.util.module_from_spec(spec)

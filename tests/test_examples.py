@@ -51,6 +51,7 @@ def test_an_example_is_two_screens_that_show_the_library(name):
     assert {arg.arg for arg in main.args.kwonlyargs} == FLAGS and not main.args.args
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,kind", KINDS.items())
 def test_an_example_learns_what_the_command_learns(name, kind, tmp_path, monkeypatch):
     data, options = little(kind, tmp_path), {"epochs": 1, "seed": 3}
@@ -79,6 +80,7 @@ def test_an_example_learns_what_the_command_learns(name, kind, tmp_path, monkeyp
     assert all(torch.equal(weights[k], v) for k, v in again.items())
 
 
+@pytest.mark.slow
 def test_three_systems_draw_from_texts(tmp_path, capsys):
     module = example("text_to_image")
     assert len((ROOT / "examples/text_to_image.py").read_text().splitlines()) <= 120

@@ -35,6 +35,7 @@ def case(name, items):
     return network.eval(), x_t, torch.rand(items, generator=generator), space, conditions(items)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:No complete tensor found")  # torch's, of shared storage
 @pytest.mark.parametrize("name", ["images", "with a variance", "sequences"])
 def test_a_program_is_its_network_for_any_number_of_items(name):

@@ -164,6 +164,7 @@ def test_a_refusal_is_told(hub):
         push(model_path("qm9"), "other/one", token="x", endpoint=hub.url)
 
 
+@pytest.mark.slow
 def test_without_a_server_the_cache_answers(hub):
     oid = push(model_path("qm9"), "me/m", token="x", endpoint=hub.url)
     kept = pull("me/m", revision=oid, endpoint=hub.url)

@@ -201,6 +201,7 @@ def test_the_second_stage_is_the_loss_of_the_diffusion_on_latents():
 # LSGM --------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space, shape", SPACES.values(), ids=SPACES)
 def test_the_cross_entropy_is_that_of_normal_distributions(space, shape):
     """Of q with a normal prior: in value, and in the gradient that reaches the encoder."""
@@ -284,6 +285,7 @@ def test_with_a_fixed_encoder_the_second_term_is_the_loss_of_latent_diffusion():
     torch.testing.assert_close(total - bound, latent.diffusion.loss(z, t, noise=noise))
 
 
+@pytest.mark.slow
 def test_a_prior_that_predicts_nothing_is_the_standard_normal():
     """v = 0: the cross entropy is -log N(z; 0, I), in centred spaces too."""
     for space, shape in (*SPACES.values(), (Ragged.from_sizes(SIZES, centered=3), (9, 3))):
@@ -430,6 +432,7 @@ class Straight(Autoencoder):
         return (shape[0], self.columns)
 
 
+@pytest.mark.slow
 def test_linear_parts_reach_the_likelihood_of_probabilistic_pca():
     """A learned prior and a learned encoder, both normal: no better bound is possible, and none worse."""
     x = draw((512, 4))

@@ -277,6 +277,7 @@ def test_copies_are_networks_of_their_own():
     )
 
 
+@pytest.mark.slow
 def test_averages_threads_and_compilers_see_the_adapter():
     net, run = made("transformer")
     changed(adapt(net, 2) and net)

@@ -144,6 +144,7 @@ def test_a_loss_is_the_same_without_gradients_and_within_transforms(name):
 
 
 # the rates of all schedules are compiled with their other tests, and so are the losses of students
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n for n in LOSSES if n not in DISTILLED and ("velocity of" not in n or "Own" in n)]
 )
@@ -206,6 +207,7 @@ def test_a_run_is_the_same_without_gradients_and_within_transforms(sampler):
     assert torch.allclose(along.sum(), gradient.sum(), rtol=1e-3)
 
 
+@pytest.mark.slow
 @every_sampler
 def test_a_compiled_step_takes_batches_of_several_sizes(sampler):
     if isinstance(sampler, CHOOSES_ITS_STEPS):

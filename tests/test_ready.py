@@ -48,6 +48,7 @@ def test_they_are_listed(tmp_path, capsys):
             model_file(path)
 
 
+@pytest.mark.slow
 def test_commands_take_names(tmp_path, monkeypatch, capsys):
     run = molecules("5k", hidden=8, layers=1, epochs=1, out=tmp_path / "run", accelerator="cpu")
     shutil.move(run, tmp_path / "tiny.safetensors")

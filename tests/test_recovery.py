@@ -68,6 +68,7 @@ def test_energies_add_up():
     torch.testing.assert_close(Energy(Both())(x, t), one(x, t) + two(x, t))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_langevin_steps_have_the_moments_of_the_conditional(scale):
     """K steps with the step δ have closed moments, and the variance 1 / (Λ (1 − δ² Λ / 4)) at last."""
@@ -90,6 +91,7 @@ def test_langevin_steps_have_the_moments_of_the_conditional(scale):
     assert y.var().item() == pytest.approx(stationary * (1 - rest**2), rel=0.015)
 
 
+@pytest.mark.slow
 def test_the_right_energy_is_where_the_gradient_vanishes():
     """The mean gradient of the loss by the scale: 0 at 1, and towards 1 elsewhere."""
     gradients = {}

@@ -137,6 +137,7 @@ def test_a_step_of_lloyd_is_where_the_gradient_of_the_codes_vanishes():
     )
 
 
+@pytest.mark.slow
 def test_pictures_are_learned_with_few_codes():
     torch.manual_seed(0)
     net = Quantized(Convolutional(1, 2, (8, 16), noisy=False, groups=4), 8, every=50)

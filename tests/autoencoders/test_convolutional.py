@@ -37,6 +37,7 @@ def test_every_weight_learns():
     assert all(p.grad is not None and p.grad.any() for p in objective.parameters())
 
 
+@pytest.mark.slow
 def test_it_learns_to_keep_what_is_there():
     """Images of four numbers, in a latent of as many: nothing need be lost."""
     torch.manual_seed(0)

@@ -71,6 +71,7 @@ def nodes(value, path=()):
             yield from nodes(value[key], (*path, key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore:.*which no file can store")
 def test_any_change_of_a_header_ends_in_a_model_or_one_error(tmp_path, name):

@@ -188,6 +188,7 @@ def test_a_consistency_model_learns_its_own_answer_one_time_nearer():
 # the command --------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_of_each_kind_and_its_files(kind, tmp_path, capsys, monkeypatch):
     teacher, data = made(kind, tmp_path)
@@ -256,6 +257,7 @@ def test_one_step_is_told_as_one(tmp_path, capsys):
     assert told == ["teacher, 1 step", "teacher, 2 steps"]
 
 
+@pytest.mark.slow
 def test_the_other_commands_take_the_steps_of_a_student(tmp_path, capsys):
     rows = Rows([1.0, 0.5, 0.0])
     path, out = tmp_path / "student.safetensors", ["--out", tmp_path / "drawn"]
@@ -332,6 +334,7 @@ def test_time_is_shared_and_guidance_is_folded_in_once(consistency, tmp_path, mo
     assert len(ImageModel.load(out / "model.safetensors").diffusion.times.times) == 2
 
 
+@pytest.mark.slow
 def test_a_broken_run_goes_on_in_its_stage(tmp_path, capsys, monkeypatch):
     teacher, _ = made("images", tmp_path)
     words = [teacher, "--to", 2, "--measure", "false", "--lr", 0.01, "--data", few_digits(tmp_path)]

@@ -53,6 +53,7 @@ def data_of(kind, models):
     return files.get(kind, "digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN)
 @pytest.mark.parametrize(
     "how",
@@ -145,6 +146,7 @@ def test_a_model_of_one_s_own_has_some_information_too(tmp_path, capsys):
     assert "not what it takes to draw" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_drawn(models, tmp_path):
     some = ["--num", 5, "--measure", "false"]
     call(
@@ -196,6 +198,7 @@ def test_what_a_model_does_not_know(kind, wrong, line, models, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_completes_repeats_no_step(tmp_path, capsys):
     network = Completing(PairNet(2 * 8 - 3, 8, layers=1))
     atoms, sizes = Atoms(charge_scale=None), SizeDistribution.from_sizes([5, 6])

@@ -15,6 +15,7 @@ def call(*words):
     main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_measured_property_of_ligands_is_learned_and_asked_for(tmp_path, capsys):
     data, model = drug_like("cmet_ligands.sdf"), tmp_path / "run/model.safetensors"
     words = ["--data", data, "--property", "r_exp_dg", *SMALL, "--out", tmp_path / "run"]
@@ -40,6 +41,7 @@ def test_a_measured_property_of_ligands_is_learned_and_asked_for(tmp_path, capsy
     assert "no property 'dg'; there are the properties r_exp_dg" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bonds_and_charges_of_ligands_are_learned_and_written(tmp_path, capsys):
     data, model = drug_like("cmet_ligands.sdf"), tmp_path / "run/model.safetensors"
     call("train", "molecules", "--data", data, "--bonds", *SMALL, "--out", tmp_path / "run")

@@ -62,6 +62,7 @@ def models(tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_begins_from_the_model_and_learns_the_new_data(kind, models, tmp_path, capsys):
     model, data = models[kind]
@@ -94,6 +95,7 @@ def test_sizes_and_properties_are_those_of_the_new_data(models, tmp_path):
     assert (new.sample(5, steps=1).sizes > 21).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_a_small_file_beside_the_new_model(kind, models, tmp_path, capsys):
     model, data = models[kind]
@@ -127,6 +129,7 @@ def test_an_adapter_is_a_small_file_beside_the_new_model(kind, models, tmp_path,
     assert len({drawn["off"], drawn["half"], drawn["on"]}) == 3
 
 
+@pytest.mark.slow
 def test_adapters_begin_from_the_seed_and_nothing_else(models, tmp_path):
     model, data = models["images"]
     words = ["--data", data, "--accelerator", "cpu", "--epochs", 1, "--rank", 2, "--lr", 0.05]

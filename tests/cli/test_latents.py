@@ -63,6 +63,7 @@ def test_both_stages_are_trained_and_the_file_holds_both(kind, models, capsys):
     assert "latents" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_commands_work_with_them(kind, models, tmp_path, capsys):
     files, data = models
@@ -86,6 +87,7 @@ def test_commands_work_with_them(kind, models, tmp_path, capsys):
     assert "a known part of the data is no part" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_are_distilled_and_finetuned_with_the_same_autoencoder(kind, models, tmp_path):
     files, data = models

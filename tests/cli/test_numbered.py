@@ -37,6 +37,7 @@ def hashes(folder):
     return [of["sha256"] for of in manifest(folder)["parts"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_hold_what_one_file_holds(kind, models, tmp_path, capsys):
     model = models[kind]
@@ -130,6 +131,7 @@ def test_molecules_by_more_processes_than_parts(models, tmp_path):
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_second_command_waits_outside(models, tmp_path, capsys):
     out = tmp_path / "parts"
     call("sample", models["images"], *asked(out))
@@ -170,6 +172,7 @@ def test_what_is_there_is_not_drawn_again(models, tmp_path, capsys, monkeypatch)
     assert "11 images in 3 parts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_told(models, tmp_path, capsys):
     model, out = models["images"], tmp_path / "parts"
     call("sample", model, *asked(out))

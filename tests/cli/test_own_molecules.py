@@ -42,6 +42,7 @@ def test_the_elements_are_those_of_the_data(folder, capsys):
     assert "molecules of H, B, C, N, O, F, Si, P, S, Cl, Br, I, 5 to " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -69,6 +70,7 @@ def test_everything_works_with_them(how, folder, tmp_path, capsys):
         assert "drawn" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bonds_are_drawn_on_request(tmp_path, capsys):
     texts = ["C[NH3+]", "C[N+](=O)[O-]", "C1CCSC1", "c1ccoc1", "CC(=O)[O-]", "CC#N"] * 2
     write_sdf(tmp_path / "mine.sdf", [embedded_rdkit(text) for text in texts])
@@ -104,6 +106,7 @@ def test_bonds_are_drawn_on_request(tmp_path, capsys):
     assert "bare.xyz has no SMILES; give molecules with them, or bonds" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_compiles_the_network_on_request(folder, tmp_path, monkeypatch):
     graphs = []
 
@@ -191,6 +194,7 @@ def test_packages_are_missed_before_training(tmp_path, capsys, monkeypatch):
         assert not (tmp_path / "run/last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_written_whatever_becomes_of_its_metrics(
     folder, tmp_path, capsys, monkeypatch
 ):

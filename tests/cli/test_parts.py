@@ -63,6 +63,7 @@ def test_a_model_says_that_it_completes_and_learns_from_parts(kind, models):
     assert model.diffusion.drop in (None, {"label": 0.1}, {"context": 0.1})  # never the part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_sampled_from_and_completes_in_as_many_calls(kind, models, tmp_path, capsys):
     files, data = models
@@ -86,6 +87,7 @@ def test_it_is_sampled_from_and_completes_in_as_many_calls(kind, models, tmp_pat
     assert "--resamples is 2, and" in (told := capsys.readouterr().err) and "leave it out" in told
 
 
+@pytest.mark.slow
 def test_a_student_of_it_completes_too(models, tmp_path):
     files, _ = models
     words = ["--to", "4", "--epochs", "1", "--num", "2", "--measure", "false", "--guidance", "2"]

@@ -191,6 +191,7 @@ def test_without_a_browser_the_page_is_named(tmp_path, capsys, monkeypatch):
     assert "no browser was found here; open the file in one." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_only_an_older_page_is_replaced(tmp_path, capsys):
     file = write("images", tmp_path)
     for _ in range(2):

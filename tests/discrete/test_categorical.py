@@ -283,6 +283,7 @@ def test_masks_of_three_tokens_sum_to_the_likelihood(table):
     torch.testing.assert_close(bound, total, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_bound(table):
     kernel = AbsorbingKernel(3)
     diffusion, p = exact(table, kernel), table.flatten() / table.sum()
@@ -298,6 +299,7 @@ def test_the_loss_is_the_bound(table):
     assert diffusion.training  # as before
 
 
+@pytest.mark.slow
 def test_a_chain_tends_to_the_bound_with_its_steps(table):
     """The mean gap over the data falls as 1 / T."""
     kernel, p = AbsorbingKernel(3), table.flatten() / table.sum()
@@ -346,6 +348,7 @@ def shares(x, states, length):
     return torch.bincount(x.argmax(-1) @ places, minlength=states**length).double() / len(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS, ids=kernel_named)
 def test_samples_have_the_distribution_of_the_data(kernel):
     p, num = (
@@ -380,6 +383,7 @@ def test_the_surest_come_first():
     assert (uncovered.sum(1) == 1).all() and uncovered[:, 1].double().mean() > 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler, steps", [(FirstHitting(), None), (Unmask(), 2), (Ancestral(), 80)], ids=str
 )
@@ -493,6 +497,7 @@ def test_padding_and_neighbours_do_not_change_a_loss():
     torch.testing.assert_close(both[1:], alone)
 
 
+@pytest.mark.slow
 def test_training_finds_the_distribution():
     """A network without inputs learns the marginals of one token, with each kernel."""
     p = torch.tensor([0.6, 0.3, 0.1], dtype=DOUBLE)

@@ -474,6 +474,7 @@ def test_forward_is_the_loss(kind):
         assert torch.equal(got, loss)
 
 
+@pytest.mark.slow
 def test_a_step_of_a_student_and_of_a_target_compiles_into_one_graph():
     teacher = model()
     t, s = plan(Cosine(), HALVES, DDIM())[:2]

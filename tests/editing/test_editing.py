@@ -118,6 +118,7 @@ def completed(items=3000, **options):
     return error, (y[:, 1:].T.cov() - covariance).abs().max() / covariance.abs().max()
 
 
+@pytest.mark.slow
 def test_enough_resampling_reaches_the_exact_posterior():
     """Measured: mean off by .38, .05 and .03 deviations, covariance by .19, .03 and .02 of its largest
     entry, of which 3,000 draws themselves make 0.03 and 0.05."""

@@ -194,6 +194,7 @@ def inception(weights, monkeypatch):
     return InceptionFeatures(weights, batch_size=2, progress=False)
 
 
+@pytest.mark.slow
 def test_inception_s_features(inception):
     pixels = noise_images(torch.empty(3, 3, 24, 32, dtype=torch.uint8))
     pixels[:, 1:] = pixels[:, :1]  # grey
@@ -385,6 +386,7 @@ def test_rows_lie_between_the_floor_and_the_ceiling(features, parts):
     assert spared.frechet == alone.frechet and spared.nearest is None
 
 
+@pytest.mark.slow
 def test_what_a_model_of_the_training_part_drew_is_compared_with_the_test_part(net, parts):
     train, valid, test = parts
     digits = load_images("digits")

@@ -96,6 +96,7 @@ def test_the_left_half_is_kept_with_the_pictures_own_labels():
     assert torch.equal(drawn.pixels[top], DIGITS.pixels[top])
 
 
+@pytest.mark.slow
 def test_edits_and_blends_are_near_what_they_began_from():
     one = model()
     drawn = one.edit(DIGITS, 0.02, steps=2)

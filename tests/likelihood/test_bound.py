@@ -242,6 +242,7 @@ def test_the_continuous_bound_of_an_exact_model_is_the_likelihood(space, shape):
     assert abs(mean) < 4 * error + 1e-4 * dim
 
 
+@pytest.mark.slow
 def test_the_bound_falls_with_the_steps_to_the_continuous_one():
     space, shape = Dense(), (500, 3)
     model = mixture(Cosine(-12.0), space, shape)

@@ -131,6 +131,7 @@ def best(schedule, steps, std):
     return torch.tensor(result).double()
 
 
+@pytest.mark.slow
 def test_the_variance_of_gaussian_data_is_found():
     steps, std, schedule = 8, 0.5, Cosine(-6.0, 6.0)
     net = Table(schedule, steps, std)

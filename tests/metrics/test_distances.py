@@ -113,6 +113,7 @@ def test_mmd_in_parts_is_the_whole():
 # precision, recall, density, coverage --------------------
 
 
+@pytest.mark.slow
 def test_precision_recall_against_brute_force():
     fake, real, k = normal(37, 3), normal(51, 3, seed=1) + 1, 2
 

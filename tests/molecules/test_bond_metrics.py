@@ -35,6 +35,7 @@ def changed(molecules, order):
     return replace(molecules, bonds=molecules.bonds[order > 0], orders=order[order > 0])
 
 
+@pytest.mark.slow
 def test_real_molecules_are_perfect():
     report = evaluate_bonds(QM9, reference=QM9)
     assert report.stability.atom_ratio == report.stability.molecule_ratio == 1

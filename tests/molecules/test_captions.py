@@ -140,6 +140,7 @@ def call(*words):
     main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_model_knows_its_words_again(folder):
     model = MoleculeModel.load(folder / "run/model.safetensors")
     assert model.asks == {"text"} and model.conditional and "carbons" in model.vocabulary.words
@@ -180,6 +181,7 @@ def test_what_is_begun_from_molecules_has_no_text_to_be_guided_by(folder):
         model.inpaint(FEW, "elements", guidance=2.0)
 
 
+@pytest.mark.slow
 def test_batches_tell_each_molecule_its_own_words(folder):
     model = MoleculeModel.load(folder / "run/model.safetensors")
     known = load_qm9("5k")
@@ -193,6 +195,7 @@ def test_batches_tell_each_molecule_its_own_words(folder):
     assert batch.to_data_list()[3].number == batch.number[3]
 
 
+@pytest.mark.slow
 def test_commands_ask_for_texts(folder, tmp_path, capsys):
     model = folder / "run/model.safetensors"
     few = ["--num", 2, "--steps", 2, "--measure", "false", "--accelerator", "cpu"]

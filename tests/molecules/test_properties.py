@@ -496,6 +496,7 @@ def test_a_file_of_a_judge_is_checked_before_it_is_built(judge, tmp_path, change
         PropertyModel.load(path)
 
 
+@pytest.mark.slow
 def test_a_few_molecules_are_learnt_beyond_their_composition(molecules):
     torch.manual_seed(0)
     properties = Properties.from_molecules(molecules, "alpha")

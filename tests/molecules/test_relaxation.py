@@ -133,6 +133,7 @@ def test_what_is_relaxed_has_nothing_to_gain(some):
     assert (finer.gain > once.gain - 1e-3).all() and finer.gain == pytest.approx(once.gain, abs=0.5)
 
 
+@pytest.mark.slow
 def test_molecules_of_the_data_are_near_equilibrium_and_noisy_ones_are_not(some):
     rows = some.z, some.index
     real, far = relax(some.pos, *rows), relax(noisy(some), *rows)

@@ -236,6 +236,7 @@ def call(*words):
     main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path, capsys):
     run = ["--accelerator", "cpu"]
     train(hidden=16, layers=1, epochs=1, out=tmp_path / "run", accelerator="cpu")

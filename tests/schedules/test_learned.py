@@ -239,6 +239,7 @@ def moments(logsnr):
     return m.sum(1), torch.sqrt(m.sum(1) ** 2 + 2 * (m**2).sum(1))
 
 
+@pytest.mark.slow
 def test_training_takes_the_variance_out_of_a_bound_and_leaves_the_bound():
     """For a Gaussian all is known: the bound, its variance, and the least that an interior can reach."""
     torch.manual_seed(0)
@@ -270,6 +271,7 @@ def test_training_takes_the_variance_out_of_a_bound_and_leaves_the_bound():
     assert 0 < after[1] - least < (before[1] - least) / 20
 
 
+@pytest.mark.slow
 def test_the_estimates_of_a_mixture_scatter_less_too():
     means = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     model = exact.GaussianMixture(Cosine(), means=means, stds=torch.tensor([0.3, 0.3]).double())

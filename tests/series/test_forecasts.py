@@ -33,6 +33,7 @@ class Walk(nn.Module):
         return model(x_t[..., 0], t)[..., None]
 
 
+@pytest.mark.slow
 def test_a_forecast_has_the_moments_of_the_process():
     """1,000 draws of 20 resamples: off by up to 0.16 in the mean, of deviations from 0.6, as measured."""
     history = draw(1, 6, 1, seed=2)

@@ -198,6 +198,7 @@ def test_the_reference_against_itself_is_nothing_apart(parts):
     assert dataclasses.astuple(same.strokes) == (0,) * 7
 
 
+@pytest.mark.slow
 def test_figures_worsen_as_points_are_jittered(parts):
     real, reference, _ = parts
     rows = [evaluate(jittered(real, share), reference) for share in (0, 0.015, 0.03, 0.06, 0.12)]

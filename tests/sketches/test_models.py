@@ -109,6 +109,7 @@ def test_lengths_are_those_asked_for():
         model().sample(2, guidance=2)
 
 
+@pytest.mark.slow
 def test_a_blend_leads_from_one_to_the_other():
     one = model()
     before = of_one_length(SKETCHES, one.rows, 3)

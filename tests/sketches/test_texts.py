@@ -83,6 +83,7 @@ def call(*words):
     main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_model_knows_its_words_again(folder):
     model = SketchModel.load(folder / "run/model.safetensors")
     assert model.conditional and model.vocabulary.words == ["line", "cross"]
@@ -123,6 +124,7 @@ def test_batches_have_the_texts_of_their_own_items(folder):
         assert sorted(seen) == sorted(part.tolist())
 
 
+@pytest.mark.slow
 def test_commands_ask_for_texts(folder, tmp_path, capsys):
     model = folder / "run/model.safetensors"
     few = ["--num", 4, "--steps", 3, "--measure", "false", "--accelerator", "cpu"]

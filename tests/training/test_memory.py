@@ -29,6 +29,7 @@ def kept():
     assert new_pages(8) < 16
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries go their own way")
 def test_a_block_that_was_freed_is_taken_again():
     alone(kept)

@@ -42,6 +42,7 @@ def two_processes(folder):
     assert torch.equal(run(folder / "b", "ddp_fork", 3), whole)  # finished already
 
 
+@pytest.mark.slow
 def test_a_step_of_two_processes_is_one_over_all_items(tmp_path):
     alone(two_processes, tmp_path)
 
@@ -70,6 +71,7 @@ def from_a_store(folder):
     torch.testing.assert_close(*points)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_from_a_store(tmp_path):
     alone(from_a_store, tmp_path)
 

@@ -24,6 +24,7 @@ def fit(module, folder, *, ckpt_path=None, callbacks=None, batch_size=16, **limi
     return run
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_leaves_averaged_weights(tmp_path):
     module = fresh()
     before = module.objective.loss(DATA, generator=torch.Generator().manual_seed(0)).mean()

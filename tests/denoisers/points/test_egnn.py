@@ -123,6 +123,7 @@ def test_the_range_of_the_pulls_does_not_depend_on_the_number_of_layers():
 # numerics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", [True, False])
 def test_gradients_of_a_tiny_network(attention):
     net = network(hidden=3, layers=2, attention=attention)

@@ -130,6 +130,7 @@ def test_context_has_influence_and_keeps_the_symmetry(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["EGNN", "PairNet", "Harmonic"]
 )  # what is written by hand is in these

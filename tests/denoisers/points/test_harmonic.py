@@ -222,6 +222,7 @@ def test_the_first_call_may_be_in_any_mode_and_leaves_no_trace():
     assert x_t.grad.isfinite().all() and torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_compiled_it_computes_the_same():
     forgotten()
     net = network(layers=1)
@@ -241,6 +242,7 @@ def imports(path):
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_e3nn_is_imported_by_those_who_use_it(tmp_path):
     net, (x_t, t, space) = network(), batch()
     save(tmp_path / "m", GaussianDiffusion(net, Cosine(), "eps"))

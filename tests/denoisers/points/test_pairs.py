@@ -201,6 +201,7 @@ def test_the_output_lies_in_the_space_and_is_as_packed():
     torch.testing.assert_close(parts[1], net(2 * x_t, t, space=space), **ROUNDING)
 
 
+@pytest.mark.slow
 def test_gradients_are_right():
     net, (x_t, t, space) = network(), batch([3, 1, 2])
     assert torch.autograd.gradcheck(lambda x: net(x, t, space=space), x_t.requires_grad_())
