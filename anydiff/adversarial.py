@@ -314,7 +314,8 @@ class AdversarialScoreMatching(nn.Module):
     .. math:: L = L_{diffusion} + \lambda\, (D(\hat x_0) - 1)^2
 
     The critic sees data and means at time 0, without conditions. The diffusion itself is as any other,
-    and knows nothing of it.
+    and knows nothing of it. The published weight 1 is beside a loss that is a sum over the values of an
+    item, and 1 / (how many they are) beside one that is their mean.
 
     Arguments:
         diffusion: The diffusion.

@@ -13,6 +13,7 @@ __all__ = ["MODELS", "model_path", "pretrained"]
 MODELS = {
     "qm9": "molecules/qm9.safetensors",
     "kanji": "sketches/kanji.safetensors",
+    "kanji-4": "sketches/kanji_4.safetensors",
     "digits": "images/digits.safetensors",
     "digits-4": "images/digits_4.safetensors",
     "cifar10": "images/cifar10.safetensors",

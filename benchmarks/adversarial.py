@@ -9,8 +9,8 @@
 - `digits`: four calls, against the Fréchet distance of a diffusion of all times with 50 (`DPMSolver`),
   trained for as many passes.
 - `kanji`: the rows of characters, four calls.
-- `score`: the loss of a diffusion of digits with and without a critic of its means, drawn from by
-  `DPMSolver` and by consistent annealed sampling.
+- `score`: the loss of a diffusion of digits without and with a critic of its means, of two weights, drawn
+  from by `DPMSolver` and by consistent annealed sampling.
 
 What is in the folder already is kept.
 """
@@ -203,7 +203,7 @@ def score(args: argparse.Namespace, seed: int) -> dict[str, list[float]]:
     features = DigitFeatures.load()
     real = features.features(test.pixels)
     num, found = 64 if args.short else len(learn), {}
-    for weight in (0.0, 1.0):
+    for weight in (0.0, 1 / 64, 1.0):  # 64 values: the weight 1 of a loss that is a sum over them
         seed_everything(seed, verbose=False)
         diffusion = GaussianDiffusion(UNet(1, (32, 64), groups=8), Cosine(), "v")
         both = AdversarialScoreMatching(diffusion, Critic(UNet(1, (24, 48), groups=8)), weight)

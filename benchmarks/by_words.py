@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from anydiff import DPMSolver
+from anydiff.batched import steps_of
 from anydiff.cli.distill import Even
 from anydiff.cli.runs import open_model
 from anydiff.cli.sketches import draw_runs
@@ -63,9 +64,11 @@ def of_sketches(args: argparse.Namespace) -> None:
     where = Counter(part for of in made_of.values() for part in of)
     # parts that are mostly the radical of their characters, which is what the classifier knows
     common = [(p, e) for (p, e), _ in where.most_common(200) if e in features.classes][: args.parts]
-    rows = {"real characters": [], "as long, no text": []} | {
-        f"guidance {g:g}": [] for g in args.guidance
-    }
+    free = model.diffusion.times.run is None  # a student has its own steps, and no guidance
+    how: dict[str, Any] = {"sampler": DPMSolver(), "steps": args.steps} if free else {}
+    scales = {"as long, no text": 0.0} | {f"guidance {g:g}": g for g in args.guidance}
+    scales = scales if free else {"text": 1.0}
+    rows: dict[str, list[float]] = {"real characters": []} | {name: [] for name in scales}
     for place, element in common:
         having = [k for k, c in enumerate(real.labels) if (place, element) in made_of.get(c, ())]
         share = np.mean([r == element for r in seen(real.subset(having), features)])
@@ -73,15 +76,12 @@ def of_sketches(args: argparse.Namespace) -> None:
             continue
         rows["real characters"].append(float(share))
         text = f"{called(element, meanings)} {place}"
-        for name in list(rows)[1:]:
-            scale = 0.0 if name == "as long, no text" else float(name.split()[1])
-            drawn = model.sample(
-                args.num, text=text, guidance=scale, sampler=DPMSolver(), steps=args.steps,
-                seed=1000 + args.seed,
-            )  # fmt: skip
+        for name, scale in scales.items():
+            drawn = model.sample(args.num, text=text, guidance=scale, seed=1000 + args.seed, **how)
             rows[name].append(float(np.mean([r == element for r in seen(drawn, features)])))
         print(text, element, *(f"{of[-1]:.2f}" for of in rows.values()), flush=True)
-    print(f"{len(rows['real characters'])} parts, {args.num} drawings of each, {args.steps} calls")
+    calls = args.steps if free else steps_of(model.diffusion, 0)
+    print(f"{len(rows['real characters'])} parts, {args.num} drawings of each, {calls} calls")
     cells = [["", "recognised %"], *([k, f"{100 * np.mean(v):.1f}"] for k, v in rows.items())]
     print(aligned(cells, "markdown"))
     if args.picture:
@@ -89,9 +89,8 @@ def of_sketches(args: argparse.Namespace) -> None:
         for text in SHOWN:
             meant = [k for k, c in enumerate(real.labels) if meanings.get(c, [""])[0] == text]
             meant = sorted(meant, key=lambda k: real.counts[k])[:1]  # the simplest
-            drawn = model.sample(
-                5, text=text, guidance=2.0, sampler=DPMSolver(), steps=args.steps, seed=args.seed
-            )
+            guidance = 2.0 if free else 1.0
+            drawn = model.sample(5, text=text, guidance=guidance, seed=args.seed, **how)
             strokes = [drawn[m] for m in range(5 - len(meant))] + [real[k] for k in meant]
             runs[text] = Sketches.from_lists(strokes)
         draw_runs(args.picture, runs)
