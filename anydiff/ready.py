@@ -12,6 +12,7 @@ __all__ = ["MODELS", "model_path", "pretrained"]
 
 MODELS = {
     "qm9": "molecules/qm9.safetensors",
+    "qm9-4": "molecules/qm9_4.safetensors",
     "kanji": "sketches/kanji.safetensors",
     "kanji-4": "sketches/kanji_4.safetensors",
     "digits": "images/digits.safetensors",
