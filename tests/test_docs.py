@@ -235,6 +235,7 @@ def test_the_family_is_whole():
     assert {*wanted, "Recovery EBM", "DDPM distillation"} <= {name for name, _ in family()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, line", family(), ids=[name for name, _ in family()])
 def test_a_system_of_the_family_runs(name, line):
     import anydiff

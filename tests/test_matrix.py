@@ -129,6 +129,7 @@ def steps_of(sampler):
     return 120 if order(sampler) <= 2 else 60
 
 
+@pytest.mark.slow
 @every_sampler
 def test_moments_are_those_of_the_data(sampler):
     if isinstance(sampler, AdaptiveSDE):
@@ -197,6 +198,7 @@ def predicted(space, schedule, sampler, knots, x_T, drawn):
     return x
 
 
+@pytest.mark.slow
 @every_sampler
 def test_every_prediction_makes_the_same_run_in_every_space(sampler):
     """All spaces at once, packed. Rounding is magnified by 1 / alpha where a schedule ends, some 1e5."""

@@ -228,6 +228,7 @@ def test_a_student_of_each_kind_and_its_files(kind, tmp_path, capsys, monkeypatc
     assert "--guidance" not in told and (kind == "sketches" or "guidance 2" in told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_consistency_model_of_each_kind(kind, tmp_path, capsys):
     teacher, data = made(kind, tmp_path)

@@ -82,6 +82,7 @@ def test_items_are_drawn_written_and_measured(kind, how, models, tmp_path, capsy
     assert "drawn" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["molecules", "sketches"])
 def test_no_path_in_a_model_is_opened(kind, models, tmp_path, capsys):
     model = models[kind]
@@ -328,6 +329,7 @@ def spoilt(model, num, monkeypatch):
     monkeypatch.setattr(f"anydiff.{model}.models.draw_all", some)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN)
 def test_samples_that_are_not_finite_are_counted(kind, models, tmp_path, capsys, monkeypatch):
     spoilt(kind, 1, monkeypatch)

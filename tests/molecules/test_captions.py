@@ -173,6 +173,7 @@ def test_a_model_knows_its_words_again(folder):
             model.sample(2, **wrong, **how)
 
 
+@pytest.mark.slow
 def test_what_is_begun_from_molecules_has_no_text_to_be_guided_by(folder):
     model = MoleculeModel.load(folder / "run/model.safetensors")
     with pytest.raises(ValueError, match="there is no text to be guided by"):

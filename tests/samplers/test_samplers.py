@@ -51,6 +51,7 @@ class Says(nn.Module):
         return x_t if self.y is None else self.y
 
 
+@pytest.mark.slow
 @every_schedule
 @every_prediction
 def test_ddim_converges_to_the_probability_flow_at_first_order(schedule, prediction):

@@ -112,6 +112,7 @@ def test_a_step_is_a_few_operations_and_reads_nothing_back(sampler, most, predic
     assert not any("_local_scalar_dense" in call for call in many)
 
 
+@pytest.mark.slow
 @every_one
 def test_a_step_compiles_into_one_graph(sampler):
     asked, x, past = predictor(), draw((4, 3)), ()

@@ -180,6 +180,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 @over([*SCHEDULES, Own()])
 def test_rates_are_the_same_in_every_mode_of_torch(schedule):
     t = TIMES[100::100].clone()

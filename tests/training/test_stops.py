@@ -42,6 +42,7 @@ def test_a_finished_run_is_left_as_it_is_and_gives_the_same_weights(tmp_path, li
     assert torch.equal(first, average)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_more_steps_go_on_where_the_last_ones_ended(tmp_path, workers, options):
@@ -87,6 +88,7 @@ class Kill(At):
             raise MemoryError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_more_epochs_go_on_from_the_end(tmp_path, workers):
     def run(folder, epochs, options):
