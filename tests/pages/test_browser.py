@@ -107,7 +107,8 @@ def test_sketches_are_drawn_and_films_play(tmp_path):
     page.add("Film", film(["one", "two", "three"], "words"))
     question = """
       const svg = document.querySelector(".sketches svg");
-      await wait(500);
+      // once it is in sight, which a browser beside other programs is told late
+      for (let k = 0; k < 80 && !svg.classList.contains("drawn"); k++) await wait(100);
       const before = svg.classList.contains("drawn");
       svg.dispatchEvent(new MouseEvent("click"));
       const path = [...svg.querySelectorAll("path")].at(-1), [pen] = path.getAnimations();
