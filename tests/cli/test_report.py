@@ -1,5 +1,6 @@
 """`report.html` and `anydiff view`: what is on the pages, and what they do not touch."""
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anydiff.cli.fitting import _about
 from anydiff.cli.main import main
@@ -234,4 +236,7 @@ def test_notebooks_show_items():
     for items in some:
         assert items._repr_png_().startswith(b"\x89PNG")
     assert Images(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))._repr_png_() is None
+    large = Images(torch.zeros(64, 3, 300, 400, dtype=torch.uint8))._repr_png_()
+    with Image.open(io.BytesIO(large)) as shown:
+        assert max(shown.size) < 1400  # 16 side by side
     assert SKETCHES._repr_html_().count("<svg ") == 5
