@@ -64,10 +64,11 @@ def of_sketches(args: argparse.Namespace) -> None:
     where = Counter(part for of in made_of.values() for part in of)
     # parts that are mostly the radical of their characters, which is what the classifier knows
     common = [(p, e) for (p, e), _ in where.most_common(200) if e in features.classes][: args.parts]
-    free = model.diffusion.times.run is None  # a student has its own steps, and no guidance
-    how: dict[str, Any] = {"sampler": DPMSolver(), "steps": args.steps} if free else {}
-    scales = {"as long, no text": 0.0} | {f"guidance {g:g}": g for g in args.guidance}
-    scales = scales if free else {"text": 1.0}
+    how: dict[str, Any] = {}
+    scales = {"text": 1.0}
+    if free := model.diffusion.times.run is None:  # a student has its own steps, and no guidance
+        how = {"sampler": DPMSolver(), "steps": args.steps}
+        scales = {"as long, no text": 0.0} | {f"guidance {g:g}": g for g in args.guidance}
     rows: dict[str, list[float]] = {"real characters": []} | {name: [] for name in scales}
     for place, element in common:
         having = [k for k, c in enumerate(real.labels) if (place, element) in made_of.get(c, ())]

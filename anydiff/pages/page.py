@@ -24,7 +24,7 @@ __all__ = [
 
 _HERE = Path(__file__).parent
 _IMAGE = "data:image/"
-_WIDEST = 640  # of a film's frames, in pixels
+_WIDEST = 760  # of a film's frames, in pixels
 _ALLOWED = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
@@ -225,7 +225,7 @@ def picture(path: Path, alt: str) -> str:
 
 
 def frames_of(path: Path) -> list[str]:
-    """The frames of a GIF, at most 640 pixels wide or tall, as addresses; none, if it is not there.
+    """The frames of a GIF, at most 760 pixels wide or tall, as addresses; none, if it is not there.
 
     Arguments:
         path: The file.

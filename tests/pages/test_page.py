@@ -132,7 +132,7 @@ def test_large_frames_are_made_smaller(tmp_path):
     image = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(1000).reshape(256, 1000))
     write_gif(tmp_path / "a.gif", [image.convert("P")], fps=10, hold=1)
     (frame,) = frames_of(tmp_path / "a.gif")
-    assert Image.open(io.BytesIO(base64.b64decode(frame.partition(",")[2]))).size == (640, 164)
+    assert Image.open(io.BytesIO(base64.b64decode(frame.partition(",")[2]))).size == (760, 195)
 
 
 def test_facts_are_said_as_one_writes_them():
